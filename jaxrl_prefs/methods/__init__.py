@@ -1,0 +1,7 @@
+"""The methods, each a module with `Config`, `State`, `make(config, spec)` and its losses."""
+
+from __future__ import annotations
+
+from jaxrl_prefs.methods import bdpo
+
+METHODS = {"bdpo": bdpo}

@@ -1,0 +1,1 @@
+"""What several methods train: policy families and critics, each with its losses."""
