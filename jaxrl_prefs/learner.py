@@ -37,9 +37,12 @@ def optimizer(
 
 
 def fresh(params: Params, opt: optax.GradientTransformation, *, target: bool = False) -> Trainable:
-    """Starts training from `params`, with a copy of them as the moving average if asked."""
+    """Starts training from `params`, with the moving average at the same place if one is kept.
+
+    Both are copies: no two leaves of a state may share a buffer, or it could not be donated.
+    """
     average = jax.tree.map(jnp.copy, params) if target else None
-    return Trainable(params=params, target=average, opt_state=opt.init(params))
+    return Trainable(jax.tree.map(jnp.copy, params), average, opt.init(params))
 
 
 def descend(

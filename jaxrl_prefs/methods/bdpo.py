@@ -64,7 +64,7 @@ from jaxrl_prefs.parts.family import Family, Refinement
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
 
 ROWS = {"epoch": epoch, "uniform": uniform}
-STEPS = {"ddpm": ddpm.ancestral, "ddim": lambda **bounds: ddpm.ddim}
+STEPS = {"ddpm": ddpm.ancestral, "ddim": ddpm.ddim}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,12 +197,12 @@ def next_value(state: State, parts: Parts, observation: Array, step: Refinement)
 
     def q(rows: slice) -> Array:
         shared, samples = observation[rows, None], step.samples[rows]
-        return parts.critic.apply(state.critic.target, shared, samples).mean(-1)
+        return nets.judged(parts.critic, state.critic.target, shared, samples).mean(-1)
 
     def v(rows: slice) -> Array:
         shared, samples = observation[rows, None], step.samples[rows]
         below = step.level[rows, None] - 1
-        return parts.value.apply(state.value.target, shared, samples, below).mean(-1)
+        return nets.judged(parts.value, state.value.target, shared, samples, below).mean(-1)
 
     everything = slice(None)
     if state.value is None:
