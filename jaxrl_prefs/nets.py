@@ -7,6 +7,7 @@ by its own rows of the first layer before broadcasting: an observation [B, 1, O]
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,18 @@ import numpy as np
 from jaxrl_prefs.ops.shapes import aligned
 from jaxrl_prefs.types import Array, Key, Net, Params
 
-ORTHOGONAL = nn.initializers.orthogonal(np.sqrt(2.0))  # every layer of BDPO's networks
+_orthogonal_kernel = nn.initializers.orthogonal(math.sqrt(2.0))
+
+
+def orthogonal(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    """Draws an orthogonal kernel of gain sqrt(2), as every layer of BDPO's networks has.
+
+    Under vmap, kernels are drawn one after the other: on a CPU, jaxlib 0.10's batched QR waits
+    inside XLA's thread pool for others of that pool, and two at once on two threads wait for ever.
+    """
+    return jax.custom_batching.sequential_vmap(lambda key: _orthogonal_kernel(key, shape, dtype))(
+        key
+    )
 
 
 @jax.custom_jvp
@@ -56,8 +68,8 @@ class _JoinedDense(nn.Module):
     @nn.compact
     def __call__(self, inputs: Sequence[Array]) -> Array:
         sizes = [x.shape[-1] for x in inputs]
-        kernel = self.param("kernel", ORTHOGONAL, (sum(sizes), self.width))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
+        kernel = self.param("kernel", orthogonal, (sum(sizes), self.width), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,), jnp.float32)
         parts = jnp.split(kernel, np.cumsum(sizes)[:-1])
         ndim = max(x.ndim for x in inputs)
         # The smallest products first: the large one is then added to once, with the bias inside.
@@ -95,7 +107,7 @@ class _Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return nn.Dense(self.width, kernel_init=ORTHOGONAL)(x)
+        return nn.Dense(self.width, kernel_init=orthogonal)(x)
 
 
 class _StepFeature(nn.Module):

@@ -81,12 +81,19 @@ def ancestral(*, low: float | np.ndarray = -np.inf, high: float | np.ndarray = n
     return step
 
 
-def ddim(schedule: Schedule, x: Array, eps: Array, n: Array, z: Array) -> Array:
-    """The deterministic step of DDIM (Song et al. 2021, eq. 12 with sigma 0); `z` is unused."""
-    del z
-    alpha, before = at(schedule.alpha, n, x), at(schedule.alpha_bar, n - 1, x)
-    abar = at(schedule.alpha_bar, n, x)
-    return (x - jnp.sqrt(1 - abar) * eps) / jnp.sqrt(alpha) + jnp.sqrt(1 - before) * eps
+def ddim(*, low: float | np.ndarray = -np.inf, high: float | np.ndarray = np.inf) -> Step:
+    """The deterministic step of DDIM (Song et al. 2021, eq. 12 with sigma 0); it adds no noise.
+
+    The clean data that eps implies is clipped to [low, high] first; infinite bounds do not clip.
+    """
+
+    def step(schedule: Schedule, x: Array, eps: Array, n: Array, z: Array) -> Array:
+        del z
+        x0 = boxed(x0_from_eps(schedule, x, eps, n), low, high)
+        before = at(schedule.alpha_bar, n - 1, x)
+        return jnp.sqrt(before) * x0 + jnp.sqrt(1 - before) * eps
+
+    return step
 
 
 def path_kl(schedule: Schedule, eps: Array, reference: Array, n: Array) -> Array:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
-import numpy as np
 
 from jaxrl_prefs.types import Array
 
@@ -15,7 +16,7 @@ def log_density(x: Array, mean: Array, std: Array) -> Array:
     -1.837877
     """
     z = (x - mean) / std
-    return jnp.sum(-0.5 * jnp.square(z) - jnp.log(std) - 0.5 * np.log(2 * np.pi), -1)
+    return jnp.sum(-0.5 * jnp.square(z) - jnp.log(std) - 0.5 * math.log(2 * math.pi), -1)
 
 
 def kl(mean: Array, std: Array, other_mean: Array, other_std: Array) -> Array:

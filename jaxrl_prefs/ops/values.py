@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
 from jaxrl_prefs.types import Array
 
 
@@ -22,4 +24,10 @@ def lcb(values: Array, rho: float) -> Array:
     >>> round(float(lcb(jnp.array([1.0, 2.0, 3.0]), 1.0)), 6)
     1.183503
     """
-    return values.mean(0) - rho * values.std(0) if rho else values.mean(0)
+    if not rho:
+        return values.mean(0)
+    variance = values.var(0)
+    # Where all members agree the root has no derivative; a gradient of 0 stands in for it.
+    varies = variance > 0
+    spread = jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 0)
+    return values.mean(0) - rho * spread

@@ -1,0 +1,1 @@
+"""Thin programs around the library: they may import everything, and nothing imports them."""

@@ -1,0 +1,138 @@
+"""What a finished run says: scores with their intervals, a table, the content of result.json.
+
+Everything is computed from the files of the workdir, so a run reports the same however often it
+was interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+LEVEL, RESAMPLES = 0.95, 10_000
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % percentile bootstrap interval of the mean over seeds; None for a single seed.
+
+    Seeds are resampled 10,000 times with replacement, from a fixed generator.
+    """
+    sample = np.asarray(values, np.float64)
+    if len(sample) < 2:
+        return None
+    drawn = np.random.default_rng(0).integers(0, len(sample), (RESAMPLES, len(sample)))
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(sample[drawn].mean(1), (tail, 100 - tail))
+    return float(low), float(high)
+
+
+def summarise(evaluations: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns {policy: its scores at the last evaluation}, in the order of the rows.
+
+    Args:
+        evaluations: rows of evaluations.jsonl.
+    """
+    rows = list(evaluations)
+    last = [row for row in rows if row["step"] == rows[-1]["step"]]
+    policies: dict[str, dict[str, Any]] = {}
+    for row in last:
+        entry = policies.setdefault(
+            row["policy"],
+            {key: row[key] for key in ("candidates", "rule")}
+            | {"episodes": len(row["returns"]), "scores": [], "returns": []},
+        )
+        entry["scores"].append(row["score"])
+        entry["returns"].append(float(np.mean(row["returns"])))
+    for entry in policies.values():
+        entry["score_mean"] = float(np.mean(entry["scores"]))
+        entry["score_ci"] = interval(entry["scores"])
+    return policies
+
+
+def rates(timings: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Updates per second of each seed, by phase; chunks that also compiled are left out.
+
+    A phase whose every chunk compiled something is rated with the compilation.
+    """
+    rows = list(timings)
+    found = {}
+    for phase in dict.fromkeys(row["phase"] for row in rows):
+        mine = [row for row in rows if row["phase"] == phase]
+        steady = [row for row in mine if not row["first"]] or mine
+        seconds = sum(row["seconds"] for row in steady)
+        found[phase] = sum(row["updates"] for row in steady) / seconds
+    return found
+
+
+def result(
+    about: Mapping[str, Any],
+    evaluations: Iterable[Mapping[str, Any]],
+    timings: Iterable[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The content of result.json.
+
+    Args:
+        about: the run's config.json.
+        evaluations: rows of evaluations.jsonl.
+        timings: rows of timings.jsonl.
+    """
+    rows, clock = list(evaluations), list(timings)
+    policies = summarise(rows) if rows else {}
+    headline = next(iter(policies), "")
+    best = policies.get(headline, {})
+    seconds = sum(row["seconds"] + row["evaluation_seconds"] for row in clock)
+    run, data = about["run"], about["data"]
+    return {
+        "algo": run["algo"],
+        "dataset": run["dataset"],
+        "env": data["env"],
+        "seeds": run["seeds"],
+        "headline": headline,
+        "score_kind": data["score_kind"],
+        "score_mean": best.get("score_mean"),
+        "score_ci": best.get("score_ci"),
+        "scores": best.get("scores", []),
+        "returns": best.get("returns", []),
+        "policies": policies,
+        "data_score": data["score"],
+        "reference_source": data["reference_source"],
+        "step": clock[-1]["step"] if clock else 0,
+        "wall_seconds": seconds,
+        "updates_per_second": rates(clock),
+        "versions": about["versions"],
+    }
+
+
+def table(summary: Mapping[str, Any]) -> Table:
+    """The final table: a column per policy, a row per seed, then the mean and its interval.
+
+    Args:
+        summary: the content of result.json, of a run that was evaluated.
+    """
+    policies = summary["policies"]
+    title = f"{summary['algo']} on {summary['dataset']}, played in {summary['env']}"
+    kind = "0-100" if summary["score_kind"] == "normalised score" else "not normalised"
+    data_score = f"the data itself: {summary['data_score']:.1f}"
+    view = Table(title=title, caption=f"{summary['score_kind']} ({kind}); {data_score}")
+    view.add_column("seed", justify="right")
+    for name, entry in policies.items():
+        drawn = entry["candidates"]
+        view.add_column(
+            f"{name}\n{drawn} candidate{'s' * (drawn != 1)}: {entry['rule']}\n"
+            f"{entry['episodes']} episodes",
+            justify="right",
+        )
+    for place, seed in enumerate(summary["seeds"]):
+        view.add_row(str(seed), *(f"{p['scores'][place]:.1f}" for p in policies.values()))
+    view.add_section()
+    view.add_row("mean", *(f"{entry['score_mean']:.1f}" for entry in policies.values()))
+    view.add_row("95 %", *(spread(entry["score_ci"]) for entry in policies.values()))
+    return view
+
+
+def spread(bounds: Sequence[float] | None) -> str:
+    """Prints an interval; one seed has none."""
+    return "one seed" if bounds is None else f"{bounds[0]:.1f} to {bounds[1]:.1f}"

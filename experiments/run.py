@@ -1,0 +1,178 @@
+"""Trains a method on a dataset with many seeds at once.
+
+    python -m experiments.run --algo=bdpo --dataset=pendulum-mixed --seeds=5
+
+The same command goes on where an interrupted run stopped and reports a finished one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from rich.console import Console
+
+from experiments import config, overrides
+from experiments.config import Choice
+from experiments.overrides import OverrideError
+from experiments.workdir import WorkdirError
+from jaxrl_prefs.data import DataError
+from jaxrl_prefs.methods import METHODS
+
+USER_ERRORS = (flags.Error, OverrideError, DataError, WorkdirError)
+WRONG_USE, FAILED, INTERRUPTED = 2, 1, 130
+
+FLAGS = flags.FlagValues()
+_OWN: dict[str, Any] = {"flag_values": FLAGS}
+flags.DEFINE_string("algo", "bdpo", f"the method: {', '.join(METHODS)}", **_OWN)
+flags.DEFINE_string(
+    "dataset",
+    "pendulum-mixed",
+    "pendulum-mixed (made here on first use), a Minari id such as mujoco/hopper/medium-v0, or the "
+    "path of a D4RL file (.hdf5)",
+    **_OWN,
+)
+flags.DEFINE_string(
+    "env",
+    "",
+    "evaluate in this Gymnasium environment instead of the dataset's own; 'none' trains without",
+    **_OWN,
+)
+flags.DEFINE_string("seeds", "5", "how many (5 is 0 to 4), a range (3:8 is 3 to 7), a list", **_OWN)
+flags.DEFINE_string("workdir", "", "folder of the run (default: runs/<algo>-<dataset>)", **_OWN)
+flags.DEFINE_multi_string(
+    "set", [], "field=value, repeatable: a field of the run or of the method, listed below", **_OWN
+)
+flags.DEFINE_string("eval_episodes", "", "episodes for each seed, policy and evaluation", **_OWN)
+flags.DEFINE_string(
+    "eval_every", "", "updates between evaluations in the last phase; others end with one", **_OWN
+)
+flags.DEFINE_boolean("overwrite", False, "start anew, removing the run in --workdir", **_OWN)
+flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
+
+
+class Command(NamedTuple):
+    """A parsed command line."""
+
+    choice: Choice
+    workdir: Path
+    overwrite: bool
+    help: bool
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Reads the command line, the program's name first.
+
+    Raises:
+        flags.Error: for an unknown flag, or a value that a flag does not take.
+        OverrideError: for an argument without a flag, and for wrong seeds.
+    """
+    FLAGS.unparse_flags()
+    for name in FLAGS:
+        FLAGS[name].unparse()
+    rest = FLAGS(list(argv))
+    if rest[1:]:
+        raise OverrideError(f"unexpected argument {rest[1]!r}; fields are set by --set {rest[1]}")
+    own = [
+        f"{name}={FLAGS[name].value}"
+        for name in ("eval_episodes", "eval_every")
+        if FLAGS[name].value
+    ]
+    choice = Choice(
+        algo=FLAGS.algo,
+        dataset=FLAGS.dataset,
+        env=FLAGS.env,
+        seeds=config.parse_seeds(FLAGS.seeds),
+        assignments=(*FLAGS.set, *own),
+    )
+    name = re.sub(r"[^\w.-]+", "-", choice.dataset).strip("-.")
+    workdir = Path(FLAGS.workdir or f"runs/{choice.algo}-{name}")
+    return Command(choice, workdir, FLAGS.overwrite, FLAGS.help)
+
+
+def usage(algo: str) -> str:
+    """The text of --help: flags, then the fields that --set takes with their defaults."""
+    lines = [__doc__ or "", "Flags:"]
+    for name in (
+        "algo",
+        "dataset",
+        "env",
+        "seeds",
+        "workdir",
+        "set",
+        "eval_episodes",
+        "eval_every",
+    ):
+        shown = f" (default: {FLAGS[name].default})" if FLAGS[name].default else ""
+        lines.append(f"  --{name}: {FLAGS[name].help}{shown}")
+    lines += [f"  --{name}: {FLAGS[name].help}" for name in ("overwrite", "help")]
+    method = METHODS[algo].Config() if algo in METHODS else None
+    for title, fields in (("the run", config.RunConfig()), (algo, method)):
+        if fields is None:
+            continue
+        lines += ["", f"Fields of {title} for --set, before the dataset's tuned values:"]
+        for name in overrides.field_types(type(fields)):
+            if name not in config.OWN_FLAGS:
+                value = getattr(fields, name)
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                lines.append(f"  {name}={text}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
+    from jaxrl_prefs.train import NonFinite
+
+    console = Console()
+    try:
+        command = parse(sys.argv if argv is None else argv)
+        if command.help:
+            console.print(usage(command.choice.algo), markup=False, highlight=False)
+            return 0
+        _execute(command, console)
+        return 0
+    except USER_ERRORS as error:
+        return _say(str(error), WRONG_USE)
+    except NonFinite as error:
+        return _say(f"{error} The last good checkpoint is kept", FAILED)
+    except OSError as error:
+        return _say(f"the disk refuses: {error}", FAILED)
+    except KeyboardInterrupt:
+        return _say("interrupted; the same command continues from the last checkpoint", INTERRUPTED)
+
+
+def _say(message: str, code: int) -> int:
+    print(" ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _execute(command: Command, console: Console) -> None:
+    """Prepares everything that may be wrong first, then trains and reports."""
+    config.check(command.choice)
+    _prepare_jax()
+    from experiments import session  # after the devices are chosen
+
+    session.run(command.choice, command.workdir, console, overwrite=command.overwrite)
+
+
+def _prepare_jax() -> None:
+    """Uses all cores, and a compilation cache in the user's cache folder."""
+    import jax
+
+    from jaxrl_prefs import ensemble
+
+    ensemble.use_cores()
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(root) / "jaxrl_prefs" / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""One command from a checked choice to a report: data, configs, workdir, training, result."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from experiments import config, curves, report, training, workdir
+from experiments.config import Choice
+from experiments.overrides import OverrideError
+from experiments.training import Trial
+from experiments.workdir import CONFIG, EVALUATIONS, METRICS, RESULT, TIMINGS, Rows
+from jaxrl_prefs import data, release
+from jaxrl_prefs.data import Dataset
+from jaxrl_prefs.method import Method
+from jaxrl_prefs.methods import METHODS
+
+COMPARED = ("run", "method", "data")
+PACKAGES = (
+    *("jaxrl-prefs", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("gymnasium", "gymnasium-robotics", "mujoco", "minari"),
+)
+NO_ENV = "none"
+
+
+def run(choice: Choice, path: Path, console: Console, *, overwrite: bool) -> None:
+    """Trains or goes on training in the workdir `path`, and reports.
+
+    Raises:
+        OverrideError, DataError, WorkdirError: for what the user can put right.
+        NonFinite, OSError: as `training.run`.
+    """
+    trial, method_config = _build(choice, path)
+    about = _about(trial, method_config)
+    with workdir.claim(path):
+        if overwrite:
+            workdir.clear(path)
+        workdir.adopt(path, about, COMPARED)
+        _note_other_versions(path, about["versions"], console)
+        if (path / RESULT).exists():
+            console.print(f"{path} is finished; --overwrite starts anew")
+        else:
+            console.print(_headline(trial), highlight=False)
+            training.run(trial, console)
+            _conclude(path)
+        _show(path, console)
+
+
+def _build(choice: Choice, path: Path) -> tuple[Trial, Any]:
+    env = "" if choice.env == NO_ENV else choice.env
+    recording = data.load(choice.dataset, env=env)
+    if choice.env == NO_ENV:
+        recording = recording._replace(task=None)
+    run_config, method_config = config.resolve(choice, recording.name, recording.family)
+    dataset = data.prepare(recording, run_config.processing)
+    try:
+        method: Method = METHODS[choice.algo].make(method_config, dataset.spec)
+    except ValueError as error:
+        raise OverrideError(str(error)) from error
+    if training.total_steps(method) < 1:
+        raise OverrideError("every phase has 0 steps: nothing to train")
+    mesh = training.mesh_for(len(run_config.seeds), jax.devices())
+    return Trial(path, run_config, method, dataset, mesh), method_config
+
+
+def _about(trial: Trial, method_config: Any) -> dict[str, Any]:
+    """The content of config.json."""
+    recording, dataset = trial.dataset.recording, trial.dataset
+    return {
+        "run": dataclasses.asdict(trial.config),
+        "method": dataclasses.asdict(method_config),
+        "data": {
+            "name": recording.name,
+            "family": recording.family,
+            "rows": dataset.spec.size,
+            "sha256": _fingerprint(dataset),
+            "env": recording.task.env_id if recording.task else "",
+            "score_kind": recording.score_kind,
+            "references": recording.references,
+            "reference_source": recording.reference_source,
+            "score": float(np.mean(recording.score(recording.returns))),
+        },
+        "release": release.describe(dataset.spec, dataset.observation, dataset.action),
+        "versions": _versions(trial),
+    }
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(dataset.transitions):
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
+
+
+def _versions(trial: Trial) -> dict[str, Any]:
+    devices = trial.mesh.devices.ravel()
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found | {
+        "git": _revision(),
+        "platform": platform.platform(),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+    }
+
+
+def _revision() -> str:
+    """The git revision of the source, marked where files were changed; empty outside git."""
+    here = Path(__file__).parent
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def _note_other_versions(path: Path, versions: dict[str, Any], console: Console) -> None:
+    before = workdir.read_json(path / CONFIG).get("versions", {})
+    changed = [name for name in versions if before.get(name) != versions[name] and name != "git"]
+    if changed:
+        text = f"{path} was begun with another {', '.join(changed)}: results may differ in rounding"
+        console.print(text, highlight=False)
+
+
+def _headline(trial: Trial) -> str:
+    run_config, recording = trial.config, trial.dataset.recording
+    place = f"played in {recording.task.env_id}" if recording.task else "without an environment"
+    return (
+        f"{run_config.algo} on {recording.name} ({trial.dataset.spec.size} transitions, {place}), "
+        f"seeds {', '.join(map(str, run_config.seeds))}, {trial.mesh.devices.size} device(s)"
+    )
+
+
+def _conclude(path: Path) -> None:
+    """Draws the curves and, last of all, writes result.json: the mark of a finished run."""
+    evaluations = list(Rows(path / EVALUATIONS))
+    curves.draw(path / "curves.png", evaluations, Rows(path / METRICS))
+    about = workdir.read_json(path / CONFIG)
+    workdir.write_json(path / RESULT, report.result(about, evaluations, Rows(path / TIMINGS)))
+
+
+def _show(path: Path, console: Console) -> None:
+    summary = workdir.read_json(path / RESULT)
+    if summary["policies"]:
+        console.print(report.table(summary))
+    else:
+        console.print("trained, but not evaluated: the dataset names no environment (see --env)")
+    phases = summary["updates_per_second"].items()
+    speed = ", ".join(f"{phase} {rate:.3g}" for phase, rate in phases)
+    console.print(f"updates per second of each seed: {speed}", highlight=False)
+    console.print(f"everything is in {path}", highlight=False)

@@ -1,0 +1,136 @@
+"""Settings by dataset and algorithm, as plain data with their sources.
+
+`TUNED[dataset][algo]` holds fields of the run and of the method alike. A dataset without a row
+takes `FAMILIES[family]`, whose key "*" holds what every algorithm shares. BDPO's defaults are the
+paper's for locomotion, so rows name only what differs.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Any
+
+Row = dict[str, Any]
+
+# BDPO, Gao et al. 2025 (arXiv 2502.04778), table 4, which agrees with scripts/d4rl/bdpo.sh of the
+# author's code. What all antmaze tasks share: table 3 and examples/offline/config/d4rl.
+BDPO_HALFCHEETAH: Row = {"rho": 0.5, "eta": 0.05}
+BDPO_HOPPER: Row = {"rho": 2.0, "eta": 0.2}
+BDPO_WALKER: Row = {"rho": 1.0, "eta": 0.15}
+BDPO_ANTMAZE: Row = {
+    "rho": 0.8,
+    "max_backup": True,
+    "critic_layer_norm": True,
+    "actor_hidden": (512, 512, 512, 512),
+    "behavior_learning_rate": 1e-4,
+}
+
+# The middle of what the paper uses: for tasks that it does not have.
+FAMILIES: dict[str, dict[str, Row]] = {
+    "locomotion": {"bdpo": {"rho": 1.0, "eta": 0.15}},
+    "antmaze": {"*": {"eval_episodes": 100}, "bdpo": BDPO_ANTMAZE | {"eta": 0.5}},
+}
+
+
+def _bdpo_locomotion() -> dict[str, dict[str, Row]]:
+    rows: dict[str, dict[str, Row]] = {}
+    robots = {"halfcheetah": BDPO_HALFCHEETAH, "hopper": BDPO_HOPPER, "walker2d": BDPO_WALKER}
+    for robot, row in robots.items():
+        for quality in ("medium", "medium-replay", "medium-expert"):
+            rows[f"{robot}-{quality}-v2"] = {"bdpo": row}
+        # Minari's namespace mujoco: the same robots and qualities, other agents and simulator.
+        rows[f"mujoco/{robot}/medium-v0"] = {"bdpo": row}
+    for name in ("hopper-medium-v2", "mujoco/hopper/medium-v0"):
+        rows[name] = {"bdpo": BDPO_HOPPER | {"ensemble_size": 20}}  # table 4: this dataset alone
+    return rows
+
+
+def _bdpo_antmaze() -> dict[str, dict[str, Row]]:
+    rows: dict[str, dict[str, Row]] = {}
+    etas = {
+        "umaze": 0.5,
+        "umaze-diverse": 0.5,
+        "medium-play": 0.2,
+        "medium-diverse": 0.2,
+        "large-play": 1.0,
+        "large-diverse": 1.0,
+    }
+    for maze, eta in etas.items():
+        row = BDPO_ANTMAZE | {"eta": eta}
+        if maze == "umaze-diverse":
+            row = row | {"candidates": 1}
+        # Table 4 prints umaze-v2, a typo: table 1 and the script use v0.
+        rows[f"antmaze-{maze}-v0"] = {"bdpo": row}
+        # Minari's D4RL namespace: the same mazes, collected anew.
+        rows[f"D4RL/antmaze/{maze}-v1"] = {"bdpo": row}
+    return {name: {"*": {"eval_episodes": 100}} | row for name, row in rows.items()}
+
+
+# Ours, chosen for two CPU cores.
+SMALL: dict[str, dict[str, Row]] = {
+    "pendulum/mixed-v0": {
+        "*": {"eval_episodes": 20, "eval_every": 2_000, "log_every": 500, "checkpoint_every": 500},
+        "bdpo": {
+            "actor_hidden": (64, 64, 64),
+            "critic_hidden": (64, 64),
+            "ensemble_size": 4,
+            "actor_learning_rate": 3e-4,
+            "q_samples": 4,
+            "v_samples": 4,
+            "actor_samples": 4,
+            "pretrain_steps": 10_000,
+            "train_steps": 10_000,
+            "warmup_steps": 2_000,
+            "actor_interval": 2,
+        },
+    },
+    "hopper/medium-v0": {
+        "*": {"eval_episodes": 10, "eval_every": 10_000, "checkpoint_every": 1_000},
+        "bdpo": BDPO_HOPPER
+        | {
+            "actor_hidden": (128, 128, 128),
+            "critic_hidden": (128, 128),
+            "ensemble_size": 4,
+            "actor_learning_rate": 1e-4,
+            "q_samples": 4,
+            "v_samples": 4,
+            "actor_samples": 4,
+            "pretrain_steps": 30_000,
+            "train_steps": 30_000,
+            "warmup_steps": 3_000,
+        },
+    },
+}
+
+TUNED: dict[str, dict[str, Row]] = _bdpo_locomotion() | _bdpo_antmaze() | SMALL
+
+
+# D4RL's antmaze tasks by the name of the file that each downloads (d4rl/locomotion/__init__.py).
+ANTMAZE_FILES = {
+    "Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse": "antmaze-umaze-v0",
+    "Ant_maze_u-maze_noisy_multistart_True_multigoal_True_sparse": "antmaze-umaze-diverse-v0",
+    "Ant_maze_big-maze_noisy_multistart_True_multigoal_False_sparse": "antmaze-medium-play-v0",
+    "Ant_maze_big-maze_noisy_multistart_True_multigoal_True_sparse": "antmaze-medium-diverse-v0",
+    "Ant_maze_hardest-maze_noisy_multistart_True_multigoal_False_sparse": "antmaze-large-play-v0",
+    "Ant_maze_hardest-maze_noisy_multistart_True_multigoal_True_sparse": "antmaze-large-diverse-v0",
+}
+
+
+def known_as(dataset: str) -> str:
+    """The name under which a dataset's row is kept: an id as it is, a D4RL file by its task.
+
+    >>> known_as("downloads/hopper_medium_replay-v2.hdf5")
+    'hopper-medium-replay-v2'
+    """
+    if not dataset.endswith((".hdf5", ".h5")):
+        return dataset
+    stem = PurePath(dataset).stem
+    return ANTMAZE_FILES.get(stem.removesuffix("_fixed"), stem.replace("_", "-"))
+
+
+def overrides_for(dataset: str, family: str, algo: str) -> dict[str, Any]:
+    """The fields that `algo` takes on a dataset: its row, or its family's where it has none."""
+    row = TUNED.get(known_as(dataset), {})
+    if algo not in row:
+        row = FAMILIES.get(family, {}) | row
+    return dict(row.get("*", {})) | dict(row.get(algo, {}))

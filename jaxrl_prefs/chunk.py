@@ -1,0 +1,306 @@
+"""The hot loop: many updates of one phase, for all seeds, in one compiled program.
+
+    chunk = compile_chunk(method, index, data, Ensemble(seeds, mesh), state=state)
+    state, report = chunk(state, first, stop)  # updates first ... stop - 1 of the phase
+
+The number of steps is an argument of the program, so one compilation serves chunks of every length
+and the same instructions run whichever way the steps are cut: results agree bit for bit. Nothing
+returns to the host inside a chunk. The dataset is an argument too, one copy on every device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxrl_prefs import ensemble
+from jaxrl_prefs.method import Method, Phase, State, walk
+from jaxrl_prefs.types import Array, Key, Transition
+
+COLUMN_BYTES = 2**26  # room on the device for what one call fills, per seed
+
+
+class Ensemble(NamedTuple):
+    """Which seeds, on which devices, mapped how (see `ensemble.chosen_mapping`)."""
+
+    seeds: Sequence[int]
+    mesh: Mesh
+    mapping: str = "auto"
+
+
+class Report(NamedTuple):
+    """What a chunk returns besides the state, per member [P]."""
+
+    metrics: dict[str, tuple[Array, Array]]  # sums and counts over the chunk
+    bad_step: Array  # the first step with a metric that is not finite, or -1
+    bad_metric: Array  # its place in the sorted names of the metrics
+    bad_leaf: Array  # the first leaf of the state that is not finite at the end, or -1
+    columns: dict[str, Array]  # [P, slots, batch_size, ...]
+
+
+def shared_key() -> Key:
+    """The key of all that seeds share: no seed's own key, and out of reach of phase numbers."""
+    return jax.random.fold_in(jax.random.key(0), 2**32 - 1)
+
+
+@jax.jit
+def phase_keys(keys: Key, index: int) -> tuple[Key, Key, Key]:
+    """Derives phase `index`'s keys from seeds' keys [S]: for its enter, its rows, its updates."""
+
+    def derive(key: Key) -> Key:
+        return jax.random.split(jax.random.fold_in(key, index + 1), 3)
+
+    enter, rows, update = jax.vmap(derive, out_axes=1)(keys)
+    return enter, rows, update
+
+
+def take(data: Transition, rows: Array, columns: Mapping[str, Array]) -> Transition:
+    """Gathers one batch: `rows` [B] of the data and of the columns, and the successors' columns."""
+    gathered: Transition = jax.tree.map(lambda leaf: _gather(leaf, rows), data)
+    here = {name: _gather(column, rows) for name, column in columns.items()}
+    after = {f"next_{name}": _gather(c, gathered.next_index) for name, c in columns.items()}
+    return gathered._replace(columns={**here, **after})
+
+
+def _gather(leaf: Array, rows: Array) -> Array:
+    return jnp.take(leaf, rows, axis=0, mode="clip")
+
+
+# --- The fields that seeds share ------------------------------------------------------------------
+
+
+def alone(state: State, mesh: Mesh) -> State:
+    """Copies the first member to every device of `mesh`, [D, ...]: it stands for all in a phase
+    that they share."""
+    return ensemble.pad(jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[:1], state), mesh)
+
+
+def share(state: State, member: State, fields: Sequence[str], mesh: Mesh) -> State:
+    """Hands `fields` of the one `member` [D, ...] to all members of `state` [P, ...]."""
+    members = jax.tree.leaves(state)[0].shape[0]
+
+    def spread(leaf: Array) -> np.ndarray:
+        first = np.asarray(leaf.addressable_data(0))[0]
+        return np.broadcast_to(first, (members, *first.shape))
+
+    new = {name: ensemble.pad(jax.tree.map(spread, getattr(member, name)), mesh) for name in fields}
+    is_tuple = isinstance(state, tuple)
+    return state._replace(**new) if is_tuple else dataclasses.replace(state, **new)
+
+
+# --- The program of one member --------------------------------------------------------------------
+
+
+def _member_program(phase: Phase, slots: int, stride: int) -> Callable[..., Any]:
+    """Builds `(state, keys, (first, stop), data, own, common) -> (state, Report)` for one member.
+
+    It runs the steps first, first + stride, ... below stop. Where they are the same for all members
+    they are not batched, so that `lax.cond` on a step stays a branch. Columns have room for `slots`
+    batches.
+    """
+    # Under jit the update is traced once, though both eval_shape and the loop call it. A filling
+    # update is left bare, so that an unchanged state can be recognised.
+    update = phase.update if phase.columns else jax.jit(phase.update)
+
+    def advance(state: State, keys: Any, data: Transition, columns: Any, step: Array) -> tuple:
+        rows_key, update_key = keys
+        rows = phase.rows(rows_key, step, data.reward.shape[0], phase.batch_size)
+        batch = take(data, rows, columns)
+        if not phase.columns:
+            return (*update(state, batch, jax.random.fold_in(update_key, step), step), {})
+        after, metrics, filled = update(state, batch, update_key, step)
+        pairs = zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True)
+        if not all(old is new for old, new in pairs):
+            raise ValueError(f"phase {phase.name!r} fills columns: its state must stay as it is")
+        return after, metrics, filled
+
+    def program(state: State, keys: Any, bounds: Any, data: Any, own: dict, common: dict) -> tuple:
+        first, stop = bounds
+        columns = {**own, **common}
+
+        def body(slot: Array, carry: tuple) -> tuple:
+            state, report = carry
+            step = first + slot * stride
+            state, metrics, filled = advance(state, keys, data, columns, step)
+            filled = jax.tree.map(lambda to, x: to.at[slot].set(x), report.columns, filled)
+            return state, _observed(report, metrics, step)._replace(columns=filled)
+
+        _, metrics, filled = jax.eval_shape(advance, state, keys, data, columns, first)
+        report = Report(
+            metrics={name: (jnp.zeros(()), jnp.zeros(())) for name in metrics},
+            bad_step=jnp.int32(-1),
+            bad_metric=jnp.int32(-1),
+            bad_leaf=jnp.int32(-1),
+            columns=jax.tree.map(lambda x: jnp.zeros((slots, *x.shape), x.dtype), filled),
+        )
+        count = (stop - first + stride - 1) // stride
+        state, report = jax.lax.fori_loop(0, count, body, (state, report))
+        return state, report._replace(bad_leaf=_first_bad(jax.tree.leaves(state)))
+
+    return program
+
+
+def _observed(report: Report, metrics: Any, step: Array) -> Report:
+    """Adds one step's metrics, and notes the step if it is the first that is not finite."""
+    bad = _first_bad([metrics[name] for name in sorted(metrics)])
+    new = (report.bad_step < 0) & (bad >= 0)
+    return report._replace(
+        metrics=jax.tree.map(lambda total, x: total + x, report.metrics, metrics),
+        bad_step=jnp.where(new, step, report.bad_step),
+        bad_metric=jnp.where(new, bad, report.bad_metric),
+    )
+
+
+def _first_bad(trees: Sequence[Any]) -> Array:
+    """The place of the first tree that holds a NaN or an infinity, or -1."""
+
+    def bad(tree: Any) -> Array:
+        floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+        return jnp.logical_not(jnp.all(jnp.array([jnp.isfinite(x).all() for x in floats])))
+
+    if not trees:
+        return jnp.int32(-1)
+    flags = jnp.stack([bad(tree) for tree in trees])
+    return jnp.where(flags.any(), jnp.argmax(flags), -1).astype(jnp.int32)
+
+
+# --- The program of the ensemble ------------------------------------------------------------------
+
+
+class Chunk(NamedTuple):
+    """One phase's program. `compiled` is what runs (its HLO text, cost and memory analysis too);
+    `function` is the jitted function behind it, to lower elsewhere with `arguments`."""
+
+    phase: Phase
+    crew: Ensemble
+    members: Ensemble  # who runs: the crew, or in a shared phase one member for all
+    function: Any
+    compiled: Any
+    longest: int  # steps that one call can take
+    constants: tuple  # keys (for rows, for updates) [P], data, own columns, common columns
+
+    def __call__(self, state: State, first: int, stop: int) -> tuple[State, Report]:
+        """Runs updates first ... stop - 1 of the phase on `state` [P, ...], which is used up.
+
+        There are at most `longest` of them.
+        """
+        after, report = self.compiled(*self.arguments(state, first, stop))
+        if self.phase.shared:
+            after = share(state, after, self.phase.shared, self.crew.mesh)
+        return after, report
+
+    def arguments(self, state: State, first: int, stop: int) -> tuple:
+        """Puts the program's arguments in order."""
+        keys, data, own, common = self.constants
+        state = alone(state, self.members.mesh) if self.phase.shared else state
+        return state, keys, self._bounds(first, stop), data, own, common
+
+    def _bounds(self, first: int, stop: int) -> tuple[Any, Any]:
+        """First and stop, per member where members run one after the other.
+
+        Then padding runs no step at all, and the devices share a filling phase by each taking every
+        D-th step. Members that run side by side have the same bounds: a step must not be batched.
+        """
+        if self.members.mapping == "vmap":
+            return np.int32(first), np.int32(stop)
+        place = np.arange(self.constants[0][0].shape[0], dtype=np.int32)
+        if self.phase.shared:
+            return first + place, np.full_like(place, stop)
+        live = place < len(self.members.seeds)
+        return np.full_like(place, first), np.where(live, stop, first).astype(np.int32)
+
+
+def compile_chunk(
+    method: Method,
+    index: int,
+    data: Transition,
+    crew: Ensemble,
+    *,
+    state: State,
+    columns: Mapping[str, np.ndarray] | None = None,
+) -> Chunk:
+    """Compiles phase `index` for chunks of any length on `state` [P, ...].
+
+    `columns` holds what earlier phases filled, on the host: [N, ...], or [S, N, ...] where each
+    seed has its own. A shared phase runs on one member: on the first device, or, where it only
+    fills columns, on all devices, each doing some of the batches.
+
+    Raises ValueError on a filling phase that does not walk or does not reach the last row, or if a
+    column that an earlier phase should have filled is missing.
+    """
+    chunk = build_chunk(method, index, data, crew, columns)
+    lowered = chunk.function.lower(*chunk.arguments(state, 0, 1))
+    return chunk._replace(compiled=lowered.compile())
+
+
+def build_chunk(
+    method: Method,
+    index: int,
+    data: Transition,
+    crew: Ensemble,
+    columns: Mapping[str, np.ndarray] | None = None,
+) -> Chunk:
+    """What `compile_chunk` compiles, jitted only: to lower or export it elsewhere."""
+    phase = method.phases[index]
+    mesh, mapping = crew.mesh, ensemble.chosen_mapping(crew.mapping, crew.mesh)
+    short = phase.steps * phase.batch_size < len(data.reward)
+    if phase.columns and (phase.rows is not walk or short):
+        raise ValueError(
+            f"phase {phase.name!r} fills columns: it must take its rows by `walk`, and its steps "
+            f"must reach the last of {len(data.reward)} rows"
+        )
+    stride, keys = 1, ensemble.seed_keys(crew.seeds)
+    if phase.shared:
+        keys, mapping = shared_key()[None], "loop"
+        if phase.columns:
+            stride = mesh.devices.size
+        else:
+            mesh = ensemble.seed_mesh([mesh.devices.flat[0]])
+    own, common = _place_columns(method.phases[:index], columns or {}, mesh)
+    # The room for columns does not depend on how the steps are cut, else the program would.
+    batch_bytes = phase.batch_size * sum(x.size * x.dtype.itemsize for x in phase.columns.values())
+    slots = min(-(-phase.steps // stride), max(1, COLUMN_BYTES // max(1, batch_bytes)))
+    function = ensemble.over_seeds(
+        _member_program(phase, slots, stride),
+        mesh,
+        (0, 0, 0 if mapping == "loop" else None, None, 0, None),
+        mapping=mapping,
+        donate=(0,),
+    )
+    return Chunk(
+        phase=phase,
+        crew=crew,
+        members=Ensemble(crew.seeds, mesh, mapping),
+        function=function,
+        compiled=function,
+        longest=slots * stride if phase.columns else phase.steps,
+        constants=(
+            ensemble.pad(phase_keys(keys, index)[1:], mesh),
+            ensemble.replicate(data, mesh),
+            {} if phase.shared else own,  # what each seed has its own, one for all cannot read
+            common,
+        ),
+    )
+
+
+def _place_columns(
+    phases: Sequence[Phase], columns: Mapping[str, np.ndarray], mesh: Mesh
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Puts what `phases` filled on the devices: per seed [P, N, ...], and shared [N, ...]."""
+    own: dict[str, Any] = {}
+    common: dict[str, Any] = {}
+    for phase in phases:
+        for name in phase.columns:
+            if name not in columns:
+                raise ValueError(f"column {name!r}, filled by phase {phase.name!r}, is missing")
+            if phase.shared:
+                common[name] = ensemble.replicate(columns[name], mesh)
+            else:
+                own[name] = ensemble.pad(columns[name], mesh)
+    return own, common

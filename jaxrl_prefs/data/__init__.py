@@ -1,0 +1,80 @@
+"""Data: load a recording by name, prepare it for a method.
+
+    recording = load("pendulum-mixed")
+    dataset = prepare(recording, defaults(recording.family))
+
+Importing this package needs numpy and the library alone; gymnasium, minari and h5py are imported
+when a dataset is loaded or an environment made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxrl_prefs.data import roots
+from jaxrl_prefs.data.dataset import Dataset, prepare
+from jaxrl_prefs.data.families import Processing, defaults
+from jaxrl_prefs.data.progress import Progress, shown
+from jaxrl_prefs.data.recording import Recording
+from jaxrl_prefs.data.task import DataError, Task
+from jaxrl_prefs.data.transforms import Affine
+
+__all__ = [
+    "ALIASES",
+    "GENERATED",
+    "Affine",
+    "DataError",
+    "Dataset",
+    "Processing",
+    "Progress",
+    "Recording",
+    "Task",
+    "defaults",
+    "load",
+    "prepare",
+]
+
+ALIASES = {"pendulum-mixed": "pendulum/mixed-v0"}
+GENERATED = ("pendulum/mixed-v0", "maze2d/umaze-v0")  # made on this machine on first use
+FILES = (".hdf5", ".h5")
+MINARI_ID = r"[-\w/]+-v\d+"
+
+
+def load(name: str, *, env: str = "", on_progress: Progress | None = None) -> Recording:
+    """Loads a dataset, generating or downloading it first where needed.
+
+    Args:
+      name: 'pendulum-mixed', 'maze2d/umaze-v0', any Minari id, or the path of a D4RL HDF5 file.
+      env: id of the environment to evaluate in; replaces the one that a Minari dataset names.
+      on_progress: called with (what, done, of) while a set is generated; by default a bar is drawn.
+
+    Raises:
+      DataError: if there is no such dataset, or it cannot be used; the message says what to do.
+    """
+    if name.endswith(FILES):
+        from jaxrl_prefs.data import d4rl
+
+        return d4rl.read(Path(name).expanduser(), env)
+    from jaxrl_prefs.data import minari
+
+    dataset_id = ALIASES.get(name, name)
+    folder = roots.find(dataset_id) or _obtain(dataset_id, on_progress)
+    return minari.read(folder, dataset_id, env)
+
+
+def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
+    import re
+
+    from jaxrl_prefs.data import maze, minari, pendulum
+
+    if dataset_id in GENERATED:
+        source = pendulum if dataset_id == pendulum.DATASET_ID else maze
+        with shown(on_progress) as progress:
+            return source.generate(roots.writable_root(), progress)
+    if not re.fullmatch(MINARI_ID, dataset_id):
+        raise DataError(
+            f"unknown dataset {dataset_id!r}. Known here: "
+            f"{', '.join((*ALIASES, *sorted({*GENERATED, *roots.local_ids()})))}; or a Minari id "
+            "such as mujoco/hopper/medium-v0; or the path of a D4RL file (.hdf5)"
+        )
+    return minari.download(dataset_id)

@@ -1,0 +1,111 @@
+"""From a Recording to what a method trains on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrl_prefs.data import transforms
+from jaxrl_prefs.data.families import Processing
+from jaxrl_prefs.data.recording import Recording
+from jaxrl_prefs.data.task import DataError
+from jaxrl_prefs.data.transforms import Affine
+from jaxrl_prefs.types import Spec, Transition
+
+
+class Dataset(NamedTuple):
+    """Transitions in a method's units, and the maps that lead there from raw units."""
+
+    recording: Recording
+    processing: Processing
+    transitions: Transition  # float32 numpy leaves [N, ...], no columns
+    spec: Spec
+    observation: Affine  # raw observation -> method's observation
+    action: Affine  # raw action -> [-1, 1]; `invert` gives the environment its action
+    reward: Affine  # raw reward -> method's reward
+
+    def score(self, raw_return: np.ndarray | float) -> np.ndarray:
+        """As `Recording.score`: 0 to 100 between the references, raw without them."""
+        return self.recording.score(raw_return)
+
+    @property
+    def score_kind(self) -> str:
+        """As `Recording.score_kind`."""
+        return self.recording.score_kind
+
+
+def prepare(recording: Recording, processing: Processing) -> Dataset:
+    """Applies `processing` to a recording.
+
+    Actions are mapped from the environment's box to [-1, 1] and clipped to +-(1 - 1e-5).
+
+    Raises:
+      DataError: if a field of `processing` has no meaning, or none for this recording.
+    """
+    _check(processing)
+    observation = (
+        transforms.standardise(recording.observation)
+        if processing.normalize_observations
+        else transforms.identity(recording.observation.shape[1])
+    )
+    action = transforms.box_to_unit(recording.action_low, recording.action_high)
+    reward = _reward_map(recording, processing)
+    limit = np.float32(transforms.ACTION_LIMIT)
+    actions = np.clip(action.apply(recording.action), -limit, limit)
+    rows = np.arange(recording.size, dtype=np.int32)
+    next_rows = np.where(recording.continues, rows + 1, rows).astype(np.int32)
+    with np.errstate(all="ignore"):  # what overflows is refused below, by name
+        leaves: dict[str, Any] = {  # numpy arrays where a Transition says jax.Array
+            "observation": observation.apply(recording.observation),
+            "action": actions,
+            "reward": reward.apply(recording.reward),
+            "discount": np.float32(processing.gamma) * ~recording.terminal,
+            "next_observation": observation.apply(recording.next_observation),
+            "next_action": actions[next_rows] * recording.continues[:, None],
+            "has_next_action": recording.continues.astype(np.float32),
+            "index": rows,
+            "next_index": next_rows,
+        }
+    transitions = Transition(**leaves)
+    _check_finite(recording.name, transitions)
+    return Dataset(
+        recording=recording,
+        processing=processing,
+        transitions=transitions,
+        spec=Spec.of(transitions),
+        observation=observation,
+        action=action,
+        reward=reward,
+    )
+
+
+def _check(processing: Processing) -> None:
+    if not 0.0 <= processing.gamma <= 1.0:
+        raise DataError(f"gamma must lie between 0 and 1, not {processing.gamma}")
+    if processing.reward not in ("affine", "range"):
+        raise DataError(f"reward must be 'affine' or 'range', not {processing.reward!r}")
+    if processing.reward_scale == 0 or not math.isfinite(processing.reward_scale):
+        raise DataError(f"reward_scale must be finite and not 0, not {processing.reward_scale}")
+    if not math.isfinite(processing.reward_shift):
+        raise DataError(f"reward_shift must be finite, not {processing.reward_shift}")
+
+
+def _reward_map(recording: Recording, processing: Processing) -> Affine:
+    slope = processing.reward_scale
+    if processing.reward == "range":
+        width = float(recording.returns.max() - recording.returns.min())
+        if width == 0:
+            raise DataError(
+                f"{recording.name}: all {len(recording.returns)} episodes have the same return, so "
+                "reward='range' has no meaning; use reward='affine'"
+            )
+        slope /= width
+    return transforms.line(slope, processing.reward_shift)
+
+
+def _check_finite(name: str, transitions: Transition) -> None:
+    for key in ("observation", "reward", "next_observation"):
+        if not np.isfinite(getattr(transitions, key)).all():
+            raise DataError(f"{name}: {key} overflows 32-bit floats after its transform")

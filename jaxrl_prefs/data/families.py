@@ -1,0 +1,65 @@
+"""Families of datasets, and the processing that each family takes by default."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import NamedTuple
+
+# Tried in this order on the words of the dataset's name and of its environment's id.
+FAMILIES = {
+    "ogbench": r"ogbench",
+    "antmaze": r"antmaze",
+    "maze2d": r"maze2d\w*",
+    "pointmaze": r"pointmaze",
+    "kitchen": r"\w*kitchen",
+    "adroit": r"adroit\w*|pen|hammer|door|relocate",
+    "pendulum": r"pendulum",
+    "locomotion": r"\w*(hopper|halfcheetah|walker2d)|ant|humanoid\w*|swimmer",
+}
+OTHER = "other"
+
+
+class Processing(NamedTuple):
+    """How raw data becomes what a method sees; all fields are part of a run's configuration.
+
+    A reward r becomes `reward_scale * r / range + reward_shift`, where the range is 1 for
+    reward='affine' and the difference between the largest and the smallest return of an episode
+    for reward='range'.
+    """
+
+    gamma: float = 0.99  # discount per step
+    reward: str = "affine"  # 'affine' or 'range'
+    reward_scale: float = 1.0
+    reward_shift: float = 0.0
+    normalize_observations: bool = False  # to mean 0 and deviation 1
+
+
+DEFAULTS = {
+    # The usual D4RL pre-processing of IQL, DAC and BDPO: returns span 1000.
+    "locomotion": Processing(reward="range", reward_scale=1000.0),
+    # Sparse rewards of 0 and 1 and long ways, as in DAC and BDPO.
+    "antmaze": Processing(gamma=0.995, reward_scale=100.0),
+    # Raw rewards lie between -16.3 and 0.
+    "pendulum": Processing(reward_scale=0.1),
+}
+
+
+def words(name: str) -> list[str]:
+    """The lower-case words of a dataset's name or an environment's id."""
+    return re.findall(r"[a-z0-9]+", name.lower())
+
+
+def family_of(name: str, env_id: str = "") -> str:
+    """The family of a dataset, by its name and its environment; 'other' if none fits."""
+    stem = PurePath(name).stem if name.endswith((".hdf5", ".h5")) else name
+    found = words(stem) + words(env_id)
+    for family, pattern in FAMILIES.items():
+        if any(re.fullmatch(pattern, word) for word in found):
+            return family
+    return OTHER
+
+
+def defaults(family: str) -> Processing:
+    """The processing of a family; families without their own take gamma .99 and raw rewards."""
+    return DEFAULTS.get(family, Processing())

@@ -1,0 +1,200 @@
+"""A dataset as it was recorded: raw units, flat arrays, checked once here whatever its source."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrl_prefs.data.families import family_of
+from jaxrl_prefs.data.task import DataError, Task
+
+ACTION_SLACK = 1e-3  # how far beyond its box an action may lie, in parts of the box's width
+
+
+class Recording(NamedTuple):
+    """N raw transitions of some episodes, and what is known about where they come from."""
+
+    name: str  # dataset id or path
+    family: str  # decides the defaults of processing, see families.py
+    observation: np.ndarray  # [N, O] float32
+    action: np.ndarray  # [N, A] float32, in the environment's units
+    reward: np.ndarray  # [N] float32
+    terminal: np.ndarray  # [N] bool, the episode ended here by itself, not by a time limit
+    next_observation: np.ndarray  # [N, O] float32
+    continues: np.ndarray  # [N] bool, row i + 1 is the next step of the same episode
+    action_low: np.ndarray  # [A]
+    action_high: np.ndarray  # [A]
+    task: Task | None  # where to evaluate; None trains, but cannot be evaluated
+    references: tuple[float, float] | None  # the raw returns that score 0 and 100
+    reference_source: str  # where the references come from, or why there are none
+    returns: np.ndarray  # [episodes] sum of raw rewards, of steps without a successor too
+    lengths: np.ndarray  # [episodes] steps, those without a successor too
+
+    @property
+    def size(self) -> int:
+        """The number of transitions N."""
+        return len(self.reward)
+
+    def score(self, raw_return: np.ndarray | float) -> np.ndarray:
+        """A raw return on the 0 to 100 scale of the references; unchanged where there are none."""
+        raw = np.asarray(raw_return, np.float64)
+        if self.references is None:
+            return raw
+        low, high = self.references
+        return 100.0 * (raw - low) / (high - low)
+
+    @property
+    def score_kind(self) -> str:
+        """What `score` returns: 'normalised score' or 'raw return'."""
+        return "raw return" if self.references is None else "normalised score"
+
+
+class Steps(NamedTuple):
+    """What a source hands over: episodes laid end to end, before any check."""
+
+    observation: np.ndarray  # [N, O]
+    action: np.ndarray  # [N, A]
+    reward: np.ndarray  # [N]
+    terminal: np.ndarray  # [N]
+    next_observation: np.ndarray  # [N, O]; anything where `successor` is False
+    lengths: np.ndarray  # [episodes], adding up to N
+    successor: np.ndarray  # [N] bool; rows without a successor are dropped
+
+
+class References(NamedTuple):
+    """The raw returns that score 0 and 100, if known, and where they come from."""
+
+    values: tuple[float, float] | None
+    source: str
+
+
+def record(
+    name: str,
+    steps: Steps,
+    box: tuple[np.ndarray, np.ndarray],
+    task: Task | None,
+    references: References,
+) -> Recording:
+    """Checks the arrays of a source and makes a Recording of them.
+
+    Raises:
+      DataError: naming the dataset, the array and the first bad row.
+    """
+    _check_lengths(name, steps)
+    observation, action, reward = (
+        _finite(name, key, value, steps.lengths)
+        for key, value in (
+            ("observations", steps.observation),
+            ("actions", steps.action),
+            ("rewards", steps.reward),
+        )
+    )
+    low, high = _check_box(name, action, box, steps.lengths)
+    _check_references(name, references)
+    keep = np.asarray(steps.successor, bool)
+    if not keep.any():
+        raise DataError(f"{name}: no step has a successor, so there is nothing to learn from")
+    following = np.where(keep[:, None], steps.next_observation, 0.0)
+    following = _finite(name, "next observations", following, steps.lengths)
+    ends = np.cumsum(steps.lengths)
+    inside = np.ones(len(keep), bool)
+    inside[ends - 1] = False
+    # A row whose next row was dropped has a true next observation but no next action.
+    continues = inside & np.append(keep[1:], False)
+    starts = ends - steps.lengths
+    return Recording(
+        name=name,
+        family=family_of(name, task.env_id if task else ""),
+        observation=observation[keep],
+        action=action[keep],
+        reward=reward[keep],
+        terminal=np.asarray(steps.terminal, bool)[keep],
+        next_observation=following[keep],
+        continues=continues[keep],
+        action_low=low,
+        action_high=high,
+        task=task,
+        references=references.values,
+        reference_source=references.source,
+        returns=np.add.reduceat(np.asarray(steps.reward, np.float64), starts),
+        lengths=np.asarray(steps.lengths, np.int64),
+    )
+
+
+def _check_lengths(name: str, steps: Steps) -> None:
+    if len(steps.lengths) == 0:
+        raise DataError(f"{name}: the dataset has no episodes")
+    rows = {
+        "observations": len(steps.observation),
+        "actions": len(steps.action),
+        "rewards": len(steps.reward),
+        "terminals": len(steps.terminal),
+        "next observations": len(steps.next_observation),
+    }
+    if len(set(rows.values())) > 1:
+        found = ", ".join(f"{key} {count}" for key, count in rows.items())
+        raise DataError(f"{name}: arrays of different lengths: {found}")
+    if np.min(steps.lengths) < 1:
+        raise DataError(f"{name}: episode {int(np.argmin(steps.lengths))} has no steps")
+    for key, value, rank in (
+        ("observations", steps.observation, 2),
+        ("actions", steps.action, 2),
+        ("rewards", steps.reward, 1),
+        ("terminals", steps.terminal, 1),
+    ):
+        if value.ndim != rank:
+            raise DataError(f"{name}: {key} have shape {value.shape}, expected {rank} axes")
+
+
+def _finite(name: str, key: str, value: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        small = np.asarray(value, np.float32)
+    good = np.isfinite(small)
+    if not good.all():
+        row = int(np.argmin(good.reshape(len(good), -1).all(-1)))
+        bad = np.asarray(value[row]).reshape(-1)[~good[row].reshape(-1)][0]
+        fault = f"{bad:g} is too large for 32-bit floats" if np.isfinite(bad) else f"a {bad}"
+        raise DataError(f"{name}: {fault} in {key} at {_place(row, lengths)}: repair or drop it")
+    return small
+
+
+def _place(row: int, lengths: np.ndarray) -> str:
+    ends = np.cumsum(lengths)
+    episode = int(np.searchsorted(ends, row, side="right"))
+    return f"row {row} (episode {episode}, step {row - int(ends[episode] - lengths[episode])})"
+
+
+def _check_box(
+    name: str, action: np.ndarray, box: tuple[np.ndarray, np.ndarray], lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in box)
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        raise DataError(
+            f"{name}: the action space is not a bounded box (low {low}, high {high}); only "
+            "continuous actions between finite bounds are supported"
+        )
+    if low.shape != action.shape[1:]:
+        raise DataError(
+            f"{name}: actions have {action.shape[1]} dimensions, the action space {low.size}"
+        )
+    slack = ACTION_SLACK * (high - low)
+    inside = ((action >= low - slack) & (action <= high + slack)).all(-1)
+    if not inside.all():
+        row = int(np.argmin(inside))
+        raise DataError(
+            f"{name}: the action {action[row]} at {_place(row, lengths)} lies outside the action "
+            f"space (low {low}, high {high}): the actions are in other units than the environment's"
+        )
+    return low, high
+
+
+def _check_references(name: str, references: References) -> None:
+    if references.values is None:
+        return
+    low, high = references.values
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise DataError(
+            f"{name}: reference returns {low} (scores 0) and {high} (scores 100) are not two "
+            f"ascending numbers: correct or remove them ({references.source})"
+        )

@@ -1,0 +1,110 @@
+"""Where Minari datasets lie on this machine, and how a new one is put there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from jaxrl_prefs.data.task import DataError
+
+
+def roots() -> tuple[Path, Path]:
+    """The folders that are searched: Minari's own, then this library's cache."""
+    minari = os.environ.get("MINARI_DATASETS_PATH")
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (
+        Path(minari) if minari else Path.home() / ".minari" / "datasets",
+        (Path(cache) if cache else Path.home() / ".cache") / "jaxrl_prefs" / "minari",
+    )
+
+
+def find(dataset_id: str) -> Path | None:
+    """The folder with the dataset's `metadata.json`, or None where there is none."""
+    for root in roots():
+        data = root / dataset_id / "data"
+        if (data / "metadata.json").is_file():
+            return data
+    return None
+
+
+def local_ids() -> list[str]:
+    """The ids of all datasets on this machine, sorted."""
+    found = {
+        path.parent.parent.relative_to(root).as_posix()
+        for root in roots()
+        for path in root.glob("**/data/metadata.json")
+    }
+    return sorted(name for name in found if not name.startswith("."))
+
+
+def writable_root() -> Path:
+    """The first of `roots()` that can be written to, made if it does not exist.
+
+    Raises:
+      DataError: if none can.
+    """
+    faults = []
+    for root in roots():
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".probe-", dir=root):
+                return root
+        except OSError as fault:
+            faults.append(f"{root}: {fault.strerror}")
+    raise DataError(
+        "there is no place for a dataset: " + "; ".join(faults) + ". Set MINARI_DATASETS_PATH to "
+        "a folder that can be written to"
+    )
+
+
+@contextlib.contextmanager
+def minari_root(root: Path) -> Iterator[None]:
+    """Makes Minari's own functions use `root` for a while."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(root)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before
+
+
+def install(dataset_id: str, root: Path, write: Callable[[Path], None]) -> Path:
+    """Lets `write(folder)` fill a new folder, and then gives it the dataset's name in one step.
+
+    Whoever is stopped midway leaves a hidden folder behind and no half dataset. Where two processes
+    do the same at once, the first one's dataset stays.
+
+    Returns the folder with the dataset's `metadata.json`.
+    """
+    target = root / dataset_id
+    root.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".partial-", dir=root))
+    try:
+        write(draft / "data")
+        _make_namespaces(target.parent, root)
+        draft.chmod(0o755)
+        try:
+            draft.rename(target)
+        except OSError:
+            if not (target / "data" / "metadata.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target / "data"
+
+
+def _make_namespaces(folder: Path, root: Path) -> None:
+    """Marks every folder between a dataset and the root as a Minari namespace."""
+    folder.mkdir(parents=True, exist_ok=True)
+    while folder != root:
+        mark = folder / "namespace_metadata.json"
+        if not mark.exists():
+            mark.write_text("{}")
+        folder = folder.parent

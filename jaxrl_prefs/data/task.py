@@ -1,0 +1,158 @@
+"""Where a dataset's policies are evaluated: a Gymnasium environment, made when asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from jaxrl_prefs.data.transforms import flatten
+
+if TYPE_CHECKING:
+    import gymnasium
+    from gymnasium.envs.registration import EnvSpec
+
+
+class DataError(ValueError):
+    """A dataset that cannot be used; the message names the fault and what to do about it."""
+
+
+class Task(NamedTuple):
+    """An evaluation environment, as a value."""
+
+    env_id: str  # printed beside every score
+    spec_json: str  # a Gymnasium EnvSpec
+    max_episode_steps: int  # the time limit of an episode
+
+    def make(self) -> gymnasium.Env:
+        """Makes the environment; its observations are float32 vectors [O] in `flatten`'s order.
+
+        Raises:
+          DataError: if a package that the environment needs is missing or fails.
+        """
+        import gymnasium
+
+        try:
+            env = gymnasium.make(
+                self.spec(), max_episode_steps=self.max_episode_steps, disable_env_checker=True
+            )
+            return _flat(env, self.env_id)
+        except DataError:
+            raise
+        except Exception as fault:  # whatever a simulator raises, the user must see one line
+            raise DataError(f"cannot make the environment {self.env_id}: {fault}") from fault
+
+    def spec(self) -> EnvSpec:
+        """Gymnasium's own record of the environment; fields of other versions are left out."""
+        from gymnasium.envs.registration import EnvSpec
+
+        content = json.loads(self.spec_json)
+        known = {field.name for field in dataclasses.fields(EnvSpec) if field.init}
+        content = {key: value for key, value in content.items() if key in known}
+        content.setdefault("additional_wrappers", [])
+        return EnvSpec.from_json(json.dumps(content))
+
+
+def named(env_id: str, longest: int = 0) -> Task:
+    """The task of a registered environment, such as 'Hopper-v5'.
+
+    `longest` is the time limit for environments that have none of their own.
+
+    Raises:
+      DataError: if no such environment is registered, or it has no time limit.
+    """
+    import gymnasium
+
+    if env_id not in gymnasium.registry:
+        _register()
+    try:
+        spec = gymnasium.spec(env_id)
+    except Exception as fault:
+        raise DataError(f"unknown environment {env_id!r}: {fault}") from fault
+    return recorded(spec.to_json(), longest)
+
+
+def recorded(spec_json: str, longest: int) -> Task:
+    """The task of an EnvSpec that was stored with a dataset, as JSON; `longest` as in `named`."""
+    content = json.loads(spec_json)
+    limit = content.get("max_episode_steps") or longest
+    if limit < 1:
+        raise DataError(f"the environment {content['id']} has no time limit")
+    return Task(content["id"], spec_json, int(limit))
+
+
+def _register() -> None:
+    """Registers the environments of Gymnasium-Robotics where it is installed, and our own."""
+    import gymnasium
+
+    import jaxrl_prefs.data.maze_env  # noqa: F401 - registers itself
+
+    try:
+        import gymnasium_robotics
+    except ImportError:
+        return
+    gymnasium.register_envs(gymnasium_robotics)
+
+
+def bounds(space: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds [A] of an action space, which must be a bounded box.
+
+    Raises:
+      DataError: for any other space.
+    """
+    import gymnasium
+
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        raise DataError(
+            f"{name}: the action space {space} is not a box with one axis; only continuous "
+            "actions between finite bounds are supported"
+        )
+    return space.low, space.high
+
+
+def check_observations(space: Any, name: str) -> None:
+    """Refuses observation spaces that cannot be flattened to a vector of numbers.
+
+    Raises:
+      DataError: naming the part of the space that is at fault.
+    """
+    import gymnasium
+
+    if isinstance(space, gymnasium.spaces.Dict):
+        for key, part in space.items():
+            check_observations(part, f"{name}/{key}")
+    elif isinstance(space, gymnasium.spaces.Tuple):
+        for index, part in enumerate(space):
+            check_observations(part, f"{name}/{index}")
+    elif not isinstance(space, gymnasium.spaces.Box):
+        raise DataError(f"{name}: observations of the space {space} are not supported")
+    elif len(space.shape) > 2 or space.dtype == np.uint8:
+        raise DataError(f"{name}: observations are images ({space}), which are not supported")
+
+
+def _extreme(space: Any, which: str) -> Any:
+    import gymnasium
+
+    if isinstance(space, gymnasium.spaces.Dict):
+        return {key: _extreme(part, which) for key, part in space.items()}
+    if isinstance(space, gymnasium.spaces.Tuple):
+        return tuple(_extreme(part, which) for part in space)
+    return getattr(space, which)
+
+
+def _flat(env: gymnasium.Env, name: str) -> gymnasium.Env:
+    import gymnasium
+
+    space = env.observation_space
+    check_observations(space, name)
+    bounds(env.action_space, name)
+
+    def vector(observation: Any) -> np.ndarray:
+        return flatten(observation).astype(np.float32)
+
+    low, high = (vector(_extreme(space, which)) for which in ("low", "high"))
+    box = gymnasium.spaces.Box(low, high, dtype=np.float32)
+
+    return gymnasium.wrappers.TransformObservation(env, vector, box)

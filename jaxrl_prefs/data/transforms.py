@@ -1,0 +1,75 @@
+"""The maps between raw environment units and what a method sees, each used by data and evaluation.
+
+All arrays here are numpy arrays: transforms run on the host, before and after a method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ACTION_LIMIT = 1.0 - 1e-5  # actions are clipped to it, so that atanh of an action stays finite
+
+
+class Affine(NamedTuple):
+    """The map y = (x - shift) / scale over the last axis; the shapes are [D], or [] for rewards."""
+
+    shift: np.ndarray
+    scale: np.ndarray
+
+    def apply(self, x: np.ndarray) -> np.ndarray:
+        """Raw units to method units; `x` is [..., D], or of any shape for a scalar map."""
+        return (x - _beside(self.shift, x)) / _beside(self.scale, x)
+
+    def invert(self, y: np.ndarray) -> np.ndarray:
+        """Method units to raw units, the inverse of `apply` up to rounding."""
+        return y * _beside(self.scale, y) + _beside(self.shift, y)
+
+
+def _beside(value: np.ndarray, x: np.ndarray) -> np.ndarray:
+    # Ranks are made equal by hand: JAX may be told to refuse the promotion of ranks.
+    return value.reshape((1,) * (np.ndim(x) - value.ndim) + value.shape) if value.ndim else value
+
+
+def _affine(shift: np.ndarray | float, scale: np.ndarray | float) -> Affine:
+    return Affine(np.asarray(shift, np.float32), np.asarray(scale, np.float32))
+
+
+def identity(size: int) -> Affine:
+    """The map that changes nothing."""
+    return _affine(np.zeros(size), np.ones(size))
+
+
+def box_to_unit(low: np.ndarray, high: np.ndarray) -> Affine:
+    """Maps the box [low, high], two arrays [A], to [-1, 1]^A."""
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    return _affine((low + high) / 2, (high - low) / 2)
+
+
+def standardise(x: np.ndarray, floor: float = 1e-3) -> Affine:
+    """Maps rows [N, D] to mean 0 and deviation 1; `floor` is added to every deviation."""
+    mean, std = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    return _affine(mean, std + floor)
+
+
+def line(slope: float, offset: float) -> Affine:
+    """The scalar map y = slope * x + offset; the slope must not be 0."""
+    return _affine(-offset / slope, 1.0 / slope)
+
+
+def flatten(observation: Any, lead: int = 0) -> np.ndarray:
+    """Flattens an observation to a vector, keeping the `lead` first axes of every leaf.
+
+    The documented order: a mapping's entries by sorted key, a tuple's in their own order, each
+    recursively, each array in C order. An evaluation environment uses `lead=0` for one observation,
+    a dataset `lead=1` for a stack of them.
+    """
+    if isinstance(observation, Mapping):
+        parts = [flatten(observation[key], lead) for key in sorted(observation)]
+        return np.concatenate(parts, axis=-1)
+    if isinstance(observation, tuple):
+        return np.concatenate([flatten(part, lead) for part in observation], axis=-1)
+    array = np.asarray(observation)
+    return array.reshape(*array.shape[:lead], -1)

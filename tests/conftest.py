@@ -1,0 +1,52 @@
+"""Settings for all tests: four CPU devices, strict broadcasting, one compilation cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxrl_prefs.types import Transition
+from tests import probes
+
+# Before any test touches a device: sharding is tested wherever the suite runs.
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")  # [B] against [B, 1] is an error
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compiles a program once per session, also for the processes that tests start."""
+    folder = str(tmp_path_factory.getbasetemp() / "compilation-cache")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+
+
+@pytest.fixture
+def tiny() -> Transition:
+    """96 transitions in episodes of 12: 3 observations, 2 actions."""
+    return probes.episodes(size=96, length=12, observation_dim=3, action_dim=2)
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """Gives `real_data(dataset_id)`: the folder of a recorded dataset below MINARI_DATASETS_PATH.
+
+    A set that is not there skips the test, and fails it where CI=true.
+    """
+
+    def find(dataset_id: str) -> Path:
+        root = os.environ.get("MINARI_DATASETS_PATH", "")
+        folder = Path(root) / dataset_id
+        if root and (folder / "data").is_dir():
+            return folder
+        reason = f"{dataset_id} is not below MINARI_DATASETS_PATH ({root or 'not set'})"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+    return find
