@@ -126,6 +126,7 @@ def usage(algo: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
+    from jaxrl_prefs.checkpoint import CheckpointError
     from jaxrl_prefs.train import NonFinite
 
     console = Console()
@@ -140,6 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(str(error), WRONG_USE)
     except NonFinite as error:
         return _say(f"{error} The last good checkpoint is kept", FAILED)
+    except CheckpointError as error:
+        return _say(str(error), FAILED)
     except OSError as error:
         return _say(f"the disk refuses: {error}", FAILED)
     except KeyboardInterrupt:

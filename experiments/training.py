@@ -68,10 +68,10 @@ def run(trial: Trial, console: Console) -> None:
 
     Raises:
         NonFinite: if a seed breaks; the checkpoints so far stay.
-        OSError: if the disk refuses a row or a checkpoint.
+        CheckpointError, OSError: if the disk refuses a checkpoint or a row.
     """
     config, method = trial.config, trial.method
-    with Checkpoints(trial.path / CHECKPOINTS, keep=config.keep, metadata={}) as checkpoints:
+    with Checkpoints(trial.path / CHECKPOINTS, keep=config.keep) as checkpoints:
         state, start = _restore(trial, checkpoints)
         files = {name: Rows(trial.path / name) for name in (METRICS, EVALUATIONS, TIMINGS)}
         for rows in files.values():
@@ -101,17 +101,14 @@ def run(trial: Trial, console: Console) -> None:
                     for rows in files.values():
                         rows.sync()
                     saved = ensemble.trim(step.tick.state, len(config.seeds))
-                    checkpoints.save(step.tick.step, {"state": saved})
+                    checkpoints.save(step.tick.step, saved)
 
 
 def _restore(trial: Trial, checkpoints: Checkpoints) -> tuple[Any, int]:
     """Returns the newest state [S, ...] with its step, or (None, 0) at the start of a run."""
-    if checkpoints.latest() is None:
-        return None, 0
     seeds = len(trial.config.seeds)
-    abstract = {"state": abstract_state(trial.method, trial.dataset.spec, seeds)}
-    tree, step = checkpoints.restore(abstract)
-    return tree["state"], step
+    found = checkpoints.restore(abstract_state(trial.method, trial.dataset.spec, seeds))
+    return found or (None, 0)
 
 
 def _timed(ticks: Iterator[train.Tick], start: int) -> Iterator[Step]:

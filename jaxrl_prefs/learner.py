@@ -73,7 +73,7 @@ def every(interval: int, step: Array, fn: Callable[[T], T], operand: T) -> T:
 
 def measured(**values: Array) -> Metrics:
     """Metrics of one step, each counted once; an array counts by its mean."""
-    return {name: (jnp.mean(value), jnp.float32(1)) for name, value in values.items()}
+    return {name: (jnp.float32(jnp.mean(x)), jnp.float32(1)) for name, x in values.items()}
 
 
 def unmeasured(*names: str) -> Metrics:

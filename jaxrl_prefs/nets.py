@@ -228,7 +228,9 @@ def ensemble(net: Net, size: int) -> Net:
     """
 
     def init(key: Key, *inputs: Array) -> Params:
-        return jax.vmap(lambda k: net.init(k, *inputs))(jax.random.split(key, size))
+        # One by one on a CPU: a batched QR (orthogonal kernels) waits in XLA's thread pool for
+        # threads of that same pool, and two devices that do so at once wait for ever (jax 0.10.2).
+        return over_members(lambda k: net.init(k, *inputs), jax.random.split(key, size))
 
     def apply(params: Params, *inputs: Array) -> Array:
         return over_members(lambda p: net.apply(p, *inputs), params)
@@ -250,6 +252,8 @@ def judged(judge: Net, params: Params, context: Array, x: Array, *more: Array) -
     beside the values, member by member; plain reverse mode would store every activation of every
     member first (421 MB against 83 MB for BDPO's actor step at batch 256, and slower).
     """
+
+    params, context, more = jax.lax.stop_gradient((params, context, more))
 
     @jax.custom_vjp
     def values(x: Array) -> Array:

@@ -117,10 +117,11 @@ def load_run(workdir: str | Path) -> Run:
     release = about["release"]
     spec = Spec(**{name: _array(value) for name, value in release["spec"].items()})
     method = METHODS[algo].make(config, spec)
-    with Checkpoints(folder / CHECKPOINTS, keep=about["run"]["keep"], metadata={}) as checkpoints:
-        if checkpoints.latest() is None:
-            raise ReleaseError(f"{folder} holds no checkpoint yet; run its command again")
-        tree, step = checkpoints.restore({"state": abstract_state(method, spec, len(seeds))})
+    with Checkpoints(folder / CHECKPOINTS, keep=about["run"]["keep"]) as checkpoints:
+        found = checkpoints.restore(abstract_state(method, spec, len(seeds)))
+    if found is None:
+        raise ReleaseError(f"{folder} holds no checkpoint yet; run its command again")
+    state, step = found
     return Run(
         algo=algo,
         config=config,
@@ -130,7 +131,7 @@ def load_run(workdir: str | Path) -> Run:
         action=_affine(release["action"]),
         seeds=seeds,
         step=step,
-        state=tree["state"],
+        state=state,
     )
 
 

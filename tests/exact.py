@@ -30,6 +30,19 @@ def compiled(fn: Any, *inputs: Any) -> Any:
     return jax.tree.map(np.asarray, jax.jit(fn, compiler_options=quick)(*inputs))
 
 
+def filled(init: Any, *inputs: Any, seed: int = 0) -> Any:
+    """What `init` makes, with other numbers: the shapes alone cost nothing to compile."""
+    rng = np.random.default_rng(seed)
+
+    def numbers(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        whole = jnp.issubdtype(leaf.dtype, jnp.integer)
+        return (np.zeros(leaf.shape) if whole else rng.normal(0, 0.5, leaf.shape)).astype(
+            leaf.dtype
+        )
+
+    return jax.tree.map(numbers, jax.eval_shape(init, jax.random.key(0), *inputs))
+
+
 def column(table: np.ndarray, n: Array, x: Array) -> Array:
     """table[n] with axes of size 1 appended to the rank of x."""
     value = jnp.asarray(table, x.dtype)[n]

@@ -89,7 +89,7 @@ def test_gaussian_fit_is_the_negative_log_likelihood():
     )
     expected = -scipy.stats.norm.logpdf(action, mean_of(ACTOR), np.exp(ACTOR[2:])).sum(1).mean()
     assert loss == pytest.approx(expected, rel=1e-12)
-    assert metrics["behavior_loss"] == (loss, 1)
+    assert metrics["behavior_loss"] == (np.float32(loss), 1)
 
 
 def test_point_fit_is_the_mean_squared_error():

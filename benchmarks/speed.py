@@ -1,0 +1,196 @@
+"""Updates per second of every phase at D4RL size, against this machine's matrix products.
+
+    python -m benchmarks.speed                      # all cores or the accelerator
+    python -m benchmarks.speed --cores=1 --seeds=1,5
+
+What is timed is the runner's own compiled chunk (`chunk.compile_chunk`) on random data of
+HalfCheetah's size, method defaults otherwise. Rounds of every (phase, seeds) are interleaved with
+rounds of a float32 matrix product, and medians are taken of each: the machine's speed drifts.
+"Rate" is in updates of one seed per CPU-second on a CPU (all threads of the process added), per
+second on an accelerator; "of peak" is the model's matrix-product FLOPs over the product's rate.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.flops import matmul_flops
+from experiments import overrides
+from jaxrl_prefs import chunk, ensemble, train
+from jaxrl_prefs.method import Method
+from jaxrl_prefs.methods import METHODS
+from jaxrl_prefs.types import Spec, Transition
+
+FLAGS = flags.FLAGS
+OBSERVATION, ACTION, ROWS = 17, 6, 100_000
+PRODUCT, REPEATS = 1024, 20  # of the yardstick
+
+
+class Case(NamedTuple):
+    """One phase for so many seeds, compiled and warm."""
+
+    name: str
+    seeds: int
+    run: Callable[[int], None]  # (updates of each seed)
+    updates: int  # in a round
+    flops: float  # of one update of one seed
+    compile_seconds: float
+    temporary_bytes: int
+
+
+def dataset(rows: int) -> Transition:
+    """Random transitions of HalfCheetah's sizes."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    index = np.arange(rows, dtype=np.int32)
+    action = np.clip(normal(rows, ACTION), -1, 1)
+    return Transition(
+        observation=normal(rows, OBSERVATION),
+        action=action,
+        reward=normal(rows),
+        discount=np.full(rows, 0.99, np.float32),
+        next_observation=normal(rows, OBSERVATION),
+        next_action=action,
+        has_next_action=np.ones(rows, np.float32),
+        index=index,
+        next_index=index,
+    )
+
+
+def clock() -> float:
+    """Seconds that count: of the processor on a CPU, of the wall on an accelerator."""
+    return time.process_time() if jax.default_backend() == "cpu" else time.perf_counter()
+
+
+def yardstick() -> Callable[[], float]:
+    """A function that measures float32 matrix products once, in FLOP per second."""
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(PRODUCT, PRODUCT)), jnp.float32)
+
+    @jax.jit
+    def products(x: jax.Array) -> jax.Array:
+        def product(_: int, y: jax.Array) -> jax.Array:
+            return (y @ x) / PRODUCT
+
+        return jax.lax.fori_loop(0, REPEATS, product, x)
+
+    products(x).block_until_ready()
+
+    def measure() -> float:
+        start = clock()
+        products(x).block_until_ready()
+        return REPEATS * 2.0 * PRODUCT**3 / (clock() - start)
+
+    return measure
+
+
+def compiled(method: Method, index: int, data: Transition, seeds: int, share: float) -> Case:
+    """Compiles one phase for `seeds` seeds on the devices that they can fill."""
+    devices = jax.devices()[: min(seeds, jax.device_count())]
+    crew = chunk.Ensemble(tuple(range(seeds)), ensemble.seed_mesh(devices))
+    state = train.begin(method, data, crew)
+    start = time.perf_counter()
+    program = chunk.compile_chunk(method, index, data, crew, state=state)
+    seconds = time.perf_counter() - start
+    phase = method.phases[index]
+    holder = {"state": state, "step": 0}
+
+    def run(updates: int) -> None:
+        first = holder["step"]
+        holder["state"], report = program(holder["state"], first, first + updates)
+        holder["step"] = first + updates
+        jax.block_until_ready(report.bad_step)
+
+    run(2)
+    start = time.perf_counter()
+    run(2)
+    pace = max((time.perf_counter() - start) / 2, 1e-5)
+    one = jax.tree.map(lambda x: jnp.asarray(x[0]), holder["state"])
+    batch = jax.tree.map(lambda x: x[: phase.batch_size], data)
+    flops = matmul_flops(phase.update, one, batch, jax.random.key(0), jnp.int32(0), share=share)
+    memory = program.compiled.memory_analysis()
+    # Ten updates at least: two of BDPO's actor intervals; about two seconds a round.
+    updates = 10 * max(1, round(FLAGS.round_seconds / pace / 10))
+    return Case(phase.name, seeds, run, updates, flops, seconds, memory.temp_size_in_bytes)
+
+
+def measure(cases: list[Case], rounds: int) -> tuple[np.ndarray, float]:
+    """Updates of one seed per counted second, [case, round] and the product's median rate."""
+    rates, product, products = np.zeros((len(cases), rounds)), yardstick(), []
+    for turn in range(rounds):
+        for place, case in enumerate(cases):
+            products.append(product())
+            start = clock()
+            case.run(case.updates)
+            rates[place, turn] = case.seeds * case.updates / (clock() - start)
+    return rates, float(np.median([*products, product()]))
+
+
+def show(cases: list[Case], rates: np.ndarray, peak: float) -> None:
+    """Prints the table, and the machine."""
+    console = Console(width=110)
+    unit = "CPU-s" if jax.default_backend() == "cpu" else "s"
+    table = Table(title=f"{FLAGS.algo} on {jax.devices()[0].device_kind}, {jax.device_count()} x")
+    columns = ("phase", "seeds", f"updates/{unit}", "min-max", "GFLOP/update", "of peak")
+    for column in (*columns, "compile s", "temp MB"):
+        table.add_column(column, justify="right")
+    for case, rate in zip(cases, rates, strict=True):
+        table.add_row(
+            case.name,
+            str(case.seeds),
+            f"{np.median(rate):.2f}",
+            f"{rate.min():.2f}-{rate.max():.2f}",
+            f"{case.flops / 1e9:.2f}",
+            f"{np.median(rate) * case.flops / peak:.2f}",
+            f"{case.compile_seconds:.1f}",
+            f"{case.temporary_bytes / 1e6:.0f}",
+        )
+    console.print(table)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    console.print(f"matrix product: {peak / 1e9:.0f} GFLOP/{unit}; peak memory {resident:.0f} MB")
+    console.print(f"jax {jax.__version__}, load average {os.getloadavg()[0]:.1f}")
+
+
+def main(_: list[str]) -> None:
+    """Compiles every phase for every number of seeds, measures, prints."""
+    if FLAGS.cores:
+        os.sched_setaffinity(0, range(FLAGS.cores))
+    ensemble.use_cores()
+    module = METHODS[FLAGS.algo]
+    config = overrides.apply(module.Config(), FLAGS.set)
+    data = dataset(ROWS)
+    spec = Spec.of(data)
+    method = module.make(config, spec)
+    share = 1 / getattr(config, "actor_interval", 1)
+    chosen = [i for i, p in enumerate(method.phases) if not FLAGS.phases or p.name in FLAGS.phases]
+    cases = [
+        compiled(method, index, data, int(seeds), share)
+        for index in chosen
+        for seeds in FLAGS.seeds
+    ]
+    rates, peak = measure(cases, FLAGS.rounds)
+    show(cases, rates, peak)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_enum("algo", "bdpo", sorted(METHODS), "method")
+    flags.DEFINE_list("seeds", ["1", "5"], "numbers of seeds")
+    flags.DEFINE_list("phases", [], "phases to time; all if empty")
+    flags.DEFINE_integer("cores", 0, "run on so many cores (Linux); 0 for all", lower_bound=0)
+    flags.DEFINE_integer("rounds", 5, "interleaved rounds", lower_bound=1)
+    flags.DEFINE_float("round_seconds", 2.0, "about how long a round of one case takes")
+    flags.DEFINE_multi_string("set", [], "method field=value")
+    app.run(main)

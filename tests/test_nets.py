@@ -1,0 +1,231 @@
+"""Networks against plain numpy."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl_prefs import nets
+from tests.exact import compiled, filled
+
+# ---------------------------------------------------------------------------------------- mish
+
+X = np.concatenate([np.linspace(-100, 100, 4001), np.linspace(-3, 3, 601)]).astype(np.float32)
+
+
+def exact_mish(x):
+    """In float64: the value, the slope and the second derivative."""
+    x = x.astype(np.float64)
+    s = np.where(x > 0, 1, np.exp(np.minimum(x, 0))) / (1 + np.exp(-np.abs(x)))  # sigmoid
+    t = np.tanh(np.logaddexp(x, 0))
+    t1 = (1 - t**2) * s
+    t2 = -2 * t * t1 * s + (1 - t**2) * s * (1 - s)
+    return x * t, t + x * t1, 2 * t1 + x * t2
+
+
+def test_mish_and_its_derivatives_are_accurate_everywhere():
+    first = jax.grad(lambda x: nets.mish(x))
+    found = compiled(lambda x: [jax.vmap(f)(x) for f in (nets.mish, first, jax.grad(first))], X)
+    for values, expected, allowed in zip(found, exact_mish(X), (3e-7, 1e-6, 3e-6), strict=True):
+        assert np.isfinite(values).all()
+        np.testing.assert_allclose(values, expected, rtol=allowed, atol=allowed)
+
+
+def test_mish_agrees_with_jax():
+    def both(x):
+        return [(f(x), jax.vmap(jax.grad(f))(x)) for f in (nets.mish, jax.nn.mish)]
+
+    ours, theirs = compiled(both, X)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-6, atol=2e-6)
+
+
+# ------------------------------------------------------------------- the networks, in plain numpy
+
+
+def mish(x):
+    return x * np.tanh(np.logaddexp(x, 0))
+
+
+def dense(params, x):
+    params = params.get("Dense_0", params)
+    return x @ params["kernel"] + params["bias"]
+
+
+def normalised(params, x):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * params["scale"] + params["bias"]
+
+
+def perceptron(params, x, layer_norm):
+    layers = [
+        params["_JoinedDense_0"],
+        *(params[f"_Dense_{i}"] for i in range(len(params)) if f"_Dense_{i}" in params),
+    ]
+    for i, layer in enumerate(layers[:-1]):
+        x = dense(layer, x)
+        x = normalised(params[f"LayerNorm_{i}"], x) if layer_norm else x
+        x = mish(x)
+    return dense(layers[-1], x)
+
+
+def feature(params, n, size):
+    """Section 7 of the paper's appendix: [cos, sin], frequencies 10000^(-i / (half - 1))."""
+    i = np.arange(size // 2)
+    angle = n[..., None] * np.exp(-i * np.log(10_000) / (size // 2 - 1))
+    x = np.concatenate([np.cos(angle), np.sin(angle)], -1)
+    for i in range(2):
+        x = mish(dense(params[f"_Dense_{i}"], x))
+    return x
+
+
+def joined(*inputs):
+    full = np.broadcast_shapes(*(x.shape[:-1] for x in inputs))
+    return np.concatenate([np.broadcast_to(x, (*full, x.shape[-1])) for x in inputs], -1)
+
+
+def draws(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+CLOSE = {"rtol": 2e-4, "atol": 2e-4}
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("rows", [3, 640], ids=["whole", "in blocks"])
+def test_perceptron_is_the_one_over_the_concatenation(layer_norm, rows):
+    net = nets.mlp((16, 8), 3, layer_norm=layer_norm)
+    shared, samples = draws(rows, 1, 5), draws(rows, 4, 2, seed=1)
+    params = filled(net.init, shared, samples)
+    assert ("LayerNorm_0" in params, "LayerNorm_1" in params) == (layer_norm, layer_norm)
+    found = compiled(net.apply, params, shared, samples)
+    assert found.shape == (rows, 4, 3)
+    expected = perceptron(params, joined(shared, samples), layer_norm)
+    np.testing.assert_allclose(found, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("rows", [3, 640], ids=["whole", "in blocks"])
+@pytest.mark.parametrize("level", ["scalar", "row", "sample"])
+def test_stepped_networks_read_the_step_by_its_feature(level, rows):
+    """The noise network never has a LayerNorm, V always has it, before the activation."""
+    eps, value = nets.stepped_mlp((16, 8), 2), nets.stepped_scalar_mlp((16, 8))
+    shared, x = draws(rows, 1, 5), draws(rows, 4, 2, seed=1)
+    rng = np.random.default_rng(2)
+    shape = {"scalar": (), "row": (rows, 1), "sample": (rows, 4)}[level]
+    n = np.asarray(rng.integers(0, 51, shape), np.int32)
+    params = filled(eps.init, x, shared, n), filled(value.init, shared, x, n, seed=1)
+    found = compiled(
+        lambda p, q: (
+            eps.apply(p, x, shared, jnp.asarray(n)),
+            value.apply(q, shared, x, jnp.asarray(n)),
+        ),
+        *params,
+    )
+    assert found[0].shape == (rows, 4, 2) and found[1].shape == (rows, 4)
+    of_step = [feature(p["_StepFeature_0"], n, 64) for p in params]
+    expected = perceptron(params[0]["mlp"], joined(x, shared, of_step[0]), False)
+    np.testing.assert_allclose(found[0], expected, **CLOSE)
+    expected = perceptron(params[1]["mlp"], joined(shared, x, of_step[1]), True)[..., 0]
+    np.testing.assert_allclose(found[1], expected, **CLOSE)
+    assert "LayerNorm_0" not in params[0]["mlp"] and "LayerNorm_1" in params[1]["mlp"]
+
+
+def test_scalar_heads_drop_their_axis():
+    net = nets.scalar_mlp((8,))
+    params = filled(net.init, draws(3, 5), draws(3, 2))
+    found = compiled(
+        lambda p: (net.apply(p, draws(3, 5), draws(3, 2)), net.apply(p, draws(5), draws(2))), params
+    )
+    assert found[0].shape == (3,) and found[1].shape == ()
+    assert "LayerNorm_0" not in params
+
+
+@pytest.mark.parametrize("rows", [1, 511, 512, 1024, 1031, 1536])
+def test_blocks_change_nothing(rows):
+    """Sizes around the block length, primes included, with inputs that all blocks share."""
+    net = nets.mlp((8,), 2)
+    inputs = draws(rows, 3), draws(1, 2, seed=1)
+    params = filled(net.init, *inputs)
+    expected = perceptron(params, joined(*inputs), False)
+    np.testing.assert_allclose(compiled(net.apply, params, *inputs), expected, **CLOSE)
+
+
+def test_initial_kernels_are_orthogonal_with_gain_sqrt_two_and_biases_zero():
+    net = nets.stepped_mlp((16, 16), 4, step_size=8)
+    params = compiled(
+        lambda k: net.init(k, draws(1, 4), draws(1, 4), np.ones(1, np.int32)), jax.random.key(3)
+    )
+    kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
+    assert len(kernels) == 5
+    for kernel in kernels:
+        small = kernel if kernel.shape[0] < kernel.shape[1] else kernel.T
+        np.testing.assert_allclose(small @ small.T, 2 * np.eye(len(small)), atol=1e-5)
+    for bias in (leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 1):
+        np.testing.assert_array_equal(bias, 0)
+
+
+# ------------------------------------------------------------------------------------ ensembles
+
+
+def test_members_differ_at_the_start_and_answer_one_by_one():
+    single = nets.scalar_mlp((8, 8))
+    net = nets.ensemble(single, 3)
+    state, action = draws(6, 2), draws(6, 2, seed=1)
+    params = compiled(lambda k: net.init(k, state, action), jax.random.key(0))
+    for leaf in (x for x in jax.tree.leaves(params) if x.ndim == 3):
+        assert len(leaf) == 3
+        assert np.abs(leaf[0] - leaf[1]).max() > 0.1 and np.abs(leaf[1] - leaf[2]).max() > 0.1
+    found, batched = compiled(
+        lambda p: (
+            net.apply(p, state, action),
+            jax.vmap(lambda q: single.apply(q, state, action))(p),
+        ),
+        params,
+    )
+    assert found.shape == (3, 6)
+    np.testing.assert_allclose(found, batched, rtol=1e-5, atol=1e-6)
+    for k in range(3):
+        member = jax.tree.map(lambda leaf, k=k: leaf[k], params)
+        expected = perceptron(member, joined(state, action), False)[:, 0]
+        np.testing.assert_allclose(found[k], expected, **CLOSE)
+
+
+def test_an_ensemble_looks_alike_on_an_accelerator(monkeypatch):
+    net = nets.ensemble(nets.scalar_mlp((8,)), 3)
+    state, action = draws(6, 2), draws(6, 2, seed=1)
+    params = filled(net.init, state, action)
+    on_cpu = compiled(lambda p: net.apply(p, state, action), params)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    elsewhere = compiled(lambda p: net.apply(p, state, action), params)
+    np.testing.assert_allclose(on_cpu, elsewhere, rtol=1e-5, atol=1e-6)
+
+
+def test_a_judge_s_gradient_is_that_of_plain_reverse_mode():
+    """Samples share their observation and their level; members are weighed differently."""
+    net = nets.ensemble(nets.stepped_scalar_mlp((8, 8), step_size=8), 3)
+    state, x, n = draws(5, 1, 2), draws(5, 4, 2, seed=1), np.arange(5, dtype=np.int32)[:, None]
+    params = filled(net.init, state, x, n)
+    weight = draws(3, 5, 4, seed=2)
+
+    def by_judge(x, params):
+        return jnp.sum(weight * nets.judged(net, params, state, x, jnp.asarray(n)))
+
+    def plain(x, params):
+        return jnp.sum(weight * net.apply(params, state, x, jnp.asarray(n)))
+
+    def all_ways(x, p):
+        slope, of_params = jax.grad(by_judge, argnums=(0, 1))(x, p)
+        return by_judge(x, p), plain(x, p), slope, jax.grad(plain)(x, p), of_params
+
+    value, expected, slope, plain_slope, of_params = compiled(all_ways, x, params)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(slope, plain_slope, rtol=1e-4, atol=1e-5)
+    assert np.abs(slope).max() > 0.01
+    for leaf in jax.tree.leaves(of_params):  # differentiable in x alone
+        np.testing.assert_array_equal(leaf, 0)
+    seeds = jax.tree.map(lambda leaf: np.stack([leaf, 2 * leaf]), params)  # an ensemble of seeds
+    both = compiled(jax.vmap(jax.grad(by_judge), (None, 0)), x, seeds)
+    np.testing.assert_allclose(both[0], plain_slope, rtol=1e-4, atol=1e-5)
+    assert np.abs(both[1] - both[0]).max() > 0.01
