@@ -15,6 +15,7 @@ def write(folder: Path, method: Method, tick: Tick) -> None:
     """Writes the rows that were filled since the last tick, and waits for the disk.
 
     They must be there before the checkpoint of their step: a resumed run reads all rows up to it.
+    Does nothing in a phase that fills no columns.
     """
     phase = next(phase for phase in method.phases if phase.name == tick.phase)
     first, end = tick.filled

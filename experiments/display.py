@@ -14,6 +14,11 @@ from jaxrl_prefs.evaluate import Score
 from jaxrl_prefs.method import Method
 
 
+def line(console: Console, text: str) -> None:
+    """Prints one line, however long, without colours."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 class Display:
     """A bar for the phase that runs, with updates per second and the time left for all of them."""
 
@@ -75,4 +80,4 @@ class Display:
             bounds = report.interval(seeds)
             spread = f" ({report.spread(bounds)})" if bounds else ""
             parts.append(f"{name} {np.mean(seeds):.1f}{spread}")
-        self._console.print(f"{phase} {phase_step}: {', '.join(parts)}", highlight=False)
+        line(self._console, f"{phase} {phase_step}: {', '.join(parts)}")

@@ -1,20 +1,61 @@
-"""How long a run will take, measured on this machine before it starts."""
+"""How long a run will take, measured on this machine before it starts and corrected on the way."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxrl_prefs import train
-from jaxrl_prefs.method import Method
+from jaxrl_prefs.method import Method, Phase
 from jaxrl_prefs.types import Transition
 
 CHUNK = 10  # updates per timed call: two of BDPO's actor intervals
 PATIENCE = 0.5  # seconds of chunks to time for each phase; at least one chunk
 ENDLESS = 10**6
+
+
+class Forecast:
+    """Seconds per update of each phase and per evaluation, and what they add up to."""
+
+    def __init__(
+        self, method: Method, eval_every: int, updates: Mapping[str, float], evaluation: float
+    ) -> None:
+        """Starts from measurements.
+
+        Args:
+            method: its phases and their lengths.
+            eval_every: updates between evaluations in the last phase.
+            updates: seconds per update by phase; a phase that is missing counts as nothing.
+            evaluation: seconds per evaluation.
+        """
+        self._phases = [phase for phase in method.phases if phase.steps]
+        self._eval_every, self._evaluation = eval_every, evaluation
+        self._updates = dict(updates)
+
+    def correct(self, phase: str, seconds: float) -> None:
+        """Takes a newer measurement of one update."""
+        self._updates[phase] = seconds
+
+    def rate(self, phase: str) -> float:
+        """Updates per second of every seed; 0 while unknown."""
+        seconds = self._updates.get(phase, 0.0)
+        return 1 / seconds if seconds else 0.0
+
+    def left(self, step: int) -> float:
+        """Seconds from global step `step` to the end."""
+        seconds = 0.0
+        for phase in self._phases:
+            done = min(step, phase.steps)
+            step -= done
+            seconds += (phase.steps - done) * self._updates.get(phase.name, 0.0)
+            if done < phase.steps:
+                every = self._eval_every if phase is self._phases[-1] else phase.steps
+                seconds += (-(-phase.steps // every) - done // every) * self._evaluation
+        return seconds
 
 
 def seconds_per_update(
@@ -23,40 +64,45 @@ def seconds_per_update(
     """Measures one update of all seeds, by phase, from fresh states; compilation is left out.
 
     What is compiled here is the program that training runs, so that with a compilation cache
-    nothing is compiled twice. A phase that cannot be run from a fresh state is left out.
+    nothing is compiled twice. A phase that breaks from a fresh state is left out.
     """
     measured = {}
     for index, phase in enumerate(method.phases):
+        every = min(CHUNK, max(phase.steps // 2, 1)) if phase.columns else CHUNK
         if phase.steps:
-            alone = _alone(method, index)
             columns = _empty_columns(method, index, len(seeds), len(data.reward))
+            alone = _alone(method, index)
             ticks = train.run(
-                alone, data, seeds, mesh, every=CHUNK, columns=columns, mapping=mapping
+                alone, data, seeds, mesh, every=every, columns=columns, mapping=mapping
             )
-            try:
-                next(ticks)
+            with contextlib.suppress(train.NonFinite):
                 measured[phase.name] = _time(ticks)
-            except train.NonFinite:
-                continue
     return measured
 
 
 def _time(ticks: Iterator[train.Tick]) -> float:
-    start, chunks = time.perf_counter(), 0
-    for _ in ticks:
-        chunks += 1
-        elapsed = time.perf_counter() - start
+    """Seconds per update; the first tick, which compiles, only starts the clock."""
+    done, start, elapsed = next(ticks).step, time.perf_counter(), 0.0
+    step = done
+    for tick in ticks:
+        step, elapsed = tick.step, time.perf_counter() - start
         if elapsed > PATIENCE:
             break
-    return elapsed / (chunks * CHUNK)
+    return elapsed / max(step - done, 1)
 
 
 def _alone(method: Method, index: int) -> Method:
-    """The method with one phase that runs on and on, and the others entered only."""
-    phases = [
-        phase._replace(steps=ENDLESS if place == index else 0)
-        for place, phase in enumerate(method.phases)
-    ]
+    """The method with one phase that runs on and on, and the others entered only.
+
+    A phase that fills columns ends with the rows.
+    """
+
+    def steps(place: int, phase: Phase) -> int:
+        if place != index:
+            return 0
+        return phase.steps if phase.columns else ENDLESS
+
+    phases = [p._replace(steps=steps(place, p)) for place, p in enumerate(method.phases)]
     return method._replace(phases=tuple(phases))
 
 

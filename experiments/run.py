@@ -126,7 +126,6 @@ def usage(algo: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
-    from jaxrl_prefs.checkpoint import CheckpointError
     from jaxrl_prefs.train import NonFinite
 
     console = Console()
@@ -138,18 +137,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         _execute(command, console)
         return 0
     except USER_ERRORS as error:
-        return _say(str(error), WRONG_USE)
+        return say(str(error), WRONG_USE)
     except NonFinite as error:
-        return _say(f"{error} The last good checkpoint is kept", FAILED)
-    except CheckpointError as error:
-        return _say(str(error), FAILED)
-    except OSError as error:
-        return _say(f"the disk refuses: {error}", FAILED)
+        return say(f"{error} The last good checkpoint is kept", FAILED)
+    except OSError as error:  # a full disk, a checkpoint that cannot be written or read
+        return say(str(error), FAILED)
     except KeyboardInterrupt:
-        return _say("interrupted; the same command continues from the last checkpoint", INTERRUPTED)
+        return say("interrupted; the same command continues from the last checkpoint", INTERRUPTED)
 
 
-def _say(message: str, code: int) -> int:
+def say(message: str, code: int) -> int:
     print(" ".join(message.split()), file=sys.stderr)
     return code
 
@@ -157,13 +154,13 @@ def _say(message: str, code: int) -> int:
 def _execute(command: Command, console: Console) -> None:
     """Prepares everything that may be wrong first, then trains and reports."""
     config.check(command.choice)
-    _prepare_jax()
+    prepare_jax()
     from experiments import session  # after the devices are chosen
 
     session.run(command.choice, command.workdir, console, overwrite=command.overwrite)
 
 
-def _prepare_jax() -> None:
+def prepare_jax() -> None:
     """Uses all cores, and a compilation cache in the user's cache folder."""
     import jax
 

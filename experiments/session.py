@@ -16,8 +16,9 @@ from rich.console import Console
 
 from experiments import config, curves, report, training, workdir
 from experiments.config import Choice
+from experiments.display import line
 from experiments.overrides import OverrideError
-from experiments.training import Trial
+from experiments.trial import Trial, mesh_for
 from experiments.workdir import CONFIG, EVALUATIONS, METRICS, RESULT, TIMINGS, Rows
 from jaxrl_prefs import data, release
 from jaxrl_prefs.data import Dataset
@@ -47,9 +48,9 @@ def run(choice: Choice, path: Path, console: Console, *, overwrite: bool) -> Non
         workdir.adopt(path, about, COMPARED)
         _note_other_versions(path, about["versions"], console)
         if (path / RESULT).exists():
-            console.print(f"{path} is finished; --overwrite starts anew")
+            line(console, f"{path} is finished; --overwrite starts anew")
         else:
-            console.print(_headline(trial), highlight=False)
+            line(console, _headline(trial))
             training.run(trial, console)
             _conclude(path)
         _show(path, console)
@@ -66,9 +67,9 @@ def _build(choice: Choice, path: Path) -> tuple[Trial, Any]:
         method: Method = METHODS[choice.algo].make(method_config, dataset.spec)
     except ValueError as error:
         raise OverrideError(str(error)) from error
-    if training.total_steps(method) < 1:
+    if not any(phase.steps for phase in method.phases):
         raise OverrideError("every phase has 0 steps: nothing to train")
-    mesh = training.mesh_for(len(run_config.seeds), jax.devices())
+    mesh = mesh_for(len(run_config.seeds), jax.devices())
     return Trial(path, run_config, method, dataset, mesh), method_config
 
 
@@ -132,7 +133,7 @@ def _note_other_versions(path: Path, versions: dict[str, Any], console: Console)
     changed = [name for name in versions if before.get(name) != versions[name] and name != "git"]
     if changed:
         text = f"{path} was begun with another {', '.join(changed)}: results may differ in rounding"
-        console.print(text, highlight=False)
+        line(console, text)
 
 
 def _headline(trial: Trial) -> str:
@@ -157,8 +158,8 @@ def _show(path: Path, console: Console) -> None:
     if summary["policies"]:
         console.print(report.table(summary))
     else:
-        console.print("trained, but not evaluated: the dataset names no environment (see --env)")
+        line(console, "trained, but not evaluated: the dataset names no environment (see --env)")
     phases = summary["updates_per_second"].items()
     speed = ", ".join(f"{phase} {rate:.3g}" for phase, rate in phases)
-    console.print(f"updates per second of each seed: {speed}", highlight=False)
-    console.print(f"everything is in {path}", highlight=False)
+    line(console, f"updates per second of each seed: {speed}")
+    line(console, f"everything is in {path}")

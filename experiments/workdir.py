@@ -5,6 +5,7 @@
     evaluations.jsonl  a row per seed, policy and evaluation
     timings.jsonl      a row per chunk; apart, so that the other files never depend on the clock
     checkpoints/       see jaxrl_prefs.checkpoint
+    columns/           what a column-filling phase has filled
     result.json        written last: a folder with it is finished
 
 Rows go to disk before the checkpoint of their step. After a kill the rows beyond the restored step
@@ -24,8 +25,7 @@ from typing import Any
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
 METRICS, EVALUATIONS, TIMINGS = "metrics.jsonl", "evaluations.jsonl", "timings.jsonl"
-CHECKPOINTS, DISCARDED = "checkpoints", ".discarded"
-ROWS = (METRICS, EVALUATIONS, TIMINGS)
+CHECKPOINTS, COLUMNS, EVENTS, DISCARDED = "checkpoints", "columns", "tensorboard", ".discarded"
 
 
 class WorkdirError(Exception):

@@ -117,8 +117,10 @@ def load_run(workdir: str | Path) -> Run:
     release = about["release"]
     spec = Spec(**{name: _array(value) for name, value in release["spec"].items()})
     method = METHODS[algo].make(config, spec)
-    with Checkpoints(folder / CHECKPOINTS, keep=about["run"]["keep"]) as checkpoints:
-        found = checkpoints.restore(abstract_state(method, spec, len(seeds)))
+    found = None
+    if (folder / CHECKPOINTS).is_dir():
+        with Checkpoints(folder / CHECKPOINTS) as checkpoints:
+            found = checkpoints.restore(abstract_state(method, spec, len(seeds)))
     if found is None:
         raise ReleaseError(f"{folder} holds no checkpoint yet; run its command again")
     state, step = found

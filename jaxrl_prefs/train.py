@@ -115,28 +115,31 @@ def run(
         _allocate(held, phase, len(seeds), len(data.reward))
         while step < end:
             first, step = step - offset, min(end, (step // every + 1) * every)
-            state, sums = _advance(chunk, state, first, step - offset, held)
+            state, totals = _advance(chunk, state, first, step - offset, held)
             if step == end:
                 state = _enter_idle(method, index + 1, state, crew)
             filled = _rows(held, phase, first, step - offset)
-            metrics = _means(sums, phase, len(seeds))
+            metrics = _means(totals, phase, len(seeds))
             yield Tick(phase.name, step - offset, step, state, held, filled, metrics)
 
 
 def _advance(
     chunk: Chunk, state: State, first: int, stop: int, held: Columns
-) -> tuple[State, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Runs steps first ... stop - 1 of a phase, in as few calls as its columns allow; returns the
-    state and the sums and counts of the metrics."""
-    sums = None
+) -> tuple[State, dict[str, np.ndarray]]:
+    """Runs steps first ... stop - 1 of a phase, in as few calls as its columns allow.
+
+    Returns the state and the metrics' sums and counts, [P, 2] each.
+    """
+    totals: dict[str, np.ndarray] = {}
     for begin in range(first, stop, chunk.longest):
         end = min(stop, begin + chunk.longest)
         state, report = chunk(state, begin, end)
         _stop_if_broken(report, state, chunk.phase, chunk.crew.seeds, end - 1)
         _fill(held, report, chunk.phase, begin, end)
-        new = jax.tree.map(np.asarray, report.metrics)
-        sums = new if sums is None else jax.tree.map(np.add, sums, new)
-    return state, sums or {}
+        parts = np.asarray(report.totals)
+        for place, name in enumerate(report.names):
+            totals[name] = totals.get(name, 0) + parts[:, place]
+    return state, totals
 
 
 def begin(method: Method, data: Transition, crew: Ensemble) -> State:
@@ -183,27 +186,32 @@ def _stop_if_broken(
     report: Report, state: State, phase: Phase, seeds: Sequence[int], last: int
 ) -> None:
     """Raises NonFinite for the member that broke first; padding does not count."""
-    shared = bool(phase.shared)
-    steps, metrics, leaves = (
-        np.asarray(x)[: None if shared else len(seeds)]
-        for x in (report.bad_step, report.bad_metric, report.bad_leaf)
-    )
+    members = slice(None if phase.shared else len(seeds))
+    steps, states = np.asarray(report.bad_step)[members], np.asarray(report.bad_state)[members]
     if (steps >= 0).any():
         member = int(np.argmin(np.where(steps >= 0, steps, np.iinfo(np.int32).max)))
-        step, name = int(steps[member]), sorted(report.metrics)[metrics[member]]
-    elif (leaves >= 0).any():
-        member = int(np.argmax(leaves >= 0))
-        path, _ = jax.tree.leaves_with_path(state)[leaves[member]]
-        step, name = last, "state." + jax.tree_util.keystr(path, simple=True, separator=".")
+        step = int(steps[member])
+        name = list(report.names)[np.asarray(report.bad_metric)[member]]
+    elif states.any():
+        member, step = int(np.argmax(states)), last
+        name = "state" + _first_bad_leaf(ensemble.one(state, member))
     else:
         return
-    raise NonFinite(None if shared else int(seeds[member]), phase.name, step, name)
+    raise NonFinite(None if phase.shared else int(seeds[member]), phase.name, step, name)
 
 
-def _means(sums: Mapping[str, tuple], phase: Phase, seeds: int) -> dict[str, np.ndarray]:
+def _first_bad_leaf(state: State) -> str:
+    for path, leaf in jax.tree.leaves_with_path(state):
+        if not np.isfinite(np.asarray(leaf)).all():
+            return "." + jax.tree_util.keystr(path, simple=True, separator=".")
+    return ""
+
+
+def _means(totals: Mapping[str, np.ndarray], phase: Phase, seeds: int) -> dict[str, np.ndarray]:
     """Divides sums by counts, [S]; NaN for a seed that counted nothing where another did."""
     means = {}
-    for name, (total, count) in sums.items():
+    for name, parts in totals.items():
+        total, count = parts.T
         if phase.shared:  # one member for all, perhaps in parts on several devices
             total, count = (np.full(seeds, x.sum()) for x in (total, count))
         total, count = total[:seeds], count[:seeds]

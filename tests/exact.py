@@ -30,13 +30,13 @@ def compiled(fn: Any, *inputs: Any) -> Any:
     return jax.tree.map(np.asarray, jax.jit(fn, compiler_options=quick)(*inputs))
 
 
-def filled(init: Any, *inputs: Any, seed: int = 0) -> Any:
-    """What `init` makes, with other numbers: the shapes alone cost nothing to compile."""
+def filled(init: Any, *inputs: Any, seed: int = 0, scale: float = 0.5) -> Any:
+    """What `init` makes, with normal numbers in it: the shapes alone cost nothing to compile."""
     rng = np.random.default_rng(seed)
 
     def numbers(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         whole = jnp.issubdtype(leaf.dtype, jnp.integer)
-        return (np.zeros(leaf.shape) if whole else rng.normal(0, 0.5, leaf.shape)).astype(
+        return (np.zeros(leaf.shape) if whole else rng.normal(0, scale, leaf.shape)).astype(
             leaf.dtype
         )
 

@@ -206,7 +206,8 @@ def test_no_dated_jax() -> None:
 MACHINE = re.compile(
     r"(?<![\w.])/(?:wor[k]|roo[t]|hom[e]|User[s]|op[t]|mn[t]|scratc[h])/"
     r"|\bshare[d]/(?:data|design|spec)|\.librar[y]\b"
-    r"|\b(?:\d{1,3}\.){3}\d{1,3}\b|\blocalhos[t]\b|\.interna[l]\b"
+    r"|(?<![\d.])[1-9]\d{0,2}(?:\.\d{1,3}){3}\b"  # no address starts with 0, some versions do
+    r"|\blocalhos[t]\b|\.interna[l]\b"
 )
 NAMED_ONCE = {".ci/run": 1}  # the one place that says where this checkout's datasets lie
 

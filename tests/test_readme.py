@@ -49,9 +49,9 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     monkeypatch.chdir(tmp_path)
     small = ["actor_hidden=8,8", "critic_hidden=8,8", "ensemble_size=2", "candidates=2"]
-    short = ["pretrain_steps=2", "train_steps=2", "warmup_steps=2"]
+    short = ["pretrain_steps=2", "train_steps=0", "warmup_steps=0"]  # one phase to compile
     fields = [f"--set={field}" for field in (*small, *short)]
-    assert run.main(["run", "--seeds=3:5", "--eval_episodes=1", *fields]) == 0
+    assert run.main(["run", "--seeds=3:5", "--env=none", *fields]) == 0
 
 
 @pytest.mark.usefixtures("trained")
@@ -78,11 +78,8 @@ def test_the_main_job_is_the_one_that_is_described() -> None:
     command = re.search(r"^run:.*\n\t.*python -m experiments\.run (.*)$", makefile, re.MULTILINE)
     assert command is not None
     choice = run.parse(["run", *command.group(1).split()]).choice
-    assert (choice.algo, choice.dataset, choice.seeds) == (
-        "bdpo",
-        "pendulum-mixed",
-        tuple(range(5)),
-    )
+    five = (0, 1, 2, 3, 4)
+    assert (choice.algo, choice.dataset, choice.seeds) == ("bdpo", "pendulum-mixed", five)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxrl_prefs.types import Transition
 
-BOUND = 4.5  # every coordinate lies within +-BOUND, but for a point in ten thousand
+BOUND = 4.5  # every coordinate lies within +-BOUND, but for a point in a million
 Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
 
 
@@ -41,14 +41,22 @@ class Bandit:
         """eta log E_data exp(E / eta): the value of the best policy at strength eta."""
         return eta * self.log_moment(1 / eta)
 
+    @property
+    def mean_energy(self) -> float:
+        """Mean energy of the data: the value of a policy that stays at the behaviour."""
+        return self._slope(0.0, 1e-2)
+
     def target_energy(self, eta: float) -> float:
-        """Mean energy under p*: the slope of the log moment at 1 / eta."""
-        k, step = 1 / eta, 1e-4 / eta
-        return (self.log_moment(k + step) - self.log_moment(k - step)) / (2 * step)
+        """Mean energy under p*."""
+        return self._slope(1 / eta, 1e-4 / eta)
 
     def target_kl(self, eta: float) -> float:
         """KL[p* || p_data], which the best policy pays: (mean energy - value) / eta."""
         return (self.target_energy(eta) - self.value(eta)) / eta
+
+    def _slope(self, k: float, step: float) -> float:
+        """Mean energy under the density ~ p_data exp(k E): the log moment's derivative."""
+        return (self.log_moment(k + step) - self.log_moment(k - step)) / (2 * step)
 
     def mode_weights(self, eta: float) -> np.ndarray:
         """The share of p* in each mode, [M]; raises ValueError for a task without modes."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from jaxrl_prefs.methods import bdpo
 from jaxrl_prefs.types import Spec
+from tests import probes
 from tests.exact import filled
 
 SPEC = Spec(
@@ -74,9 +77,8 @@ def count(params):
 
 
 def shapes(**settings):
-    batch = (np.zeros((1, 17), "f"), np.zeros((1, 6), "f"))
-    tiny = type("Batch", (), {"observation": batch[0], "action": batch[1]})
-    return jax.eval_shape(bdpo.make(bdpo.Config(**settings), SPEC).init, jax.random.key(0), tiny)
+    batch = probes.episodes(size=4, length=4, observation_dim=17, action_dim=6)
+    return jax.eval_shape(bdpo.make(bdpo.Config(**settings), SPEC).init, jax.random.key(0), batch)
 
 
 FEATURE = 2 * (64 * 64 + 64)  # the step's two dense layers
@@ -117,7 +119,7 @@ def test_clipping_keeps_every_action_in_the_data_s_box(sampler):
     spec = SPEC._replace(observation_dim=1, action_dim=2, action_low=low, action_high=high)
     settings = bdpo.Config(sampler=sampler, actor_hidden=(8,), diffusion_steps=2)
     for clips in (True, False):
-        parts = bdpo.build(bdpo.dataclasses.replace(settings, clip_sampler=clips), spec)
+        parts = bdpo.build(dataclasses.replace(settings, clip_sampler=clips), spec)
         state = np.zeros((200, 1), "f")
         params = filled(parts.family.init, state, np.zeros((200, 2), "f"))
         draw = jax.jit(parts.family.draw, static_argnums=3)

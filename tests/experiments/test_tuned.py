@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from experiments import config, tuned
+from experiments.config import Choice
+from jaxrl_prefs.data.families import family_of
+from jaxrl_prefs.methods import METHODS
+from jaxrl_prefs.types import Spec
+
+ROWS = [(name, algo) for name, row in tuned.TUNED.items() for algo in row if algo != "*"]
+# BDPO's table 4: rho, eta, max-Q backup
+TABLE_4 = {
+    **{f"halfcheetah-{q}-v2": (0.5, 0.05, False) for q in ("medium", "medium-replay")},
+    "halfcheetah-medium-expert-v2": (0.5, 0.05, False),
+    **{f"hopper-{q}-v2": (2.0, 0.2, False) for q in ("medium", "medium-replay", "medium-expert")},
+    **{f"walker2d-{q}-v2": (1.0, 0.15, False) for q in ("medium", "medium-replay")},
+    "walker2d-medium-expert-v2": (1.0, 0.15, False),
+    "antmaze-umaze-v0": (0.8, 0.5, True),
+    "antmaze-umaze-diverse-v0": (0.8, 0.5, True),
+    "antmaze-medium-play-v0": (0.8, 0.2, True),
+    "antmaze-medium-diverse-v0": (0.8, 0.2, True),
+    "antmaze-large-play-v0": (0.8, 1.0, True),
+    "antmaze-large-diverse-v0": (0.8, 1.0, True),
+}
+
+
+def choice(dataset: str, algo: str) -> Choice:
+    return Choice(algo=algo, dataset=dataset, env="", seeds=(0,), assignments=())
+
+
+@pytest.mark.parametrize(("dataset", "algo"), ROWS)
+def test_every_row_builds(dataset: str, algo: str) -> None:
+    family = family_of(dataset)
+    _, method_config = config.resolve(choice(dataset, algo), dataset, family)
+    zero, one = np.zeros(3, np.float32), np.ones(3, np.float32)
+    spec = Spec(3, 3, 10_000, -one, one, zero, one, zero, one)
+    method = METHODS[algo].make(method_config, spec)
+    assert sum(phase.steps for phase in method.phases) > 0
+
+
+@pytest.mark.parametrize("family", tuned.FAMILIES)
+def test_every_family_builds(family: str) -> None:
+    for algo in METHODS:
+        config.resolve(choice("unknown/set-v0", algo), "unknown/set-v0", family)
+
+
+@pytest.mark.parametrize("dataset", TABLE_4)
+def test_bdpo_has_the_papers_settings(dataset: str) -> None:
+    run, method = config.resolve(choice(dataset, "bdpo"), dataset, family_of(dataset))
+    assert (method.rho, method.eta, method.max_backup) == TABLE_4[dataset]
+    maze = dataset.startswith("antmaze")
+    assert method.ensemble_size == (20 if dataset == "hopper-medium-v2" else 10)
+    assert method.critic_layer_norm == maze
+    assert method.actor_hidden == 4 * (512 if maze else 256,)
+    assert method.behavior_learning_rate == (1e-4 if maze else 3e-4)
+    assert method.candidates == (1 if dataset == "antmaze-umaze-diverse-v0" else 10)
+    assert run.eval_episodes == (100 if maze else 10)
+    assert run.gamma == (0.995 if maze else 0.99)
+    assert method.pretrain_steps == method.train_steps == 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("file", "dataset"),
+    [
+        ("hopper_medium_replay-v2.hdf5", "hopper-medium-replay-v2"),
+        ("/data/walker2d-medium-v2.hdf5", "walker2d-medium-v2"),
+        (
+            "Ant_maze_big-maze_noisy_multistart_True_multigoal_True_sparse_fixed.hdf5",
+            "antmaze-medium-diverse-v0",
+        ),
+    ],
+)
+def test_a_d4rl_file_finds_its_tasks_row(file: str, dataset: str) -> None:
+    assert tuned.known_as(file) == dataset
+    row = tuned.overrides_for(dataset, "other", "bdpo")
+    assert row and tuned.overrides_for(file, "other", "bdpo") == row

@@ -1,0 +1,47 @@
+"""An environment whose returns can be worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+
+ENV_ID = "tests/Corridor-v0"
+LIMIT = 5  # steps, by the environment's time limit
+
+
+def length(seed: int) -> int:
+    """Steps of the episode that a seed starts: 3, 4, 5, 5 (cut from 6), 3, ..."""
+    return min(3 + seed % 4, LIMIT)
+
+
+class Corridor(gymnasium.Env):
+    """Pays the action, in [0, 10]; an episode takes 3 + seed % 4 steps. Observes (seed, step)."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+    action_space = gymnasium.spaces.Box(0.0, 10.0, (1,))
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    steps_taken = 0  # by all copies together
+
+    def __init__(self) -> None:
+        self.start, self.now = 0, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.start, self.now = 10_000 if seed is None else seed, 0
+        return self._observe(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        Corridor.steps_taken += 1
+        self.now += 1
+        return self._observe(), float(action[0]), self.now >= 3 + self.start % 4, False, {}
+
+    def _observe(self) -> np.ndarray:
+        return np.asarray([self.start, self.now], np.float32)
+
+
+def register() -> None:
+    """Makes the environment known to Gymnasium by its id."""
+    if ENV_ID not in gymnasium.registry:
+        gymnasium.register(ENV_ID, "tests.playground:Corridor", max_episode_steps=LIMIT)
