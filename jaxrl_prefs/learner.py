@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -52,12 +53,14 @@ def descend(
     grads, aux = jax.grad(loss, has_aux=True)(part.params)
     updates, opt_state = opt.update(grads, part.opt_state, part.params)
     params = optax.apply_updates(part.params, updates)
-    return part.replace(params=params, opt_state=opt_state), aux
+    return dataclasses.replace(part, params=params, opt_state=opt_state), aux
 
 
 def polyak(part: Trainable, rate: float) -> Trainable:
     """Moves the average towards the parameters: target <- rate * params + (1 - rate) * target."""
-    return part.replace(target=optax.incremental_update(part.params, part.target, rate))
+    return dataclasses.replace(
+        part, target=optax.incremental_update(part.params, part.target, rate)
+    )
 
 
 def every(interval: int, step: Array, fn: Callable[[T], T], operand: T) -> T:

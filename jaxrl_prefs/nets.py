@@ -134,8 +134,8 @@ class _Stepped(nn.Module):
 
     @nn.compact
     def __call__(self, *inputs: Array) -> Array:
-        *inputs, n = inputs
-        return self.mlp(*inputs, _StepFeature(self.step_size)(n))
+        *others, n = inputs
+        return self.mlp(*others, _StepFeature(self.step_size)(n))
 
 
 def _net(module: nn.Module, leading: Callable[..., list[tuple[int, ...]]] | None = None) -> Net:
@@ -145,7 +145,10 @@ def _net(module: nn.Module, leading: Callable[..., list[tuple[int, ...]]] | None
         return module.init(key, *inputs)["params"]
 
     def apply(params: Params, *inputs: Array) -> Array:
-        return _by_blocks(lambda *x: module.apply({"params": params}, *x), inputs, shapes(inputs))
+        def whole(*x: Array) -> Array:
+            return jnp.asarray(module.apply({"params": params}, *x))
+
+        return _by_blocks(whole, inputs, shapes(inputs))
 
     return Net(init, apply)
 
@@ -155,8 +158,8 @@ def _leading(inputs: tuple[Array, ...]) -> list[tuple[int, ...]]:
 
 
 def _leading_stepped(inputs: tuple[Array, ...]) -> list[tuple[int, ...]]:
-    *inputs, n = inputs
-    return [*_leading(tuple(inputs)), n.shape]
+    *others, n = inputs
+    return [*_leading(tuple(others)), n.shape]
 
 
 BLOCK = 512  # rows; 512 x 256 float32 activations are half a core's second-level cache

@@ -44,7 +44,7 @@ class Transition(NamedTuple):
     next_observation: Array  # [B, O]
     next_action: Array  # [B, A], zeros where has_next_action is 0
     has_next_action: Array  # [B], 1 where the episode goes on in the next row, else 0
-    index: Array  # [B] int32, this row
+    index: Array  # type: ignore[assignment]  # [B] int32, this row; hides tuple.index
     next_index: Array  # [B] int32, the successor's row; this row itself where there is none
     columns: dict[str, Array] = {}  # noqa: RUF012 - never mutated, replaced by `_replace`
 

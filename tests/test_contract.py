@@ -190,7 +190,7 @@ def test_a_config_is_a_flat_hashable_value(name: str) -> None:
 
 
 def test_updates_are_traced_once(whole: list[Run], method: Method, traces: list[str]) -> None:
-    """However many chunks run. (Twice where columns are filled: for their shapes, to begin with.)"""
+    """However many chunks run; twice where columns are filled, whose shapes are asked for first."""
     counted = traces[: traces.index("whole")]
     for phase in method.phases:
         assert counted.count(phase.name) == (2 if phase.columns else 1), phase.name

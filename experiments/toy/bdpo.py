@@ -13,7 +13,7 @@ import numpy as np
 from jaxrl_prefs.methods import bdpo
 from jaxrl_prefs.ops import ddpm, schedules
 from jaxrl_prefs.parts import diffusion
-from jaxrl_prefs.types import Array, Key, Spec
+from jaxrl_prefs.types import Array, Key, Params, Spec
 
 INTERVALS = 5  # columns of figure 4 that show the way from noise to action
 
@@ -67,7 +67,7 @@ def measure(
         observation = jnp.zeros((count, 1))
         noise = jax.random.normal(noise_key, (count, spec.action_dim))
         level = jnp.full(count, config.diffusion_steps)
-        value = parts.value.apply(state.value.target, observation, noise, level)
+        value = parts.value.apply(_critic(state), observation, noise, level)
         _, penalty = parts.family.paths(
             state.actor.target, state.behavior.target, observation, path_key, 1
         )
@@ -98,18 +98,24 @@ def scene(
     def draw(state: bdpo.State) -> tuple[Array, Array]:
         act = diffusion.eps_fn(parts.family.net, state.actor.target, jnp.zeros((count, 1)))
         start = jax.random.normal(key, (count, spec.action_dim))
-        end, path = ddpm.reverse(schedule, act, start, key, ddpm.ddim, lambda x, eps, n: x)
+        end, path = ddpm.reverse(schedule, act, start, key, ddpm.ddim(), lambda x, eps, n: x)
         origin = jnp.zeros((len(grid), 1))
 
         def value(n: Array) -> Array:
             level = jnp.full(len(grid), n)
-            return parts.value.apply(state.value.target, origin, grid, level).mean(0)
+            return parts.value.apply(_critic(state), origin, grid, level).mean(0)
 
         return jnp.concatenate([path, end[None]])[::-1], jax.lax.map(value, jnp.array(bounds[:-1]))
 
     path, landscape = draw(state)
     size = len(axis)
     return Scene(bounds, np.asarray(path), np.asarray(landscape).reshape(-1, size, size))
+
+
+def _critic(state: bdpo.State) -> Params:
+    """V's average; `check` has refused configs without V."""
+    assert state.value is not None
+    return state.value.target
 
 
 def check(config: bdpo.Config) -> None:

@@ -58,10 +58,10 @@ def study(setting: Setting, bandit: Bandit, console: Console) -> Outcome:
     behavior = draw(method, "behavior", state, keys[1])
     measured = own.measure(setting.config, spec, state, keys[2], DRAWN)
     scene = own.scene(setting.config, spec, state, keys[3], PATHS, AXIS)
-    rng = np.random.default_rng([setting.seed, 1])
+    rng, points = np.random.default_rng([setting.seed, 1]), np.asarray(data.action)
     samples = {
-        "data": data.action[:SHOWN],
-        "target": retarget(rng, data.action, data.reward, eta, SHOWN),
+        "data": points[:SHOWN],
+        "target": retarget(rng, points, np.asarray(data.reward), eta, SHOWN),
         "learned": learned[:SHOWN],
     }
     return Outcome(

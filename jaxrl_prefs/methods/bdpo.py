@@ -46,6 +46,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -195,23 +196,23 @@ def next_value(state: State, parts: Parts, observation: Array, step: Refinement)
     Means over samples come before the bound over members.
     """
 
-    def q(rows: slice) -> Array:
-        shared, samples = observation[rows, None], step.samples[rows]
-        return nets.judged(parts.critic, state.critic.target, shared, samples).mean(-1)
+    def opinion(net: Net, judge: Trainable, rows: slice, *level: Array) -> Array:
+        context, samples = observation[rows, None], step.samples[rows]
+        return nets.judged(net, judge.target, context, samples, *level).mean(-1)
 
-    def v(rows: slice) -> Array:
-        shared, samples = observation[rows, None], step.samples[rows]
-        below = step.level[rows, None] - 1
-        return nets.judged(parts.value, state.value.target, shared, samples, below).mean(-1)
-
+    q, v, below = state.critic, state.value, step.level[:, None] - 1
     everything = slice(None)
-    if state.value is None:
-        members = q(everything)
+    if v is None:
+        members = opinion(parts.critic, q, everything)
     elif parts.config.levels == "stratified":  # sorted blocks: the rows at level 1 come first
         ones = -(-len(step.level) // parts.family.levels)
-        members = jnp.concatenate([q(slice(ones)), v(slice(ones, None))], 1)
+        first, others = slice(ones), slice(ones, None)
+        at_one = opinion(parts.critic, q, first)
+        members = jnp.concatenate([at_one, opinion(parts.value, v, others, below[others])], 1)
     else:
-        members = jnp.where(step.level[None] == 1, q(everything), v(everything))
+        at_one = opinion(parts.critic, q, everything)
+        above = opinion(parts.value, v, everything, below)
+        members = jnp.where(step.level[None] == 1, at_one, above)
     return values.lcb(members, parts.config.rho)
 
 
@@ -276,14 +277,14 @@ def update_behavior(
         return parts.family.fit(params, batch.observation, batch.action, key)
 
     behavior, metrics = learner.descend(state.behavior, parts.behavior_optimizer, loss)
-    return state.replace(behavior=learner.polyak(behavior, parts.config.tau)), metrics
+    return replace(state, behavior=learner.polyak(behavior, parts.config.tau)), metrics
 
 
 def enter_critic(state: State, key: Key, *, parts: Parts) -> State:
     """Starts the actor from the behaviour's moving average, with a fresh optimiser."""
     del key
     actor = learner.fresh(state.behavior.target, parts.actor_optimizer, target=True)
-    return state.replace(actor=actor)
+    return replace(state, actor=actor)
 
 
 def update_critic(
@@ -300,7 +301,7 @@ def update_critic(
         lambda params: parts.critic.apply(params, batch.observation, batch.action),
     )
     if state.value is None:
-        return state.replace(critic=critic), metrics
+        return replace(state, critic=critic), metrics
     target, at = step_value(state.actor.target, state, parts, batch, v_key, parts.config.v_samples)
     value, value_metrics = _regress(
         state.value,
@@ -309,7 +310,7 @@ def update_critic(
         target,
         lambda params: parts.value.apply(params, batch.observation, at.source, at.level),
     )
-    return state.replace(critic=critic, value=value), metrics | value_metrics
+    return replace(state, critic=critic, value=value), metrics | value_metrics
 
 
 def _regress(
@@ -337,7 +338,7 @@ def update_actor(
         return actor_loss(params, state=state, parts=parts, batch=batch, key=actor_key)
 
     actor, metrics = learner.descend(state.actor, parts.actor_optimizer, loss)
-    state = state.replace(actor=learner.polyak(actor, parts.config.tau))
+    state = replace(state, actor=learner.polyak(actor, parts.config.tau))
     if parts.config.behavior_continues:
         state, behavior_metrics = update_behavior(state, batch, behavior_key, step, parts=parts)
         metrics |= behavior_metrics
@@ -438,29 +439,30 @@ def make(config: Config, spec: Spec) -> Method:
             "and cannot exceed it"
         )
     parts = build(config, spec)
-    bound = {"parts": parts}
     rows = ROWS[chosen("batches", config.batches, ROWS)]
 
     def phase(name: str, steps: int, update: Update, **more: Any) -> Phase:
-        return Phase(name, steps, partial(update, **bound), config.batch_size, rows=rows, **more)
+        return Phase(
+            name, steps, partial(update, parts=parts), config.batch_size, rows=rows, **more
+        )
 
     rule = f"softmax(mean Q / {config.temperature:g})" if config.temperature else "argmax mean Q"
     rule = rule if config.candidates > 1 else "the one drawn"
     return Method(
-        init=partial(init, **bound),
+        init=partial(init, parts=parts),
         phases=(
             phase("behavior", config.pretrain_steps, update_behavior),
             phase(
                 "critic",
                 config.warmup_steps,
                 update_critic,
-                enter=partial(enter_critic, **bound),
+                enter=partial(enter_critic, parts=parts),
             ),
             phase("train", config.train_steps - config.warmup_steps, update_all),
         ),
         policies={
-            "actor": Policy(partial(act, **bound), config.candidates, rule),
-            "behavior": Policy(partial(act_behavior, **bound), 1, "the one drawn"),
+            "actor": Policy(partial(act, parts=parts), config.candidates, rule),
+            "behavior": Policy(partial(act_behavior, parts=parts), 1, "the one drawn"),
         },
-        diagnose=partial(diagnose, **bound),
+        diagnose=partial(diagnose, parts=parts),
     )

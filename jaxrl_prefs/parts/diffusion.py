@@ -121,7 +121,6 @@ def family(
     net: Net, schedule: Schedule, step: ddpm.Step, action_dim: int, *, stratified: bool = False
 ) -> Family:
     """Binds a noise-prediction network `net(x, observation, n)` into a policy family."""
-    chain = {"net": net, "schedule": schedule, "step": step}
 
     def init(key: Key, observation: Array, action: Array) -> Params:
         return net.init(key, action, observation, jnp.zeros(action.shape[:-1], jnp.int32))
@@ -136,7 +135,11 @@ def family(
         init=init,
         levels=schedule.steps,
         fit=fit,
-        draw=functools.partial(draw, **chain, action_dim=action_dim),
-        paths=functools.partial(paths, **chain, action_dim=action_dim),
-        refine=functools.partial(refine, **chain, stratified=stratified),
+        draw=functools.partial(draw, net=net, schedule=schedule, step=step, action_dim=action_dim),
+        paths=functools.partial(
+            paths, net=net, schedule=schedule, step=step, action_dim=action_dim
+        ),
+        refine=functools.partial(
+            refine, net=net, schedule=schedule, step=step, stratified=stratified
+        ),
     )
