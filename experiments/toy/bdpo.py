@@ -29,11 +29,16 @@ BANDIT: Mapping[str, Any] = {
 }
 SIZES: dict[str, Mapping[str, Any]] = {
     # The paper's networks and rates; steps by the author's configuration of these tasks.
-    "paper": BANDIT
-    | {"eta": 0.06, "pretrain_steps": 100_000, "train_steps": 100_000, "warmup_steps": 5_000},
+    "paper": {
+        **BANDIT,
+        "eta": 0.06,
+        "pretrain_steps": 100_000,
+        "train_steps": 100_000,
+        "warmup_steps": 5_000,
+    },
     # Ours, for a CPU: docs/toy.md says why.
-    "cpu": BANDIT
-    | {
+    "cpu": {
+        **BANDIT,
         "eta": 0.25,
         "levels": "stratified",
         "v_samples": 1,

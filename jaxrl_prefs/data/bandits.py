@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -75,18 +75,19 @@ def softmax(x: np.ndarray) -> np.ndarray:
 def transitions(bandit: Bandit, size: int, seed: int) -> Transition:
     """`size` draws as a dataset: observation one zero, reward the energy, discount 0."""
     points, energies = bandit.draw(np.random.default_rng(seed), size)
-    rows = np.arange(size, dtype=np.int32)
-    return Transition(
-        observation=np.zeros((size, 1), np.float32),
-        action=points.astype(np.float32),
-        reward=energies.astype(np.float32),
-        discount=np.zeros(size, np.float32),
-        next_observation=np.zeros((size, 1), np.float32),
-        next_action=np.zeros((size, 2), np.float32),
-        has_next_action=np.zeros(size, np.float32),
-        index=rows,
-        next_index=rows,
-    )
+    nothing, rows = np.zeros(size, np.float32), np.arange(size, dtype=np.int32)
+    leaves: dict[str, Any] = {
+        "observation": nothing[:, None],
+        "action": points.astype(np.float32),
+        "reward": energies.astype(np.float32),
+        "discount": nothing,
+        "next_observation": nothing[:, None],
+        "next_action": np.zeros((size, 2), np.float32),
+        "has_next_action": nothing,
+        "index": rows,
+        "next_index": rows,
+    }
+    return Transition(**leaves)
 
 
 def retarget(
