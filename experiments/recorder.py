@@ -16,7 +16,17 @@ from experiments.display import Display, line
 from experiments.forecast import Forecast
 from experiments.tensorboard import Events
 from experiments.trial import Trial
-from experiments.workdir import COLUMNS, EVALUATIONS, EVENTS, METRICS, TIMINGS, Rows
+from experiments.workdir import (
+    COLUMNS,
+    EVALUATIONS,
+    EVENTS,
+    FORECAST,
+    METRICS,
+    TIMINGS,
+    Rows,
+    read_json,
+    write_json,
+)
 from jaxrl_prefs import train
 from jaxrl_prefs.chunk import Ensemble
 from jaxrl_prefs.evaluate import Diagnosis, Evaluator, Score
@@ -153,14 +163,20 @@ class Recorder:
             self._display.evaluated(phase, phase_step, scores)
 
     def _measure(self) -> Forecast:
-        """Times some updates of each phase and some time steps of an evaluation."""
+        """Times some updates of each phase and some time steps of an evaluation.
+
+        A run that goes on takes what its first process has measured.
+        """
         config, method, mesh = self._trial.config, self._trial.method, self._trial.mesh
-        data = self._trial.dataset.transitions
+        data, known = self._trial.dataset.transitions, self._trial.path / FORECAST
+        if known.exists():
+            return Forecast(method, config.eval_every, **read_json(known))
         updates = forecast.seconds_per_update(method, data, config.seeds, mesh, config.mapping)
         evaluation = 0.0
         if self._evaluator:
             state = train.begin(method, data, Ensemble(config.seeds, mesh, config.mapping))
             evaluation = self._evaluator.estimate(state)
+        write_json(known, {"updates": updates, "evaluation": evaluation})
         return Forecast(method, config.eval_every, updates, evaluation)
 
 

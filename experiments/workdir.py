@@ -1,6 +1,7 @@
 """The folder of a run: one owner at a time, one config for ever, rows that are cut when resuming.
 
     config.json        algo, configs, data, versions; written once, compared at every start
+    forecast.json      how long updates and evaluations take, measured by the first process
     metrics.jsonl      a row per seed and chunk of updates
     evaluations.jsonl  a row per seed, policy and evaluation
     timings.jsonl      a row per chunk; apart, so that the other files never depend on the clock
@@ -23,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
+CONFIG, FORECAST, RESULT, LOCK = "config.json", "forecast.json", "result.json", ".lock"
 METRICS, EVALUATIONS, TIMINGS = "metrics.jsonl", "evaluations.jsonl", "timings.jsonl"
 CHECKPOINTS, COLUMNS, EVENTS, DISCARDED = "checkpoints", "columns", "tensorboard", ".discarded"
 

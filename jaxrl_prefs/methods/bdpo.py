@@ -67,6 +67,17 @@ from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
 ROWS = {"epoch": epoch, "uniform": uniform}
 STEPS = {"ddpm": ddpm.ancestral, "ddim": ddpm.ddim}
 
+COUNTS = (
+    "v_samples",
+    "actor_samples",
+    "diffusion_steps",
+    "ensemble_size",
+    "batch_size",
+    "actor_interval",
+    "candidates",
+)
+STRENGTHS = ("eta", "rho", "q_samples", "warmup_steps", "pretrain_steps", "temperature")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -84,7 +95,7 @@ class Config:
     diffusion_steps: int = 5  # N
     schedule: str = "vp"  # or "linear", "cosine"
     sampler: str = "ddpm"  # or "ddim" (deterministic; the paper draws figures with it)
-    clip_sampler: bool = True  # clip the clean action to the action box in every reverse step
+    clip_sampler: bool = True  # clip the clean action to the box in every step; off, nothing bounds
     levels: str = "uniform"  # or "stratified" (ours)
     actor_hidden: tuple[int, ...] = (256, 256, 256, 256)
     # values
@@ -433,6 +444,12 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
 
 def make(config: Config, spec: Spec) -> Method:
     """Binds BDPO to a config and to the data's sizes. Raises ValueError for a bad config."""
+    for field in COUNTS:
+        if getattr(config, field) < 1:
+            raise ValueError(f"{field} must be at least 1, not {getattr(config, field)}")
+    for field in STRENGTHS:
+        if getattr(config, field) < 0:
+            raise ValueError(f"{field} must not be negative, it is {getattr(config, field)}")
     if config.warmup_steps > config.train_steps:
         raise ValueError(
             f"warmup_steps ({config.warmup_steps}) is part of train_steps ({config.train_steps}) "

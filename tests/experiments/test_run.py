@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,9 +153,8 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
 def test_overwrite_starts_anew(
     finished: tuple[list[str], Path], tmp_path: Path, command: Command
 ) -> None:
-    assert run.main(command()) == 0
-    again = command("--overwrite", eta=0.3, pretrain_steps=2)
-    assert run.main(again) == 0
+    shutil.copytree(finished[1] / "run", tmp_path / "run")
+    assert run.main(command("--overwrite", eta=0.3, pretrain_steps=2)) == 0
     assert rows(tmp_path, "timings.jsonl")[-1]["step"] == STEPS - 2
     about = json.loads((tmp_path / "run" / "config.json").read_text())
     assert about["method"]["eta"] == 0.3

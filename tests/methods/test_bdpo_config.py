@@ -49,6 +49,19 @@ def test_a_warm_up_longer_than_training_is_refused():
         bdpo.make(bdpo.Config(warmup_steps=6, train_steps=5), SPEC)
 
 
+@pytest.mark.parametrize("field", bdpo.COUNTS)
+def test_counts_below_one_are_refused(field):
+    with pytest.raises(ValueError, match=f"{field} must be at least 1, not 0"):
+        bdpo.make(bdpo.Config(**{field: 0}), SPEC)
+
+
+@pytest.mark.parametrize("field", bdpo.STRENGTHS)
+def test_negative_strengths_are_refused(field):
+    with pytest.raises(ValueError, match=f"{field} must not be negative, it is -1"):
+        bdpo.make(bdpo.Config(**{field: -1}), SPEC)
+    bdpo.make(bdpo.Config(**{field: 0}), SPEC)
+
+
 def test_phases_follow_the_paper():
     behavior, critic, train = bdpo.make(bdpo.Config(), SPEC).phases
     assert [phase.name for phase in (behavior, critic, train)] == ["behavior", "critic", "train"]

@@ -1,0 +1,119 @@
+"""Kills a run over and over: `python -m tests.experiments.crash FOLDER KILLS [flags of a run]`.
+
+Every run is a process of its own, forked before JAX has started anything. It counts its file
+operations from a drawn tick on, and sends itself SIGKILL in front of a drawn one of them; the next
+process goes on in the same workdir. Prints {"finished": [workdir, ...], "kills": [[phase,
+operation, path], ...]}; the first workdir is that of a run that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import experiments.session  # noqa: F401 - so that no process must import it
+from experiments import recorder, run
+
+ON_PATHS = ("rename", "replace", "mkdir", "rmdir", "unlink", "remove", "truncate", "open")
+
+
+class Moment(NamedTuple):
+    """Where a process dies: before operation `operation` of those after `tick` ticks were begun."""
+
+    tick: int
+    operation: int
+
+
+NEVER = Moment(0, sys.maxsize)
+
+
+class Bomb:
+    """Counts the operations on files of a workdir, and kills the process at its moment."""
+
+    def __init__(self, moment: Moment, workdir: Path, log: Path) -> None:
+        self.moment, self.workdir = moment, str(workdir)
+        self.phase, self.ticks, self.operations = "start", 0, 0
+        self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def arm(self) -> None:
+        """Stands in front of every operation on files, and of every tick's record."""
+        for name in ON_PATHS:
+            setattr(os, name, self._watched(getattr(os, name), name))
+        os.fsync = self._watched(os.fsync, "fsync")
+        builtins.open = io.open = self._watched(builtins.open, "open")
+        record = recorder.Recorder.record
+
+        def counted(self_: recorder.Recorder, step: recorder.Step) -> None:
+            self.ticks, self.phase = self.ticks + 1, step.tick.phase
+            record(self_, step)
+
+        recorder.Recorder.record = counted
+
+    def _watched(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._counts(name, *args, **kwargs) and self.ticks >= self.moment.tick:
+                if self.operations == self.moment.operation:
+                    place = [self.phase, name, str(args[0]).replace(self.workdir, "")]
+                    os.write(self._log, (json.dumps(place) + "\n").encode())
+                    os.kill(os.getpid(), signal.SIGKILL)
+                self.operations += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    def _counts(self, name: str, path: Any, mode: Any = "r", *_: Any, **more: Any) -> bool:
+        if name == "fsync":
+            return True
+        if name == "open":
+            mode = more.get("mode", mode)
+            reads = mode in ("r", "rb", "rt") if isinstance(mode, str) else not mode & 3
+            if reads:
+                return False
+        return self.workdir in str(path)
+
+
+def run_in_child(argv: list[str], workdir: Path, log: Path, moment: Moment) -> int:
+    """Runs one process to its end or its death; returns its wait status."""
+    if process := os.fork():
+        return os.waitpid(process, 0)[1]
+    bomb = Bomb(moment, workdir, log)
+    bomb.arm()
+    code = run.main(["run", f"--workdir={workdir}", *argv])
+    if moment is NEVER:
+        log.with_suffix(".count").write_text(f"{bomb.operations} {bomb.ticks}")
+    os._exit(code)
+
+
+def main() -> None:
+    """Runs once undisturbed; then kills until enough were killed, and lets the last one finish."""
+    folder, wanted, argv = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    log, draw = folder / "kills.jsonl", random.Random(0)
+    workdir, finished, kills = folder / "undisturbed", [], 0
+    while kills < wanted or workdir.exists() or not finished:
+        if not finished or kills == wanted:
+            moment = NEVER
+        else:
+            moment = Moment(draw.choice((0, 1, 1, 2, 2, 3)), draw.randrange(each))
+        status = run_in_child(argv, workdir, log, moment)
+        kills += status == signal.SIGKILL
+        if status == 0:
+            finished.append(str(workdir))
+            workdir = folder / f"killed {len(finished)}"
+        elif status != signal.SIGKILL:
+            sys.exit(f"a process ended with status {status}")
+        if not kills and len(finished) == 1:
+            operations, ticks = map(int, log.with_suffix(".count").read_text().split())
+            each = operations // ticks  # file operations of a tick
+    print(json.dumps({"finished": finished, "kills": [*map(json.loads, log.open())]}))
+
+
+if __name__ == "__main__":
+    main()
