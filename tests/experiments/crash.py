@@ -96,22 +96,22 @@ def main() -> None:
     """Runs once undisturbed; then kills until enough were killed, and lets the last one finish."""
     folder, wanted, argv = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     log, draw = folder / "kills.jsonl", random.Random(0)
-    workdir, finished, kills = folder / "undisturbed", [], 0
-    while kills < wanted or workdir.exists() or not finished:
+    finished, kills, each, status = [], 0, 1, -1
+    while kills < wanted or status:
+        workdir = folder / ("killed" if finished else "undisturbed") / str(len(finished))
+        moment = Moment(draw.choice((0, 1, 1, 2, 2, 3)), draw.randrange(each))
         if not finished or kills == wanted:
             moment = NEVER
-        else:
-            moment = Moment(draw.choice((0, 1, 1, 2, 2, 3)), draw.randrange(each))
         status = run_in_child(argv, workdir, log, moment)
-        kills += status == signal.SIGKILL
-        if status == 0:
-            finished.append(str(workdir))
-            workdir = folder / f"killed {len(finished)}"
-        elif status != signal.SIGKILL:
+        if status == signal.SIGKILL:
+            kills += 1
+        elif status:
             sys.exit(f"a process ended with status {status}")
-        if not kills and len(finished) == 1:
+        else:
+            finished.append(str(workdir))
+        if len(finished) == 1 and not kills:
             operations, ticks = map(int, log.with_suffix(".count").read_text().split())
-            each = operations // ticks  # file operations of a tick
+            each = operations // ticks
     print(json.dumps({"finished": finished, "kills": [*map(json.loads, log.open())]}))
 
 
