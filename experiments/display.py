@@ -68,7 +68,7 @@ class Display:
         self._progress.update(
             self._tasks[phase],
             completed=phase_step,
-            rate=f"{rate:.3g} updates/s",
+            rate=f"{rate:,.0f} updates/s" if rate >= 100 else f"{rate:.3g} updates/s",
             left=f"{forecast.duration(left)} left",
         )
 

@@ -122,7 +122,7 @@ def table(summary: Mapping[str, Any]) -> Table:
         drawn = entry["candidates"]
         view.add_column(
             f"{name}\n{drawn} candidate{'s' * (drawn != 1)}: {entry['rule']}\n"
-            f"{entry['episodes']} episodes",
+            f"{entry['episodes']} episode{'s' * (entry['episodes'] != 1)}",
             justify="right",
         )
     for place, seed in enumerate(summary["seeds"]):

@@ -36,7 +36,7 @@ class Events:
             values = row.get("metrics") or {f"score/{row['policy']}": row["score"]}
             for name, value in values.items():
                 if value is not None:
-                    self._writer.add_scalar(f"{name}/seed {row['seed']}", value, row["step"])
+                    self._writer.add_scalar(f"{name}/seed_{row['seed']}", value, row["step"])
 
     def close(self) -> None:
         """Writes what is left."""

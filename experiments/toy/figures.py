@@ -10,8 +10,9 @@ import numpy as np
 
 from experiments.toy.bdpo import Scene
 
-START, END, WAY, POINT = "#2ca02c", "#d62728", "0.85", "#1f4e79"
+START, END, WAY, POINT = "#2ca02c", "#d62728", "0.8", "#1f4e79"
 DPI = 110
+COLOURS = 128
 
 
 def draw_paths(path: Path, scene: Scene, samples: np.ndarray, axis: np.ndarray) -> None:
@@ -38,9 +39,9 @@ def draw_paths(path: Path, scene: Scene, samples: np.ndarray, axis: np.ndarray) 
             vmax=highest,
             alpha=0.85,
         )
-        panel.plot(way[..., 0], way[..., 1], color=WAY, linewidth=0.5, alpha=0.7)
-        panel.scatter(*way[-1].T, s=5, color=START, linewidths=0, zorder=3)
-        panel.scatter(*way[0].T, s=5, color=END, linewidths=0, zorder=4)
+        panel.plot(way[..., 0], way[..., 1], color=WAY, linewidth=0.8, alpha=0.8)
+        panel.scatter(*way[-1].T, s=8, color=START, linewidths=0, zorder=3)
+        panel.scatter(*way[0].T, s=8, color=END, linewidths=0, zorder=4)
         panel.set_title(f"n = {first} to {last}, over $V_{{{first}}}$", fontsize=9)
     _scatter(axes[0, -1], samples)
     axes[0, -1].set_title("samples", fontsize=9)
@@ -80,6 +81,7 @@ def _panels(rows: int, columns: int) -> tuple[Any, np.ndarray]:
         sharex=True,
         sharey=True,
         layout="compressed",
+        dpi=DPI,
     )
 
 
@@ -97,10 +99,13 @@ def _frame(axes: np.ndarray, axis: np.ndarray) -> None:
 
 
 def _write(figure: Any, path: Path) -> None:
-    """Writes through a draft, so that a picture is never seen half done."""
+    """Writes a PNG of few colours, a third of the size; never seen half done."""
     from matplotlib import pyplot
+    from PIL import Image
 
-    draft = path.with_name(f".{path.name}")
-    figure.savefig(draft, dpi=DPI, format="png")
+    figure.canvas.draw()
+    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     pyplot.close(figure)
+    draft = path.with_name(f".{path.name}")
+    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(draft, format="PNG", optimize=True)
     draft.replace(path)

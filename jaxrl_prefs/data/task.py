@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -90,7 +92,8 @@ def _register() -> None:
     import jaxrl_prefs.data.maze_env  # noqa: F401 - registers itself
 
     try:
-        import gymnasium_robotics
+        with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice about Adroit's rewards
+            import gymnasium_robotics
     except ImportError:
         return
     gymnasium.register_envs(gymnasium_robotics)

@@ -34,8 +34,8 @@ TINY = {
 }
 
 
-def record_pendulum(path: Path, episodes: int = 5, length: int = 40) -> None:
-    """Writes random play in D4RL's format."""
+def record_pendulum(path: Path, scale: float = 1.0, episodes: int = 5, length: int = 40) -> None:
+    """Writes random play in D4RL's format, with actions in units of 1 / `scale`."""
     env = gymnasium.make("Pendulum-v1", max_episode_steps=length)
     env.action_space.seed(0)
     rows: dict[str, list] = {
@@ -46,7 +46,7 @@ def record_pendulum(path: Path, episodes: int = 5, length: int = 40) -> None:
         for now in range(length):
             action = env.action_space.sample()
             following, reward, _, _, _ = env.step(action)
-            values = (observation, action, reward, False, now == length - 1)
+            values = (observation, scale * action, reward, False, now == length - 1)
             for name, value in zip(rows, values, strict=True):
                 rows[name].append(value)
             observation = following

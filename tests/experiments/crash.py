@@ -99,7 +99,7 @@ def main() -> None:
     finished, kills, each, status = [], 0, 1, -1
     while kills < wanted or status:
         workdir = folder / ("killed" if finished else "undisturbed") / str(len(finished))
-        moment = Moment(draw.choice((0, 1, 1, 2, 2, 3)), draw.randrange(each))
+        moment = Moment(draw.choice((0, 1, 2, 3, 4)), draw.randrange(each))
         if not finished or kills == wanted:
             moment = NEVER
         status = run_in_child(argv, workdir, log, moment)
