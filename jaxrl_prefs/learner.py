@@ -1,4 +1,4 @@
-"""Parameters and their optimiser: fresh, descend, polyak, every."""
+"""Parameters and their optimiser: fresh, descend, advance, polyak, every."""
 
 from __future__ import annotations
 
@@ -51,9 +51,14 @@ def descend(
 ) -> tuple[Trainable, Any]:
     """Takes one gradient step on `loss(params) -> (scalar, aux)`; returns the part and `aux`."""
     grads, aux = jax.grad(loss, has_aux=True)(part.params)
+    return advance(part, opt, grads), aux
+
+
+def advance(part: Trainable, opt: optax.GradientTransformation, grads: Params) -> Trainable:
+    """Takes one step of the optimiser along gradients that are already known."""
     updates, opt_state = opt.update(grads, part.opt_state, part.params)
     params = optax.apply_updates(part.params, updates)
-    return dataclasses.replace(part, params=params, opt_state=opt_state), aux
+    return dataclasses.replace(part, params=params, opt_state=opt_state)
 
 
 def polyak(part: Trainable, rate: float) -> Trainable:

@@ -58,17 +58,30 @@ def _mish_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"mish": mish, "relu": jax.nn.relu}
+INITIALISERS: dict[str, Callable[..., Array]] = {
+    "orthogonal": orthogonal,
+    "lecun": nn.initializers.lecun_normal(),  # variance 1 / inputs, as plain Flax draws it
+}
+
+
+def _initialiser(name: str, gain: float = 1.0) -> Callable[..., Array]:
+    draw = INITIALISERS[name]
+    if gain == 1:
+        return draw
+    return lambda key, shape, dtype=jnp.float32: gain * draw(key, shape, dtype)
 
 
 class _JoinedDense(nn.Module):
     """A dense layer over the concatenation of inputs that are never concatenated."""
 
     width: int
+    initialiser: str = "orthogonal"
 
     @nn.compact
     def __call__(self, inputs: Sequence[Array]) -> Array:
         sizes = [x.shape[-1] for x in inputs]
-        kernel = self.param("kernel", orthogonal, (sum(sizes), self.width), jnp.float32)
+        draw = _initialiser(self.initialiser)
+        kernel = self.param("kernel", draw, (sum(sizes), self.width), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,), jnp.float32)
         parts = jnp.split(kernel, np.cumsum(sizes)[:-1])
         ndim = max(x.ndim for x in inputs)
@@ -88,14 +101,16 @@ class _Mlp(nn.Module):
     output: int
     activation: str
     layer_norm: bool
+    initialiser: str = "orthogonal"
+    last_gain: float = 1.0
 
     @nn.compact
     def __call__(self, *inputs: Array) -> Array:
         first, *others = self.hidden
-        x = self._activated(_JoinedDense(first)(inputs))
+        x = self._activated(_JoinedDense(first, self.initialiser)(inputs))
         for width in others:
-            x = self._activated(_Dense(width)(x))
-        return _Dense(self.output)(x)
+            x = self._activated(_Dense(width, self.initialiser)(x))
+        return _Dense(self.output, self.initialiser, self.last_gain)(x)
 
     def _activated(self, x: Array) -> Array:
         x = nn.LayerNorm()(x) if self.layer_norm else x
@@ -104,10 +119,12 @@ class _Mlp(nn.Module):
 
 class _Dense(nn.Module):
     width: int
+    initialiser: str = "orthogonal"
+    gain: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return nn.Dense(self.width, kernel_init=orthogonal)(x)
+        return nn.Dense(self.width, kernel_init=_initialiser(self.initialiser, self.gain))(x)
 
 
 class _StepFeature(nn.Module):
@@ -191,18 +208,41 @@ def _by_blocks(
 
 
 def mlp(
-    hidden: tuple[int, ...], output: int, *, activation: str = "mish", layer_norm: bool = False
+    hidden: tuple[int, ...],
+    output: int,
+    *,
+    activation: str = "mish",
+    layer_norm: bool = False,
+    initialiser: str = "orthogonal",
+    last_gain: float = 1.0,
 ) -> Net:
     """A perceptron over the concatenation of its inputs: [..., I], [..., J] -> [..., output].
 
-    Orthogonal kernels of gain sqrt(2) throughout, the output included, and zero biases.
+    Args:
+        hidden: widths of the hidden layers, one at least.
+        output: size of the linear output.
+        activation: one of ACTIVATIONS.
+        layer_norm: normalise every hidden layer before its activation.
+        initialiser: one of INITIALISERS, of all kernels; "orthogonal" has gain sqrt(2) throughout,
+            the output included. Biases start at zero.
+        last_gain: factor of the output's kernel at the start.
     """
-    return _net(_Mlp(hidden, output, activation, layer_norm))
+    return _net(_Mlp(hidden, output, activation, layer_norm, initialiser, last_gain))
 
 
-def scalar_mlp(hidden: tuple[int, ...], *, layer_norm: bool = False) -> Net:
-    """A perceptron with one output, dropped to the inputs' leading axes: Q(s, a) -> [...]."""
-    return _scalar(_net(_Mlp(hidden, 1, "mish", layer_norm)))
+def scalar_mlp(
+    hidden: tuple[int, ...],
+    *,
+    activation: str = "mish",
+    layer_norm: bool = False,
+    initialiser: str = "orthogonal",
+    last_gain: float = 1.0,
+) -> Net:
+    """A perceptron with one output, dropped to the inputs' leading axes: Q(s, a) -> [...].
+
+    Arguments as those of `mlp`.
+    """
+    return _scalar(_net(_Mlp(hidden, 1, activation, layer_norm, initialiser, last_gain)))
 
 
 def stepped_mlp(hidden: tuple[int, ...], output: int, *, step_size: int = 64) -> Net:

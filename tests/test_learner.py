@@ -35,6 +35,13 @@ def test_descent_reaches_the_minimum() -> None:
     np.testing.assert_allclose(part.params["w"], 0.0, atol=1e-2)
 
 
+def test_known_gradients_take_the_same_step() -> None:
+    opt = learner.optimizer(0.1)
+    part = learner.fresh(PARAMS, opt, target=True)
+    descended, _ = learner.descend(part, opt, square)
+    chex.assert_trees_all_equal(learner.advance(part, opt, PARAMS), descended)  # their own slope
+
+
 def test_clipping_bounds_the_norm_that_adam_sees() -> None:
     """The gradient (3, -4) has norm 5; clipped to 1 it is (.6, -.8), and Adam's mean a tenth."""
     opt = learner.optimizer(0.1, clip_norm=1.0)

@@ -60,7 +60,10 @@ def normalised(params, x):
     return centred / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * params["scale"] + params["bias"]
 
 
-def perceptron(params, x, layer_norm):
+ACTIVATIONS = {"mish": mish, "relu": lambda x: np.maximum(x, 0)}
+
+
+def perceptron(params, x, layer_norm, activation="mish"):
     layers = [
         params["_JoinedDense_0"],
         *(params[f"_Dense_{i}"] for i in range(len(params)) if f"_Dense_{i}" in params),
@@ -68,7 +71,7 @@ def perceptron(params, x, layer_norm):
     for i, layer in enumerate(layers[:-1]):
         x = dense(layer, x)
         x = normalised(params[f"LayerNorm_{i}"], x) if layer_norm else x
-        x = mish(x)
+        x = ACTIVATIONS[activation](x)
     return dense(layers[-1], x)
 
 
@@ -143,6 +146,22 @@ def test_scalar_heads_drop_their_axis():
     assert "LayerNorm_0" not in params
 
 
+@pytest.mark.parametrize("activation", ["mish", "relu"])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_activation_and_layer_norm_are_chosen_by_value(activation, layer_norm):
+    settings = {"activation": activation, "layer_norm": layer_norm, "initialiser": "lecun"}
+    vector, scalar = nets.mlp((16, 8), 3, **settings), nets.scalar_mlp((16, 8), **settings)
+    state, action = draws(4, 5), draws(4, 2, seed=1)
+    params = filled(vector.init, state, action), filled(scalar.init, state, action, seed=1)
+    found = compiled(
+        lambda p, q: (vector.apply(p, state, action), scalar.apply(q, state, action)), *params
+    )
+    x = joined(state, action)
+    expected = [perceptron(p, x, layer_norm, activation) for p in params]
+    np.testing.assert_allclose(found[0], expected[0], **CLOSE)
+    np.testing.assert_allclose(found[1], expected[1][:, 0], **CLOSE)
+
+
 @pytest.mark.parametrize("rows", [1, 511, 512, 1024, 1031, 1536])
 def test_blocks_change_nothing(rows):
     """Sizes around the block length, primes included, with inputs that all blocks share."""
@@ -165,6 +184,38 @@ def test_initial_kernels_are_orthogonal_with_gain_sqrt_two_and_biases_zero():
         np.testing.assert_allclose(small @ small.T, 2 * np.eye(len(small)), atol=1e-5)
     for bias in (leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 1):
         np.testing.assert_array_equal(bias, 0)
+
+
+def kernels_of(params):
+    return [params["_JoinedDense_0"]["kernel"]] + [
+        params[f"_Dense_{i}"]["Dense_0"]["kernel"] for i in range(len(params) - 1)
+    ]
+
+
+def test_lecun_kernels_have_the_variance_of_plain_flax_and_biases_zero():
+    net = nets.mlp((400, 300), 200, activation="relu", initialiser="lecun")
+    params = compiled(lambda k: net.init(k, draws(1, 60), draws(1, 40)), jax.random.key(0))
+    for kernel in kernels_of(params):
+        entries = kernel.size
+        # a normal law cut at two deviations has less than its kurtosis
+        assert abs(kernel.var() * len(kernel) - 1) < 5 * np.sqrt(2 / entries)
+        assert abs(kernel.mean()) < 5 / np.sqrt(entries * len(kernel))
+    for bias in (leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 1):
+        np.testing.assert_array_equal(bias, 0)
+
+
+@pytest.mark.parametrize("initialiser", ["orthogonal", "lecun"])
+def test_a_small_last_layer_changes_that_layer_alone(initialiser):
+    def start(gain):
+        net = nets.mlp((8, 8), 2, initialiser=initialiser, last_gain=gain)
+        return compiled(lambda k: net.init(k, draws(1, 5)), jax.random.key(1))
+
+    *same, last = kernels_of(start(1.0))
+    *others, small = kernels_of(start(0.01))
+    for one, other in zip(same, others, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(small, 0.01 * last, rtol=1e-6)
+    assert np.abs(last).max() > 0.1
 
 
 # ------------------------------------------------------------------------------------ ensembles

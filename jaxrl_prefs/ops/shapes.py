@@ -1,11 +1,12 @@
-"""Broadcasting said aloud: implicit rank promotion is an error in our tests."""
+"""Broadcasting said aloud (implicit rank promotion is an error in our tests), and action boxes."""
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_prefs.types import Array
+from jaxrl_prefs.types import Array, Key
 
 
 def aligned(x: Array | np.ndarray | float, ndim: int) -> Array:
@@ -22,3 +23,18 @@ def boxed(x: Array, low: np.ndarray | float, high: np.ndarray | float) -> Array:
     """Clips [..., A] to a box [A], or to one interval for all dimensions."""
     low, high = np.asarray(low, x.dtype), np.asarray(high, x.dtype)
     return jnp.clip(x, aligned(low, x.ndim), aligned(high, x.ndim))
+
+
+def squashed(x: Array, low: np.ndarray, high: np.ndarray) -> Array:
+    """Maps [..., A] into a box [A] by a tanh around the box's centre."""
+    centre, radius = (low + high) / 2, (high - low) / 2
+    return aligned(centre, x.ndim) + aligned(radius, x.ndim) * jnp.tanh(x)
+
+
+def uniform_in(
+    low: np.ndarray, high: np.ndarray, key: Key, shape: tuple[int, ...], dtype: jnp.dtype
+) -> Array:
+    """Draws points [..., A] of the given shape evenly from a box [A]."""
+    unit = jax.random.uniform(key, shape, dtype)
+    floor, size = (aligned(jnp.asarray(x, dtype), len(shape)) for x in (low, high - low))
+    return floor + unit * size

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrl_prefs import learner
 from jaxrl_prefs.ops import gaussian
-from jaxrl_prefs.ops.shapes import aligned, boxed
+from jaxrl_prefs.ops.shapes import boxed, squashed
 from jaxrl_prefs.parts.family import Family, Refinement
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params
 
@@ -25,12 +25,11 @@ Head = Callable[[Array], tuple[Array, Array]]  # network output -> (mean, std), 
 
 def gaussian_head(low: np.ndarray, high: np.ndarray) -> Head:
     """Splits an output [..., 2A] into a mean inside the box and a standard deviation."""
-    centre, radius = (low + high) / 2, (high - low) / 2
 
     def head(output: Array) -> tuple[Array, Array]:
         mean, log_std = jnp.split(output, 2, -1)
         log_std = jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)
-        return _squashed(mean, centre, radius), jnp.exp(log_std)
+        return squashed(mean, low, high), jnp.exp(log_std)
 
     return head
 
@@ -41,17 +40,12 @@ def point_head(low: np.ndarray, high: np.ndarray) -> Head:
     The standard deviation is 0 for drawing; the divergence of two points, half their squared
     distance, is that of Gaussians of unit deviation.
     """
-    centre, radius = (low + high) / 2, (high - low) / 2
 
     def head(output: Array) -> tuple[Array, Array]:
-        mean = _squashed(output, centre, radius)
+        mean = squashed(output, low, high)
         return mean, jnp.zeros_like(mean)
 
     return head
-
-
-def _squashed(x: Array, centre: np.ndarray, radius: np.ndarray) -> Array:
-    return aligned(centre, x.ndim) + aligned(radius, x.ndim) * jnp.tanh(x)
 
 
 def _fit_gaussian(mean: Array, std: Array, action: Array) -> Array:
