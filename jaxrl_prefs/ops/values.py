@@ -68,3 +68,14 @@ def normalised(q: Array) -> Array:
     """
     size = jax.lax.stop_gradient(jnp.mean(jnp.abs(q)))
     return q / jnp.maximum(size, jnp.finfo(q.dtype).tiny)
+
+
+def variance_lcb(values: Array, omega: float) -> Array:
+    """Lower confidence bound over the first axis: mean - omega * population variance.
+
+    Source: BPR, section on the ensemble (the work that it cites subtracts the deviation, as `lcb`).
+
+    >>> float(variance_lcb(jnp.array([1.0, 2.0, 3.0, 4.0]), 2.0))
+    0.0
+    """
+    return values.mean(0) - omega * values.var(0)

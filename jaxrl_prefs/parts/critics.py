@@ -6,6 +6,7 @@ An ensemble's values are [E, B]; a target is [B], one for all members, and never
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,20 +95,36 @@ def regress(
 ) -> tuple[Trainable, Metrics]:
     """One gradient step of every member on `error(prediction [B]) -> scalar`, summed over members.
 
-    Members are differentiated one by one: no member's activations outlive its own gradient.
-    Measures `critic_loss`, the mean over members, and `q`, the mean prediction. The moving average
-    stays where it is (`learner.polyak` moves it).
+    As `regress_each`, with one error for all members.
+    """
+    return regress_each(part, opt, critic, inputs, lambda prediction, own: error(prediction), ())
+
+
+def regress_each(
+    part: Trainable,
+    opt: optax.GradientTransformation,
+    critic: Net,
+    inputs: tuple[Array, ...],
+    error: Callable[[Array, Any], Array],
+    own: Any,
+) -> tuple[Trainable, Metrics]:
+    """One gradient step of every member on `error(prediction [B], own of the member) -> scalar`.
+
+    `own` is a tree of [E, ...], such as a target for each member. Members are differentiated one by
+    one: no member's activations outlive its own gradient. Measures `critic_loss`, the mean over
+    members, and `q`, the mean prediction. The moving average stays where it is (`learner.polyak`
+    moves it).
     """
 
-    def member(params: Params) -> tuple[Params, tuple[Array, Array]]:
+    def member(held: tuple[Params, Any]) -> tuple[Params, tuple[Array, Array]]:
         def loss(params: Params) -> tuple[Array, tuple[Array, Array]]:
             prediction = critic.apply(jax.tree.map(lambda leaf: leaf[None], params), *inputs)[0]
-            value = error(prediction)
+            value = error(prediction, held[1])
             return value, (value, jnp.mean(prediction))
 
-        return jax.grad(loss, has_aux=True)(params)
+        return jax.grad(loss, has_aux=True)(held[0])
 
-    grads, (value, prediction) = nets.over_members(member, part.params)
+    grads, (value, prediction) = nets.over_members(member, (part.params, own))
     metrics = learner.measured(critic_loss=value, q=prediction)
     return learner.advance(part, opt, grads), metrics
 

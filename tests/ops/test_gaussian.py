@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,3 +58,40 @@ def test_kl_vanishes_with_its_gradient_at_equality():
     value, slopes = jax.value_and_grad(gaussian.kl, argnums=(0, 1))(mean, std, mean, std)
     assert value == 0
     np.testing.assert_allclose(slopes, np.zeros((2, 3)), atol=1e-15)
+
+
+# ------------------------------------------------------------------------------- behind a tanh
+
+
+def test_density_of_a_squashed_normal():
+    """BPR's check F."""
+    found = gaussian.tanh_log_density(*(jnp.full(1, x) for x in (0.7, 0.2, 0.5)))
+    assert found == pytest.approx(-0.271251, abs=1e-6)
+
+
+def test_it_is_distrax_s_normal_and_tanh():
+    with warnings.catch_warnings():  # what distrax builds on asks jax for deprecated names
+        warnings.simplefilter("ignore")
+        import distrax
+
+    (mean, std), (u, _) = draws(0, 5, 3), draws(1, 5, 3)
+    mean, std, u = (jnp.asarray(x) for x in (mean, std, u))
+    inner = distrax.Normal(mean, std).log_prob(u)
+    expected = (inner - distrax.Tanh().forward_log_det_jacobian(u)).sum(-1)
+    np.testing.assert_allclose(gaussian.tanh_log_density(u, mean, std), expected, rtol=1e-12)
+
+
+def test_its_integral_over_the_box_is_one():
+    def density(a):
+        u = jnp.arctanh(jnp.full(1, a))
+        return float(jnp.exp(gaussian.tanh_log_density(u, jnp.full(1, 0.4), jnp.full(1, 0.8))))
+
+    assert scipy.integrate.quad(density, -1, 1, limit=200)[0] == pytest.approx(1, abs=1e-8)
+
+
+def test_far_out_the_slope_of_tanh_stays_a_number():
+    u = np.array([[-40.0], [9.0], [300.0]])
+    expected = 2 * (np.log(2) - np.abs(u[:, 0]))  # 1 - tanh^2 = 4 exp(-2|u|) out there
+    np.testing.assert_allclose(gaussian.log_tanh_slope(jnp.asarray(u)), expected, rtol=1e-7)
+    slope = jax.grad(lambda u: gaussian.log_tanh_slope(u).sum())(jnp.asarray(u, jnp.float32))
+    np.testing.assert_allclose(slope, [[2], [-2], [-2]], atol=1e-6)

@@ -36,6 +36,13 @@ def test_gradient_of_the_bound():
     np.testing.assert_allclose(jax.grad(values.lcb)(members, rho), expected, rtol=1e-12)
 
 
+def test_bound_by_variance():
+    """BPR's check G: members 1, 2, 3, 4 have population variance 1.25 (and deviation 1.118)."""
+    members = jnp.array([[1.0, 2.0], [2.0, 2.0], [3.0, 2.0], [4.0, 2.0]])
+    np.testing.assert_allclose(values.variance_lcb(members, 2.0), [0, 2], atol=1e-6)
+    np.testing.assert_allclose(values.variance_lcb(members, 0.4), [2, 2], atol=1e-6)
+
+
 def test_td_target_stops_where_the_discount_is_zero():
     reward, discount = jnp.array([1.0, 2.0, 3.0]), jnp.array([0.9, 0.0, 0.5])
     found = values.td_target(reward, discount, jnp.array([10.0, 1e6, -4.0]))

@@ -1,0 +1,211 @@
+"""Energy-based models of a behaviour: E(s, a) = -log pi_beta(a | s) + c(s), fitted by contrast.
+
+The default contrasts data actions with draws of a known proposal q and subtracts log q from every
+logit, so that differences of the fitted energy are differences of log-density. Langevin negatives
+(Florence et al. 2022, "Implicit behavioral cloning") follow the model instead: their density is not
+known, nothing is subtracted, and the scale of the energy is not calibrated. They come with that
+paper's gradient penalty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl_prefs import learner, residual
+from jaxrl_prefs.ops import contrastive
+from jaxrl_prefs.ops.shapes import aligned, boxed, uniform_in
+from jaxrl_prefs.residual import Residual, Vectors
+from jaxrl_prefs.types import Array, Key, Metrics, Params
+
+HELD_OUT = 20  # every 20th row is measured and not trained on: ours
+
+# Langevin chain of Florence et al. 2022, in units of half the action box
+FIRST_STEP, LAST_STEP, POWER = 0.5, 1e-5, 2.0  # step sizes
+NOISE = 0.5  # of a move, as a share of the step size
+LONGEST_MOVE = 0.5
+
+# Derivative-free search of the same paper
+SEARCH_NOISE, SHRINK = 0.33, 0.5  # of the first perturbation, in half boxes; factor per round
+
+EnergyFn = Callable[[Array, Array], Array]  # (observation [..., O], action [..., A]) -> [...]
+
+
+class Proposal(NamedTuple):
+    """A density that can be drawn from, over actions in every state."""
+
+    draw: Callable[[Key, tuple[int, int]], Array]  # (key, (B, n)) -> [B, n, A]
+    log_density: Callable[[Array], Array]  # [..., A] -> [...]
+
+
+def uniform(low: np.ndarray, high: np.ndarray) -> Proposal:
+    """The uniform density on the box between `low` and `high`, [A] each."""
+    level = -float(np.sum(np.log(np.asarray(high, np.float64) - low)))
+
+    def draw(key: Key, shape: tuple[int, int]) -> Array:
+        return uniform_in(low, high, key, (*shape, len(low)), jnp.dtype(jnp.float32))
+
+    return Proposal(draw, lambda action: jnp.full(action.shape[:-1], level, action.dtype))
+
+
+def held_out(index: Array) -> Array:
+    """1 for the rows that are kept out of the loss, else 0: [B] -> [B]."""
+    return (index % HELD_OUT == 0).astype(jnp.float32)
+
+
+def contrast(energy: EnergyFn, log_q: EnergyFn, observation: Array, candidates: Array) -> Array:
+    """Logits -E - log q of candidates [B, 1 + n, A], the data's first: [B, 1 + n]."""
+    context = observation[:, None]
+    return -energy(context, candidates) - log_q(context, candidates)
+
+
+def split_loss(logits: Array, index: Array) -> tuple[Array, Metrics]:
+    """InfoNCE over the rows that are trained on, [B, 1 + n] -> scalar; and metrics.
+
+    `behavior_loss` is of those rows. `held_out_loss` and `rank_accuracy` are of the others, and
+    count 0 in a batch that has none.
+    """
+    loss, apart = contrastive.infonce(logits), held_out(index)
+    kept = 1 - apart
+    total = jnp.sum(kept * loss)
+    metrics = {
+        "behavior_loss": (total, kept.sum()),
+        "held_out_loss": (jnp.sum(apart * loss), apart.sum()),
+        "rank_accuracy": (jnp.sum(apart * contrastive.rank_accuracy(logits)), apart.sum()),
+    }
+    return total / jnp.maximum(kept.sum(), 1), metrics
+
+
+class EnergyModel(NamedTuple):
+    """An energy network with the box of its actions and the way its negatives are made.
+
+    `fit(params, vectors, observation, action, index, key) -> (loss, metrics)`.
+    """
+
+    net: Residual
+    low: np.ndarray  # [A]
+    high: np.ndarray  # [A]
+    negatives: int  # n
+    proposal: Proposal
+    langevin_steps: int = 0  # 0: the proposal's draws as they are; else chains that start in them
+
+    def energy(self, params: Params, vectors: Vectors) -> EnergyFn:
+        """E(s, a) as a function, with parameters held."""
+        return lambda observation, action: self.net.apply(params, vectors, observation, action)
+
+    def fit(
+        self,
+        params: Params,
+        vectors: Vectors,
+        observation: Array,
+        action: Array,
+        index: Array,
+        key: Key,
+    ) -> tuple[Array, Metrics]:
+        """The contrastive loss of a batch; with Langevin negatives, plus the gradient penalty."""
+        energy = self.energy(params, vectors)
+        held = self.energy(jax.lax.stop_gradient(params), vectors)
+        candidates = jnp.concatenate([action[:, None], self.draw(held, observation, key)], 1)
+        loss, metrics = split_loss(contrast(energy, self.log_q, observation, candidates), index)
+        metrics |= learner.measured(gain=residual.gain(params))
+        if not self.langevin_steps:
+            return loss, metrics
+        penalty = jnp.mean(contrastive.slope_penalty(slopes(energy, observation, candidates)))
+        return loss + penalty, metrics | learner.measured(slope_penalty=penalty)
+
+    def draw(self, energy: EnergyFn, observation: Array, key: Key) -> Array:
+        """Negatives for each observation: [B, n, A]."""
+        draw_key, chain_key = jax.random.split(key)
+        start = self.proposal.draw(draw_key, (observation.shape[0], self.negatives))
+        if not self.langevin_steps:
+            return start
+        return langevin(
+            energy, observation, start, chain_key, self.langevin_steps, self.low, self.high
+        )
+
+    def log_q(self, observation: Array, action: Array) -> Array:
+        """What is subtracted from the logits; 0 where the negatives' density is not known."""
+        del observation
+        if self.langevin_steps:
+            return jnp.zeros(action.shape[:-1], action.dtype)
+        return self.proposal.log_density(action)
+
+
+def slopes(energy: EnergyFn, observation: Array, action: Array) -> Array:
+    """dE / da at actions [B, K, A]: [B, K, A]."""
+    context = observation[:, None]
+    return jax.grad(lambda a: jnp.sum(energy(context, a)))(action)
+
+
+def langevin(
+    energy: EnergyFn,
+    observation: Array,
+    start: Array,
+    key: Key,
+    steps: int,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> Array:
+    """Noisy descent on the energy from `start` [B, K, A], inside the box; constants to a gradient.
+
+    The step size falls from .5 to 1e-5 by a polynomial of power 2, and no move exceeds half the
+    half box (Florence et al. 2022, in whose code the noise is multiplied by the step size).
+    """
+    radius = aligned((high - low) / 2, 3)
+    share = np.arange(steps) / max(steps - 1, 1)
+    sizes = LAST_STEP + (FIRST_STEP - LAST_STEP) * (1 - share) ** POWER
+
+    def move(action: Array, inputs: tuple[Array, Key]) -> tuple[Array, None]:
+        size, key = inputs
+        noise = NOISE * jax.random.normal(key, action.shape, action.dtype)
+        step = size * (noise - 0.5 * radius * slopes(energy, observation, action))
+        step = jnp.clip(step, -LONGEST_MOVE, LONGEST_MOVE)
+        return boxed(action + radius * step, low, high), None
+
+    inputs = (jnp.asarray(sizes, start.dtype), jax.random.split(key, steps))
+    return jax.lax.stop_gradient(jax.lax.scan(move, start, inputs)[0])
+
+
+def search(
+    energy: EnergyFn,
+    observation: Array,
+    key: Key,
+    count: int,
+    rounds: int,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> tuple[Array, Array]:
+    """Derivative-free search for likely actions: candidates [B, K, A] and energies [B, K].
+
+    Uniform candidates; then `rounds` - 1 times K of them by weight exp(-E), with replacement,
+    perturbed by Gaussian noise that halves from round to round (Florence et al. 2022).
+    """
+    start_key, *keys = jax.random.split(key, rounds)
+    radius, context = aligned((high - low) / 2, 3), observation[:, None]
+    action = uniform(low, high).draw(start_key, (observation.shape[0], count))
+    for i, round_key in enumerate(keys):
+        choice_key, noise_key = jax.random.split(round_key)
+        action = resampled(action, -energy(context, action), choice_key)
+        noise = SEARCH_NOISE * SHRINK**i * jax.random.normal(noise_key, action.shape, action.dtype)
+        action = boxed(action + radius * noise, low, high)
+    return action, energy(context, action)
+
+
+def resampled(action: Array, logits: Array, key: Key) -> Array:
+    """K of each row's K actions [B, K, A], with replacement and weights softmax(logits [B, K])."""
+
+    def rows(key: Key, weight: Array) -> Array:
+        return jax.random.choice(key, weight.shape[0], weight.shape, p=weight)
+
+    chosen = jax.vmap(rows)(jax.random.split(key, action.shape[0]), jax.nn.softmax(logits))
+    return jnp.take_along_axis(action, chosen[..., None], 1)
+
+
+def lowest(action: Array, energy: Array) -> Array:
+    """Of candidates [B, K, A] with energies [B, K], the one of lowest energy: [B, A]."""
+    best = jnp.argmin(energy, -1)
+    return jnp.take_along_axis(action, best[:, None, None], 1)[:, 0]

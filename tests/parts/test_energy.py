@@ -1,0 +1,298 @@
+"""Energies fitted by contrast, against densities that are known."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxrl_prefs import learner, residual
+from jaxrl_prefs.ops import contrastive
+from jaxrl_prefs.parts import energy
+from tests.exact import compiled
+
+LOW, HIGH = np.array([-1.0], "f"), np.array([1.0], "f")
+LOW2, HIGH2 = np.array([-1.0, 0.0], "f"), np.array([1.0, 4.0], "f")
+
+
+def parabola(p, a):
+    return p[0] * a + p[1] * a**2  # in every state
+
+
+PARABOLA = residual.Residual(
+    init=lambda key, s, a: {"p": jnp.zeros(2), "log_gain": jnp.zeros(())},
+    start=lambda key, params: {},
+    advance=lambda params, vectors: vectors,
+    apply=lambda params, vectors, s, a: (
+        params["p"][0] * a[..., 0] + params["p"][1] * a[..., 0] ** 2
+    ),
+    blocks=0,
+)
+
+
+def truncated(size, seed=0):
+    law = scipy.stats.truncnorm(-1.2 / 0.3, 0.8 / 0.3, 0.2, 0.3)
+    return law.rvs((size, 1), random_state=seed).astype(np.float32)
+
+
+def model_of(**changes):
+    plain = energy.EnergyModel(PARABOLA, LOW, HIGH, 8, energy.uniform(LOW, HIGH))
+    return plain._replace(**changes)
+
+
+# ------------------------------------------------------------------------------------- proposals
+
+
+def test_the_uniform_proposal_fills_its_box():
+    proposal = energy.uniform(LOW2, HIGH2)
+    drawn = compiled(lambda: proposal.draw(jax.random.key(0), (50, 400))).reshape(-1, 2)
+    assert (drawn >= LOW2).all() and (drawn <= HIGH2).all()
+    np.testing.assert_allclose(drawn.mean(0), [0, 2], atol=0.04)
+    np.testing.assert_allclose(drawn.var(0), [4 / 12, 16 / 12], rtol=0.03)
+    density = proposal.log_density(jnp.asarray(drawn))
+    np.testing.assert_allclose(density, -np.log(8), rtol=1e-6)
+
+
+# --------------------------------------------------------------------------- what is trained on
+
+
+def test_every_twentieth_row_is_measured_and_not_trained_on():
+    logits = np.random.default_rng(0).normal(size=(45, 5)).astype(np.float32)
+    index = np.arange(100, 145, dtype=np.int32)
+    loss, metrics = energy.split_loss(jnp.asarray(logits), jnp.asarray(index))
+    apart = index % 20 == 0
+    assert apart.sum() == 3
+    each = np.asarray(contrastive.infonce(jnp.asarray(logits)))
+    assert loss == pytest.approx(each[~apart].mean(), rel=1e-5)
+    sums = {name: (float(total), float(count)) for name, (total, count) in metrics.items()}
+    assert sums["behavior_loss"] == pytest.approx((each[~apart].sum(), 42), rel=1e-5)
+    assert sums["held_out_loss"] == pytest.approx((each[apart].sum(), 3), rel=1e-5)
+    wins = (logits[apart, :1] > logits[apart, 1:]).mean(1).sum()
+    assert sums["rank_accuracy"] == pytest.approx((wins, 3), rel=1e-5)
+    slope = jax.grad(lambda x: energy.split_loss(x, jnp.asarray(index))[0])(jnp.asarray(logits))
+    assert (np.abs(slope).max(1) > 0).tolist() == (~apart).tolist()
+
+
+def test_a_batch_without_held_out_rows_counts_none():
+    loss, metrics = energy.split_loss(jnp.zeros((3, 2)), jnp.array([1, 2, 3]))
+    assert metrics["held_out_loss"] == (0, 0) and metrics["rank_accuracy"] == (0, 0)
+    nothing, metrics = energy.split_loss(jnp.zeros((2, 2)), jnp.array([0, 20]))
+    assert nothing == 0 and metrics["behavior_loss"] == (0, 0)
+    assert loss == pytest.approx(np.log(2))
+
+
+# ------------------------------------------------------------------------- E: a known density
+
+
+def fitted(model, steps=1_500, rate=0.05, rows=512):
+    """Adam-free descent on fresh batches of the truncated normal; the mean of the last half."""
+    data = truncated(40_000)
+
+    def program(data):
+        def loss(p, action, key):
+            params = {"p": p, "log_gain": jnp.zeros(())}
+            index, states = jnp.arange(1, rows + 1), jnp.zeros((rows, 1))
+            return model.fit(params, {}, states, action, index, key)[0]
+
+        def step(i, carry):
+            p, total = carry
+            rows_key, key = jax.random.split(jax.random.fold_in(jax.random.key(0), i))
+            action = data[jax.random.randint(rows_key, (rows,), 0, len(data))]
+            scale = jnp.array([4.0, 40.0])  # the square's coefficient has the smaller slope
+            p = p - rate * scale * jax.grad(loss)(p, action, key)
+            return p, total + jnp.where(i >= steps // 2, p, 0)
+
+        return jax.lax.fori_loop(0, steps, step, (jnp.zeros(2), jnp.zeros(2)))[1] / (
+            steps - steps // 2
+        )
+
+    return np.asarray(jax.jit(program)(data))
+
+
+def normal(mean, std):
+    """A proposal that is not uniform, on the whole line."""
+    return energy.Proposal(
+        lambda key, shape: mean + std * jax.random.normal(key, (*shape, 1)),
+        lambda a: jax.scipy.stats.norm.logpdf(a[..., 0], mean, std),
+    )
+
+
+EXACT = np.array([-0.4, 1.0]) / 0.18  # (a - .2)^2 / (2 .3^2), less a constant
+
+
+def test_energies_are_minus_log_density_by_uniform_draws():
+    np.testing.assert_allclose(fitted(model_of()), EXACT, rtol=0.05)
+
+
+def test_energies_are_minus_log_density_by_any_known_proposal():
+    """log q is subtracted from every logit; without it the optimum is p / q."""
+    # the data fill [-1, 1] to .4 %, so the untruncated normal is what is seen on the line
+    proposal = normal(0.0, 0.6)
+    np.testing.assert_allclose(fitted(model_of(proposal=proposal)), EXACT, rtol=0.07)
+    blind = proposal._replace(log_density=lambda a: jnp.zeros(a.shape[:-1]))
+    ratio = EXACT - np.array([0, 1 / (2 * 0.6**2)])
+    np.testing.assert_allclose(fitted(model_of(proposal=blind)), ratio, rtol=0.07)
+
+
+def test_loss_at_the_optimum_is_the_bound_less_the_divergence():
+    """log(n + 1) - KL(p || uniform), KL = .49757, for many draws."""
+    rows, n = 4_000, 512
+    model = model_of(negatives=n)
+    params = {"p": jnp.asarray(EXACT, jnp.float32), "log_gain": jnp.zeros(())}
+    index, states = jnp.arange(1, rows + 1), jnp.zeros((rows, 1))
+    trained, _ = compiled(
+        lambda a: model.fit(params, {}, states, a, index * 20 + 1, jax.random.key(0)),
+        truncated(rows),
+    )
+    assert trained == pytest.approx(np.log(n + 1) - 0.49757, abs=0.03)
+
+
+def test_a_network_learns_the_shape():
+    net = residual.scalar(32, 2)
+    model = model_of(net=net, negatives=16)
+    data = truncated(20_000)
+
+    steps = 600
+    opt = learner.optimizer(1e-2, decay_steps=steps)
+
+    def program(key):
+        params = net.init(key, jnp.zeros((1, 1)), jnp.zeros((1, 1)))
+
+        def step(i, carry):
+            part, vectors = carry
+            vectors = net.advance(part.params, vectors)
+            rows_key, key = jax.random.split(jax.random.fold_in(jax.random.key(0), i))
+            action = data[jax.random.randint(rows_key, (128,), 0, len(data))]
+            index, states = 20 * jnp.arange(128) + 1, jnp.zeros((128, 1))
+
+            def loss(params):
+                return model.fit(params, vectors, states, action, index, key)
+
+            return learner.descend(part, opt, loss)[0], vectors
+
+        start = learner.fresh(params, opt), net.start(key, params)
+        part, vectors = jax.lax.fori_loop(0, steps, step, start)
+        a = jnp.linspace(-0.6, 1.0, 9)[:, None]
+        return net.apply(part.params, vectors, jnp.zeros((1, 1)), a), residual.gain(part.params)
+
+    data = jnp.asarray(data)
+    found, gain = map(np.asarray, jax.jit(program)(jax.random.key(1)))
+    exact = (np.linspace(-0.6, 1.0, 9) - 0.2) ** 2 / 0.18
+    np.testing.assert_allclose(found - found[4], exact - exact[4], atol=0.45)
+    assert gain > 1
+
+
+# ------------------------------------------------------------------------------------- Langevin
+
+
+def test_a_langevin_move_is_half_the_slope_and_the_noise():
+    """One step of size .5 on E = c a, in half boxes: mean -.25 c r, deviation .25."""
+    slope = np.array([0.4, -0.3], "f")  # in half boxes: .4 and -.6
+
+    def move():
+        start = jnp.zeros((20_000, 1, 2)) + jnp.array([0.0, 2.0])[None, None]
+        return energy.langevin(
+            lambda s, a: jnp.sum(a * slope[None, None], -1),
+            jnp.zeros((20_000, 1)),
+            start,
+            jax.random.key(0),
+            1,
+            LOW2,
+            HIGH2,
+        )
+
+    moved = (compiled(move)[:, 0] - [0, 2]) / [1, 2]
+    law = [scipy.stats.norm(centre, 0.25) for centre in (-0.1, 0.15)]
+    for found, normal_law in zip(moved.T, law, strict=True):
+        assert np.abs(found).max() == pytest.approx(0.5)  # the longest move
+        assert np.median(found) == pytest.approx(normal_law.mean(), abs=0.01)
+        assert (found >= 0.5).mean() == pytest.approx(normal_law.sf(0.5), abs=0.005)
+
+
+def test_langevin_chains_settle_where_energy_is_low():
+    def chains(start):
+        def bowl(s, a):
+            return jnp.sum(jnp.square(a - jnp.array([0.5, 1.0])[None, None]), -1) / 0.02
+
+        return energy.langevin(bowl, jnp.zeros((4, 1)), start, jax.random.key(0), 100, LOW2, HIGH2)
+
+    start = energy.uniform(LOW2, HIGH2).draw(jax.random.key(1), (4, 50))
+    drawn = compiled(chains, start)
+    assert (drawn >= LOW2).all() and (drawn <= HIGH2).all()
+    np.testing.assert_allclose(drawn.reshape(-1, 2).mean(0), [0.5, 1.0], atol=0.05)
+    slope = compiled(jax.grad(lambda x: chains(x).sum()), start)
+    np.testing.assert_array_equal(slope, 0)
+
+
+def test_langevin_negatives_come_with_the_gradient_penalty_and_no_log_q():
+    steep = {"p": jnp.array([3.0, 0.0]), "log_gain": jnp.zeros(())}
+    batch = jnp.zeros((6, 1)), jnp.zeros((6, 1)), jnp.arange(1, 7)
+
+    def losses(model, params):
+        loss, metrics = model.fit(params, {}, *batch, jax.random.key(0))
+        return loss, {
+            name: total / count
+            for name, (total, count) in metrics.items()
+            if name not in ("held_out_loss", "rank_accuracy")
+        }
+
+    chained = model_of(langevin_steps=3)
+    loss, metrics = losses(chained, steep)
+    assert metrics["slope_penalty"] == pytest.approx(4)  # (3 - 1)^2 at every action
+    assert loss == pytest.approx(float(metrics["behavior_loss"]) + 4, rel=1e-6)
+    _, plain = losses(model_of(), steep)
+    assert "slope_penalty" not in plain
+    np.testing.assert_array_equal(chained.log_q(None, jnp.zeros((2, 3, 1))), 0)
+    np.testing.assert_allclose(model_of().log_q(None, jnp.zeros((2, 3, 1))), -np.log(2), rtol=1e-6)
+
+
+# --------------------------------------------------------------------------- derivative-free
+
+
+def bowl(s, a):
+    centre = jnp.concatenate([s, 3 + s], -1)
+    return jnp.sum(jnp.square(a - centre), -1) / 0.02
+
+
+def test_the_search_finds_the_lowest_energy_of_each_state():
+    states = np.linspace(-0.5, 0.5, 6, dtype=np.float32)[:, None]
+
+    def found(rounds):
+        action, level = energy.search(
+            bowl, jnp.asarray(states), jax.random.key(0), 256, rounds, LOW2, HIGH2
+        )
+        return action, level, energy.lowest(action, level)
+
+    errors = {}
+    for rounds in (1, 3, 5):
+        action, level, best = compiled(lambda rounds=rounds: found(rounds))
+        assert action.shape == (6, 256, 2) and level.shape == (6, 256)
+        assert (action >= LOW2).all() and (action <= HIGH2).all()
+        np.testing.assert_allclose(level, compiled(bowl, states[:, None], action), rtol=1e-5)
+        errors[rounds] = np.abs(best - np.concatenate([states, 3 + states], 1)).max()
+        np.testing.assert_array_equal(best, action[np.arange(6), level.argmin(1)])
+    assert errors[5] < 0.1 and errors[5] < errors[1]
+
+
+def test_resampling_follows_the_weights():
+    share = np.array([0.5, 0.3, 0.2, 0.0])
+    with np.errstate(divide="ignore"):
+        logits = np.tile(np.log(share), (5_000, 1)).astype(np.float32)
+    action = np.tile(np.arange(4.0, dtype=np.float32)[:, None], (5_000, 1, 1))
+    drawn = compiled(lambda: energy.resampled(action, logits, jax.random.key(0)))
+    assert drawn.shape == (5_000, 4, 1)
+    found = np.bincount(drawn.astype(int).ravel(), minlength=4) / drawn.size
+    np.testing.assert_allclose(found, share, atol=0.015)
+
+
+def test_without_an_energy_the_search_stays_uniform():
+    flat = compiled(
+        lambda: energy.search(
+            lambda s, a: jnp.zeros(a.shape[:-1]), jnp.zeros((50, 1)), jax.random.key(0), 100, 1,
+            LOW2, HIGH2,
+        )[0]
+    ).reshape(-1, 2)  # fmt: skip
+    np.testing.assert_allclose(flat.mean(0), [0, 2], atol=0.06)
+    np.testing.assert_allclose(flat.var(0), [1 / 3, 4 / 3], rtol=0.06)
