@@ -114,17 +114,24 @@ def compiled(method: Method, index: int, data: Transition, seeds: int, share: fl
         holder["step"] = first + updates
         jax.block_until_ready(report.bad_step)
 
-    run(2)
-    start = time.perf_counter()
-    run(2)
-    pace = max((time.perf_counter() - start) / 2, 1e-5)
+    pace = _pace(run)
     one = jax.tree.map(lambda x: jnp.asarray(x[0]), holder["state"])
     batch = jax.tree.map(lambda x: x[: phase.batch_size], data)
     flops = matmul_flops(phase.update, one, batch, jax.random.key(0), jnp.int32(0), share=share)
     memory = program.compiled.memory_analysis()
-    # Ten updates at least: two of BDPO's actor intervals; about two seconds a round.
-    updates = 10 * max(1, round(FLAGS.round_seconds / pace / 10))
+    # Ten updates at least: two of BDPO's actor intervals. Calls as long for many seeds as for one.
+    updates = 10 * max(1, round(FLAGS.round_seconds * seeds / pace / 10))
     return Case(phase.name, seeds, run, updates, flops, seconds, memory.temp_size_in_bytes)
+
+
+def _pace(run: Callable[[int], None]) -> float:
+    """Seconds of one update, without what a call costs once (its state is copied and checked)."""
+    run(2)
+    marks = [time.perf_counter()]
+    for updates in (2, 7):
+        run(updates)
+        marks.append(time.perf_counter())
+    return max(((marks[2] - marks[1]) - (marks[1] - marks[0])) / 5, 1e-5)
 
 
 def measure(cases: list[Case], rounds: int) -> tuple[np.ndarray, float]:
@@ -191,6 +198,6 @@ if __name__ == "__main__":
     flags.DEFINE_list("phases", [], "phases to time; all if empty")
     flags.DEFINE_integer("cores", 0, "run on so many cores (Linux); 0 for all", lower_bound=0)
     flags.DEFINE_integer("rounds", 5, "interleaved rounds", lower_bound=1)
-    flags.DEFINE_float("round_seconds", 2.0, "about how long a round of one case takes")
+    flags.DEFINE_float("round_seconds", 2.0, "about how long a round takes a seed")
     flags.DEFINE_multi_string("set", [], "method field=value")
     app.run(main)
