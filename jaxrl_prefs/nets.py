@@ -61,6 +61,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"mish": mish, "relu": jax.nn
 INITIALISERS: dict[str, Callable[..., Array]] = {
     "orthogonal": orthogonal,
     "lecun": nn.initializers.lecun_normal(),  # variance 1 / inputs, as plain Flax draws it
+    "glorot": nn.initializers.glorot_uniform(),  # as Keras draws it
 }
 
 
@@ -315,3 +316,89 @@ def judged(judge: Net, params: Params, context: Array, x: Array, *more: Array) -
 
     values.defvjp(forward, backward)
     return values(x)
+
+
+# --- Networks of ARQ ------------------------------------------------------------------------------
+
+FREQUENCY = 30.0  # deviation of the random frequencies of time
+
+
+@jax.custom_jvp
+def swish(x: Array) -> Array:
+    """x sigmoid(x), by one exponential; its slope by the same one."""
+    return x / (1 + jnp.exp(-x))
+
+
+@swish.defjvp
+def _swish_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    gate = 1 / (1 + jnp.exp(-x))
+    value = x * gate
+    return value, (gate + value * (1 - gate)) * dx
+
+
+class _TimeFeature(nn.Module):
+    """Random Fourier features of the time t, [sin, cos], and a linear layer.
+
+    The frequencies are drawn once, for every network alike, and never trained: a constant.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, t: Array) -> Array:
+        # RandomState's numbers are the same in every release, so a checkpoint keeps its meaning.
+        draw = np.random.RandomState(0).normal(0, FREQUENCY, self.width // 2)
+        angle = t[..., None] * aligned((2 * np.pi * draw).astype(np.float32), t.ndim + 1)
+        return _Dense(self.width, "glorot")(jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1))
+
+
+class _ScoreNet(nn.Module):
+    """Residual blocks that read the time before each of their two layers."""
+
+    width: int
+    blocks: int
+    output: int
+
+    @nn.compact
+    def __call__(self, *inputs: Array) -> Array:
+        *others, t = inputs
+        x = _JoinedDense(self.width, "glorot")(others)
+        time = aligned(_TimeFeature(self.width)(t), x.ndim)
+        for _ in range(self.blocks):
+            start = x
+            for _ in range(2):
+                x = _Dense(self.width, "glorot")(swish(x + time))
+            x = start + x
+        return _Dense(self.output, "glorot")(x)
+
+
+class _ResidualMlp(nn.Module):
+    """A dense layer, blocks of two ReLU and dense layers each with a skip, a linear output."""
+
+    width: int
+    blocks: int
+    output: int
+
+    @nn.compact
+    def __call__(self, *inputs: Array) -> Array:
+        x = _JoinedDense(self.width, "glorot")(inputs)
+        for _ in range(self.blocks):
+            start = x
+            for _ in range(2):
+                x = _Dense(self.width, "glorot")(jax.nn.relu(x))
+            x = start + x
+        return _Dense(self.output, "glorot")(x)
+
+
+def score_net(width: int, blocks: int, output: int) -> Net:
+    """A score network f(y, observation, t) -> [..., output] (ARQ, appendix A.2 and its code).
+
+    t is a scalar, whose feature is then computed once, or has the leading axes of the others.
+    """
+    return _net(_ScoreNet(width, blocks, output), _leading_stepped)
+
+
+def residual_mlp(width: int, blocks: int, output: int) -> Net:
+    """A pre-activation residual network over the concatenation of its inputs."""
+    return _net(_ResidualMlp(width, blocks, output))

@@ -40,6 +40,7 @@ CONFINED = {
     "flax.linen": {"nets"},
     "flax.struct": {"learner", "methods", "parts"},
     "orbax": {"checkpoint"},
+    "diffrax": {"ops"},
     "gymnasium": {"data", "evaluate"},
     "gymnasium_robotics": {"data", "evaluate"},
     "minari": {"data", "evaluate"},
@@ -52,7 +53,10 @@ CONFINED = {
 
 # Slow to import or missing on some machines: only inside a function, or in a file that is itself
 # imported only inside functions.
-LAZY = ("gymnasium", "gymnasium_robotics", "minari", "mujoco", "h5py", "distrax", "matplotlib")
+LAZY = (
+    *("gymnasium", "gymnasium_robotics", "minari", "mujoco", "h5py"),
+    *("distrax", "diffrax", "matplotlib"),
+)
 
 
 class Import(NamedTuple):
