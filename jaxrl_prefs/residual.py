@@ -1,8 +1,10 @@
 """A residual network with spectrally normalised layers, as pure functions of explicit state.
 
-Input layer, blocks x + W2 relu(W1 relu(x)), linear output (pre-activation: He et al. 2016), one
-learned positive gain. Every kernel, the output's included, is divided by its spectral norm, so a
-block at most doubles a slope, and the whole has slopes up to gain * 2^blocks.
+Input layer, blocks x + W2 relu(W1 relu(x)), a last relu, linear output (pre-activation: He et al.
+2016), one learned positive gain. Every kernel, the output's included, is divided by its spectral
+norm, so a block at most doubles a slope, and the whole has slopes up to gain * 2^blocks. The output
+has no bias: an energy is meant up to a constant, and a parameter without a gradient would be moved
+by rounding errors alone.
 
 The vectors of the power iteration are neither parameters nor hidden: whoever trains the network
 keeps them beside the parameters, moves them by `advance`, and leaves them alone once it is frozen.
@@ -49,22 +51,22 @@ def scalar(width: int, blocks: int) -> Residual:
         sizes |= {name: (width, width) for name in inner}
         keys = jax.random.split(key, len(sizes))
         layers = {name: _layer(k, *sizes[name]) for name, k in zip(sizes, keys, strict=True)}
+        del layers[OUTPUT]["bias"]
         return {"layers": layers, "log_gain": jnp.zeros(())}
 
     def apply(params: Params, vectors: Vectors, *inputs: Array) -> Array:
-        layers = {
-            name: (spectral.normalized(layer["kernel"], vectors[name]), layer["bias"])
-            for name, layer in params["layers"].items()
-        }
+        layers = params["layers"]
+
+        def kernel(name: str) -> Array:
+            return spectral.normalized(layers[name]["kernel"], vectors[name])
 
         def dense(name: str, x: Array) -> Array:
-            kernel, bias = layers[name]
-            return x @ kernel + aligned(bias, x.ndim)
+            return jax.nn.relu(x) @ kernel(name) + aligned(layers[name]["bias"], x.ndim)
 
-        x = _joined(*layers[INPUT], inputs)
+        x = _joined(kernel(INPUT), layers[INPUT]["bias"], inputs)
         for first, second in zip(inner[::2], inner[1::2], strict=True):
-            x = x + dense(second, jax.nn.relu(dense(first, jax.nn.relu(x))))
-        return gain(params) * dense(OUTPUT, x).squeeze(-1)
+            x = x + dense(second, dense(first, x))
+        return gain(params) * (jax.nn.relu(x) @ kernel(OUTPUT)).squeeze(-1)
 
     return Residual(init, _start, _advance, apply, blocks)
 

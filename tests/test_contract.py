@@ -42,6 +42,30 @@ TINY: dict[str, dict[str, Any]] = {
         "candidates": 2,
         "actor_interval": 3,
     },
+    "bpr": {
+        "pretrain_steps": 4,
+        "train_steps": 4,
+        "batch_size": 8,
+        "energy_batch_size": 24,  # with `epoch`, the held-out rows are in every batch
+        "batches": "epoch",
+        "energy_width": 8,
+        "energy_blocks": 1,
+        "negative_samples": 3,
+        "search_samples": 4,
+        "search_rounds": 2,
+        "actor_hidden": (8,),
+        "critic_hidden": (8,),
+    },
+    "ibc": {
+        "train_steps": 4,
+        "batch_size": 24,
+        "batches": "epoch",
+        "width": 16,
+        "blocks": 1,
+        "negative_samples": 8,  # fewer, and a unit may be active for all: a gradient of rounding
+        "search_samples": 4,
+        "search_rounds": 2,
+    },
     "probe": {"model_steps": 4, "train_steps": 4},
 }
 
@@ -52,12 +76,16 @@ CHANGES: dict[str, dict[str, set[str]]] = {
         "critic": {"critic", "value"},
         "train": {"critic", "value", "actor", "behavior"},
     },
+    "bpr": {"behavior": {"behavior", "vectors"}, "train": {"actor", "critic"}},
+    "ibc": {"train": {"behavior", "vectors"}},
     "probe": {"model": {"model"}, "guess": set(), "train": {"critic", "actor"}},
 }
 
 # Phase -> fields that its `enter` may change; not listed: none.
 ENTERS: dict[str, dict[str, set[str]]] = {
     "bdpo": {"critic": {"actor"}},
+    "bpr": {},
+    "ibc": {},
     "probe": {"train": {"critic"}},
 }
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from jaxrl_prefs.methods import bdpo
+from jaxrl_prefs.methods import bdpo, bpr, ibc
 
-METHODS = {"bdpo": bdpo}
+METHODS = {"bdpo": bdpo, "bpr": bpr, "ibc": ibc}

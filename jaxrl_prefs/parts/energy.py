@@ -15,12 +15,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxrl_prefs import learner, residual
+from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.ops import contrastive
+from jaxrl_prefs.ops.gaussian import log_density
 from jaxrl_prefs.ops.shapes import aligned, boxed, uniform_in
+from jaxrl_prefs.parts.gaussian import gaussian_head
 from jaxrl_prefs.residual import Residual, Vectors
-from jaxrl_prefs.types import Array, Key, Metrics, Params
+from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Transition
 
 HELD_OUT = 20  # every 20th row is measured and not trained on: ours
 
@@ -63,39 +67,54 @@ def contrast(energy: EnergyFn, log_q: EnergyFn, observation: Array, candidates: 
     return -energy(context, candidates) - log_q(context, candidates)
 
 
-def split_loss(logits: Array, index: Array) -> tuple[Array, Metrics]:
-    """InfoNCE over the rows that are trained on, [B, 1 + n] -> scalar; and metrics.
+def split_loss(loss: Array, index: Array) -> tuple[Array, Metrics]:
+    """The mean loss of the rows that are trained on, [B] -> scalar; and metrics of both parts.
 
-    `behavior_loss` is of those rows. `held_out_loss` and `rank_accuracy` are of the others, and
-    count 0 in a batch that has none.
+    `behavior_loss` is of those rows, `held_out_loss` of the others; one counts 0 in a batch that
+    has none of its rows.
     """
-    loss, apart = contrastive.infonce(logits), held_out(index)
+    apart = held_out(index)
     kept = 1 - apart
     total = jnp.sum(kept * loss)
     metrics = {
         "behavior_loss": (total, kept.sum()),
         "held_out_loss": (jnp.sum(apart * loss), apart.sum()),
-        "rank_accuracy": (jnp.sum(apart * contrastive.rank_accuracy(logits)), apart.sum()),
     }
     return total / jnp.maximum(kept.sum(), 1), metrics
 
 
 class EnergyModel(NamedTuple):
-    """An energy network with the box of its actions and the way its negatives are made.
-
-    `fit(params, vectors, observation, action, index, key) -> (loss, metrics)`.
-    """
+    """An energy network with the box of its actions and the way its negatives are made."""
 
     net: Residual
     low: np.ndarray  # [A]
     high: np.ndarray  # [A]
     negatives: int  # n
     proposal: Proposal
-    langevin_steps: int = 0  # 0: the proposal's draws as they are; else chains that start in them
+    langevin_steps: int  # 0: the proposal's draws as they are; else chains that start in them
+    candidates: int  # K of the search by which the model acts
+    rounds: int  # of that search
+
+    def init(self, key: Key, observation: Array, action: Array) -> tuple[Params, Vectors]:
+        """Parameters and power-iteration vectors; the arrays are read for shapes only."""
+        net_key, vector_key = jax.random.split(key)
+        params = self.net.init(net_key, observation, action)
+        return params, self.net.start(vector_key, params)
+
+    def advance(self, params: Params, vectors: Vectors) -> Vectors:
+        """One power iteration, before each gradient step."""
+        return self.net.advance(params, vectors)
 
     def energy(self, params: Params, vectors: Vectors) -> EnergyFn:
         """E(s, a) as a function, with parameters held."""
         return lambda observation, action: self.net.apply(params, vectors, observation, action)
+
+    def act(self, params: Params, vectors: Vectors, observation: Array, key: Key) -> Array:
+        """The lowest energy that the derivative-free search finds: [B, A]."""
+        energy = self.energy(params, vectors)
+        return lowest(
+            *search(energy, observation, key, self.candidates, self.rounds, self.low, self.high)
+        )
 
     def fit(
         self,
@@ -110,7 +129,10 @@ class EnergyModel(NamedTuple):
         energy = self.energy(params, vectors)
         held = self.energy(jax.lax.stop_gradient(params), vectors)
         candidates = jnp.concatenate([action[:, None], self.draw(held, observation, key)], 1)
-        loss, metrics = split_loss(contrast(energy, self.log_q, observation, candidates), index)
+        logits = contrast(energy, self.log_q, observation, candidates)
+        loss, metrics = split_loss(contrastive.infonce(logits), index)
+        apart, ranks = held_out(index), contrastive.rank_accuracy(logits)
+        metrics["rank_accuracy"] = (jnp.sum(apart * ranks), apart.sum())
         metrics |= learner.measured(gain=residual.gain(params))
         if not self.langevin_steps:
             return loss, metrics
@@ -133,6 +155,87 @@ class EnergyModel(NamedTuple):
         if self.langevin_steps:
             return jnp.zeros(action.shape[:-1], action.dtype)
         return self.proposal.log_density(action)
+
+
+class GaussianModel(NamedTuple):
+    """A diagonal Gaussian fitted by likelihood, seen as an energy; it has no vectors.
+
+    Its mean lies in the box (parts/gaussian.py). What the box cuts off depends on the state alone,
+    so differences of the energy are those of the law inside the box too.
+    """
+
+    net: Net
+    low: np.ndarray  # [A]
+    high: np.ndarray  # [A]
+
+    def init(self, key: Key, observation: Array, action: Array) -> tuple[Params, Vectors]:
+        """Parameters, and no vectors."""
+        del action
+        return self.net.init(key, observation), {}
+
+    def advance(self, params: Params, vectors: Vectors) -> Vectors:
+        """Nothing to move."""
+        del params
+        return vectors
+
+    def energy(self, params: Params, vectors: Vectors) -> EnergyFn:
+        """-log N(a; mean(s), std(s)^2)."""
+        del vectors
+        head = gaussian_head(self.low, self.high)
+
+        def energy(observation: Array, action: Array) -> Array:
+            return -log_density(action, *head(self.net.apply(params, observation)))
+
+        return energy
+
+    def act(self, params: Params, vectors: Vectors, observation: Array, key: Key) -> Array:
+        """One draw, clipped to the box: [B, A]."""
+        del vectors
+        mean, std = gaussian_head(self.low, self.high)(self.net.apply(params, observation))
+        return boxed(mean + std * jax.random.normal(key, mean.shape), self.low, self.high)
+
+    def fit(
+        self,
+        params: Params,
+        vectors: Vectors,
+        observation: Array,
+        action: Array,
+        index: Array,
+        key: Key,
+    ) -> tuple[Array, Metrics]:
+        """Minus the mean log-likelihood of a batch."""
+        del key
+        return split_loss(self.energy(params, vectors)(observation, action), index)
+
+
+Model = EnergyModel | GaussianModel
+
+
+def train(
+    part: Trainable,
+    vectors: Vectors,
+    model: Model,
+    opt: optax.GradientTransformation,
+    batch: Transition,
+    key: Key,
+) -> tuple[Trainable, Vectors, Metrics]:
+    """One power iteration and one gradient step of a model on a batch."""
+    vectors = model.advance(part.params, vectors)
+
+    def loss(params: Params) -> tuple[Array, Metrics]:
+        return model.fit(params, vectors, batch.observation, batch.action, batch.index, key)
+
+    part, metrics = learner.descend(part, opt, loss)
+    return part, vectors, metrics
+
+
+def ranks(model: Model, params: Params, vectors: Vectors, batch: Transition, key: Key) -> Array:
+    """Whether each data action has a lower energy than a uniform one: [B], of 0, 1/2, 1."""
+    energy = model.energy(params, vectors)
+    shape, dtype = batch.action.shape, batch.action.dtype
+    other = uniform_in(model.low, model.high, key, shape, dtype)
+    pair = [-energy(batch.observation, action) for action in (batch.action, other)]
+    return contrastive.rank_accuracy(jnp.stack(pair, -1))
 
 
 def slopes(energy: EnergyFn, observation: Array, action: Array) -> Array:

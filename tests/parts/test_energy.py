@@ -9,9 +9,9 @@ import pytest
 import scipy.stats
 
 from jaxrl_prefs import learner, residual
-from jaxrl_prefs.ops import contrastive
 from jaxrl_prefs.parts import energy
-from tests.exact import compiled
+from jaxrl_prefs.types import Net
+from tests.exact import batch_of, compiled
 
 LOW, HIGH = np.array([-1.0], "f"), np.array([1.0], "f")
 LOW2, HIGH2 = np.array([-1.0, 0.0], "f"), np.array([1.0, 4.0], "f")
@@ -38,7 +38,7 @@ def truncated(size, seed=0):
 
 
 def model_of(**changes):
-    plain = energy.EnergyModel(PARABOLA, LOW, HIGH, 8, energy.uniform(LOW, HIGH))
+    plain = energy.EnergyModel(PARABOLA, LOW, HIGH, 8, energy.uniform(LOW, HIGH), 0, 256, 5)
     return plain._replace(**changes)
 
 
@@ -59,28 +59,43 @@ def test_the_uniform_proposal_fills_its_box():
 
 
 def test_every_twentieth_row_is_measured_and_not_trained_on():
-    logits = np.random.default_rng(0).normal(size=(45, 5)).astype(np.float32)
+    each = np.random.default_rng(0).normal(size=45).astype(np.float32)
     index = np.arange(100, 145, dtype=np.int32)
-    loss, metrics = energy.split_loss(jnp.asarray(logits), jnp.asarray(index))
+    loss, metrics = energy.split_loss(jnp.asarray(each), jnp.asarray(index))
     apart = index % 20 == 0
     assert apart.sum() == 3
-    each = np.asarray(contrastive.infonce(jnp.asarray(logits)))
     assert loss == pytest.approx(each[~apart].mean(), rel=1e-5)
     sums = {name: (float(total), float(count)) for name, (total, count) in metrics.items()}
     assert sums["behavior_loss"] == pytest.approx((each[~apart].sum(), 42), rel=1e-5)
     assert sums["held_out_loss"] == pytest.approx((each[apart].sum(), 3), rel=1e-5)
-    wins = (logits[apart, :1] > logits[apart, 1:]).mean(1).sum()
-    assert sums["rank_accuracy"] == pytest.approx((wins, 3), rel=1e-5)
-    slope = jax.grad(lambda x: energy.split_loss(x, jnp.asarray(index))[0])(jnp.asarray(logits))
-    assert (np.abs(slope).max(1) > 0).tolist() == (~apart).tolist()
+    slope = jax.grad(lambda x: energy.split_loss(x, jnp.asarray(index))[0])(jnp.asarray(each))
+    np.testing.assert_allclose(slope, ~apart / 42, rtol=1e-6)
 
 
 def test_a_batch_without_held_out_rows_counts_none():
-    loss, metrics = energy.split_loss(jnp.zeros((3, 2)), jnp.array([1, 2, 3]))
-    assert metrics["held_out_loss"] == (0, 0) and metrics["rank_accuracy"] == (0, 0)
-    nothing, metrics = energy.split_loss(jnp.zeros((2, 2)), jnp.array([0, 20]))
+    _, metrics = energy.split_loss(jnp.ones(3), jnp.array([1, 2, 3]))
+    assert metrics["held_out_loss"] == (0, 0)
+    nothing, metrics = energy.split_loss(jnp.ones(2), jnp.array([0, 20]))
     assert nothing == 0 and metrics["behavior_loss"] == (0, 0)
-    assert loss == pytest.approx(np.log(2))
+
+
+def test_the_ranks_of_a_batch_are_those_of_its_held_out_rows():
+    """E = a: data at -.5 rank above a uniform draw in 3 of 4 cases; rows that are trained on,
+    at .5, do not enter."""
+    params = {"p": jnp.array([1.0, 0.0]), "log_gain": jnp.zeros(())}
+    index = jnp.arange(4_000)
+    action = jnp.where(index % 20 == 0, -0.5, 0.5)[:, None]
+    model = model_of(negatives=64)
+
+    def metrics():
+        return model.fit(params, {}, jnp.zeros((4_000, 1)), action, index, jax.random.key(0))[1]
+
+    total, count = compiled(metrics)["rank_accuracy"]
+    assert count == 200
+    assert total / count == pytest.approx(0.75, abs=0.02)
+    batch = batch_of(np.full((4_000, 1), 0.5, np.float32))
+    every = compiled(lambda: energy.ranks(model, params, {}, batch, jax.random.key(1)))
+    assert every.mean() == pytest.approx(0.25, abs=0.03)
 
 
 # ------------------------------------------------------------------------- E: a known density
@@ -296,3 +311,41 @@ def test_without_an_energy_the_search_stays_uniform():
     ).reshape(-1, 2)  # fmt: skip
     np.testing.assert_allclose(flat.mean(0), [0, 2], atol=0.06)
     np.testing.assert_allclose(flat.var(0), [1 / 3, 4 / 3], rtol=0.06)
+
+
+def test_a_model_acts_by_the_search():
+    """E = 5 a^2 - 4 a has its lowest point at .4."""
+    params = {"p": jnp.array([-4.0, 5.0]), "log_gain": jnp.zeros(())}
+    found = compiled(lambda: model_of().act(params, {}, jnp.zeros((7, 1)), jax.random.key(0)))
+    np.testing.assert_allclose(found, np.full((7, 1), 0.4), atol=0.02)
+
+
+# ----------------------------------------------------------------------------- the Gaussian
+
+
+def gaussian_model():
+    table = Net(lambda key, s: jnp.zeros(2), lambda p, s: jnp.broadcast_to(p, (*s.shape[:-1], 2)))
+    return energy.GaussianModel(table, LOW, HIGH)
+
+
+def test_a_gaussian_is_an_energy():
+    model, params = gaussian_model(), jnp.array([np.arctanh(0.2), np.log(0.3)])
+    a = np.linspace(-1, 1, 5, dtype=np.float32)[None, :, None]
+    found = compiled(lambda: model.energy(params, {})(jnp.zeros((1, 1, 1)), a))
+    np.testing.assert_allclose(found[0], -scipy.stats.norm(0.2, 0.3).logpdf(a[0, :, 0]), rtol=1e-5)
+    drawn = compiled(lambda: model.act(params, {}, jnp.zeros((20_000, 1)), jax.random.key(0)))
+    assert drawn.shape == (20_000, 1) and np.abs(drawn).max() <= 1
+    assert drawn.std() == pytest.approx(0.3, rel=0.03)
+
+
+def test_it_is_fitted_by_likelihood_of_the_rows_that_are_trained_on():
+    model, a = gaussian_model(), truncated(60)
+    index = jnp.arange(60)
+
+    def loss(params):
+        return model.fit(params, {}, jnp.zeros((60, 1)), a, index, jax.random.key(0))[0]
+
+    kept = a[np.arange(60) % 20 > 0]
+    best = jnp.array([np.arctanh(kept.mean()), np.log(kept.std())])
+    np.testing.assert_allclose(compiled(jax.grad(loss), best), 0, atol=1e-5)
+    assert np.abs(compiled(jax.grad(loss), best + 0.1)).min() > 0.01

@@ -1,0 +1,460 @@
+"""BPR: behaviour preference regression.
+
+Srinivasan, Knottenbelt, AAAI 2025, arXiv 2503.00930; equation numbers are the paper's. No code of
+the authors is public, and the appendices that the paper refers to are not in it.
+
+An energy model E of the behaviour is fitted once. The actor then regresses, for two of its own
+actions in one state, the difference of its log-densities on the difference of Q - E / lam: the
+partition function cancels, and lam is the only strength. Large lam follows Q, small lam follows the
+behaviour.
+
+    E           <- -log pi_beta + c(s), by InfoNCE against a known proposal
+    Q(s, a)     <- r + discount * (min_k Q_k(s', a') - alpha log pi(a' | s')),   a' ~ pi
+    g(s, a)      = lam (log pi(a | s) - Q(s, a)) + E(s, a)
+    actor       -> minimise (g(s, a1) - g(s, a2))^2,   a1, a2 ~ pi held fixed      (7)
+    pi*(a | s)  ~ exp(Q(s, a)) pi_beta(a | s)^(1 / lam)                            (2, 8)
+
+With both actions drawn from the actor (self-play) the expected gradient of (7) is 4 lam^2 times
+that of KL[pi || pi*]: a score-function estimate of SAC's actor step with the other action as
+baseline. Within a family that cannot hold pi*, such as a Gaussian, it ends at the closest member by
+that KL, where the loss itself is above 0: a loss that does not fall is no failure.
+
+    symbol     name in code       shape
+    E          energy             [B, K]
+    pi         actor              parameters of a tanh-Gaussian; log_density [B, K]
+    Q_k        critic             [E, B] or [E, B, K]
+    lambda     config.lam         scalar; divides the energy, not Q
+    u          State.vectors      power-iteration vectors of the energy's spectral norms
+
+Phases: `behavior` (the energy alone) -> `train` (critic, then actor, at every step). The one-step
+and ensemble critics do not depend on the actor, so they too are trained beside it: their fixed
+point is the same, and no third phase is needed.
+
+Deviations and choices (the main text leaves all of them open; "ours" unless a source is named):
+ 1. `q_scale = "mean_abs"` regresses on c Q / mean |Q| with c = `q_weight`, as TD3+BC scales Q. The
+    letter of equation 7 is `"raw"`: there Q in units of the reward meets energies in nats.
+ 2. Negatives are uniform on the action box, so differences of E are differences of log-density, as
+    equation 7 needs. `negatives = "langevin"` has the negatives and the gradient penalty of
+    implicit behavioural cloning (Florence et al. 2022), whose scale is not calibrated.
+ 3. Energy network: pre-activation residual, spectral norm on every layer (paper), one power
+    iteration per step, times a learned gain, because a slope of 2^blocks is too small for narrow
+    behaviour. Every 20th row is held out of its loss.
+ 4. `alpha` is fixed and 0 by default (the paper says that the backup is entropy-regularised, and no
+    value). SAC's tuned alpha with its entropy target is left out: pi* contains the behaviour, whose
+    entropy may lie below the target, and alpha would grow until Q no longer counts.
+ 5. The actor reads the minimum of the two online critics. Without an entropy term the one-step
+    target is r + discount * min_k Q_k(s', a'_data); rows whose next action was cut off by a time
+    limit have weight 0.
+ 6. `critic = "ensemble"`: independent members, each with its own one-step target, judged by mean -
+    omega * variance (paper); `spread = "std"` takes the deviation, as the work it cites does.
+ 7. K `samples` per state are compared pair by pair; K = 2 is the paper's. `sampling = "reference"`
+    compares the data's action with K - 1 of the actor's, the alternative that the paper weighs.
+ 8. `behavior = "gaussian"` puts a diagonal Gaussian in the energy's place: an ablation.
+ 9. Tanh-Gaussian with log standard deviation in -5 to 2, started near the uniform law; its
+    gradient is clipped to `clip_norm`. Evaluation by the tanh of the mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrl_prefs import learner, nets, residual
+from jaxrl_prefs.learner import Trainable
+from jaxrl_prefs.method import Method, Phase, Policy, epoch, uniform
+from jaxrl_prefs.ops import preference, values
+from jaxrl_prefs.ops.shapes import uniform_in
+from jaxrl_prefs.parts import critics, energy
+from jaxrl_prefs.parts.squashed import Squashed
+from jaxrl_prefs.residual import Vectors
+from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
+
+ROWS = {"epoch": epoch, "uniform": uniform}
+CHOICES = {
+    "sampling": ("selfplay", "reference"),
+    "q_scale": ("mean_abs", "raw"),
+    "critic": ("sac", "onestep", "ensemble"),
+    "spread": ("variance", "std"),
+    "behavior": ("energy", "gaussian"),
+    "negatives": ("uniform", "langevin"),
+    "batches": tuple(ROWS),
+}
+LEAST = {
+    "samples": 2,
+    "ensemble_size": 1,
+    "negative_samples": 1,
+    "langevin_steps": 1,
+    "energy_blocks": 0,
+    "search_samples": 1,
+    "search_rounds": 1,
+    "batch_size": 1,
+    "energy_batch_size": 1,
+}
+STRENGTHS = ("q_weight", "omega", "alpha", "clip_norm", "pretrain_steps", "train_steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Defaults for D4RL; the paper gives lam, omega, K, four ensemble members and no more."""
+
+    # objective
+    lam: float = 1.0  # the energy is divided by it: large follows Q, small the behaviour
+    samples: int = 2  # K, actions compared per state
+    sampling: str = "selfplay"  # or "reference": the data's action against the actor's
+    q_scale: str = "mean_abs"  # c Q / mean |Q|; or "raw", equation 7 to the letter
+    q_weight: float = 10.0  # c, in nats, of mean_abs
+    # critics
+    critic: str = "sac"  # or "onestep", "ensemble": values of the behaviour
+    alpha: float = 0.0  # entropy in the backup of "sac", per nat, in units of the reward
+    ensemble_size: int = 4  # members of "ensemble"; the others have two
+    omega: float = 2.0  # pessimism of "ensemble"
+    spread: str = "variance"  # what omega multiplies; or "std"
+    critic_hidden: tuple[int, ...] = (256, 256, 256)
+    critic_layer_norm: bool = True
+    # behaviour
+    behavior: str = "energy"  # or "gaussian"
+    energy_width: int = 256
+    energy_blocks: int = 4  # of two layers each: depth 8
+    negatives: str = "uniform"  # or "langevin"
+    negative_samples: int = 256  # n
+    langevin_steps: int = 100
+    search_samples: int = 256  # candidates of the derivative-free search
+    search_rounds: int = 3  # (the authors of the search draw 16,384)
+    # actor
+    actor_hidden: tuple[int, ...] = (256, 256)  # also of the Gaussian behaviour
+    # optimisation
+    energy_learning_rate: float = 5e-4  # falls to 0 by a cosine over pretrain_steps
+    actor_learning_rate: float = 3e-4
+    critic_learning_rate: float = 3e-4
+    clip_norm: float = 1.0  # of the actor's gradient; 0 does not clip
+    tau: float = 0.005  # rate of the critics' moving average
+    batch_size: int = 256
+    energy_batch_size: int = 512
+    batches: str = "uniform"  # or "epoch": shuffled passes over the data
+    pretrain_steps: int = 100_000  # behaviour
+    train_steps: int = 1_000_000
+
+
+@flax.struct.dataclass
+class State:
+    """Everything that training changes; arrays only."""
+
+    behavior: Trainable  # E, or the Gaussian
+    vectors: (
+        Vectors  # of E's spectral norms, moved in the phase `behavior` alone; {} for a Gaussian
+    )
+    actor: Trainable
+    critic: Trainable  # leaves [E, ...], with a moving average
+
+
+class Parts(NamedTuple):
+    """What the losses are computed with: the config, and all that it describes; no arrays."""
+
+    config: Config
+    spec: Spec
+    model: energy.Model
+    policy: Squashed
+    critic: Net  # (observation, action) -> [E, ...]
+    behavior_optimizer: optax.GradientTransformation
+    actor_optimizer: optax.GradientTransformation
+    critic_optimizer: optax.GradientTransformation
+
+
+def build(config: Config, spec: Spec) -> Parts:
+    """Makes the networks and optimisers."""
+    members = config.ensemble_size if config.critic == "ensemble" else 2
+    critic = nets.scalar_mlp(
+        config.critic_hidden,
+        activation="relu",
+        layer_norm=config.critic_layer_norm,
+        initialiser="lecun",
+    )
+    return Parts(
+        config=config,
+        spec=spec,
+        model=_model(config, spec),
+        policy=Squashed(_double(config, spec), spec.action_low, spec.action_high),
+        critic=nets.ensemble(critic, members),
+        behavior_optimizer=learner.optimizer(
+            config.energy_learning_rate, decay_steps=config.pretrain_steps
+        ),
+        actor_optimizer=learner.optimizer(config.actor_learning_rate, clip_norm=config.clip_norm),
+        critic_optimizer=learner.optimizer(config.critic_learning_rate),
+    )
+
+
+def _double(config: Config, spec: Spec) -> Net:
+    """Two numbers per action dimension, near 0 at the start."""
+    return nets.mlp(
+        config.actor_hidden,
+        2 * spec.action_dim,
+        activation="relu",
+        initialiser="lecun",
+        last_gain=0.01,
+    )
+
+
+def _model(config: Config, spec: Spec) -> energy.Model:
+    low, high = spec.action_low, spec.action_high
+    if config.behavior == "gaussian":
+        return energy.GaussianModel(_double(config, spec), low, high)
+    return energy.EnergyModel(
+        net=residual.scalar(config.energy_width, config.energy_blocks),
+        low=low,
+        high=high,
+        negatives=config.negative_samples,
+        proposal=energy.uniform(low, high),
+        langevin_steps=config.langevin_steps if config.negatives == "langevin" else 0,
+        candidates=config.search_samples,
+        rounds=config.search_rounds,
+    )
+
+
+# ---------------------------------------------------------------------------------- losses
+
+
+def critic_target(state: State, *, parts: Parts, batch: Transition, key: Key) -> Array:
+    """What each member regresses on, [E, B]; only an ensemble's members differ."""
+    if parts.config.critic == "sac":
+        u = parts.policy.draw(state.actor.params, batch.next_observation, key, 1)
+        paid = parts.policy.log_density(state.actor.params, batch.next_observation, u)[:, 0]
+        action = parts.policy.action(u)[:, 0]
+    else:
+        paid, action = jnp.zeros_like(batch.reward), batch.next_action
+    q = parts.critic.apply(state.critic.target, batch.next_observation, action)
+    if parts.config.critic != "ensemble":
+        q = jnp.broadcast_to(q.min(0, keepdims=True), q.shape)
+    soft = q - parts.config.alpha * paid[None]
+    return values.td_target(batch.reward[None], batch.discount[None], soft)
+
+
+def critic_weight(batch: Transition, *, parts: Parts) -> Array:
+    """1 for rows whose target is known, else 0: [B]. One-step targets need the next action."""
+    if parts.config.critic == "sac":
+        return jnp.ones_like(batch.reward)
+    return critics.has_sarsa_target(batch)
+
+
+def judged(members: Array, *, config: Config) -> Array:
+    """What the actor is told of an action by E members: [E, ...] -> [...]."""
+    if config.critic != "ensemble":
+        return members.min(0)
+    bound = values.lcb if config.spread == "std" else values.variance_lcb
+    return bound(members, config.omega)
+
+
+def scaled(q: Array, *, config: Config) -> Array:
+    """Q in nats: c Q / mean |Q|, the mean over the whole batch; or Q as it is."""
+    return q if config.q_scale == "raw" else config.q_weight * values.normalised(q)
+
+
+class Comparison(NamedTuple):
+    """Actions that are compared with each other, K in each state."""
+
+    action: Array  # [B, K, A]
+    log_density: Array  # [B, K], the only one that carries a gradient
+    q: Array  # [B, K], scaled
+    energy: Array  # [B, K]
+
+
+def compare(
+    actor: Params, *, state: State, parts: Parts, batch: Transition, key: Key
+) -> Comparison:
+    """Draws actions and what is known of them, all held fixed but the actor's log-density."""
+    policy, config = parts.policy, parts.config
+    own = config.samples - (config.sampling == "reference")
+    u = policy.draw(actor, batch.observation, key, own)
+    if config.sampling == "reference":
+        u = jnp.concatenate([policy.source(batch.action)[:, None], u], 1)
+    u = jax.lax.stop_gradient(u)
+    action, context = policy.action(u), batch.observation[:, None]
+    members = parts.critic.apply(state.critic.params, context, action)
+    level = parts.model.energy(state.behavior.params, state.vectors)(context, action)
+    q, level = jax.lax.stop_gradient((judged(members, config=config), level))
+    density = policy.log_density(actor, batch.observation, u)
+    return Comparison(action, density, scaled(q, config=config), level)
+
+
+def magnitudes(of: Comparison, lam: float) -> Metrics:
+    """Mean differences within a state: actions, and the three terms of equation 7 side by side.
+
+    The terms should be of one order. A pair distance that goes to 0 is a collapsed actor.
+    """
+    terms = {"density_gap": of.log_density, "q_gap": of.q, "energy_gap": of.energy / lam}
+    gaps = {name: preference.spread(x[..., None]) for name, x in terms.items()}
+    return learner.measured(pair_distance=preference.spread(of.action), **gaps)
+
+
+def actor_loss(
+    params: Params, *, state: State, parts: Parts, batch: Transition, key: Key
+) -> tuple[Array, Metrics]:
+    """Equation 7, averaged over pairs and batch; gradients reach log pi at held actions alone."""
+    config = parts.config
+    of = compare(params, state=state, parts=parts, batch=batch, key=key)
+    g = preference.residual(of.log_density, of.q, of.energy, config.lam)
+    pairs = preference.against_first if config.sampling == "reference" else preference.all_pairs
+    loss = jnp.mean(pairs(g))
+    metrics = learner.measured(actor_loss=loss, log_density=of.log_density)
+    return loss, metrics | magnitudes(jax.lax.stop_gradient(of), config.lam)
+
+
+# --------------------------------------------------------------------------------- updates
+
+
+def update_behavior(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
+) -> tuple[State, Metrics]:
+    """One step of the behaviour model on its own loss."""
+    del step
+    behavior, vectors, metrics = energy.train(
+        state.behavior, state.vectors, parts.model, parts.behavior_optimizer, batch, key
+    )
+    return replace(state, behavior=behavior, vectors=vectors), metrics
+
+
+def update_critic(
+    state: State, batch: Transition, key: Key, *, parts: Parts
+) -> tuple[State, Metrics]:
+    """One step of every member on its target, and of the moving average."""
+    target = critic_target(state, parts=parts, batch=batch, key=key)
+    weight = critic_weight(batch, parts=parts)
+    critic, metrics = critics.regress_each(
+        state.critic,
+        parts.critic_optimizer,
+        parts.critic,
+        (batch.observation, batch.action),
+        lambda prediction, own: critics.squared_error(prediction, own, weight),
+        target,
+    )
+    return replace(state, critic=learner.polyak(critic, parts.config.tau)), metrics
+
+
+def update_actor(
+    state: State, batch: Transition, key: Key, *, parts: Parts
+) -> tuple[State, Metrics]:
+    """One step of the actor on equation 7."""
+
+    def loss(params: Params) -> tuple[Array, Metrics]:
+        return actor_loss(params, state=state, parts=parts, batch=batch, key=key)
+
+    actor, metrics = learner.descend(state.actor, parts.actor_optimizer, loss)
+    return replace(state, actor=actor), metrics
+
+
+def update_both(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
+) -> tuple[State, Metrics]:
+    """The actor, then the critic (the order of algorithm 1), on one batch."""
+    del step
+    actor_key, critic_key = jax.random.split(key)
+    state, metrics = update_actor(state, batch, actor_key, parts=parts)
+    state, more = update_critic(state, batch, critic_key, parts=parts)
+    return state, metrics | more
+
+
+# ------------------------------------------------------------------------ acting, measuring
+
+
+def act(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
+    """The tanh of the mean, in the action box."""
+    del key
+    mean, _ = parts.policy.distribution(state.actor.params, observation)
+    return parts.policy.action(mean)
+
+
+def act_behavior(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
+    """What the behaviour model alone would do."""
+    return parts.model.act(state.behavior.params, state.vectors, observation, key)
+
+
+def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
+    """Q on data, policy and uniform actions; the energy's ranks; the terms of equation 7.
+
+    Q on uniform actions far above Q on data is an exploding critic; ranks near .5 are an energy
+    that knows nothing; a pair distance near 0 is a collapsed actor.
+    """
+    pair_key, uniform_key, rank_key = jax.random.split(key, 3)
+    model, spec, shape = parts.model, parts.spec, batch.action.shape
+    of = compare(state.actor.params, state=state, parts=parts, batch=batch, key=pair_key)
+    anywhere = uniform_in(spec.action_low, spec.action_high, uniform_key, shape, batch.action.dtype)
+    ranks = energy.ranks(model, state.behavior.params, state.vectors, batch, rank_key)
+    metrics = critics.opinions(parts.critic, state.critic.params, batch, of.action[:, -1], anywhere)
+    metrics |= learner.measured(rank_accuracy=ranks)
+    return metrics | magnitudes(of, parts.config.lam)
+
+
+# ------------------------------------------------------------------------------------ make
+
+
+def init(key: Key, batch: Transition, *, parts: Parts) -> State:
+    """A fresh state; the batch is read for shapes only."""
+    behavior_key, actor_key, critic_key = jax.random.split(key, 3)
+    observation, action = batch.observation, batch.action
+    behavior, vectors = parts.model.init(behavior_key, observation, action)
+    actor = parts.policy.net.init(actor_key, observation)
+    critic = parts.critic.init(critic_key, observation, action)
+    return State(
+        behavior=learner.fresh(behavior, parts.behavior_optimizer),
+        vectors=vectors,
+        actor=learner.fresh(actor, parts.actor_optimizer),
+        critic=learner.fresh(critic, parts.critic_optimizer, target=True),
+    )
+
+
+def check(config: Config) -> None:
+    """Raises ValueError for a value that its field does not allow."""
+    for field, options in CHOICES.items():
+        value = getattr(config, field)
+        if value not in options:
+            raise ValueError(f"{field} must be one of {', '.join(options)}, not {value!r}")
+    for field, least in LEAST.items():
+        if getattr(config, field) < least:
+            raise ValueError(f"{field} must be at least {least}, not {getattr(config, field)}")
+    for field in STRENGTHS:
+        if getattr(config, field) < 0:
+            raise ValueError(f"{field} must not be negative, it is {getattr(config, field)}")
+    if not config.lam > 0:
+        raise ValueError(f"lam must be above 0, not {config.lam}")
+
+
+def make(config: Config, spec: Spec) -> Method:
+    """Binds BPR to a config and to the data's sizes. Raises ValueError for a bad config."""
+    check(config)
+    parts, rows = build(config, spec), ROWS[config.batches]
+    search = f"lowest energy of {config.search_rounds} rounds"
+    gaussian = config.behavior == "gaussian"
+    return Method(
+        init=partial(init, parts=parts),
+        phases=(
+            Phase(
+                "behavior",
+                config.pretrain_steps,
+                partial(update_behavior, parts=parts),
+                config.energy_batch_size,
+                rows=rows,
+            ),
+            Phase(
+                "train",
+                config.train_steps,
+                partial(update_both, parts=parts),
+                config.batch_size,
+                rows=rows,
+            ),
+        ),
+        policies={
+            "actor": Policy(partial(act, parts=parts), 1, "the mean"),
+            "behavior": Policy(
+                partial(act_behavior, parts=parts),
+                1 if gaussian else config.search_samples,
+                "the one drawn" if gaussian else search,
+            ),
+        },
+        diagnose=partial(diagnose, parts=parts),
+    )

@@ -1,0 +1,155 @@
+"""IBC: implicit behavioural cloning.
+
+Florence, Lynch, Zeng, Ramirez, Wahid, Downs, Wong, Lee, Mordatch, Tompson, CoRL 2021 (PMLR 164,
+2022), arXiv 2109.00137.
+
+An energy model of the behaviour, fitted by contrast, acts by searching for its lowest energy:
+
+    E      <- minimise -log( exp(-E(s, a)) / (exp(-E(s, a)) + sum_j exp(-E(s, a_j))) )   (InfoNCE)
+    a(s)    = argmin_a E(s, a), by derivative-free search
+
+    symbol     name in code       shape
+    E          energy             [B, K]
+    a_j        negatives          [B, n, A]
+    u          State.vectors      power-iteration vectors of E's spectral norms
+
+Phases: `train`, alone. The model, its loss and the search are those of BPR (parts/energy.py), so
+that the two can be compared.
+
+Deviations:
+ 1. Negatives are uniform by default, the paper's low-dimensional setting, and their (constant)
+    log-density is subtracted. `negatives = "langevin"` is the paper's setting for D4RL, with its
+    gradient penalty.
+ 2. The network ends in a learned positive gain, and every layer has a spectral norm (the paper: on
+    D4RL). The learning rate falls by a cosine instead of by steps of .99. Both as in our BPR.
+ 3. Every 20th row is held out and measured: ours.
+ 4. The search draws 256 candidates, the authors' code 16,384; noise .33 of half the box, halved
+    each round, and three rounds are theirs. Uniform draws fill the action box, not the range of
+    the data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import flax.struct
+import optax
+
+from jaxrl_prefs import learner, residual
+from jaxrl_prefs.learner import Trainable
+from jaxrl_prefs.method import Method, Phase, Policy, epoch, uniform
+from jaxrl_prefs.parts import energy
+from jaxrl_prefs.residual import Vectors
+from jaxrl_prefs.types import Array, Key, Metrics, Spec, Transition
+
+ROWS = {"epoch": epoch, "uniform": uniform}
+NEGATIVES = ("uniform", "langevin")
+LEAST = {
+    "blocks": 0,
+    "negative_samples": 1,
+    "langevin_steps": 1,
+    "search_samples": 1,
+    "search_rounds": 1,
+    "batch_size": 1,
+    "train_steps": 0,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes and rates are those of our BPR; batch and steps are the paper's for D4RL."""
+
+    width: int = 256
+    blocks: int = 4  # of two layers each
+    negatives: str = "uniform"  # or "langevin"
+    negative_samples: int = 256  # n
+    langevin_steps: int = 100
+    search_samples: int = 256  # candidates of the derivative-free search
+    search_rounds: int = 3
+    learning_rate: float = 5e-4  # falls to 0 by a cosine over train_steps
+    batch_size: int = 512
+    batches: str = "uniform"  # or "epoch": shuffled passes over the data
+    train_steps: int = 100_000
+
+
+@flax.struct.dataclass
+class State:
+    """Everything that training changes; arrays only."""
+
+    behavior: Trainable  # E
+    vectors: Vectors
+
+
+class Parts(NamedTuple):
+    """What the loss is computed with; no arrays."""
+
+    model: energy.EnergyModel
+    optimizer: optax.GradientTransformation
+
+
+def build(config: Config, spec: Spec) -> Parts:
+    """Makes the network and its optimiser."""
+    low, high = spec.action_low, spec.action_high
+    model = energy.EnergyModel(
+        net=residual.scalar(config.width, config.blocks),
+        low=low,
+        high=high,
+        negatives=config.negative_samples,
+        proposal=energy.uniform(low, high),
+        langevin_steps=config.langevin_steps if config.negatives == "langevin" else 0,
+        candidates=config.search_samples,
+        rounds=config.search_rounds,
+    )
+    return Parts(model, learner.optimizer(config.learning_rate, decay_steps=config.train_steps))
+
+
+def update(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
+) -> tuple[State, Metrics]:
+    """One step of the energy."""
+    del step
+    behavior, vectors, metrics = energy.train(
+        state.behavior, state.vectors, parts.model, parts.optimizer, batch, key
+    )
+    return replace(state, behavior=behavior, vectors=vectors), metrics
+
+
+def act(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
+    """The lowest energy that the search finds."""
+    return parts.model.act(state.behavior.params, state.vectors, observation, key)
+
+
+def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
+    """How often a data action has a lower energy than a uniform one, and the gain."""
+    ranks = energy.ranks(parts.model, state.behavior.params, state.vectors, batch, key)
+    return learner.measured(rank_accuracy=ranks, gain=residual.gain(state.behavior.params))
+
+
+def init(key: Key, batch: Transition, *, parts: Parts) -> State:
+    """A fresh state; the batch is read for shapes only."""
+    params, vectors = parts.model.init(key, batch.observation, batch.action)
+    return State(learner.fresh(params, parts.optimizer), vectors)
+
+
+def make(config: Config, spec: Spec) -> Method:
+    """Binds IBC to a config and to the data's sizes. Raises ValueError for a bad config."""
+    for field, options in (("negatives", NEGATIVES), ("batches", tuple(ROWS))):
+        value = getattr(config, field)
+        if value not in options:
+            raise ValueError(f"{field} must be one of {', '.join(options)}, not {value!r}")
+    for field, least in LEAST.items():
+        if getattr(config, field) < least:
+            raise ValueError(f"{field} must be at least {least}, not {getattr(config, field)}")
+    parts = build(config, spec)
+    rule = f"lowest energy of {config.search_rounds} rounds"
+    step = partial(update, parts=parts)
+    rows = ROWS[config.batches]
+    return Method(
+        init=partial(init, parts=parts),
+        phases=(Phase("train", config.train_steps, step, config.batch_size, rows=rows),),
+        policies={"actor": Policy(partial(act, parts=parts), config.search_samples, rule)},
+        diagnose=partial(diagnose, parts=parts),
+    )
