@@ -25,6 +25,31 @@ BDPO_ANTMAZE: Row = {
     "behavior_learning_rate": 1e-4,
 }
 
+# ARQ, Goo and Niekum 2022 (arXiv 2206.00695), tables A.1 to A.3: one row for a whole family. Its
+# defaults are those for locomotion. Rewards of antmaze: -1 except at the goal, gamma of its code.
+ARQ_KITCHEN: Row = {"behavior_steps": 300_000, "critic_learning_rate": 1e-4}
+ARQ_ADROIT: Row = ARQ_KITCHEN | {"behavior_members": 3, "alpha": 10.0, "policy_alpha": 10.0}
+ARQ_ANTMAZE: Row = {
+    "gamma": 0.99,
+    "reward_scale": 1.0,
+    "reward_shift": -1.0,
+    "kth": 3,
+    "alpha": 10.0,
+    "policy": "deterministic",
+    "policy_alpha": 10.0,
+}
+# Robomimic: -1 except at success; machine-generated data, and data of human operators.
+ARQ_MACHINE: Row = {
+    "reward_shift": -1.0,
+    "behavior_members": 3,
+    "critic_learning_rate": 1e-4,
+    "policy": "residual",
+    "policy_hidden": (2048, 2048, 2048, 2048),
+    "policy_alpha": 10.0,
+    "policy_steps": 300_000,
+}
+ARQ_HUMAN: Row = ARQ_MACHINE | {"behavior_steps": 150_000, "alpha": 0.1, "policy_alpha": 0.1}
+
 # BPR, Srinivasan and Knottenbelt 2025 (arXiv 2503.00930): lam = 1 on every task is the paper's; all
 # else is ours, the main text does not say. IBC shares the energy and its inputs.
 BPR_LOCOMOTION: Row = {"normalize_observations": True}
@@ -39,11 +64,28 @@ FAMILIES: dict[str, dict[str, Row]] = {
     },
     "antmaze": {
         "*": {"eval_episodes": 100},
+        "arq": ARQ_ANTMAZE,
         "bdpo": BDPO_ANTMAZE | {"eta": 0.5},
         "bpr": BPR_ANTMAZE,
         "ibc": BPR_ANTMAZE,
     },
+    "kitchen": {"arq": ARQ_KITCHEN},
+    "adroit": {"arq": ARQ_ADROIT},
 }
+
+
+def _arq_robomimic() -> dict[str, dict[str, Row]]:
+    """Under the names of Robomimic's datasets, should somebody bring them to Minari."""
+    tasks = {
+        "mg": (ARQ_MACHINE, ("lift", "can")),
+        "ph": (ARQ_HUMAN, ("lift", "can", "square", "transport", "tool_hang")),
+        "mh": (ARQ_HUMAN, ("lift", "can", "square", "transport")),
+    }
+    return {
+        f"robomimic/{task}/{quality}-v0": {"*": {"eval_episodes": 100}, "arq": row}
+        for quality, (row, names) in tasks.items()
+        for task in names
+    }
 
 
 def _bdpo_locomotion() -> dict[str, dict[str, Row]]:
@@ -101,9 +143,51 @@ IBC_SMALL: Row = BPR_LOCOMOTION | {
     "train_steps": 20_000,
 }
 
+# Ours, chosen for two CPU cores: small networks, ten candidates, one behaviour model for all seeds,
+# the few-step sampler and fixed steps of the log-density.
+ARQ_SMALL: Row = {
+    "share_behavior": True,
+    "behavior_blocks": 2,
+    "behavior_batch_size": 256,
+    "candidates": 10,
+    "candidate_batch_size": 50,
+    "sampler": "few_step",
+    "sampler_steps": 24,
+    "density": "fixed",
+    "density_nodes": 24,
+    "kth": 3,
+    "batch_size": 256,
+}
+ARQ_TINY: Row = ARQ_SMALL | {
+    "behavior_width": 64,
+    "behavior_learning_rate": 1e-3,
+    "behavior_steps": 20_000,
+    "critic_hidden": (64, 64),
+    "critic_learning_rate": 1e-3,
+    "critic_steps": 20_000,
+    "policy_hidden": (64, 64),
+    "policy_learning_rate": 1e-3,
+    "policy_steps": 10_000,
+    "alpha": 10.0,
+    "policy_alpha": 10.0,
+}
+ARQ_LOCOMOTION: Row = ARQ_SMALL | {
+    "behavior_width": 128,
+    "behavior_learning_rate": 5e-4,
+    "behavior_steps": 60_000,
+    "critic_hidden": (128, 128),
+    "critic_steps": 60_000,
+    "policy_hidden": (128, 128),
+    "policy_steps": 30_000,
+    "eval_every": 30_000,
+    "log_every": 500,
+    "checkpoint_every": 1_000,
+}
+
 SMALL: dict[str, dict[str, Row]] = {
     "pendulum/mixed-v0": {
         "*": {"eval_episodes": 20, "eval_every": 2_000, "log_every": 500, "checkpoint_every": 500},
+        "arq": ARQ_TINY | {"eval_every": 10_000},
         "bdpo": {
             "actor_hidden": (64, 64, 64),
             "critic_hidden": (64, 64),
@@ -140,8 +224,13 @@ SMALL: dict[str, dict[str, Row]] = {
             "train_steps": 8_000,
         },
     },
+    "maze2d/umaze-v0": {
+        "arq": ARQ_TINY
+        | {"eval_every": 10_000, "log_every": 500, "checkpoint_every": 500, "eval_episodes": 20},
+    },
     "hopper/medium-v0": {
         "*": {"eval_episodes": 10, "eval_every": 10_000, "checkpoint_every": 1_000},
+        "arq": ARQ_LOCOMOTION,
         "bdpo": BDPO_HOPPER
         | {
             "actor_hidden": (128, 128, 128),
@@ -159,12 +248,12 @@ SMALL: dict[str, dict[str, Row]] = {
         "ibc": IBC_SMALL,
     },
     **{
-        f"halfcheetah/{quality}-v0": {"bpr": BPR_SMALL, "ibc": IBC_SMALL}
+        f"halfcheetah/{quality}-v0": {"arq": ARQ_LOCOMOTION, "bpr": BPR_SMALL, "ibc": IBC_SMALL}
         for quality in ("medium", "medium-replay", "mixed")
     },
 }
 
-TUNED: dict[str, dict[str, Row]] = _bdpo_locomotion() | _bdpo_antmaze() | SMALL
+TUNED: dict[str, dict[str, Row]] = _bdpo_locomotion() | _bdpo_antmaze() | _arq_robomimic() | SMALL
 
 
 # D4RL's antmaze tasks by the name of the file that each downloads (d4rl/locomotion/__init__.py).

@@ -27,6 +27,24 @@ SUBJECTS: dict[str, Any] = {**METHODS, "probe": probes}
 
 # Fields of Config that make a method small; every phase takes a few steps.
 TINY: dict[str, dict[str, Any]] = {
+    "arq": {
+        "behavior_width": 8,
+        "behavior_blocks": 1,
+        "behavior_batch_size": 8,
+        "behavior_steps": 4,
+        "candidates": 3,
+        "candidate_batch_size": 8,
+        "sampler": "few_step",
+        "sampler_steps": 4,
+        "density": "fixed",
+        "density_nodes": 6,
+        "kth": 2,
+        "critic_hidden": (8,),
+        "policy_hidden": (8,),
+        "batch_size": 8,
+        "critic_steps": 4,
+        "policy_steps": 4,
+    },
     "bdpo": {
         "pretrain_steps": 4,
         "train_steps": 8,
@@ -71,6 +89,12 @@ TINY: dict[str, dict[str, Any]] = {
 
 # Phase -> fields of the state that it may change; every other field keeps its bits.
 CHANGES: dict[str, dict[str, set[str]]] = {
+    "arq": {
+        "behavior": {"behavior"},
+        "candidates": set(),
+        "critic": {"critic"},
+        "policy": {"policy"},
+    },
     "bdpo": {
         "behavior": {"behavior"},
         "critic": {"critic", "value"},
@@ -83,6 +107,7 @@ CHANGES: dict[str, dict[str, set[str]]] = {
 
 # Phase -> fields that its `enter` may change; not listed: none.
 ENTERS: dict[str, dict[str, set[str]]] = {
+    "arq": {},
     "bdpo": {"critic": {"actor"}},
     "bpr": {},
     "ibc": {},

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from jaxrl_prefs.methods import bdpo, bpr, ibc
+from jaxrl_prefs.methods import arq, bdpo, bpr, ibc
 
-METHODS = {"bdpo": bdpo, "bpr": bpr, "ibc": ibc}
+METHODS = {"arq": arq, "bdpo": bdpo, "bpr": bpr, "ibc": ibc}

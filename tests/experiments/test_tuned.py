@@ -61,6 +61,34 @@ def test_bdpo_has_the_papers_settings(dataset: str) -> None:
     assert method.pretrain_steps == method.train_steps == 2_000_000
 
 
+# ARQ's tables A.1 to A.3: score model steps, members; rate, K; alpha of Q, alpha of AWR; policy
+TABLES_A = {
+    "walker2d-medium-v2": (1_000_000, 1, 3e-4, 9, 1, 1, "stochastic"),
+    "D4RL/kitchen/mixed-v2": (300_000, 1, 1e-4, 9, 1, 1, "stochastic"),
+    "D4RL/pen/human-v2": (300_000, 3, 1e-4, 9, 10, 10, "stochastic"),
+    "antmaze-umaze-v0": (1_000_000, 1, 3e-4, 3, 10, 10, "deterministic"),
+    "robomimic/lift/mg-v0": (1_000_000, 3, 1e-4, 9, 1, 10, "residual"),
+    "robomimic/can/ph-v0": (150_000, 3, 1e-4, 9, 0.1, 0.1, "residual"),
+    "robomimic/square/mh-v0": (150_000, 3, 1e-4, 9, 0.1, 0.1, "residual"),
+}
+
+
+@pytest.mark.parametrize("dataset", TABLES_A)
+def test_arq_has_the_papers_settings(dataset: str) -> None:
+    run, method = config.resolve(choice(dataset, "arq"), dataset, family_of(dataset))
+    names = ("behavior_steps", "behavior_members", "critic_learning_rate", "kth", "alpha")
+    names += ("policy_alpha", "policy")
+    assert tuple(getattr(method, name) for name in names) == TABLES_A[dataset]
+    assert method.policy_steps == (300_000 if "robomimic" in dataset else 1_000_000)
+    assert method.policy_hidden == (4 * (2048,) if "robomimic" in dataset else (256, 256))
+    assert (method.candidates, method.threshold, method.critic_steps) == (30, -5, 1_000_000)
+    assert (method.sampler, method.sampler_steps) == ("predictor_corrector", 500)
+    assert run.gamma == 0.99
+    locomotion, sparse = "walker2d" in dataset, "antmaze" in dataset or "robomimic" in dataset
+    assert run.reward == ("range" if locomotion else "affine")
+    assert (run.reward_scale, run.reward_shift) == (1000 if locomotion else 1, -1 if sparse else 0)
+
+
 @pytest.mark.parametrize(
     ("file", "dataset"),
     [

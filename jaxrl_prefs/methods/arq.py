@@ -1,0 +1,572 @@
+"""ARQ: action-restricted Q-learning, with an explicitly cloned behaviour.
+
+Goo, Niekum, "Know your boundaries: the advantage of explicit behavioral cloning in offline RL",
+2022, arXiv 2206.00695; equation numbers are the paper's. "Code" is the authors' published code.
+
+A score model of the behaviour is trained first. It draws N candidate actions for every state of the
+data, once, and says how dense the behaviour is there. Q then backs up over candidates inside the
+support alone, so no penalty is ever learned or paid.
+
+    L(psi)   = E sum_d ( f_psi(y_t, s, t) + z )^2,  score = f / std(t)      denoising score matching
+    Q(s, a) <- r + discount * Kth_{a' in supp(s')} min_k Q_k(s', a')                            (5)
+    pi(a|s)  = softmax over supp(s) of alpha Q(s, a), on samples drawn when acting              (6)
+    L(phi)   = -E min(exp(alpha A(s, a)), 100) log pi_phi(a | s),  A = Q - mean over supp(s)    AWR
+
+    symbol        name in code                         shape
+    s_psi         behavior, model (parts/score)        parameters [M, ...] of M members
+    Q_theta       critic                               [E, B] or [E, B, K]
+    pi_phi        policy                               [B, A]
+    N             config.candidates                    columns [rows, N, A] and [rows, N]
+    K, log eps    config.kth, config.threshold         numbers
+    alpha         config.alpha, .policy_alpha          per unit of the transformed reward
+
+Phases: `behavior` (score matching) -> `candidates` (walks the data, fills the columns) -> `critic`
+-> `policy` (AWR). Those that the chosen `policies` and `q_target` do not need are left out:
+`policies=behavior` trains the score model alone, `q_target=sarsa` is the ablation Q^beta (with
+`critics=1`, `critic_learning_rate=1e-4`).
+
+Deviations and choices (where paper and code differ, the field says so):
+ 1. The recorded action is a candidate too and is always kept (code; the paper has the N samples).
+    The K-th counts it.
+ 2. The backup is never below Q of the recorded next action (code; not in equation 5). Without
+    `floor`, where fewer than K are kept, the smallest kept value stands in: ours.
+ 3. The threshold is on the density of standardised actions (code; the paper does not say).
+ 4. Langevin steps take each sample's own norms (code). That is biased in few dimensions even for
+    the exact score; `norms=batch` is not.
+ 5. The log-density has the exact trace (code: ten random signs, `trace=hutchinson`) and, if
+    `density=adaptive`, a step size of each item's own (code: one for 3,000 items together).
+ 6. `sampler=few_step` (24 evaluations instead of 1,000) and `density=fixed` are ours.
+ 7. Members of an ensemble take consecutive shares of one shuffled stream of all data (code: a
+    stream of each; paper: different random samples). All networks share one draw of the random
+    frequencies of time (code: a draw for each).
+ 8. Rows cut short by a time limit are no part of Q's loss, and are part of the other losses (code:
+    they are dropped from the data).
+ 9. Candidates are kept in float16, and so are their log-densities. A sample that is not finite has
+    log-density minus infinity (code: its batch is drawn again).
+10. When all samples of the implicit policy are rejected it takes the densest: ours.
+11. Q^beta has batches of the paper's 512 (code: 100).
+12. `share_behavior` trains one score model and draws one candidate set for all seeds: ours. The
+    interval over seeds then leaves out how much behaviour models differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxrl_prefs import learner, nets
+from jaxrl_prefs.learner import Trainable
+from jaxrl_prefs.method import Method, Phase, Policy, epoch, uniform, walk
+from jaxrl_prefs.ops import gaussian, likelihood, samplers, support
+from jaxrl_prefs.ops.shapes import aligned, boxed, squashed, uniform_in
+from jaxrl_prefs.ops.values import advantage_weight, td_target
+from jaxrl_prefs.parts import critics, fields, score
+from jaxrl_prefs.parts.score import Solver
+from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
+
+POLICIES = ("explicit", "implicit", "behavior")
+HEADS = ("stochastic", "deterministic", "residual")
+SAMPLERS = ("predictor_corrector", "predictor", "few_step", "flow")
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # of the stochastic policy (code)
+STORED = np.dtype(np.float16)
+LARGEST_STORED = 6e4  # below float16's largest number
+
+COUNTS = (
+    *("behavior_members", "behavior_blocks", "behavior_width", "behavior_batch_size"),
+    *("candidates", "candidate_batch_size", "sampler_steps", "hutchinson_probes"),
+    *("kth", "critics", "batch_size"),
+)
+STRENGTHS = ("behavior_steps", "critic_steps", "policy_steps", "alpha", "policy_alpha", "snr")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Defaults are the paper's for D4RL locomotion (tables A.1 to A.3)."""
+
+    policies: tuple[str, ...] = POLICIES  # what is trained and played; the first is the headline
+    # behaviour
+    behavior_width: int = 256
+    behavior_blocks: int = 3
+    behavior_members: int = 1  # their scores are averaged
+    behavior_learning_rate: float = 1e-4
+    behavior_batch_size: int = 512  # for each member
+    behavior_tau: float = 0.001  # rate of the moving average, whose weights are used
+    behavior_steps: int = 1_000_000
+    share_behavior: bool = False  # one score model and candidate set for all seeds (ours)
+    # candidates
+    candidates: int = 30  # N for each state; also drawn for each decision of the implicit policy
+    candidate_batch_size: int = 16  # states for each step of the walk; more on an accelerator
+    sampler: str = "predictor_corrector"  # or "predictor", "few_step", "flow"
+    sampler_steps: int = 500  # 24 for "few_step"; "flow" chooses its own
+    snr: float = 0.16  # of the corrector
+    norms: str = "sample"  # or "batch": of the corrector's score and noise
+    density: str = "adaptive"  # or "fixed": steps of the log-density
+    density_nodes: int = 32  # evaluations of "fixed"
+    tolerance: float = 1e-5  # relative and absolute, of "adaptive" and "flow"
+    trace: str = "exact"  # or "hutchinson"
+    hutchinson_probes: int = 10
+    threshold: float = -5.0  # log-density, in standardised actions, above which one is kept
+    # values
+    q_target: str = "arq"  # or "sarsa"
+    kth: int = 9  # K: 1 is the maximum
+    data_candidate: bool = True  # the recorded next action is a candidate, always kept (code)
+    min_first: bool = True  # the least of the critics for each candidate, then the K-th (code)
+    floor: bool = True  # never below the recorded next action's value (code)
+    critics: int = 2
+    critic_hidden: tuple[int, ...] = (256, 256)
+    critic_learning_rate: float = 3e-4
+    tau: float = 0.005  # rate of the critics' moving average
+    batch_size: int = 512  # of critics and policy
+    critic_steps: int = 1_000_000
+    # policies
+    alpha: float = 1.0  # of the implicit policy; 0 is the behaviour inside its support
+    policy_alpha: float = 1.0  # of the explicit policy; 0 is behaviour cloning
+    weight_limit: float = 100.0  # on exp(alpha A) (code)
+    policy: str = "stochastic"  # or "deterministic", "residual"
+    policy_hidden: tuple[int, ...] = (256, 256)  # "residual": an entry for each block
+    policy_learning_rate: float = 3e-4
+    policy_steps: int = 1_000_000
+    batches: str = "epoch"  # shuffled passes over the data, or "uniform"
+
+
+@flax.struct.dataclass
+class State:
+    """Everything that training changes; arrays only."""
+
+    behavior: Trainable  # s_psi [M, ...], with its moving average
+    critic: Trainable | None  # Q [E, ...], with its moving average; None without Q
+    policy: Trainable | None  # pi_phi; None without an explicit policy
+
+
+class Parts(NamedTuple):
+    """What the losses are computed with: the config, and all that it describes; no arrays."""
+
+    config: Config
+    spec: Spec
+    model: score.Model
+    sampler: Solver
+    density: Solver
+    critic: Net  # (observation, action) -> [E, ...]
+    policy: Net  # observation -> [B, A], before any bound
+    behavior_optimizer: optax.GradientTransformation
+    critic_optimizer: optax.GradientTransformation
+    policy_optimizer: optax.GradientTransformation
+
+
+def build(config: Config, spec: Spec) -> Parts:
+    """Makes networks, solvers and optimisers. Raises ValueError for a value no field allows."""
+    net = nets.score_net(config.behavior_width, config.behavior_blocks, spec.action_dim)
+    critic = nets.scalar_mlp(config.critic_hidden, activation="relu", initialiser="glorot")
+    return Parts(
+        config=config,
+        spec=spec,
+        model=score.model(net, config.behavior_members, spec),
+        sampler=_sampler(config),
+        density=_density(config, spec),
+        critic=nets.ensemble(critic, config.critics),
+        policy=_policy_net(config, spec),
+        behavior_optimizer=learner.optimizer(config.behavior_learning_rate),
+        critic_optimizer=learner.optimizer(config.critic_learning_rate),
+        policy_optimizer=learner.optimizer(config.policy_learning_rate),
+    )
+
+
+def _sampler(config: Config) -> Solver:
+    chosen = fields.chosen("sampler", config.sampler, SAMPLERS)
+    own = fields.chosen("norms", config.norms, ("sample", "batch")) == "sample"
+    if chosen == "few_step":
+        return Solver(
+            lambda s, y, noise: samplers.few_step(s, y, steps=config.sampler_steps), False
+        )
+    if chosen == "flow":
+        return Solver(lambda s, y, noise: samplers.flow(s, y, tolerance=config.tolerance), True)
+    corrector = samplers.langevin(snr=config.snr, per_sample=own)
+    return Solver(
+        partial(
+            samplers.predictor_corrector,
+            correct=corrector if chosen == "predictor_corrector" else None,
+            steps=config.sampler_steps,
+        ),
+        False,
+    )
+
+
+def _density(config: Config, spec: Spec) -> Solver:
+    divergence: likelihood.Divergence = likelihood.exact
+    if fields.chosen("trace", config.trace, ("exact", "hutchinson")) == "hutchinson":
+        key = jax.random.key(0)  # one draw of signs for all, as in the published code
+        divergence = likelihood.hutchinson(key, spec.action_dim, config.hutchinson_probes)
+    if fields.chosen("density", config.density, ("adaptive", "fixed")) == "fixed":
+        solve = partial(likelihood.log_density, divergence=divergence, nodes=config.density_nodes)
+        return Solver(lambda s, y, noise: solve(s, y), False)
+    steps = partial(
+        likelihood.adaptive_log_density, divergence=divergence, tolerance=config.tolerance
+    )
+    return Solver(lambda s, y, noise: steps(s, y), True)
+
+
+def _policy_net(config: Config, spec: Spec) -> Net:
+    hidden = config.policy_hidden
+    if fields.chosen("policy", config.policy, HEADS) != "residual":
+        return nets.mlp(hidden, spec.action_dim, activation="relu", initialiser="glorot")
+    if len(set(hidden)) != 1:
+        raise ValueError(f"policy_hidden of a residual policy must be equal widths, not {hidden}")
+    return nets.residual_mlp(hidden[0], len(hidden), spec.action_dim)
+
+
+# ------------------------------------------------------------------------------ candidates
+
+
+def candidates(
+    behavior: Params, observation: Array, streams: Key, *, parts: Parts, clip: bool
+) -> tuple[Array, Array]:
+    """N actions for each observation [B, O] and their log-densities: [B, N, A], [B, N].
+
+    Actions are in the method's units; with `clip`, in the box, and dense as they are there. What is
+    not finite is the mean action, with log-density minus infinity.
+    """
+    model, count = parts.model, parts.config.candidates
+    y = score.draw(model, behavior, observation, streams, count, parts.sampler)
+    finite = jnp.isfinite(y).all(-1)
+    y = jnp.where(finite[..., None], y, 0)
+    action = model.action.invert(y)
+    if clip:
+        action = boxed(action, parts.spec.action_low, parts.spec.action_high)
+        y = model.action.apply(action)
+    density = score.log_density(model, behavior, observation, y, parts.density)
+    return action, jnp.where(finite & ~jnp.isnan(density), density, -jnp.inf)
+
+
+def streams(key: Key, index: Array) -> Key:
+    """A key for each row [B], the same whatever batch it is in."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+
+
+def fill_candidates(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
+) -> tuple[State, Metrics, dict[str, Array]]:
+    """Draws the candidates of some rows; the state stays as it is."""
+    del step
+    action, density = candidates(
+        state.behavior.target,
+        batch.observation,
+        streams(key, batch.index),
+        parts=parts,
+        clip=False,
+    )
+    low, high = (aligned(x, 3) for x in (parts.spec.action_low, parts.spec.action_high))
+    dense = jnp.isfinite(density)
+    metrics = learner.measured(
+        kept=jnp.float32(density > parts.config.threshold),
+        outside=jnp.float32(jnp.any((action < low) | (action > high), -1)),
+        unsolved=1 - jnp.float32(dense),
+    )
+    metrics["log_density"] = (jnp.sum(jnp.where(dense, density, 0)), jnp.sum(jnp.float32(dense)))
+    limited = jnp.clip(action, -LARGEST_STORED, LARGEST_STORED)
+    return state, metrics, {"candidates": limited.astype(STORED), "log_density": stored(density)}
+
+
+def stored(density: Array) -> Array:
+    """Log-densities in float16; below its range they are minus infinity."""
+    return jnp.where(density < -LARGEST_STORED, -jnp.inf, density).astype(STORED)
+
+
+def support_of(
+    batch: Transition, parts: Parts, *, successor: bool, data: bool
+) -> tuple[Array, Array]:
+    """A row's candidates, or its successor's, and which are kept: [B, K, A], [B, K].
+
+    With `data`, the recorded action comes first and is always kept.
+    """
+    prefix, recorded = ("next_", batch.next_action) if successor else ("", batch.action)
+    actions = batch.columns[f"{prefix}candidates"].astype(recorded.dtype)
+    keep = batch.columns[f"{prefix}log_density"] > parts.config.threshold
+    if not data:
+        return actions, keep
+    actions = jnp.concatenate([recorded[:, None], actions], 1)
+    return actions, jnp.concatenate([jnp.ones_like(keep[:, :1]), keep], 1)
+
+
+# ---------------------------------------------------------------------------------- losses
+
+
+def critic_target(critic: Params, *, parts: Parts, batch: Transition) -> Array:
+    """r + discount * (the K-th largest kept value, or Q of the recorded next action): [B] (5).
+
+    Means nothing for rows of no `critics.has_sarsa_target`: there is no successor in the data.
+    """
+    config = parts.config
+    recorded = parts.critic.apply(critic, batch.next_observation, batch.next_action)
+    value = recorded.min(0)
+    if config.q_target == "arq":
+        actions, keep = support_of(batch, parts, successor=True, data=config.data_candidate)
+        q = parts.critic.apply(critic, batch.next_observation[:, None], actions)
+        backup = partial(support.restricted_value, k=config.kth, floor=config.floor)
+        if config.min_first:
+            value = backup(q.min(0), keep, data=value)
+        else:
+            value = jax.vmap(lambda q, own: backup(q, keep, data=own))(q, recorded).min(0)
+    value = jnp.where(batch.discount > 0, value, 0)
+    return jax.lax.stop_gradient(td_target(batch.reward, batch.discount, value))
+
+
+def advantage(critic: Params, *, parts: Parts, batch: Transition) -> Array:
+    """Q(s, a) minus its mean over the recorded action and the kept candidates, [B] (6).
+
+    By the first critic alone (code).
+    """
+    actions, keep = support_of(batch, parts, successor=False, data=True)
+    q = critics.first(parts.critic, critic, batch.observation[:, None], actions)
+    return q[:, 0] - support.mean_kept(q, keep)
+
+
+def policy_loss(params: Params, *, parts: Parts, batch: Transition, weight: Array) -> Array:
+    """AWR: weighted log-likelihood, or weighted squared error of a deterministic policy."""
+    mean = policy_mean(params, batch.observation, parts=parts)
+    if parts.config.policy == "stochastic":
+        log_std = jnp.clip(params["log_std"], LOG_STD_MIN, LOG_STD_MAX)
+        std = jnp.broadcast_to(jnp.exp(log_std), mean.shape)
+        return -jnp.mean(weight * gaussian.log_density(batch.action, mean, std))
+    return 0.5 * jnp.mean(weight * jnp.mean(jnp.square(mean - batch.action), -1))
+
+
+def policy_mean(params: Params, observation: Array, *, parts: Parts) -> Array:
+    """The explicit policy's mean [B, A]; inside the box by a tanh if the policy is stochastic."""
+    output = parts.policy.apply(params["net"], observation)
+    if parts.config.policy == "stochastic":
+        return squashed(output, parts.spec.action_low, parts.spec.action_high)
+    return output
+
+
+# --------------------------------------------------------------------------------- updates
+
+
+def update_behavior(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
+) -> tuple[State, Metrics]:
+    """One step of the score model on its own loss, and of its moving average."""
+    del step
+    loss = partial(
+        score.denoising_loss,
+        model=parts.model,
+        observation=batch.observation,
+        action=batch.action,
+        key=key,
+    )
+    behavior, metrics = learner.descend(state.behavior, parts.behavior_optimizer, loss)
+    behavior = learner.polyak(behavior, parts.config.behavior_tau)
+    return replace(state, behavior=behavior), metrics
+
+
+def update_critic(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
+) -> tuple[State, Metrics]:
+    """One step of all critics towards one target of the old moving averages, then these."""
+    del key, step
+    assert state.critic is not None
+    target = critic_target(state.critic.target, parts=parts, batch=batch)
+    known = critics.has_sarsa_target(batch)
+    critic, metrics = critics.regress(
+        state.critic,
+        parts.critic_optimizer,
+        parts.critic,
+        (batch.observation, batch.action),
+        lambda prediction: 0.5 * critics.squared_error(prediction, target, known),
+    )
+    return replace(state, critic=learner.polyak(critic, parts.config.tau)), metrics
+
+
+def update_policy(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
+) -> tuple[State, Metrics]:
+    """One step of the explicit policy on recorded actions, weighted by their advantage."""
+    del key, step
+    assert state.critic is not None and state.policy is not None
+    config = parts.config
+    gain = advantage(state.critic.target, parts=parts, batch=batch)
+    weight = advantage_weight(gain, config.policy_alpha, config.weight_limit)
+
+    def loss(params: Params) -> tuple[Array, Metrics]:
+        value = policy_loss(params, parts=parts, batch=batch, weight=weight)
+        return value, learner.measured(policy_loss=value, advantage=gain, weight=weight)
+
+    policy, metrics = learner.descend(state.policy, parts.policy_optimizer, loss)
+    return replace(state, policy=policy), metrics
+
+
+# ------------------------------------------------------------------------ acting, measuring
+
+
+def act_implicit(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
+    """Draws candidates, clips them, keeps the dense ones, chooses by softmax of alpha Q (6).
+
+    By the first critic's moving average alone (code).
+    """
+    assert state.critic is not None
+    draw_key, choice_key = jax.random.split(key)
+    rows = streams(draw_key, jnp.arange(len(observation)))
+    actions, density = candidates(state.behavior.target, observation, rows, parts=parts, clip=True)
+    q = critics.first(parts.critic, state.critic.target, observation[:, None], actions)
+    logits = support.choice_logits(q, density, parts.config.threshold, parts.config.alpha)
+    chosen = jax.random.categorical(choice_key, logits)
+    return jnp.take_along_axis(actions, chosen[:, None, None], 1)[:, 0]
+
+
+def act_explicit(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
+    """The mean action of the explicit policy, clipped to the box."""
+    del key
+    assert state.policy is not None
+    mean = policy_mean(state.policy.params, observation, parts=parts)
+    return boxed(mean, parts.spec.action_low, parts.spec.action_high)
+
+
+def act_behavior(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
+    """One sample of the score model, clipped to the box."""
+    rows = streams(key, jnp.arange(len(observation)))
+    y = score.draw(parts.model, state.behavior.target, observation, rows, 1, parts.sampler)
+    y = jnp.where(jnp.isfinite(y).all(-1, keepdims=True), y, 0)
+    action = parts.model.action.invert(y[:, 0])
+    return boxed(action, parts.spec.action_low, parts.spec.action_high)
+
+
+def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
+    """The score model's loss; Q on the data's and on uniform actions, and the critics' spread.
+
+    Q on uniform actions far above Q on data is no fault here: the backup never looks there.
+    """
+    score_key, uniform_key = jax.random.split(key)
+    share = len(batch.reward) // parts.config.behavior_members * parts.config.behavior_members
+    _, metrics = score.denoising_loss(
+        state.behavior.target,
+        model=parts.model,
+        observation=batch.observation[:share],
+        action=batch.action[:share],
+        key=score_key,
+    )
+    if state.critic is None:
+        return metrics
+    low, high = parts.spec.action_low, parts.spec.action_high
+    anywhere = uniform_in(low, high, uniform_key, batch.action.shape, batch.action.dtype)
+    policy = batch.action
+    if state.policy is not None:
+        policy = policy_mean(state.policy.params, batch.observation, parts=parts)
+        policy = boxed(policy, low, high)
+    opinions = critics.opinions(parts.critic, state.critic.target, batch, policy, anywhere)
+    return metrics | opinions
+
+
+# ------------------------------------------------------------------------------------ make
+
+
+def init(key: Key, batch: Transition, *, parts: Parts) -> State:
+    """A fresh state; the batch is read for shapes only."""
+    behavior_key, critic_key, policy_key = jax.random.split(key, 3)
+    observation, action = batch.observation, batch.action
+    behavior = score.init(parts.model, behavior_key, observation, action)
+    critic = policy = None
+    if needs_critic(parts.config):
+        params = parts.critic.init(critic_key, observation, action)
+        critic = learner.fresh(params, parts.critic_optimizer, target=True)
+    if "explicit" in parts.config.policies:
+        params = {"net": parts.policy.init(policy_key, observation)}
+        if parts.config.policy == "stochastic":
+            params["log_std"] = jnp.zeros((1, parts.spec.action_dim))
+        policy = learner.fresh(params, parts.policy_optimizer)
+    return State(
+        behavior=learner.fresh(behavior, parts.behavior_optimizer, target=True),
+        critic=critic,
+        policy=policy,
+    )
+
+
+def needs_critic(config: Config) -> bool:
+    """Whether any policy asks Q."""
+    return config.policies != ("behavior",)
+
+
+def needs_candidates(config: Config) -> bool:
+    """Whether any phase reads the columns."""
+    return "explicit" in config.policies or (needs_critic(config) and config.q_target == "arq")
+
+
+def make(config: Config, spec: Spec) -> Method:
+    """Binds ARQ to a config and to the data's sizes. Raises ValueError for a bad config."""
+    _check(config)
+    parts = build(config, spec)
+    return Method(
+        init=partial(init, parts=parts),
+        phases=tuple(_phases(parts)),
+        policies={name: _policies(parts)[name] for name in config.policies},
+        diagnose=partial(diagnose, parts=parts),
+    )
+
+
+def _check(config: Config) -> None:
+    fields.counts(config, *COUNTS)
+    fields.strengths(config, *STRENGTHS)
+    fields.chosen("q_target", config.q_target, ("arq", "sarsa"))
+    for name in config.policies:
+        fields.chosen("policies", name, POLICIES)
+    if not config.policies or len(set(config.policies)) < len(config.policies):
+        raise ValueError(f"policies must be one or more, each once, not {config.policies}")
+    largest = config.candidates + config.data_candidate
+    if config.kth > largest:
+        raise ValueError(
+            f"kth ({config.kth}) cannot exceed the number of candidates ({largest}): "
+            "the backup would always be the recorded action's"
+        )
+    if config.density == "fixed" and config.density_nodes < 6:
+        raise ValueError(f"density_nodes must be at least 6, not {config.density_nodes}")
+    if config.sampler != "flow" and config.sampler_steps < 2:
+        raise ValueError(f"sampler_steps must be at least 2, not {config.sampler_steps}")
+
+
+def _phases(parts: Parts) -> list[Phase]:
+    config, spec = parts.config, parts.spec
+    shared = ("behavior",) if config.share_behavior else ()
+    rows = {"epoch": epoch, "uniform": uniform}[
+        fields.chosen("batches", config.batches, ("epoch", "uniform"))
+    ]
+
+    def phase(name: str, steps: int, update: Callable[..., Any], size: int, **more: Any) -> Phase:
+        return Phase(name, steps, partial(update, parts=parts), size, **{"rows": rows, **more})
+
+    whole = config.behavior_members * config.behavior_batch_size
+    phases = [phase("behavior", config.behavior_steps, update_behavior, whole, shared=shared)]
+    if needs_candidates(config):
+        size = min(config.candidate_batch_size, spec.size)
+        columns = {
+            "candidates": jax.ShapeDtypeStruct((config.candidates, spec.action_dim), STORED),
+            "log_density": jax.ShapeDtypeStruct((config.candidates,), STORED),
+        }
+        fill = {"rows": walk, "columns": columns, "shared": shared}
+        phases.append(phase("candidates", -(-spec.size // size), fill_candidates, size, **fill))
+    if needs_critic(config):
+        phases.append(phase("critic", config.critic_steps, update_critic, config.batch_size))
+    if "explicit" in config.policies:
+        phases.append(phase("policy", config.policy_steps, update_policy, config.batch_size))
+    return phases
+
+
+def _policies(parts: Parts) -> dict[str, Policy]:
+    config = parts.config
+    shared = "; one behaviour model for all seeds" if config.share_behavior else ""
+    inside = f"log-density > {config.threshold:g}"
+    return {
+        "explicit": Policy(partial(act_explicit, parts=parts), 1, f"its mean{shared}"),
+        "implicit": Policy(
+            partial(act_implicit, parts=parts),
+            config.candidates,
+            f"softmax({config.alpha:g} Q) where {inside}{shared}",
+        ),
+        "behavior": Policy(partial(act_behavior, parts=parts), 1, f"the one drawn{shared}"),
+    }

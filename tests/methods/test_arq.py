@@ -1,0 +1,357 @@
+"""ARQ's losses, columns, policies and phases; backups by hand are in tests/ops/test_support.py."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl_prefs import ensemble, nets, train
+from jaxrl_prefs.methods import arq
+from jaxrl_prefs.ops import gaussian, vpsde
+from jaxrl_prefs.parts import score
+from jaxrl_prefs.types import Net, Spec, Transition
+from tests.exact import compiled, fixed
+
+SMALL = {
+    "behavior_width": 8,
+    "behavior_blocks": 1,
+    "behavior_batch_size": 8,
+    "behavior_steps": 3,
+    "candidates": 3,
+    "candidate_batch_size": 16,
+    "sampler": "few_step",
+    "sampler_steps": 4,
+    "density": "fixed",
+    "density_nodes": 6,
+    "kth": 2,
+    "critic_hidden": (8,),
+    "policy_hidden": (8,),
+    "batch_size": 8,
+    "critic_steps": 3,
+    "policy_steps": 3,
+}
+ONE = np.ones(1, np.float32)
+SPEC = Spec(1, 1, 6, -ONE, ONE, 0 * ONE, ONE, 0 * ONE, ONE)
+
+
+def small(**changes):
+    return arq.Config(**{**SMALL, **changes})
+
+
+def line_critic(offsets=(0.0, 0.0)):
+    """Q_k(s, a) = 10 a + offset_k."""
+
+    def apply(offset, observation, action):
+        return 10 * action[..., 0] + offset
+
+    return nets.ensemble(Net(lambda key, *inputs: jnp.zeros(()), apply), len(offsets))
+
+
+def parts_of(**changes):
+    return arq.build(small(candidates=5, **changes), SPEC)._replace(critic=line_critic())
+
+
+def transition(**changes):
+    """One row; the recorded next action has Q 1, the candidates 5, 4, 3, 2, .5."""
+    zero = jnp.zeros((1, 1))
+    columns = {
+        "next_candidates": jnp.float16([[[0.5], [0.4], [0.3], [0.2], [0.05]]]),
+        "next_log_density": jnp.float16([[0.0, 0, 0, 0, 0]]),
+        "candidates": jnp.float16([[[0.1], [0.3], [0.9], [0.0], [0.2]]]),
+        "log_density": jnp.float16([[0.0, 0, -9, 0, -4.9]]),
+    }
+    row = {
+        "observation": zero,
+        "action": zero + 0.5,
+        "reward": jnp.float32([2.0]),
+        "discount": jnp.float32([0.9]),
+        "next_observation": zero,
+        "next_action": zero + 0.1,
+        "has_next_action": jnp.float32([1.0]),
+        "index": jnp.int32([0]),
+        "next_index": jnp.int32([0]),
+        "columns": columns,
+    }
+    return Transition(**{**row, **changes})
+
+
+# ------------------------------------------------------------------------------------ the critic
+
+
+def target(batch, offsets=(0.0, 0.0), **changes):
+    parts = parts_of(**changes)._replace(critic=line_critic(offsets))
+    return float(arq.critic_target(jnp.float32(offsets), parts=parts, batch=batch)[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "value"),
+    [
+        ({"kth": 1}, 5.0),
+        ({"kth": 3}, 3.0),
+        ({"kth": 6}, 1.0),
+        ({"kth": 6, "floor": False}, 0.5),
+        ({"kth": 5, "floor": False, "data_candidate": False}, 0.5),
+        ({"kth": 4, "data_candidate": False}, 2.0),
+        ({"q_target": "sarsa"}, 1.0),
+        ({"kth": 1, "threshold": 1.0}, 1.0),  # all samples rejected
+        ({"kth": 3, "threshold": 1.0, "floor": False}, 1.0),
+    ],
+)
+def test_targets_by_hand(changes, value):
+    assert target(transition(), **changes) == pytest.approx(2 + 0.9 * value, rel=1e-3)
+
+
+def test_the_least_critic_before_the_kth_or_after():
+    """Critics that disagree by a number; by candidate, and by order."""
+    assert target(transition(), (0.0, -1.0), kth=1) == pytest.approx(2 + 0.9 * 4, rel=1e-3)
+
+    def slanted(slope, observation, action):
+        return slope * action[..., 0]
+
+    critic = nets.ensemble(Net(lambda key, *inputs: jnp.zeros(()), slanted), 2)
+    for first, value in ((True, -0.5), (False, 5.0)):
+        parts = parts_of(kth=1, min_first=first, data_candidate=False, floor=False)
+        parts = parts._replace(critic=critic)
+        after = transition()
+        columns = after.columns | {
+            "next_candidates": jnp.float16([[[0.5], [-0.5], [0.05]] + [[0.2]] * 2])
+        }
+        found = arq.critic_target(
+            jnp.float32([10.0, -10.0]), parts=parts, batch=after._replace(columns=columns)
+        )
+        # least of +-10 a: -10 |a|, best -.5; the best of each critic is 5, at either end
+        assert found[0] == pytest.approx(2 + 0.9 * value, rel=1e-3)
+
+
+def test_no_successor_is_read_at_the_end():
+    """Discount 0: whatever stands in the columns, the target is the reward."""
+    nothing = transition().columns | {
+        "next_candidates": jnp.full((1, 5, 1), jnp.nan, jnp.float16),
+        "next_log_density": jnp.full((1, 5), -jnp.inf, jnp.float16),
+    }
+    end = transition(discount=jnp.zeros(1), columns=nothing, has_next_action=jnp.zeros(1))
+    assert target(end) == 2
+
+
+def test_rows_cut_short_do_not_teach_the_critic():
+    """Two rows, one without a known successor: the gradient is the other's alone."""
+    both = jax.tree.map(lambda x: jnp.concatenate([x, x]), transition())
+    both = both._replace(has_next_action=jnp.float32([1, 0]), reward=jnp.float32([2, 1e6]))
+    parts = parts_of()
+    state = arq.State(fixed(()), fixed(jnp.zeros(2)), None)
+    state = state.replace(
+        critic=state.critic.replace(opt_state=parts.critic_optimizer.init(jnp.zeros(2)))
+    )
+    _, metrics = arq.update_critic(state, both, jax.random.key(0), 0, parts=parts)
+    second = 10 * float(np.float16(0.4))  # K = 2; Q of the recorded action is 5
+    assert metrics["critic_loss"][0] == pytest.approx((2 + 0.9 * second - 5) ** 2 / 2, rel=1e-5)
+
+
+def test_half_precision_hardly_moves_the_target():
+    """Candidates rounded to float16 (4.9e-4 apart near 1): |dQ| <= slope * 2.5e-4."""
+    rng = np.random.default_rng(0)
+    exact = jnp.float32(rng.uniform(-1, 1, (200, 5, 1)))
+    rows = jax.tree.map(lambda x: jnp.concatenate([x] * 200), transition())
+    found = []
+    for kind in (jnp.float16, jnp.float32):
+        batch = rows._replace(columns=rows.columns | {"next_candidates": exact.astype(kind)})
+        found.append(arq.critic_target(jnp.zeros(2), parts=parts_of(), batch=batch))
+    change = np.abs(found[0] - found[1])
+    assert 0 < change.max() <= 0.9 * 10 * 2.5e-4
+
+
+# ------------------------------------------------------------------------------------ the policies
+
+
+def test_the_advantage_is_over_the_recorded_action_and_the_kept():
+    """Q 5 of the recorded action; kept 1, 3, 0, 2 and it: mean 2.2."""
+    found = arq.advantage(jnp.zeros(2), parts=parts_of(), batch=transition())
+    assert found[0] == pytest.approx(5 - 2.2, rel=1e-3)
+
+
+def test_weights_are_limited():
+    """exp(alpha A) up to 100, from alpha A = log 100 on; 1 at alpha 0."""
+    state = trained_policy(parts_of())
+    cases = {0.0: 1.0, 1.0: np.exp(2.8), np.log(100) / 2.7: 100.0, 50.0: 100.0}
+
+    def weights(state):
+        each = [parts_of(policy_alpha=alpha) for alpha in cases]
+        key = jax.random.key(0)
+        metrics = [arq.update_policy(state, transition(), key, 0, parts=p)[1] for p in each]
+        return jnp.stack([m["weight"][0] for m in metrics])
+
+    np.testing.assert_allclose(compiled(weights, state), list(cases.values()), rtol=2e-3)
+
+
+def trained_policy(parts):
+    params = {"net": parts.policy.init(jax.random.key(0), jnp.zeros((1, 1)))}
+    params["log_std"] = jnp.zeros((1, 1))
+    opt_state = parts.policy_optimizer.init(params)
+    policy = dataclasses.replace(fixed(params), target=None, opt_state=opt_state)
+    return arq.State(fixed(()), fixed(jnp.zeros(2)), policy)
+
+
+def test_alpha_zero_is_behaviour_cloning():
+    """The weighted loss with weights 1 is minus the mean log-likelihood, by hand."""
+    parts = parts_of(policy_alpha=0.0)
+    params = trained_policy(parts).policy.params | {"log_std": jnp.full((1, 1), 9.0)}
+    batch = transition()
+    found = arq.policy_loss(params, parts=parts, batch=batch, weight=jnp.ones(1))
+    mean = jnp.tanh(parts.policy.apply(params["net"], batch.observation))
+    std = np.full((1, 1), np.exp(2.0))  # clipped
+    assert found == pytest.approx(
+        -float(gaussian.log_density(batch.action, mean, std)[0]), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("policy", ["deterministic", "residual"])
+def test_deterministic_policies_are_not_squashed(policy):
+    parts = parts_of(policy=policy)
+    params = {
+        "net": jax.tree.map(lambda x: 0 * x + 1.0, trained_policy(parts).policy.params["net"])
+    }
+    batch = transition()
+    mean = parts.policy.apply(params["net"], batch.observation)
+    assert mean[0, 0] > 1
+    found = arq.policy_loss(params, parts=parts, batch=batch, weight=jnp.float32([3.0]))
+    assert found == pytest.approx(0.5 * 3 * float((mean[0, 0] - 0.5) ** 2), rel=1e-5)
+    state = arq.State(fixed(()), None, fixed(params))
+    assert arq.act_explicit(state, batch.observation, jax.random.key(0), parts=parts) == 1
+
+
+def test_the_implicit_policy_takes_good_actions_inside_the_support():
+    """Behaviour N(0, 1), threshold at |a| < .8, greedy: the best kept sample, near .8."""
+    parts = arq.build(
+        small(
+            candidates=40,
+            alpha=1e4,
+            sampler_steps=24,
+            density_nodes=32,
+            threshold=-0.5 * 0.64 - 0.919,
+        ),
+        SPEC,
+    )
+    parts = parts._replace(critic=line_critic())
+    net = Net(lambda *a: jnp.ones(()), lambda p, y, c, t: -y * vpsde.std(t))
+    parts = parts._replace(model=parts.model._replace(net=net))
+    state = arq.State(fixed(jnp.ones(1)), fixed(jnp.zeros(2)), None)
+    action = compiled(
+        lambda key: arq.act_implicit(state, jnp.zeros((50, 1)), key, parts=parts), jax.random.key(0)
+    )
+    assert (action < 0.81).all() and action.mean() > 0.6
+    rejecting = parts._replace(config=dataclasses.replace(parts.config, threshold=0.0))
+    action = compiled(
+        lambda key: arq.act_implicit(state, jnp.zeros((50, 1)), key, parts=rejecting),
+        jax.random.key(0),
+    )
+    assert np.abs(action).max() < 0.2  # the densest sample
+
+
+# ------------------------------------------------------------------------------------ the phases
+
+
+def phases(**changes):
+    method = arq.make(small(**changes), SPEC)
+    return [phase.name for phase in method.phases], list(method.policies)
+
+
+def test_only_needed_phases_are_trained():
+    everything = ["behavior", "candidates", "critic", "policy"]
+    assert phases() == (everything, ["explicit", "implicit", "behavior"])
+    assert phases(policies=("behavior",)) == (["behavior"], ["behavior"])
+    implicit = phases(policies=("implicit", "behavior"), q_target="sarsa")
+    assert implicit == (["behavior", "critic"], ["implicit", "behavior"])
+    assert phases(policies=("explicit",), q_target="sarsa")[0] == everything
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kth": 5}, "kth .5. cannot exceed the number of candidates .4."),
+        ({"kth": 4, "data_candidate": False}, "cannot exceed"),
+        ({"policies": ("greedy",)}, "policies must be one of"),
+        ({"policies": ()}, "policies must be one or more"),
+        ({"policies": ("behavior", "behavior")}, "each once"),
+        ({"sampler": "euler"}, "sampler must be one of"),
+        ({"sampler_steps": 1}, "sampler_steps must be at least 2"),
+        ({"norms": "all"}, "norms must be one of"),
+        ({"density": "exact"}, "density must be one of"),
+        ({"density_nodes": 4}, "density_nodes must be at least 6"),
+        ({"trace": "random"}, "trace must be one of"),
+        ({"q_target": "max"}, "q_target must be one of"),
+        ({"policy": "gmm"}, "policy must be one of"),
+        ({"policy": "residual", "policy_hidden": (8, 9)}, "equal widths"),
+        ({"critics": 0}, "critics must be at least 1"),
+        ({"alpha": -1.0}, "alpha must not be negative"),
+        ({"batches": "all"}, "batches must be one of"),
+    ],
+)
+def test_configs_that_no_field_allows(changes, message):
+    with pytest.raises(ValueError, match=message):
+        arq.make(small(**changes), SPEC)
+
+
+def test_a_shared_behaviour_is_one_model_and_one_set(tiny: Transition):
+    """What each seed has its own is in the contract suite."""
+    method = arq.make(
+        small(policies=("implicit",), critic_steps=0, share_behavior=True), Spec.of(tiny)
+    )
+    mesh = ensemble.seed_mesh(jax.devices()[:1])
+    tick = list(train.run(method, tiny, (0, 1), mesh, every=100))[-1]
+    found, density = tick.columns["candidates"], tick.columns["log_density"]
+    assert found.shape == (96, 3, 2) and density.shape == (96, 3)
+    assert found.dtype == density.dtype == np.float16
+    assert len(np.unique(found.reshape(-1, 2), axis=0)) > 0.9 * found.size / 2
+
+    def differ(part):
+        return any((np.asarray(x)[0] != np.asarray(x)[1]).any() for x in jax.tree.leaves(part))
+
+    assert differ(tick.state.critic) and not differ(tick.state.behavior)
+    assert all("for all seeds" in policy.rule for policy in method.policies.values())
+
+
+def test_broken_samples_are_rejected():
+    """Not finite: the mean action, never kept."""
+    parts = parts_of()
+    nan = Net(lambda *a: jnp.ones(()), lambda p, y, c, t: jnp.full_like(y, jnp.nan))
+    parts = parts._replace(model=parts.model._replace(net=nan))
+    keys = jax.random.split(jax.random.key(0), 2)
+    action, density = compiled(
+        lambda keys: arq.candidates(jnp.ones(1), jnp.zeros((2, 1)), keys, parts=parts, clip=False),
+        keys,
+    )
+    np.testing.assert_array_equal(action, 0)
+    np.testing.assert_array_equal(density, -np.inf)
+
+
+def test_stored_densities_do_not_overflow():
+    np.testing.assert_array_equal(
+        arq.stored(jnp.float32([-1e6, -np.inf, -5.0])), [-np.inf, -np.inf, -5]
+    )
+
+
+def test_the_published_sampler_and_log_density_run():
+    """Corrector with own norms, adaptive steps of each item, random signs, three members."""
+    changes = {
+        "behavior_members": 3,
+        "sampler": "predictor_corrector",
+        "sampler_steps": 3,
+        "density": "adaptive",
+        "tolerance": 1e-2,
+        "trace": "hutchinson",
+    }
+    parts = arq.build(small(**changes), SPEC)
+
+    def draw(key):
+        params = score.init(parts.model, key, jnp.zeros((1, 1)), jnp.zeros((1, 1)))
+        keys = jax.random.split(key, 2)
+        return arq.candidates(params, jnp.zeros((2, 1)), keys, parts=parts, clip=False)
+
+    action, density = compiled(draw, jax.random.key(0))
+    assert action.shape == (2, 3, 1) and density.shape == (2, 3)
+    assert np.isfinite(action).all() and np.isfinite(density).all()
+    assert len(np.unique(density)) == 6
