@@ -84,6 +84,36 @@ TINY: dict[str, dict[str, Any]] = {
         "search_samples": 4,
         "search_rounds": 2,
     },
+    "bc": {"policy": "gaussian", "train_steps": 4, "batch_size": 8, "actor_hidden": (8,)},
+    "td3_bc": {"train_steps": 5, "batch_size": 8, "actor_hidden": (8,), "critic_hidden": (8,)},
+    "td3_bst": {
+        "pretrain_steps": 3,
+        "train_steps": 5,
+        "batch_size": 8,
+        "pretrain_batch_size": 128,  # every batch must hold some of the held-out rows
+        "negatives": 2,
+        "actor_hidden": (8,),
+        "critic_hidden": (8,),
+        "morse_hidden": (8,),
+    },
+    "iql": {"train_steps": 4, "batch_size": 8, "actor_hidden": (8,), "critic_hidden": (8,)},
+    "one_step": {
+        "pretrain_steps": 3,
+        "train_steps": 3,
+        "batch_size": 8,
+        "actor_hidden": (8,),
+        "critic_hidden": (8,),
+    },
+    "iql_bst": {
+        "pretrain_steps": 2,
+        "train_steps": 3,
+        "batch_size": 8,
+        "pretrain_batch_size": 128,
+        "negatives": 2,
+        "actor_hidden": (8,),
+        "critic_hidden": (8,),
+        "morse_hidden": (8,),
+    },
     "probe": {"model_steps": 4, "train_steps": 4},
 }
 
@@ -102,6 +132,12 @@ CHANGES: dict[str, dict[str, set[str]]] = {
     },
     "bpr": {"behavior": {"behavior", "vectors"}, "train": {"actor", "critic"}},
     "ibc": {"train": {"behavior", "vectors"}},
+    "bc": {"train": {"actor"}},
+    "td3_bc": {"train": {"actor", "critic"}},
+    "td3_bst": {"morse": {"morse"}, "train": {"actor", "critic"}},
+    "iql": {"train": {"actor", "critic", "value"}},
+    "one_step": {"critic": {"critic"}, "train": {"actor"}},
+    "iql_bst": {"morse": {"morse"}, "train": {"actor", "critic", "value"}},
     "probe": {"model": {"model"}, "guess": set(), "train": {"critic", "actor"}},
 }
 
@@ -111,6 +147,12 @@ ENTERS: dict[str, dict[str, set[str]]] = {
     "bdpo": {"critic": {"actor"}},
     "bpr": {},
     "ibc": {},
+    "bc": {},
+    "td3_bc": {},
+    "td3_bst": {},
+    "iql": {},
+    "one_step": {},
+    "iql_bst": {},
     "probe": {"train": {"critic"}},
 }
 

@@ -2,6 +2,28 @@
 
 from __future__ import annotations
 
-from jaxrl_prefs.methods import arq, bdpo, bpr, ibc
+from jaxrl_prefs.methods import (
+    arq,
+    bc,
+    bdpo,
+    bpr,
+    ibc,
+    iql,
+    iql_bst,
+    one_step,
+    td3_bc,
+    td3_bst,
+)
 
-METHODS = {"arq": arq, "bdpo": bdpo, "bpr": bpr, "ibc": ibc}
+METHODS = {
+    "bdpo": bdpo,
+    "arq": arq,
+    "td3_bst": td3_bst,
+    "iql_bst": iql_bst,
+    "bpr": bpr,
+    "td3_bc": td3_bc,
+    "iql": iql,
+    "one_step": one_step,
+    "bc": bc,
+    "ibc": ibc,
+}

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrl_prefs import learner
 from jaxrl_prefs.ops import gaussian
-from jaxrl_prefs.ops.shapes import boxed, squashed
+from jaxrl_prefs.ops.shapes import aligned, boxed, squashed
 from jaxrl_prefs.parts.family import Family, Refinement
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params
 
@@ -48,11 +48,35 @@ def point_head(low: np.ndarray, high: np.ndarray) -> Head:
     return head
 
 
-def _fit_gaussian(mean: Array, std: Array, action: Array) -> Array:
+def shared_deviation(net: Net, action_dim: int) -> Net:
+    """A network of means [..., A] with one free log-deviation [A] for all observations: [..., 2A].
+
+    The deviation starts at 1. Source: the policy of IQL's published code.
+    """
+
+    def init(key: Key, observation: Array) -> Params:
+        return {"mean": net.init(key, observation), "log_std": jnp.zeros(action_dim)}
+
+    def apply(params: Params, observation: Array) -> Array:
+        mean = net.apply(params["mean"], observation)
+        log_std = jnp.broadcast_to(aligned(params["log_std"], mean.ndim), mean.shape)
+        return jnp.concatenate([mean, log_std], -1)
+
+    return Net(init, apply)
+
+
+def drawn(mean: Array, std: Array, key: Key, low: np.ndarray, high: np.ndarray) -> Array:
+    """One normal draw for each mean, clipped to the box: [..., A]."""
+    return boxed(mean + std * jax.random.normal(key, mean.shape, mean.dtype), low, high)
+
+
+def fit_gaussian(mean: Array, std: Array, action: Array) -> Array:
+    """The negative log-likelihood, averaged over the batch: scalar."""
     return -jnp.mean(gaussian.log_density(action, mean, std))
 
 
-def _fit_point(mean: Array, std: Array, action: Array) -> Array:
+def fit_point(mean: Array, std: Array, action: Array) -> Array:
+    """The squared error, averaged over batch and dimensions: scalar."""
     del std
     return jnp.mean(jnp.square(mean - action))
 
@@ -116,10 +140,10 @@ def _family(
 
 def diagonal(net: Net, low: np.ndarray, high: np.ndarray) -> Family:
     """Diagonal Gaussians fitted by likelihood and compared by their analytic KL."""
-    return _family(net, gaussian_head(low, high), _fit_gaussian, _kl, low, high)
+    return _family(net, gaussian_head(low, high), fit_gaussian, _kl, low, high)
 
 
 def deterministic(net: Net, low: np.ndarray, high: np.ndarray) -> Family:
     """Points fitted by squared error and compared by half their squared distance."""
     head = point_head(low, high)
-    return _family(net, head, _fit_point, _half_squared_distance, low, high)
+    return _family(net, head, fit_point, _half_squared_distance, low, high)

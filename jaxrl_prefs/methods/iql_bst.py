@@ -1,0 +1,221 @@
+"""IQL-BST: IQL's values with TD3-BST's policy step.
+
+Srinivasan and Knottenbelt, IJCAI 2024, arXiv 2404.16399, name the combination and give no details;
+values: Kostrikov et al. 2022, arXiv 2110.06169 (parts/iql.py).
+
+    V    <- expectile of  min_k Q_k(s, a)  over the data's actions
+    Q_k  <- r + discount * V(s')
+    pi   -> maximise  mean Q_1(s, pi) / mean|Q_1|  -  mean (exp(C / mu) - 1) |pi - a|^2
+
+    symbol      name in code             shape
+    f           morse                    [B, A], a network of (s, a); C = 1 - M(s, pi(s))
+    pi          actor                    policy network [B, A], tanh onto the action box
+    Q_k, V      critic, value            [2, B], [B]
+    lambda, mu  config.kernel_scale, .mu
+
+Phases: `morse` (every 20th row is held out and measured) -> `train` (Morse network frozen). Q and V
+never see the policy: they are those of IQL, bit for bit.
+
+Choices of ours:
+ 1. The policy climbs the first critic's own parameters, as in TD3-BST, at every update as in IQL,
+    and has no moving average: no target asks it.
+ 2. Its rate does not decay.
+ 3. All that TD3-BST chooses (methods/td3_bst.py), chosen the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import numpy as np
+import optax
+
+from jaxrl_prefs import learner, nets
+from jaxrl_prefs.learner import Trainable
+from jaxrl_prefs.method import Method, Phase, Policy
+from jaxrl_prefs.ops.shapes import uniform_in
+from jaxrl_prefs.parts import bst, critics, deterministic, fields, iql, morse
+from jaxrl_prefs.parts.iql import Iql
+from jaxrl_prefs.parts.morse import Morse
+from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Defaults are IQL's for Q and V and TD3-BST's for the rest; [ours] marks a choice of ours."""
+
+    # values
+    expectile: float = 0.7  # 0.9 for antmaze
+    critic_hidden: tuple[int, ...] = (256, 256)  # of Q and V
+    critic_layer_norm: bool = False  # [ours] on for antmaze, adroit and kitchen
+    critic_learning_rate: float = 3e-4  # of Q and V
+    tau: float = 0.005  # rate of the critic's moving average
+    # policy
+    kernel_scale: str = "k/2"  # lambda: a number, or a multiple of the action dimension k
+    mu: float = 1.0  # [ours] temperature of the weight
+    weight_gradient: str = "full"  # [ours] or "detached"
+    distance: str = "mean"  # [ours] over action dimensions, or "sum"
+    actor_hidden: tuple[int, ...] = (256, 256)
+    actor_learning_rate: float = 3e-4
+    # Morse network
+    kernel: str = "rbf"  # or "laplace", "cauchy", "rational_quadratic"
+    morse_hidden: tuple[int, ...] = (256, 256, 256)  # [ours]
+    morse_learning_rate: float = 3e-4  # [ours]
+    negatives: int = 10  # [ours] J, uniform actions per row
+    pretrain_batch_size: int = 1024  # [ours]
+    pretrain_steps: int = 100_000  # [ours]
+    batch_size: int = 256
+    train_steps: int = 1_000_000
+
+
+@flax.struct.dataclass
+class State:
+    """Everything that training changes; arrays only."""
+
+    morse: Trainable  # f; without an average
+    actor: Trainable
+    critic: Trainable  # twin Q, leaves [2, ...], with its moving average
+    value: Trainable
+
+
+class Parts(NamedTuple):
+    """What the losses are computed with; no arrays."""
+
+    config: Config
+    morse: Morse
+    iql: Iql
+    policy: Net  # observation -> action in the box
+    morse_optimizer: optax.GradientTransformation
+    actor_optimizer: optax.GradientTransformation
+    low: np.ndarray  # [A], the action box
+    high: np.ndarray  # [A]
+
+
+def build(config: Config, spec: Spec) -> Parts:
+    """Makes the networks and optimisers. Raises ValueError for a value no field allows."""
+    norm = config.critic_layer_norm
+    return Parts(
+        config=config,
+        morse=morse.network(
+            config.morse_hidden, spec, kernel=config.kernel, scale=config.kernel_scale
+        ),
+        iql=Iql(
+            critic=critics.twin(config.critic_hidden, layer_norm=norm, initialiser="orthogonal"),
+            value=nets.scalar_mlp(config.critic_hidden, activation="relu", layer_norm=norm),
+            critic_optimizer=learner.optimizer(config.critic_learning_rate),
+            value_optimizer=learner.optimizer(config.critic_learning_rate),
+            expectile=config.expectile,
+            tau=config.tau,
+        ),
+        policy=deterministic.policy(config.actor_hidden, spec),
+        morse_optimizer=learner.optimizer(config.morse_learning_rate),
+        actor_optimizer=learner.optimizer(config.actor_learning_rate),
+        low=spec.action_low,
+        high=spec.action_high,
+    )
+
+
+def init(key: Key, batch: Transition, *, parts: Parts) -> State:
+    """A fresh state; the batch is read for shapes only. Q and V start as IQL's do."""
+    actor_key, iql_key = jax.random.split(key)
+    morse_key, actor_key = jax.random.split(actor_key)
+    uncertain = parts.morse.net.init(morse_key, batch.observation, batch.action)
+    actor = parts.policy.init(actor_key, batch.observation)
+    critic, value = iql.init(iql_key, batch, iql=parts.iql)
+    return State(
+        morse=learner.fresh(uncertain, parts.morse_optimizer),
+        actor=learner.fresh(actor, parts.actor_optimizer),
+        critic=critic,
+        value=value,
+    )
+
+
+# --------------------------------------------------------------------------------- updates
+
+
+def update_morse(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
+) -> tuple[State, Metrics]:
+    """One step of the Morse network."""
+    del step
+    part, metrics = morse.update(
+        state.morse,
+        batch,
+        key,
+        morse=parts.morse,
+        opt=parts.morse_optimizer,
+        negatives=parts.config.negatives,
+    )
+    return replace(state, morse=part), metrics
+
+
+def update(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
+) -> tuple[State, Metrics]:
+    """A step of V and Q as in IQL, then one of the policy by the new Q."""
+    del key, step
+    critic, value, _, metrics = iql.update(state.critic, state.value, batch, iql=parts.iql)
+
+    def loss(params: Params) -> tuple[Array, Metrics]:
+        return bst.loss(
+            params,
+            policy=parts.policy,
+            critic=parts.iql.critic,
+            judge=critic.params,
+            morse=parts.morse,
+            certain=state.morse.params,
+            batch=batch,
+            mu=parts.config.mu,
+            gradient=parts.config.weight_gradient,
+            over=parts.config.distance,
+        )
+
+    actor, more = learner.descend(state.actor, parts.actor_optimizer, loss)
+    return replace(state, actor=actor, critic=critic, value=value), metrics | more
+
+
+# ------------------------------------------------------------------------ acting, measuring
+
+
+def act(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
+    """The policy's action; nothing is drawn."""
+    del key
+    return parts.policy.apply(state.actor.params, observation)
+
+
+def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
+    """Mean Q and mean certainty on data, policy and uniform actions, and the twins' spread."""
+    action = batch.action
+    uniform = uniform_in(parts.low, parts.high, key, action.shape, action.dtype)
+    policy = parts.policy.apply(state.actor.params, batch.observation)
+    q = critics.opinions(parts.iql.critic, state.critic.params, batch, policy, uniform)
+    return q | morse.diagnosis(parts.morse, state.morse.params, batch, policy, uniform)
+
+
+# ------------------------------------------------------------------------------------ make
+
+
+def make(config: Config, spec: Spec) -> Method:
+    """Binds IQL-BST to a config and to the data's sizes. Raises ValueError for a bad config."""
+    bst.check(config)
+    fields.shares(config, "expectile")
+    parts = build(config, spec)
+    return Method(
+        init=partial(init, parts=parts),
+        phases=(
+            Phase(
+                "morse",
+                config.pretrain_steps,
+                partial(update_morse, parts=parts),
+                config.pretrain_batch_size,
+            ),
+            Phase("train", config.train_steps, partial(update, parts=parts), config.batch_size),
+        ),
+        policies={"actor": Policy(partial(act, parts=parts), 1, "deterministic")},
+        diagnose=partial(diagnose, parts=parts),
+    )
