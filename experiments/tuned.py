@@ -1,8 +1,8 @@
 """Settings by dataset and algorithm, as plain data with their sources.
 
 `TUNED[dataset][algo]` holds fields of the run and of the method alike. A dataset without a row
-takes `FAMILIES[family]`, whose key "*" holds what every algorithm shares. BDPO's defaults are the
-paper's for locomotion, so rows name only what differs.
+takes `FAMILIES[family]`, whose key "*" holds what every algorithm shares. Defaults are the papers'
+for locomotion, so rows name only what differs.
 """
 
 from __future__ import annotations
@@ -55,12 +55,58 @@ ARQ_HUMAN: Row = ARQ_MACHINE | {"behavior_steps": 150_000, "alpha": 0.1, "policy
 BPR_LOCOMOTION: Row = {"normalize_observations": True}
 BPR_ANTMAZE: Row = {"normalize_observations": True, "reward_scale": 1.0, "reward_shift": -1.0}
 
+# TD3+BC, Fujimoto and Gu 2021 (arXiv 2106.06860), table 3: observations standardised, raw rewards.
+# Its defaults elsewhere, and all of these rows for the methods around it, are ours: they share the
+# data's form, so that a comparison shows the method.
+STANDARDISED: Row = {"normalize_observations": True, "reward": "affine", "reward_scale": 1.0}
+# IQL, Kostrikov et al. 2022 (arXiv 2110.06169), section 5 and its code: antmaze rewards minus 1.
+MINUS_ONE: Row = {"gamma": 0.99, "reward_scale": 1.0, "reward_shift": -1.0}
+NORMED: Row = {"critic_layer_norm": True}  # ours
+IQL_ANTMAZE: Row = {"expectile": 0.9}
+
+
+def _around_td3(data: Row, critic: Row) -> dict[str, Row]:
+    """BC, TD3+BC, one-step and TD3-BST on one form of the data; TD3-BST has one setting for all."""
+    return {"bc": data, **{name: data | critic for name in ("td3_bc", "one_step", "td3_bst")}}
+
+
+# TD3-BST and IQL-BST: one setting for every set of a family, and for all families (the defaults of
+# their configs).
+AROUND: dict[str, dict[str, Row]] = {
+    "locomotion": _around_td3(STANDARDISED, {}),
+    "antmaze": {
+        **_around_td3(MINUS_ONE, NORMED),
+        "iql": MINUS_ONE | IQL_ANTMAZE | {"temperature": 10.0},
+        "iql_bst": MINUS_ONE | IQL_ANTMAZE | NORMED,
+    },
+    # The paper's temperature; it also drops out a tenth of the policy's units, we do not.
+    **{
+        name: {
+            **_around_td3(STANDARDISED, NORMED),
+            "iql": {"temperature": 0.5},
+            "iql_bst": NORMED,
+        }
+        for name in ("adroit", "kitchen")
+    },
+    # Ours. Goals far away and rewards of 0 to 1 per step, as in antmaze.
+    **{
+        name: {
+            **_around_td3(STANDARDISED, NORMED),
+            "iql": IQL_ANTMAZE,
+            "iql_bst": IQL_ANTMAZE | NORMED,
+        }
+        for name in ("maze2d", "pointmaze")
+    },
+    "pendulum": _around_td3({"normalize_observations": True}, {}),
+}
+
 # The middle of what the paper uses: for tasks that it does not have.
 FAMILIES: dict[str, dict[str, Row]] = {
     "locomotion": {
         "bdpo": {"rho": 1.0, "eta": 0.15},
         "bpr": BPR_LOCOMOTION,
         "ibc": BPR_LOCOMOTION,
+        **AROUND["locomotion"],
     },
     "antmaze": {
         "*": {"eval_episodes": 100},
@@ -68,9 +114,11 @@ FAMILIES: dict[str, dict[str, Row]] = {
         "bdpo": BDPO_ANTMAZE | {"eta": 0.5},
         "bpr": BPR_ANTMAZE,
         "ibc": BPR_ANTMAZE,
+        **AROUND["antmaze"],
     },
-    "kitchen": {"arq": ARQ_KITCHEN},
-    "adroit": {"arq": ARQ_ADROIT},
+    "kitchen": {"arq": ARQ_KITCHEN, **AROUND["kitchen"]},
+    "adroit": {"arq": ARQ_ADROIT, **AROUND["adroit"]},
+    **{name: AROUND[name] for name in ("maze2d", "pointmaze", "pendulum")},
 }
 
 
@@ -253,7 +301,51 @@ SMALL: dict[str, dict[str, Row]] = {
     },
 }
 
-TUNED: dict[str, dict[str, Row]] = _bdpo_locomotion() | _bdpo_antmaze() | _arq_robomimic() | SMALL
+# How long the methods on TD3's and IQL's parts train on the sets that a CPU serves; the family's
+# settings otherwise. Morse networks: fewer and smaller steps than the 100,000 of their default.
+SHORT_MORSE: Row = {
+    "pretrain_steps": 10_000,
+    "pretrain_batch_size": 256,
+    "negatives": 4,
+    "morse_learning_rate": 1e-3,
+}
+SHORT_RUN: Row = {"train_steps": 50_000, "eval_every": 12_500, "checkpoint_every": 5_000}
+SHORT: dict[str, Row] = {
+    "bc": SHORT_RUN,
+    "td3_bc": SHORT_RUN,
+    "iql": SHORT_RUN,
+    "one_step": SHORT_RUN | {"pretrain_steps": 50_000, "train_steps": 25_000},
+    "td3_bst": SHORT_RUN | SHORT_MORSE,
+    "iql_bst": SHORT_RUN | SHORT_MORSE,
+}
+SHORT_SETS: dict[str, str] = {
+    "pendulum/mixed-v0": "pendulum",
+    "hopper/medium-v0": "locomotion",
+    "hopper/mixed-v0": "locomotion",
+    "hopper/medium-replay-v0": "locomotion",
+    "halfcheetah/medium-v0": "locomotion",
+    "halfcheetah/mixed-v0": "locomotion",
+    "halfcheetah/medium-replay-v0": "locomotion",
+    "neorl2/safetyhalfcheetah-train-v0": "locomotion",
+    "adroit/pen-expert-v0": "adroit",
+    "adroit/door-human-replay-v0": "adroit",
+    "maze2d/umaze-v0": "maze2d",
+    "pointmaze/umaze-v0": "pointmaze",
+}
+
+
+def _short() -> dict[str, dict[str, Row]]:
+    rows: dict[str, dict[str, Row]] = {}
+    for name, family in SHORT_SETS.items():
+        settings = AROUND[family]
+        rows[name] = {algo: settings.get(algo, {}) | steps for algo, steps in SHORT.items()}
+        rows[name] = SMALL.get(name, {}) | rows[name]
+    return rows
+
+
+TUNED: dict[str, dict[str, Row]] = (
+    _bdpo_locomotion() | _bdpo_antmaze() | _arq_robomimic() | SMALL | _short()
+)
 
 
 # D4RL's antmaze tasks by the name of the file that each downloads (d4rl/locomotion/__init__.py).

@@ -105,7 +105,7 @@ TINY: dict[str, dict[str, Any]] = {
         "critic_hidden": (8,),
     },
     "iql_bst": {
-        "pretrain_steps": 2,
+        "pretrain_steps": 3,
         "train_steps": 3,
         "batch_size": 8,
         "pretrain_batch_size": 128,

@@ -185,8 +185,8 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
 
 def make(config: Config, spec: Spec) -> Method:
     """Binds IQL to a config and to the data's sizes. Raises ValueError for a bad config."""
-    fields.counts(config, "batch_size", "largest_weight")
-    fields.strengths(config, "temperature", "train_steps")
+    fields.counts(config, "batch_size")
+    fields.strengths(config, "temperature", "largest_weight", "train_steps")
     fields.shares(config, "expectile")
     parts = build(config, spec)
     return Method(

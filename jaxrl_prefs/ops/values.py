@@ -79,14 +79,3 @@ def variance_lcb(values: Array, omega: float) -> Array:
     0.0
     """
     return values.mean(0) - omega * values.var(0)
-
-
-def tuning_weight(uncertainty: Array, mu: float) -> Array:
-    """exp(C / mu) - 1 for an uncertainty C in [0, 1]: from 0 up to exp(1 / mu) - 1.
-
-    How hard behavioural supervisor tuning pulls an action to the data (TD3-BST).
-
-    >>> [round(float(x), 5) for x in tuning_weight(jnp.array([0.0, 1.0]), 1.0)]
-    [0.0, 1.71828]
-    """
-    return jnp.expm1(uncertainty / mu)

@@ -17,6 +17,15 @@ from jaxrl_prefs.types import Array, Metrics, Net, Params, Transition
 GRADIENTS = ("full", "detached")  # of the weight, with respect to the policy
 
 
+def tuning_weight(uncertainty: Array, mu: float) -> Array:
+    """exp(C / mu) - 1 for an uncertainty C in [0, 1]: from 0 up to exp(1 / mu) - 1.
+
+    >>> [round(float(x), 5) for x in tuning_weight(jnp.array([0.0, 1.0]), 1.0)]
+    [0.0, 1.71828]
+    """
+    return jnp.expm1(uncertainty / mu)
+
+
 def loss(
     params: Params,
     *,
@@ -50,7 +59,7 @@ def loss(
     action = policy.apply(params, batch.observation)
     q = critics.first(critic, judge, batch.observation, action)
     seen = action if gradient == "full" else jax.lax.stop_gradient(action)
-    weight = values.tuning_weight(uncertainty(morse, certain, batch.observation, seen), mu)
+    weight = tuning_weight(uncertainty(morse, certain, batch.observation, seen), mu)
     gap = distance(action, batch.action, over)
     value = jnp.mean(weight * gap) - jnp.mean(values.normalised(q))
     return value, learner.measured(actor_loss=value, bc_error=gap, bst_weight=weight)
@@ -62,5 +71,5 @@ def check(config: Any) -> None:
     fields.chosen("distance", config.distance, OVER)
     fields.counts(config, "batch_size", "pretrain_batch_size", "negatives")
     fields.strengths(config, "pretrain_steps", "train_steps")
-    if not config.mu > 0:
+    if not isinstance(config.mu, jax.Array) and not config.mu > 0:
         raise ValueError(f"mu must be above 0, it is {config.mu}")

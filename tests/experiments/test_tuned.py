@@ -104,3 +104,48 @@ def test_a_d4rl_file_finds_its_tasks_row(file: str, dataset: str) -> None:
     assert tuned.known_as(file) == dataset
     row = tuned.overrides_for(dataset, "other", "bdpo")
     assert row and tuned.overrides_for(file, "other", "bdpo") == row
+
+
+AROUND_TD3 = ("bc", "td3_bc", "one_step", "td3_bst")
+
+
+@pytest.mark.parametrize("dataset", ["hopper-medium-v2", "hopper/medium-v0"])
+def test_td3_bc_has_the_papers_settings_on_locomotion(dataset: str) -> None:
+    for algo in AROUND_TD3:
+        run, method = config.resolve(choice(dataset, algo), dataset, "locomotion")
+        assert run.normalize_observations
+        assert (run.reward, run.reward_scale, run.gamma) == ("affine", 1.0, 0.99)
+    _, method = config.resolve(choice(dataset, "td3_bc"), dataset, "locomotion")
+    assert (method.alpha, method.critic_layer_norm) == (2.5, False)
+    assert method.train_steps == (1_000_000 if "v2" in dataset else 50_000)
+
+
+def test_iql_has_the_papers_settings() -> None:
+    expected = {
+        "hopper-medium-v2": (0.7, 3.0, "range", 1000.0, 0.0),
+        "antmaze-umaze-v0": (0.9, 10.0, "affine", 1.0, -1.0),
+        "pen-human-v1": (0.7, 0.5, "affine", 1.0, 0.0),
+        "kitchen-mixed-v0": (0.7, 0.5, "affine", 1.0, 0.0),
+    }
+    for dataset, values in expected.items():
+        run, method = config.resolve(choice(dataset, "iql"), dataset, family_of(dataset))
+        found = run.reward, run.reward_scale, run.reward_shift
+        assert (method.expectile, method.temperature, *found) == values
+        assert (run.gamma, run.normalize_observations) == (0.99, False)
+
+
+@pytest.mark.parametrize("algo", ["td3_bst", "iql_bst"])
+def test_behavioural_supervisor_tuning_has_one_setting(algo: str) -> None:
+    """For all families and sets: that is what it promises."""
+    names = [*tuned.TUNED, *(f"unknown/{family}-v0" for family in tuned.FAMILIES)]
+    methods = [config.resolve(choice(n, algo), n, family_of(n))[1] for n in names]
+    fields = "kernel", "kernel_scale", "mu", "weight_gradient", "distance"
+    assert {tuple(getattr(m, field) for field in fields) for m in methods} == {
+        ("rbf", "k/2", 1.0, "full", "mean")
+    }
+
+
+def test_bdpo_s_rows_are_not_shortened() -> None:
+    for name in set(tuned.SHORT_SETS) - set(tuned.SMALL):
+        run, method = config.resolve(choice(name, "bdpo"), name, family_of(name))
+        assert (method.train_steps, run.eval_every) == (2_000_000, 50_000)

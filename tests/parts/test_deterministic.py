@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_prefs.ops import values
 from jaxrl_prefs.parts import bst, deterministic
 from jaxrl_prefs.types import Net, Spec
 from tests import modes
@@ -123,7 +122,7 @@ def test_the_weight_falls_with_certainty_at_the_known_rate(mu):
     certain = np.linspace(0, 1, 11)
 
     def weight(m):
-        return values.tuning_weight(1 - m, mu)
+        return bst.tuning_weight(1 - m, mu)
 
     found, slope = compiled(lambda m: (weight(m), jax.vmap(jax.grad(weight))(m)), certain)
     np.testing.assert_allclose(found, np.exp((1 - certain) / mu) - 1, rtol=1e-10, atol=1e-15)
