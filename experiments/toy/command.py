@@ -18,7 +18,7 @@ from rich.console import Console
 
 from experiments import overrides, run
 from experiments.overrides import OverrideError
-from experiments.toy import figures, report
+from experiments.toy import figures, report, td3_bst
 from experiments.toy.study import AXIS, STUDIES, Outcome, Setting, study
 from experiments.workdir import write_json
 from jaxrl_prefs.data.bandits import BANDITS
@@ -28,9 +28,12 @@ from jaxrl_prefs.train import NonFinite
 ALL = "all"
 POINTS = {"cpu": 200_000, "paper": 1_000_000}  # of data, made up front, by size
 
+# Studies that are not a bandit with a known best policy: they take --seed, --set and --workdir.
+OTHERS: dict[str, Any] = {"td3_bst": td3_bst}
+
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
-flags.DEFINE_string("algo", "bdpo", f"the method: {', '.join(STUDIES)}", **_OWN)
+flags.DEFINE_string("algo", "bdpo", f"the method: {', '.join([*STUDIES, *OTHERS])}", **_OWN)
 flags.DEFINE_string("task", "8gaussians", f"the task: {', '.join(BANDITS)}, or {ALL}", **_OWN)
 flags.DEFINE_string(
     "size", "cpu", "cpu (minutes on one core) or paper (the paper's networks and steps)", **_OWN
@@ -61,12 +64,7 @@ def parse(argv: Sequence[str]) -> Command:
         flags.Error: for an unknown flag, or a value that a flag does not take.
         OverrideError: for an unknown name, and for a value that a field does not take.
     """
-    FLAGS.unparse_flags()
-    for name in FLAGS:
-        FLAGS[name].unparse()
-    rest = FLAGS(list(argv))
-    if rest[1:]:
-        raise OverrideError(f"unexpected argument {rest[1]!r}; fields are set by --set {rest[1]}")
+    _read(argv)
     for kind, name, known in (
         ("algorithm", FLAGS.algo, STUDIES),
         ("task", FLAGS.task, [*BANDITS, ALL]),
@@ -83,6 +81,16 @@ def parse(argv: Sequence[str]) -> Command:
         workdir=Path(FLAGS.workdir or f"runs/toy-{FLAGS.algo}"),
         help=FLAGS.help,
     )
+
+
+def _read(argv: Sequence[str]) -> None:
+    """Fills FLAGS from a command line."""
+    FLAGS.unparse_flags()
+    for name in FLAGS:
+        FLAGS[name].unparse()
+    rest = FLAGS(list(argv))
+    if rest[1:]:
+        raise OverrideError(f"unexpected argument {rest[1]!r}; fields are set by --set {rest[1]}")
 
 
 def _setting(tasks: Sequence[str], assignments: Sequence[str]) -> Setting:
@@ -126,7 +134,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
     console = Console()
     try:
-        command = parse(sys.argv if argv is None else argv)
+        argv = sys.argv if argv is None else argv
+        _read(argv)
+        if FLAGS.algo in OTHERS and not FLAGS.help:
+            workdir = Path(FLAGS.workdir or f"runs/toy-{FLAGS.algo}")
+            OTHERS[FLAGS.algo].execute(FLAGS.set, FLAGS.seed, workdir, console)
+            return 0
+        command = parse(argv)
         if command.help:
             console.print(usage(command), markup=False, highlight=False)
             return 0

@@ -25,7 +25,7 @@ def draw_paths(path: Path, scene: Scene, samples: np.ndarray, axis: np.ndarray) 
         axis: the coordinates [G] of the landscapes, which bound every panel.
     """
     columns = len(scene.landscape) + 1
-    figure, axes = _panels(1, columns)
+    figure, axes = panels(1, columns)
     shades: Any = None
     lowest, highest = np.quantile(scene.landscape, (0.02, 0.98))
     for column, (first, last) in enumerate(zip(scene.bounds, scene.bounds[1:], strict=False)):
@@ -48,7 +48,7 @@ def draw_paths(path: Path, scene: Scene, samples: np.ndarray, axis: np.ndarray) 
     _frame(axes, axis)
     bar = figure.colorbar(shades, ax=axes, fraction=0.012, pad=0.01, extend="both")
     bar.ax.tick_params(labelsize=7)
-    _write(figure, path)
+    write(figure, path)
 
 
 def draw_samples(
@@ -56,7 +56,7 @@ def draw_samples(
 ) -> None:
     """A column per task, a row per distribution; `rows` is {distribution: {task: [K, 2]}}."""
     tasks = list(next(iter(rows.values())))
-    figure, axes = _panels(len(rows), len(tasks))
+    figure, axes = panels(len(rows), len(tasks))
     for line, (title, row) in zip(axes, rows.items(), strict=True):
         for panel, task in zip(line, tasks, strict=True):
             _scatter(panel, row[task])
@@ -64,10 +64,11 @@ def draw_samples(
     for panel, task in zip(axes[0], tasks, strict=True):
         panel.set_title(task, fontsize=9)
     _frame(axes, axis)
-    _write(figure, path)
+    write(figure, path)
 
 
-def _panels(rows: int, columns: int) -> tuple[Any, np.ndarray]:
+def panels(rows: int, columns: int, *, size: float = 2.1) -> tuple[Any, np.ndarray]:
+    """A figure and its panels [rows, columns], squares of `size` inches on common axes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -76,7 +77,7 @@ def _panels(rows: int, columns: int) -> tuple[Any, np.ndarray]:
     return pyplot.subplots(
         rows,
         columns,
-        figsize=(2.1 * columns + 0.6, 2.1 * rows + 0.3),
+        figsize=(size * columns + 0.6, size * rows + 0.3),
         squeeze=False,
         sharex=True,
         sharey=True,
@@ -98,7 +99,7 @@ def _frame(axes: np.ndarray, axis: np.ndarray) -> None:
         panel.tick_params(labelsize=7, length=2)
 
 
-def _write(figure: Any, path: Path) -> None:
+def write(figure: Any, path: Path) -> None:
     """Writes a PNG of few colours, a third of the size; never seen half done."""
     from matplotlib import pyplot
     from PIL import Image

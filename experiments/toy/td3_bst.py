@@ -1,0 +1,230 @@
+"""Four modes in the plane, without a state: where a Morse network is certain, where policies go.
+
+    python -m experiments.toy --algo=td3_bst
+
+Trains the Morse network by the method's own phase on four clusters of actions. Then a policy that
+is one action walks down the losses of TD3-BST, TD3+BC and behaviour cloning from many starts: once
+without a value, once with Q(a) = 1 - |a - goal|^2 for a goal inside a mode, once for a goal out of
+the data. Prints where the walks end; writes results.json and landscape.png.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from experiments import overrides, run
+from experiments.toy import landscape
+from experiments.workdir import write_json
+from jaxrl_prefs import ensemble, train
+from jaxrl_prefs.methods import td3_bst
+from jaxrl_prefs.parts import bst, deterministic, morse
+from jaxrl_prefs.types import Array, Metrics, Net, Params, Spec, Transition
+
+CENTRES = np.array([[0.8, 0.0], [-0.8, 0.0], [0.0, 0.8], [0.0, -0.8]], np.float32)
+DEVIATION, POINTS = 0.05, 10_000  # of a cluster; of data
+INSIDE = 3 * DEVIATION  # of a centre: a walk that ends there is in a mode
+BETWEEN = 0.1  # of the origin, the mean of the data
+GOALS = {"in a mode": (0.83, 0.04), "out of the data": (0.5, 0.5)}
+SEEN = 32  # actions of the data in a walk's loss
+STARTS = 9  # along each axis
+STEPS, RATE, EVERY = 4_000, 5e-3, 40  # of a walk; positions kept
+AXIS = np.linspace(-1, 1, 101, dtype=np.float32)  # of the landscape
+
+# Ours: small networks, on a CPU. Other fields are the method's defaults, the kernel scale k/2 too.
+SETTINGS: dict[str, Any] = {
+    "morse_hidden": (64, 64),
+    "morse_learning_rate": 1e-3,
+    "pretrain_batch_size": 256,
+    "pretrain_steps": 4_000,
+    "train_steps": 0,
+}
+
+
+class Walk(NamedTuple):
+    """Where one loss leads."""
+
+    title: str
+    goal: tuple[float, float] | None
+    path: np.ndarray  # [STEPS / EVERY + 1, K, 2]
+
+
+def clusters(seed: int) -> Transition:
+    """As many actions around every centre, in one state, without rewards."""
+    noise = np.random.default_rng(seed).normal(0, DEVIATION, (POINTS, 2))
+    action = np.clip(np.tile(CENTRES, (POINTS // 4, 1)) + noise, -1, 1).astype(np.float32)
+    zero, index = np.zeros(POINTS, np.float32), np.arange(POINTS, dtype=np.int32)
+    still = zero[:, None]
+    rows: Any = (still, action, zero, zero, still, 0 * action, zero, index, index)
+    return Transition(*rows)
+
+
+def fitted(config: td3_bst.Config, data: Transition, seed: int) -> tuple[Params, dict[str, float]]:
+    """The Morse network's parameters after its phase, and the phase's last metrics."""
+    method = td3_bst.make(config, Spec.of(data))
+    mesh = ensemble.seed_mesh(jax.devices()[:1])
+    for tick in train.run(method, data, [seed], mesh, every=500):
+        state, metrics = tick.state, tick.metrics
+    return ensemble.one(state, 0).morse.params, {name: float(m[0]) for name, m in metrics.items()}
+
+
+# ------------------------------------------------------------------------------------- walks
+
+Loss = Callable[[Params], tuple[Array, Metrics]]
+
+
+def point() -> Net:
+    """The policy whose parameters are its action."""
+
+    def apply(params: Params, observation: Array) -> Array:
+        return jnp.broadcast_to(params[None], (len(observation), 2))
+
+    return Net(lambda key, observation: jnp.zeros(2), apply)
+
+
+def judge(goal: tuple[float, float] | None) -> Net:
+    """Q(a) = 1 - |a - goal|^2, or 0 without a goal, as an ensemble of one."""
+
+    def apply(params: Params, observation: Array, action: Array) -> Array:
+        if goal is None:
+            return jnp.zeros((1, len(action)))
+        return 1 - jnp.sum(jnp.square(action - jnp.asarray(goal)[None]), -1)[None]
+
+    return Net(lambda key, *inputs: jnp.zeros(1), apply)
+
+
+def losses(
+    config: td3_bst.Config, network: morse.Morse, certain: Params, data: Transition
+) -> dict[tuple[str, str], Loss]:
+    """{(method, goal): its loss of a point}, in the order of the figure; goal "" is no value."""
+    batch = jax.tree.map(lambda x: jnp.asarray(x[:SEEN]), data)
+    found: dict[tuple[str, str], Loss] = {}
+    for goal in ("", *GOALS):
+        shared = dict(
+            policy=point(), critic=judge(GOALS.get(goal)), judge=jnp.zeros(1), batch=batch
+        )
+        tuned = partial(
+            bst.loss,
+            **shared,
+            morse=network,
+            certain=certain,
+            mu=config.mu,
+            over=config.distance,
+        )
+        found["TD3-BST", goal] = partial(tuned, gradient="full")
+        if goal:
+            found["TD3+BC", goal] = partial(deterministic.bc_loss, **shared, alpha=2.5)
+        else:
+            found["TD3-BST, weight detached", goal] = partial(tuned, gradient="detached")
+            found["BC", goal] = partial(deterministic.bc_loss, **shared, alpha=0.0)
+    return found
+
+
+def walk(loss: Loss) -> np.ndarray:
+    """Gradient descent from a grid of starts, inside the box: [STEPS / EVERY + 1, K, 2]."""
+    axis = jnp.linspace(-0.95, 0.95, STARTS)
+    starts = jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
+    slope = jax.vmap(jax.grad(lambda x: loss(x)[0]))
+
+    def leg(x: Array, _: None) -> tuple[Array, Array]:
+        def step(_: int, x: Array) -> Array:
+            return jnp.clip(x - RATE * slope(x), -1, 1)
+
+        return jax.lax.fori_loop(0, EVERY, step, x), x
+
+    @jax.jit
+    def descend(starts: Array) -> Array:
+        end, path = jax.lax.scan(leg, starts, length=STEPS // EVERY)
+        return jnp.concatenate([path, end[None]])
+
+    return np.asarray(descend(starts))
+
+
+def summary(path: np.ndarray, goal: tuple[float, float] | None) -> dict[str, float]:
+    """Shares of the walks that end in a mode and between them, and the median way to the goal."""
+    ends = path[-1]
+    away = np.linalg.norm(ends[:, None] - CENTRES[None], axis=-1).min(1)
+    shares = {
+        "in_a_mode": float((away < INSIDE).mean()),
+        "between": float((np.linalg.norm(ends, axis=-1) < BETWEEN).mean()),
+    }
+    if goal is None:
+        return shares
+    return shares | {"to_goal": float(np.median(np.linalg.norm(ends - np.array(goal), axis=-1)))}
+
+
+# ----------------------------------------------------------------------------------- command
+
+
+def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Console) -> None:
+    """Trains, walks, prints, and writes everything to `workdir`.
+
+    Raises:
+        OverrideError: for a field or value that TD3-BST does not take.
+        NonFinite: if training breaks.
+        OSError: if the workdir cannot be written.
+    """
+    config = overrides.apply(overrides.replace(td3_bst.Config(), SETTINGS), assignments)
+    data = clusters(seed)
+    try:
+        parts = td3_bst.build(config, Spec.of(data))
+    except ValueError as error:
+        raise overrides.OverrideError(str(error)) from error
+    workdir.mkdir(parents=True, exist_ok=True)
+    run.prepare_jax()
+    certain, metrics = fitted(config, data, seed)
+    grid = np.stack(np.meshgrid(AXIS, AXIS), -1).reshape(-1, 2)
+    seen = partial(morse.certainty, parts.morse, certain)
+    height = np.asarray(jax.jit(seen)(np.zeros((len(grid), 1), np.float32), grid))
+    walks = {
+        (name, goal): Walk(_title(name, goal), GOALS.get(goal), walk(loss))
+        for (name, goal), loss in losses(config, parts.morse, certain, data).items()
+    }
+    ends = {w.title: summary(w.path, w.goal) for w in walks.values()}
+    places = {"centres": CENTRES, "origin": 0 * CENTRES[:1], "corners": _corners()}
+    known = {n: seen(jnp.zeros((len(x), 1)), jnp.asarray(x)).tolist() for n, x in places.items()}
+    _show(console, config, known, ends)
+    landscape.draw(
+        workdir / "landscape.png",
+        height.reshape(len(AXIS), -1),
+        AXIS,
+        list(walks.values()),
+        np.asarray(data.action[:400]),
+    )
+    results = {"config": config.__dict__, "seed": seed, "morse": metrics}
+    write_json(workdir / "results.json", results | {"certainty": known, "ends": ends})
+    console.print(f"results and picture: {workdir}", soft_wrap=True, highlight=False)
+
+
+def _title(name: str, goal: str) -> str:
+    return f"{name}, goal {goal}" if goal else f"{name}, no value"
+
+
+def _corners() -> np.ndarray:
+    return np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.float32)
+
+
+def _show(
+    console: Console,
+    config: td3_bst.Config,
+    known: dict[str, list[float]],
+    ends: dict[str, dict[str, float]],
+) -> None:
+    text = "; ".join(f"{n} {min(x):.3f} to {max(x):.3f}" for n, x in known.items())
+    console.print(f"certainty: {text}", highlight=False)
+    table = Table(title=f"four modes, kernel scale {config.kernel_scale}, mu {config.mu:g}")
+    table.add_column("walks")
+    for name in ("end in a mode", "end between", "median distance to the goal"):
+        table.add_column(name, justify="right")
+    for title, found in ends.items():
+        way = f"{found['to_goal']:.3f}" if "to_goal" in found else ""
+        table.add_row(title, f"{found['in_a_mode']:.0%}", f"{found['between']:.0%}", way)
+    console.print(table)
