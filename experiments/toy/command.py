@@ -3,7 +3,7 @@
     python -m experiments.toy --algo=bdpo --task=8gaussians
 
 Prints learned against exact values. Writes results.json and the pictures of the BDPO paper's
-figures 4 and 5 to the workdir.
+figures 4 and 5 to the workdir; with --algo=bpr, one picture of self-play and reference sampling.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from rich.console import Console
 
 from experiments import overrides, run
 from experiments.overrides import OverrideError
-from experiments.toy import figures, report, td3_bst
-from experiments.toy.study import AXIS, STUDIES, Outcome, Setting, study
+from experiments.toy import bpr, figures, report, samplings, td3_bst
+from experiments.toy.study import AXIS, CONFIGS, STUDIES, Outcome, Setting, fit, study
 from experiments.workdir import write_json
 from jaxrl_prefs.data.bandits import BANDITS
-from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.train import NonFinite
+from jaxrl_prefs.types import Spec, Transition
 
 ALL = "all"
 POINTS = {"cpu": 200_000, "paper": 1_000_000}  # of data, made up front, by size
@@ -99,7 +99,7 @@ def _setting(tasks: Sequence[str], assignments: Sequence[str]) -> Setting:
     mine = [text for text in assignments if overrides.split(text)[0] == "points"]
     for text in mine:
         points = overrides.parse("points", overrides.split(text)[1], int)
-    config = METHODS[FLAGS.algo].Config()
+    config = CONFIGS[FLAGS.algo]()
     config = overrides.replace(config, STUDIES[FLAGS.algo].SIZES[FLAGS.size])
     config = overrides.apply(config, [text for text in assignments if text not in mine])
     if points < 1:
@@ -164,6 +164,8 @@ def execute(command: Command, console: Console) -> None:
     command.workdir.mkdir(parents=True, exist_ok=True)
     run.prepare_jax()
     title = f"{command.setting.algo}, eta {command.setting.config.eta:g}, size {command.size}"
+    if command.setting.algo == "bpr":
+        return compare_samplings(command, title, console)
     outcomes: dict[str, Outcome] = {}
     for task in command.tasks:
         outcomes[task] = outcome = study(command.setting, BANDITS[task], console)
@@ -176,6 +178,27 @@ def execute(command: Command, console: Console) -> None:
     console.print(f"results and pictures: {command.workdir}", soft_wrap=True, highlight=False)
 
 
+def compare_samplings(command: Command, title: str, console: Console) -> None:
+    """BPR's study: self-play against reference sampling, on every task, in one picture."""
+    config, seed = command.setting.config, command.setting.seed
+
+    def fit_energy(own: Any, data: Transition, spec: Spec) -> Any:
+        return fit(Setting("ibc", own, command.setting.points, seed), data, spec, console)[1]
+
+    learning = bpr.curves(config.lam, seed)
+    outcomes: dict[str, bpr.Outcome] = {}
+    for task in command.tasks:
+        outcomes[task] = bpr.study(config, BANDITS[task], command.setting.points, seed, fit_energy)
+        rows = {
+            name: {task: found.samples[name] for task, found in outcomes.items()}
+            for name in ("data", "target", *bpr.SAMPLINGS)
+        }
+        samplings.draw(command.workdir / "samplings.png", learning, rows, AXIS)
+        _write_results(command, title, {task: found.numbers for task, found in outcomes.items()})
+    console.print(bpr.table(title, outcomes))
+    console.print(f"results and picture: {command.workdir}", soft_wrap=True, highlight=False)
+
+
 def _write(command: Command, title: str, outcomes: Mapping[str, Outcome]) -> None:
     """results.json, and the samples of all tasks so far in one picture."""
     rows = {
@@ -183,11 +206,15 @@ def _write(command: Command, title: str, outcomes: Mapping[str, Outcome]) -> Non
         for name in ("data", "target", "learned")
     }
     figures.draw_samples(command.workdir / "samples.png", rows, AXIS)
+    _write_results(command, title, {task: outcome.numbers for task, outcome in outcomes.items()})
+
+
+def _write_results(command: Command, title: str, tasks: Mapping[str, Any]) -> None:
     results = {
         "title": title,
         "seed": command.setting.seed,
         "points": command.setting.points,
         "config": command.setting.config.__dict__,
-        "tasks": {task: outcome.numbers for task, outcome in outcomes.items()},
+        "tasks": dict(tasks),
     }
     write_json(command.workdir / "results.json", results)

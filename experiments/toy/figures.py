@@ -55,16 +55,20 @@ def draw_samples(
     path: Path, rows: Mapping[str, Mapping[str, np.ndarray]], axis: np.ndarray
 ) -> None:
     """A column per task, a row per distribution; `rows` is {distribution: {task: [K, 2]}}."""
-    tasks = list(next(iter(rows.values())))
-    figure, axes = panels(len(rows), len(tasks))
+    figure, axes = panels(len(rows), len(next(iter(rows.values()))))
+    fill(axes, rows, axis)
+    write(figure, path)
+
+
+def fill(axes: np.ndarray, rows: Mapping[str, Mapping[str, np.ndarray]], axis: np.ndarray) -> None:
+    """Scatters `rows` {distribution: {task: [K, 2]}} over panels [distributions, tasks]."""
     for line, (title, row) in zip(axes, rows.items(), strict=True):
-        for panel, task in zip(line, tasks, strict=True):
-            _scatter(panel, row[task])
+        for panel, points in zip(line, row.values(), strict=True):
+            _scatter(panel, points)
         line[0].set_ylabel(title, fontsize=9)
-    for panel, task in zip(axes[0], tasks, strict=True):
+    for panel, task in zip(axes[0], next(iter(rows.values())), strict=True):
         panel.set_title(task, fontsize=9)
     _frame(axes, axis)
-    write(figure, path)
 
 
 def panels(rows: int, columns: int, *, size: float = 2.1) -> tuple[Any, np.ndarray]:

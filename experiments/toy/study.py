@@ -10,14 +10,15 @@ import numpy as np
 from rich.console import Console
 
 from experiments.display import Display
-from experiments.toy import bdpo
+from experiments.toy import bdpo, bpr
 from jaxrl_prefs import ensemble, train
 from jaxrl_prefs.data.bandits import BOUND, Bandit, retarget, transitions
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.types import Spec, Transition
 
-STUDIES: dict[str, Any] = {"bdpo": bdpo}  # what a method adds: SIZES, check, measure, scene
+STUDIES: dict[str, Any] = {"bdpo": bdpo, "bpr": bpr}  # what a method adds: SIZES, check, ...
+CONFIGS: dict[str, Any] = {"bdpo": METHODS["bdpo"].Config, "bpr": bpr.Config}
 DRAWN = 20_000  # samples behind every learned number
 SHOWN, PATHS = 3_000, 60  # points and paths in a picture
 CHUNK = 500  # updates per compiled call
