@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,8 @@ def draw(
     columns = len(next(iter(rows.values())))
     width, lower = max(PANEL * columns + 0.6, 6.0), PANEL * len(rows) + 0.3
     figure = pyplot.figure(figsize=(width, UPPER + lower), dpi=figures.DPI, layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(UPPER, lower))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(UPPER, lower))
+    above, below = parts
     bandits = {"four arms": curves.arms, "Gaussian": curves.gaussian}
     for panel, (title, found) in zip(above.subplots(1, 2), bandits.items(), strict=True):
         for (sampling, kl), colour in zip(found.items(), COLOURS, strict=True):
