@@ -124,7 +124,7 @@ def fit_table(grid: Grid, config: Config, sampling: str, seed: int) -> np.ndarra
     opt = learner.optimizer(config.learning_rate, decay_steps=config.steps)
 
     @jax.jit
-    def train(key: Key) -> Array:
+    def train(key: Key, grid: Grid) -> Array:
         def step(i: Array, part: learner.Trainable) -> learner.Trainable:
             def loss(logits: Array) -> tuple[Array, Array]:
                 now = jax.random.fold_in(key, i)
@@ -135,7 +135,7 @@ def fit_table(grid: Grid, config: Config, sampling: str, seed: int) -> np.ndarra
         start = learner.fresh(jnp.zeros(len(grid.q)), opt)
         return jax.nn.softmax(jax.lax.fori_loop(0, config.steps, step, start).params)
 
-    share = np.asarray(train(jax.random.key(seed)), np.float64)
+    share = np.asarray(train(jax.random.key(seed), grid), np.float64)
     return share / share.sum()
 
 
@@ -313,9 +313,9 @@ def _gaussian(lam: float, sampling: str, seed: int) -> np.ndarray:
 def table(title: str, outcomes: Mapping[str, Outcome]) -> Table:
     """A row per task and sampling."""
     view = Table(title=title)
-    view.add_column("task")
-    view.add_column("sampling")
-    for name in ("KL to own optimum", "distance to target", "energy", "exact", "worst mode"):
+    view.add_column("task", no_wrap=True)
+    view.add_column("sampling", no_wrap=True)
+    for name in ("KL to optimum", "TV to target", "energy", "exact", "worst mode"):
         view.add_column(name, justify="right")
     for task, outcome in outcomes.items():
         for sampling in SAMPLINGS:

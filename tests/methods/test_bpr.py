@@ -100,6 +100,28 @@ def test_rules_say_how_actions_are_chosen():
     assert (gaussian["behavior"].candidates, gaussian["behavior"].rule) == (1, "the one drawn")
 
 
+@pytest.mark.parametrize("field", bpr.CHOICES)
+def test_every_choice_trains_acts_and_keeps_the_state_s_structure(field):
+    """Traced, not run: shapes and types of whatever a choice builds."""
+    for option in bpr.CHOICES[field]:
+        more = {"critic": "ensemble"} if field == "spread" else {}
+        method = bpr.make(dataclasses.replace(SMALL, **{field: option}, **more), SPEC)
+
+        def whole(key, data, method=method):
+            state = method.init(key, data)
+            for phase in method.phases:
+                state, _ = phase.update(state, data, key, jnp.int32(0))
+            acts = [policy.act(state, data.observation, key) for policy in method.policies.values()]
+            return state, acts, method.diagnose(state, data, key)
+
+        before = jax.eval_shape(method.init, KEY, DATA)
+        after, acts, _ = jax.eval_shape(whole, KEY, jax.tree.map(jnp.asarray, DATA))
+        assert jax.tree.structure(after) == jax.tree.structure(before)
+        for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+            assert (old.shape, old.dtype) == (new.shape, new.dtype)
+        assert {action.shape for action in acts} == {(24, 2)}
+
+
 # ---------------------------------------------------------------------------------- D: no leak
 
 
