@@ -63,7 +63,7 @@ class Recorder:
         self._trial, self._console = trial, console
         config, method, dataset = trial.config, trial.method, trial.dataset
         common: dict[str, Any] = {"eval_seed": config.eval_seed, "mapping": config.mapping}
-        place = (config.seeds, trial.mesh)
+        place = (trial.seeds, trial.mesh)
         self._events = Events(trial.path / EVENTS, wanted=config.tensorboard, start=start)
         self._evaluator = (
             Evaluator(method, dataset, *place, episodes=config.eval_episodes, **common)
@@ -133,17 +133,17 @@ class Recorder:
         self, tick: train.Tick, metrics: Mapping[str, np.ndarray], scores: Mapping[str, Score]
     ) -> None:
         measured, played = [], []
-        for place, seed in enumerate(self._trial.config.seeds):
+        for place, label in enumerate(self._trial.labels):
             where = {"step": tick.step, "phase": tick.phase, "phase_step": tick.phase_step}
             values = {name: _number(metrics[name][place]) for name in sorted(metrics)}
-            measured.append({**where, "seed": seed, "metrics": values})
+            measured.append({**where, **label, "metrics": values})
             for name, score in scores.items():
                 row = {
                     **where,
                     "policy": name,
                     "candidates": score.candidates,
                     "rule": score.rule,
-                    "seed": seed,
+                    **label,
                     "score": float(score.scores[place].mean()),
                     "returns": score.returns[place].tolist(),
                     "lengths": score.lengths[place].tolist(),
@@ -171,10 +171,11 @@ class Recorder:
         data, known = self._trial.dataset.transitions, self._trial.path / FORECAST
         if known.exists():
             return Forecast(method, config.eval_every, **read_json(known))
-        updates = forecast.seconds_per_update(method, data, config.seeds, mesh, config.mapping)
+        seeds = self._trial.seeds
+        updates = forecast.seconds_per_update(method, data, seeds, mesh, config.mapping)
         evaluation = 0.0
         if self._evaluator:
-            state = train.begin(method, data, Ensemble(config.seeds, mesh, config.mapping))
+            state = train.begin(method, data, Ensemble(seeds, mesh, config.mapping))
             evaluation = self._evaluator.estimate(state)
         write_json(known, {"updates": updates, "evaluation": evaluation})
         return Forecast(method, config.eval_every, updates, evaluation)

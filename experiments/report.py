@@ -67,6 +67,24 @@ def rates(timings: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return found
 
 
+def by_point(
+    sweep: Mapping[str, Sequence[float]], evaluations: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Splits the rows of a sweep: [{settings, policies}], in the order of its points.
+
+    Args:
+        sweep: {field: its value in each point}.
+        evaluations: rows of evaluations.jsonl, which carry the settings of their member.
+    """
+    rows = list(evaluations)
+    points = [dict(zip(sweep, values, strict=True)) for values in zip(*sweep.values(), strict=True)]
+
+    def mine(point: Mapping[str, float]) -> list[Mapping[str, Any]]:
+        return [row for row in rows if all(row[name] == point[name] for name in point)]
+
+    return [{"settings": p, "policies": summarise(mine(p)) if rows else {}} for p in points]
+
+
 def result(
     about: Mapping[str, Any],
     evaluations: Iterable[Mapping[str, Any]],
@@ -80,7 +98,8 @@ def result(
         timings: rows of timings.jsonl.
     """
     rows, clock = list(evaluations), list(timings)
-    policies = summarise(rows) if rows else {}
+    sweep = about.get("sweep", {})
+    policies = summarise(rows) if rows and not sweep else {}
     headline = next(iter(policies), "")
     best = policies.get(headline, {})
     seconds = sum(row["seconds"] + row["evaluation_seconds"] for row in clock)
@@ -97,6 +116,7 @@ def result(
         "scores": best.get("scores", []),
         "returns": best.get("returns", []),
         "policies": policies,
+        **({"points": by_point(sweep, rows)} if sweep else {}),
         "data_score": data["score"],
         "reference_source": data["reference_source"],
         "step": clock[-1]["step"] if clock else 0,

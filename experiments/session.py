@@ -1,4 +1,4 @@
-"""One command from a checked choice to a report: data, configs, workdir, training, result."""
+"""From a checked choice to a report: data, configs, workdir, training, result."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,20 @@ from experiments.display import line
 from experiments.overrides import OverrideError
 from experiments.trial import Trial, mesh_for
 from experiments.workdir import CONFIG, EVALUATIONS, METRICS, RESULT, TIMINGS, Rows
-from jaxrl_prefs import data, release
+from jaxrl_prefs import data, release, settings
 from jaxrl_prefs.data import Dataset
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
 
-COMPARED = ("run", "method", "data")
+COMPARED = ("run", "method", "sweep", "data")
 PACKAGES = (
     *("jaxrl-prefs", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
     *("gymnasium", "gymnasium-robotics", "mujoco", "minari"),
 )
 NO_ENV = "none"
+
+
+Points = Sequence[Mapping[str, float]]
 
 
 def run(choice: Choice, path: Path, console: Console, *, overwrite: bool) -> None:
@@ -40,8 +44,13 @@ def run(choice: Choice, path: Path, console: Console, *, overwrite: bool) -> Non
         OverrideError, DataError, WorkdirError: for what the user can put right.
         NonFinite, OSError: as `training.run`.
     """
-    trial, method_config = _build(choice, path)
-    about = _about(trial, method_config)
+    complete(*prepare(choice, path), console, overwrite=overwrite)
+    _show(path, console)
+
+
+def complete(trial: Trial, about: dict[str, Any], console: Console, *, overwrite: bool) -> None:
+    """Trains what `prepare` returned, from wherever it stands to result.json. Raises as `run`."""
+    path = trial.path
     with workdir.claim(path):
         if overwrite:
             workdir.clear(path)
@@ -53,10 +62,21 @@ def run(choice: Choice, path: Path, console: Console, *, overwrite: bool) -> Non
             line(console, _headline(trial))
             training.run(trial, console)
             _conclude(path)
-        _show(path, console)
 
 
-def _build(choice: Choice, path: Path) -> tuple[Trial, Any]:
+def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Trial, dict[str, Any]]:
+    """Loads the data and makes the method; returns what to train and the content of config.json.
+
+    Args:
+        choice: the command line.
+        path: the workdir, which is not touched.
+        points: of a sweep, each trained with every seed: real-number fields of the method, the same
+            in every point.
+
+    Raises:
+        OverrideError, DataError: for what the user can put right.
+        settings.Fixed: if the members of one ensemble cannot differ in these fields.
+    """
     env = "" if choice.env == NO_ENV else choice.env
     recording = data.load(choice.dataset, env=env)
     if choice.env == NO_ENV:
@@ -64,13 +84,28 @@ def _build(choice: Choice, path: Path) -> tuple[Trial, Any]:
     run_config, method_config = config.resolve(choice, recording.name, recording.family)
     dataset = data.prepare(recording, run_config.processing)
     try:
-        method: Method = METHODS[choice.algo].make(method_config, dataset.spec)
+        method = _make(choice.algo, method_config, dataset, points)
+    except settings.Fixed:
+        raise
     except ValueError as error:
         raise OverrideError(str(error)) from error
     if not any(phase.steps for phase in method.phases):
         raise OverrideError("every phase has 0 steps: nothing to train")
-    mesh = mesh_for(len(run_config.seeds), jax.devices())
-    return Trial(path, run_config, method, dataset, mesh), method_config
+    mesh = mesh_for(len(run_config.seeds) * max(1, len(points)), jax.devices())
+    trial = Trial(path, run_config, method, dataset, mesh, tuple(points))
+    return trial, _about(trial, method_config)
+
+
+def _make(algo: str, method_config: Any, dataset: Dataset, points: Points) -> Method:
+    make = METHODS[algo].make
+    if not points:
+        return make(method_config, dataset.spec)
+    for point in points:  # every value by itself may be one that the method refuses
+        make(dataclasses.replace(method_config, **point), dataset.spec)
+    first = dataclasses.replace(method_config, **points[0])
+    method = settings.vary(make, first, dataset.spec, tuple(points[0]))
+    settings.check(method, dataset.transitions)
+    return method
 
 
 def _about(trial: Trial, method_config: Any) -> dict[str, Any]:
@@ -79,6 +114,7 @@ def _about(trial: Trial, method_config: Any) -> dict[str, Any]:
     return {
         "run": dataclasses.asdict(trial.config),
         "method": dataclasses.asdict(method_config),
+        "sweep": {name: [p[name] for p in trial.points] for name in trial.settings},
         "data": {
             "name": recording.name,
             "family": recording.family,
@@ -148,8 +184,9 @@ def _headline(trial: Trial) -> str:
 def _conclude(path: Path) -> None:
     """Draws the curves and, last of all, writes result.json: the mark of a finished run."""
     evaluations = list(Rows(path / EVALUATIONS))
-    curves.draw(path / "curves.png", evaluations, Rows(path / METRICS))
     about = workdir.read_json(path / CONFIG)
+    if not about["sweep"]:
+        curves.draw(path / "curves.png", evaluations, Rows(path / METRICS))
     workdir.write_json(path / RESULT, report.result(about, evaluations, Rows(path / TIMINGS)))
 
 

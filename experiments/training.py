@@ -13,8 +13,9 @@ from experiments.display import line
 from experiments.recorder import Recorder, Step, crossed
 from experiments.trial import Trial
 from experiments.workdir import CHECKPOINTS, COLUMNS
-from jaxrl_prefs import ensemble, train
+from jaxrl_prefs import ensemble, settings, train
 from jaxrl_prefs.checkpoint import Checkpoints
+from jaxrl_prefs.chunk import Ensemble
 from jaxrl_prefs.release import abstract_state
 
 
@@ -35,7 +36,7 @@ def run(trial: Trial, console: Console) -> None:
         ticks = train.run(
             trial.method,
             trial.dataset.transitions,
-            config.seeds,
+            trial.seeds,
             trial.mesh,
             every=config.log_every,
             state=state,
@@ -49,14 +50,19 @@ def run(trial: Trial, console: Console) -> None:
                 now = step.tick.step
                 if crossed(step.before, now, config.checkpoint_every) or now == trial.steps:
                     recorder.sync()
-                    checkpoints.save(now, ensemble.trim(step.tick.state, len(config.seeds)))
+                    checkpoints.save(now, ensemble.trim(step.tick.state, len(trial.seeds)))
 
 
 def _restore(trial: Trial, checkpoints: Checkpoints) -> tuple[Any, int]:
-    """Returns the newest state [S, ...] with its step, or (None, 0) at the start of a run."""
-    seeds = len(trial.config.seeds)
-    found = checkpoints.restore(abstract_state(trial.method, trial.dataset.spec, seeds))
-    return found or (None, 0)
+    """Returns the newest state [S, ...] with its step; at the start of a run None and 0, or the
+    members of a sweep with their settings."""
+    members = len(trial.seeds)
+    found = checkpoints.restore(abstract_state(trial.method, trial.dataset.spec, members))
+    if found or not trial.points:
+        return found or (None, 0)
+    crew = Ensemble(trial.seeds, trial.mesh, trial.config.mapping)
+    state = train.begin(trial.method, trial.dataset.transitions, crew)
+    return settings.assign(ensemble.trim(state, members), trial.settings), 0
 
 
 def _timed(ticks: Iterator[train.Tick], start: int) -> Iterator[Step]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,24 @@ class Trial(NamedTuple):
     method: Method
     dataset: Dataset
     mesh: Mesh
+    points: tuple[Mapping[str, float], ...] = ()  # of a sweep: each is trained with every seed
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of every member: point after point, all seeds."""
+        return self.config.seeds * max(1, len(self.points))
+
+    @property
+    def labels(self) -> list[dict[str, Any]]:
+        """What tells the members' rows apart."""
+        seeds = self.config.seeds
+        return [{**point, "seed": seed} for point in self.points or ({},) for seed in seeds]
+
+    @property
+    def settings(self) -> dict[str, list[float]]:
+        """The value of every swept field, per member."""
+        names = self.points[0] if self.points else ()
+        return {name: [label[name] for label in self.labels] for name in names}
 
     @property
     def steps(self) -> int:

@@ -51,10 +51,12 @@ def seed_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 def seed_keys(seeds: Sequence[int]) -> Key:
     """Makes one typed key per seed, [S]; the key of a seed does not depend on the others.
 
-    Raises ValueError on no seeds, on a repeated one, and outside 0 <= seed < 2**32.
+    A seed may be named again, for members that differ in settings (settings.py).
+
+    Raises ValueError on no seeds, and outside 0 <= seed < 2**32.
     """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be distinct and at least one, got {list(seeds)}")
+    if not seeds:
+        raise ValueError("there must be at least one seed")
     if min(seeds) < 0 or max(seeds) >= 2**32:
         raise ValueError(f"seeds must be in 0 ... 2**32 - 1, got {list(seeds)}")
     return jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))

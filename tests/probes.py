@@ -125,6 +125,8 @@ class Config:
     train_steps: int = 20
     batch_size: int = 16
     interval: int = 3  # actor updates: every third
+    learning_rate: float = 0.05
+    exploration: float = 0.1  # of the policy
     shared: bool = False  # the model is trained, and the column filled, once for all seeds
 
 
@@ -137,7 +139,9 @@ class State:
 
 def make(config: Config, spec: Spec) -> Method:
     """Linear regression in three phases: `model`, `guess` (fills a column), `train`."""
-    opt = optax.sgd(0.05)  # compiles faster than Adam
+    if config.interval < 1:
+        raise ValueError(f"interval must be at least 1, not {config.interval}")
+    opt = optax.sgd(config.learning_rate)  # compiles faster than Adam
     shared = ("model",) if config.shared else ()
 
     def init(key: Key, batch: Transition) -> State:
@@ -196,7 +200,9 @@ def make(config: Config, spec: Spec) -> Method:
         return state, {"critic_loss": (loss, jnp.ones(())), "actor_loss": actor_loss}
 
     def act(state: State, observation: Array, key: Key) -> Array:
-        noise = 0.1 * jax.random.normal(key, (*observation.shape[:-1], spec.action_dim))
+        noise = config.exploration * jax.random.normal(
+            key, (*observation.shape[:-1], spec.action_dim)
+        )
         return jnp.tanh(observation @ state.actor.params["w"] + noise)
 
     column = {"guess": jax.ShapeDtypeStruct((2,), np.dtype(np.float32))}

@@ -23,6 +23,7 @@ FLOORS: dict[str, set[str]] = {
     "residual": {"ops", "types"},
     "learner": {"types"},
     "method": {"ops", "types"},
+    "settings": {"method", "types"},
     "parts": {"ops", "nets", "residual", "learner", "method", "types"},
     "methods": {"parts", "ops", "nets", "residual", "learner", "method", "types"},
     "data": {"types"},
@@ -38,7 +39,7 @@ FLOORS: dict[str, set[str]] = {
 # Packages that only these units may import.
 CONFINED = {
     "flax.linen": {"nets"},
-    "flax.struct": {"learner", "methods", "parts"},
+    "flax.struct": {"learner", "methods", "parts", "settings"},
     "orbax": {"checkpoint"},
     "diffrax": {"ops"},
     "gymnasium": {"data", "evaluate"},

@@ -45,7 +45,7 @@ Deviations and choices (where paper and author's code differ, the field says so)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -62,6 +62,7 @@ from jaxrl_prefs.ops import ddpm, schedules, values
 from jaxrl_prefs.ops.shapes import aligned
 from jaxrl_prefs.parts import diffusion, gaussian
 from jaxrl_prefs.parts.family import Family, Refinement
+from jaxrl_prefs.parts.fields import chosen, counts, strengths
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
 
 ROWS = {"epoch": epoch, "uniform": uniform}
@@ -175,6 +176,9 @@ def build(config: Config, spec: Spec) -> Parts:
 
 def _family(config: Config, spec: Spec) -> Family:
     hidden, size = config.actor_hidden, spec.action_dim
+    tabulate = schedules.SCHEDULES[chosen("schedule", config.schedule, schedules.SCHEDULES)]
+    step = STEPS[chosen("sampler", config.sampler, STEPS)]
+    levels = chosen("levels", config.levels, ("uniform", "stratified"))
     if chosen("policy", config.policy, ("diffusion", "gaussian", "deterministic")) == "gaussian":
         return gaussian.diagonal(nets.mlp(hidden, 2 * size), spec.action_low, spec.action_high)
     if config.policy == "deterministic":
@@ -182,20 +186,11 @@ def _family(config: Config, spec: Spec) -> Family:
     bounds = {"low": spec.action_low, "high": spec.action_high} if config.clip_sampler else {}
     return diffusion.family(
         nets.stepped_mlp(hidden, size),
-        schedules.SCHEDULES[chosen("schedule", config.schedule, schedules.SCHEDULES)](
-            config.diffusion_steps
-        ),
-        STEPS[chosen("sampler", config.sampler, STEPS)](**bounds),
+        tabulate(config.diffusion_steps),
+        step(**bounds),
         size,
-        stratified=chosen("levels", config.levels, ("uniform", "stratified")) == "stratified",
+        stratified=levels == "stratified",
     )
-
-
-def chosen(field: str, value: str, options: Iterable[str]) -> str:
-    """Returns `value` if it is one of `options`, else raises ValueError naming them."""
-    if value not in options:
-        raise ValueError(f"{field} must be one of {', '.join(options)}, not {value!r}")
-    return value
 
 
 # ---------------------------------------------------------------------------------- losses
@@ -444,12 +439,8 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
 
 def make(config: Config, spec: Spec) -> Method:
     """Binds BDPO to a config and to the data's sizes. Raises ValueError for a bad config."""
-    for field in COUNTS:
-        if getattr(config, field) < 1:
-            raise ValueError(f"{field} must be at least 1, not {getattr(config, field)}")
-    for field in STRENGTHS:
-        if getattr(config, field) < 0:
-            raise ValueError(f"{field} must not be negative, it is {getattr(config, field)}")
+    counts(config, *COUNTS)
+    strengths(config, *STRENGTHS)
     if config.warmup_steps > config.train_steps:
         raise ValueError(
             f"warmup_steps ({config.warmup_steps}) is part of train_steps ({config.train_steps}) "

@@ -25,7 +25,7 @@ def lcb(values: Array, rho: float) -> Array:
     >>> round(float(lcb(jnp.array([1.0, 2.0, 3.0]), 1.0)), 6)
     1.183503
     """
-    if not rho:
+    if isinstance(rho, int | float) and not rho:
         return values.mean(0)
     variance = values.var(0)
     # Where all members agree the root has no derivative; a gradient of 0 stands in for it.

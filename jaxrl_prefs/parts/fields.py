@@ -1,9 +1,15 @@
-"""What `make` checks of a config before it builds anything; every message names the field."""
+"""What `make` checks of a config before it builds anything; every message names the field.
+
+A field that holds an array is the setting of a member (settings.py): it was checked as a number
+before, and cannot be looked at inside a compiled program.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+
+import jax
 
 
 def chosen(field: str, value: str, options: Iterable[str]) -> str:
@@ -28,12 +34,14 @@ def counts(config: Any, *fields: str) -> None:
 def strengths(config: Any, *fields: str) -> None:
     """Raises ValueError for the first of `fields` that is negative."""
     for field in fields:
-        if getattr(config, field) < 0:
-            raise ValueError(f"{field} must not be negative, it is {getattr(config, field)}")
+        value = getattr(config, field)
+        if not isinstance(value, jax.Array) and value < 0:
+            raise ValueError(f"{field} must not be negative, it is {value}")
 
 
 def shares(config: Any, *fields: str) -> None:
     """Raises ValueError for the first of `fields` that is not strictly between 0 and 1."""
     for field in fields:
-        if not 0 < getattr(config, field) < 1:
-            raise ValueError(f"{field} must lie between 0 and 1, it is {getattr(config, field)}")
+        value = getattr(config, field)
+        if not isinstance(value, jax.Array) and not 0 < value < 1:
+            raise ValueError(f"{field} must lie between 0 and 1, it is {value}")

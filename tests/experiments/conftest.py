@@ -33,6 +33,16 @@ TINY = {
     "eval_every": "4",
 }
 
+# Of TD3+BC, which compiles in seconds: where it matters that runs are made, and not how.
+SHORT = {
+    "actor_hidden": "8",
+    "critic_hidden": "8",
+    "batch_size": "16",
+    "train_steps": "4",
+    "log_every": "2",
+    "eval_episodes": "1",
+}
+
 
 def record_pendulum(path: Path, scale: float = 1.0, episodes: int = 5, length: int = 40) -> None:
     """Writes random play in D4RL's format, with actions in units of 1 / `scale`."""

@@ -1,8 +1,8 @@
 """Kills a run over and over: `python -m tests.experiments.crash FOLDER KILLS [flags of a run]`.
 
 Every run is a process of its own, forked before JAX has started anything. It counts its file
-operations from a drawn tick on, and sends itself SIGKILL in front of a drawn one of them; the next
-process goes on in the same workdir. Prints {"finished": [workdir, ...], "kills": [[phase,
+operations from a drawn update on, and sends itself SIGKILL in front of a drawn one of them; the
+next process goes on in the same workdir. Prints {"finished": [workdir, ...], "kills": [[phase,
 operation, path], ...]}; the first workdir is that of a run that nobody disturbed.
 """
 
@@ -26,13 +26,14 @@ ON_PATHS = ("rename", "replace", "mkdir", "rmdir", "unlink", "remove", "truncate
 
 
 class Moment(NamedTuple):
-    """Where a process dies: before operation `operation` of those after `tick` ticks were begun."""
+    """Where a process dies: before operation `operation` of those since update `step` was done."""
 
-    tick: int
+    step: int
     operation: int
 
 
 NEVER = Moment(0, sys.maxsize)
+STARTING = 8  # operations of a process before its first update
 
 
 class Bomb:
@@ -40,7 +41,7 @@ class Bomb:
 
     def __init__(self, moment: Moment, workdir: Path, log: Path) -> None:
         self.moment, self.workdir = moment, str(workdir)
-        self.phase, self.ticks, self.operations = "start", 0, 0
+        self.phase, self.step, self.ticks, self.operations = "start", 0, 0, 0
         self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def arm(self) -> None:
@@ -52,14 +53,14 @@ class Bomb:
         record = recorder.Recorder.record
 
         def counted(self_: recorder.Recorder, step: recorder.Step) -> None:
-            self.ticks, self.phase = self.ticks + 1, step.tick.phase
+            self.ticks, self.step, self.phase = self.ticks + 1, step.tick.step, step.tick.phase
             record(self_, step)
 
         recorder.Recorder.record = counted
 
     def _watched(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if self._counts(name, *args, **kwargs) and self.ticks >= self.moment.tick:
+            if self._counts(name, *args, **kwargs) and self.step >= self.moment.step:
                 if self.operations == self.moment.operation:
                     place = [self.phase, name, str(args[0]).replace(self.workdir, "")]
                     os.write(self._log, (json.dumps(place) + "\n").encode())
@@ -88,7 +89,7 @@ def run_in_child(argv: list[str], workdir: Path, log: Path, moment: Moment) -> i
     bomb.arm()
     code = run.main(["run", f"--workdir={workdir}", *argv])
     if moment is NEVER:
-        log.with_suffix(".count").write_text(f"{bomb.operations} {bomb.ticks}")
+        log.with_suffix(".count").write_text(f"{bomb.operations} {bomb.ticks} {bomb.step}")
     os._exit(code)
 
 
@@ -96,12 +97,12 @@ def main() -> None:
     """Runs once undisturbed; then kills until enough were killed, and lets the last one finish."""
     folder, wanted, argv = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     log, draw = folder / "kills.jsonl", random.Random(0)
-    finished, kills, each, status = [], 0, 1, -1
+    finished, kills, steps, each, status = [], 0, [0], 1, -1
     while kills < wanted or status:
         workdir = folder / ("killed" if finished else "undisturbed") / str(len(finished))
-        moment = Moment(draw.choice((0, 1, 2, 3, 4)), draw.randrange(each))
-        if not finished or kills == wanted:
-            moment = NEVER
+        moment = NEVER
+        if finished and kills < wanted:
+            moment = Moment(steps[kills], draw.randrange(each if steps[kills] else STARTING))
         status = run_in_child(argv, workdir, log, moment)
         if status == signal.SIGKILL:
             kills += 1
@@ -110,9 +111,12 @@ def main() -> None:
         else:
             finished.append(str(workdir))
         if len(finished) == 1 and not kills:
-            operations, ticks = map(int, log.with_suffix(".count").read_text().split())
+            operations, ticks, last = map(int, log.with_suffix(".count").read_text().split())
             each = operations // ticks
-    print(json.dumps({"finished": finished, "kills": [*map(json.loads, log.open())]}))
+            steps = sorted(draw.randint(1, last) for _ in range(wanted))
+            steps[::5] = [0] * len(steps[::5])  # at the start, of a run or of its continuation
+    found = [json.loads(line) for line in log.read_text().splitlines()]
+    print(json.dumps({"finished": finished, "kills": found}))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import resource
 import shutil
 import sys
 from collections.abc import Callable
@@ -17,7 +18,8 @@ import numpy as np
 import pytest
 
 import jaxrl_prefs.train
-from experiments import run, workdir
+from experiments import columns, run, workdir
+from experiments.recorder import Recorder
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.release import load_run
@@ -256,14 +258,34 @@ def test_a_held_folder_is_refused(command: Command, fails: Fails, tmp_path: Path
         assert "another process" in fails(command())
 
 
-def test_a_full_disk_is_one_clear_line(
-    command: Command, fails: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("victim", ["rows", "checkpoint"])
+def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_later(
+    finished: tuple[list[str], Path],
+    fails: Fails,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    victim: str,
 ) -> None:
-    def full(*args: object) -> None:
-        raise OSError(28, "No space left on device", "metrics.jsonl")
+    argv = [*finished[0][:4], f"--workdir={tmp_path / 'run'}", *finished[0][5:]]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    monkeypatch.setattr(workdir.Rows, "append", full)
-    assert "No space left on device" in fails(command(), code=run.FAILED)
+    def fill() -> None:  # no file may grow beyond 500 bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+
+    if victim == "rows":
+        monkeypatch.setattr(columns, "write", lambda *_: fill())
+    else:
+        monkeypatch.setattr(Recorder, "sync", lambda self: fill())
+    try:
+        message = fails(argv, code=run.FAILED)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        monkeypatch.undo()
+    assert {"rows": "File too large", "checkpoint": "could not be written"}[victim] in message
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert run.main(argv) == 0
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished[1] / "run" / name).read_bytes()
 
 
 def test_help_explains_flags_and_fields(capsys: pytest.CaptureFixture[str]) -> None:

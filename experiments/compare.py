@@ -1,0 +1,142 @@
+"""Trains several methods on several datasets, one after the other, into one table.
+
+    python -m experiments.compare --algos=bc,td3_bc --datasets=pendulum-mixed --seeds=3
+
+A variant of a method is written with its settings: `bpr+critic=onestep`. The same command goes on
+where it was stopped, inside a run as well; a run that fails is reported and the others go on.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from rich.console import Console
+
+from experiments import config, overrides, run, table
+from experiments.overrides import OverrideError
+from jaxrl_prefs.methods import METHODS
+
+FLAGS = flags.FlagValues()
+_OWN: dict[str, Any] = {"flag_values": FLAGS}
+flags.DEFINE_list("algos", ["bdpo"], f"methods or variants, of {', '.join(METHODS)}", **_OWN)
+flags.DEFINE_list("datasets", ["pendulum-mixed"], "datasets, as experiments.run takes", **_OWN)
+flags.DEFINE_string("seeds", "3", "as experiments.run takes", **_OWN)
+flags.DEFINE_string("workdir", "runs/compare", "folder of the runs and the table", **_OWN)
+flags.DEFINE_multi_string(
+    "set", [], "field=value, repeatable: for every method that has the field", **_OWN
+)
+flags.DEFINE_string("against", "", "also show every variant's difference to this one", **_OWN)
+flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
+
+
+class Variant(NamedTuple):
+    """A method with settings, as one column of the table."""
+
+    name: str  # as on the command line, and the run's folder
+    algo: str
+    assignments: tuple[str, ...]
+
+
+def variant(text: str, common: Sequence[str]) -> Variant:
+    """Reads `bpr+critic=onestep`; of `common` it takes the assignments whose field it has.
+
+    Raises:
+        OverrideError: for an unknown method, and as `config.check` for settings of its own.
+    """
+    algo, *own = text.split("+")
+    if algo not in METHODS:
+        raise OverrideError(overrides.unknown("algorithm", algo, METHODS))
+    shared = [each for each in common if overrides.split(each)[0] in _fields(algo)]
+    return Variant(text, algo, (*shared, *own))
+
+
+def _fields(algo: str) -> set[str]:
+    both = (config.RunConfig, METHODS[algo].Config)
+    return {name for each in both for name in overrides.field_types(each)}
+
+
+def check(variants: Sequence[Variant], common: Sequence[str], seeds: str) -> None:
+    """Finds what is wrong before anything is trained.
+
+    Raises:
+        OverrideError: for a setting that no method has or that has a wrong type, a variant named
+            twice, and wrong seeds.
+    """
+    names = [each.name for each in variants]
+    if len(set(names)) < len(names):
+        raise OverrideError(f"--algos names a variant twice: {', '.join(names)}")
+    for text in common:
+        name = overrides.split(text)[0]
+        if not any(name in _fields(each.algo) for each in variants):
+            known = set().union(*(_fields(each.algo) for each in variants))
+            raise OverrideError(overrides.unknown("field", name, sorted(known)))
+    for each in variants:
+        config.check(config.Choice(each.algo, "", "", config.parse_seeds(seeds), each.assignments))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit code: 0, 1 a run failed, 2 wrong use, 130 stopped."""
+    console = Console()
+    try:
+        FLAGS.unparse_flags()
+        for name in FLAGS:
+            FLAGS[name].unparse()
+        rest = FLAGS(list(sys.argv if argv is None else argv))
+        if rest[1:]:
+            raise OverrideError(f"unexpected argument {rest[1]!r}; lists are parted by commas")
+        if FLAGS.help:
+            console.print(usage(), markup=False, highlight=False)
+            return 0
+        variants = [variant(text, FLAGS.set) for text in FLAGS.algos]
+        check(variants, FLAGS.set, FLAGS.seeds)
+        return _execute(variants, console)
+    except run.USER_ERRORS as error:
+        return run.say(str(error), run.WRONG_USE)
+    except OSError as error:
+        return run.say(str(error), run.FAILED)
+
+
+def _execute(variants: Sequence[Variant], console: Console) -> int:
+    folder, worst = Path(FLAGS.workdir), 0
+    names = [each.name for each in variants]
+    for dataset in FLAGS.datasets:
+        for each in variants:
+            code = run.main(["run", *_arguments(each, dataset, folder)])
+            if code == run.INTERRUPTED:
+                return code
+            worst = worst or code
+            grid = table.collect([folder], names)
+            if grid.cells:
+                against = FLAGS.against if FLAGS.against in grid.columns else ""
+                table.publish(grid, folder, console, against)
+    return worst
+
+
+def _arguments(each: Variant, dataset: str, folder: Path) -> list[str]:
+    place = folder / re.sub(r"[^\w.-]+", "-", dataset).strip("-.") / each.name
+    return [
+        f"--algo={each.algo}",
+        f"--dataset={dataset}",
+        f"--seeds={FLAGS.seeds}",
+        f"--workdir={place}",
+        *(f"--set={text}" for text in each.assignments),
+    ]
+
+
+def usage() -> str:
+    """The text of --help."""
+    lines = [__doc__ or "", "Flags:"]
+    for name in ("algos", "datasets", "seeds", "workdir", "set", "against", "help"):
+        shown = FLAGS[name].default
+        shown = ",".join(shown) if isinstance(shown, list) else shown
+        lines.append(f"  --{name}: {FLAGS[name].help}" + (f" (default: {shown})" if shown else ""))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""One table from many runs: `python -m experiments.table runs/compare --against=bc`.
+
+Reads every result.json below the folders. A row is a dataset, a column the folder of a run; a cell
+that nobody ran stays blank. Writes table.md and table.csv beside the first folder's runs.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments import report, run
+from experiments.overrides import OverrideError
+from experiments.workdir import RESULT, read_json, write_text
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+    "against", "", "also show every column's difference to this one", flag_values=FLAGS
+)
+
+Cell = tuple[str, str]  # (dataset, column)
+
+
+class Grid(NamedTuple):
+    """Results by dataset and column, both in the order in which they were found."""
+
+    datasets: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: Mapping[Cell, Mapping[str, Any]]  # the contents of result.json
+
+
+def collect(folders: Sequence[Path], columns: Sequence[str] = ()) -> Grid:
+    """Reads the finished runs below `folders`; a column is named by the run's own folder.
+
+    Args:
+        folders: searched at any depth.
+        columns: these first, in this order; others follow by name.
+
+    Raises:
+        OverrideError: if two runs claim the same cell.
+    """
+    cells: dict[Cell, Mapping[str, Any]] = {}
+    for path in sorted(path for folder in folders for path in folder.rglob(RESULT)):
+        result, column = read_json(path), path.parent.name
+        cell = (result["dataset"], column)
+        if cell in cells:
+            raise OverrideError(f"two runs called {column!r} on {cell[0]}: one is {path.parent}")
+        cells[cell] = result
+    found = sorted({column for _, column in cells})
+    first = [column for column in columns if column in found]
+    return Grid(
+        tuple(dict.fromkeys(dataset for dataset, _ in cells)),
+        tuple(first + [column for column in found if column not in first]),
+        cells,
+    )
+
+
+def headline(result: Mapping[str, Any] | None) -> str:
+    """`51.2 (49.0 to 53.1)`: the headline policy's mean score and its interval over seeds."""
+    if result is None:
+        return ""
+    return "not evaluated" if result["score_mean"] is None else score(result)
+
+
+def score(entry: Mapping[str, Any] | None) -> str:
+    """A mean score with its interval: of a result, or of one of its policies; blank without one."""
+    return _with_interval(entry["score_mean"], entry["score_ci"]) if entry else ""
+
+
+def difference(result: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> str:
+    """The mean of the seeds' differences to `base`, with a paired bootstrap interval.
+
+    Blank where one of them is missing or they trained other seeds.
+    """
+    if result is None or base is None or result["seeds"] != base["seeds"] or not base["scores"]:
+        return ""
+    gaps = np.subtract(result["scores"], base["scores"])
+    return _with_interval(float(gaps.mean()), report.interval(gaps), sign="+")
+
+
+def _with_interval(mean: float, bounds: Sequence[float] | None, sign: str = "") -> str:
+    text = f"{mean:{sign}.1f}"
+    if bounds is None:
+        return text
+    return f"{text} ({bounds[0]:{sign}.1f} to {bounds[1]:{sign}.1f})"
+
+
+def rows(grid: Grid, against: str = "") -> list[list[str]]:
+    """The table as text, its head first: dataset, the data's own score, a column each.
+
+    Raises:
+        OverrideError: if there is no column `against`.
+    """
+    if against and against not in grid.columns:
+        raise OverrideError(f"no column {against!r}; there are {', '.join(grid.columns)}")
+    head = ["dataset", "data", *grid.columns]
+    body = []
+    for dataset in grid.datasets:
+        results = [grid.cells.get((dataset, column)) for column in grid.columns]
+        data_score = next(result["data_score"] for result in results if result)
+        base = grid.cells.get((dataset, against))
+        cells = [difference(r, base) if against else headline(r) for r in results]
+        body.append([dataset, f"{data_score:.1f}", *cells])
+    return [head, *body]
+
+
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table."""
+    lines = ["| " + " | ".join(row) + " |" for row in table]
+    lines.insert(1, "|---" * len(table[0]) + "|")
+    return "\n".join(lines) + "\n"
+
+
+def comma_separated(grid: Grid) -> str:
+    """Every seed's score as CSV: dataset, column, seed, score, and what the score is."""
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(["dataset", "column", "seed", "score", "kind"])
+    for (dataset, column), result in grid.cells.items():
+        for seed, score in zip(result["seeds"], result["scores"], strict=False):
+            out.writerow([dataset, column, seed, score, result["score_kind"]])
+    return text.getvalue()
+
+
+def publish(grid: Grid, folder: Path, console: Console, against: str = "") -> None:
+    """Prints the tables and writes table.md and table.csv to `folder`."""
+    tables = [("score of the headline policy, 95 % bootstrap interval over seeds", rows(grid))]
+    if against:
+        tables.append((f"seed by seed, less {against}", rows(grid, against)))
+    for title, (head, *body) in tables:
+        view = Table(title=title)
+        for name in head:
+            view.add_column(name, justify="left" if name == "dataset" else "right")
+        for row in body:
+            view.add_row(*row)
+        console.print(view)
+    text = "\n".join(f"{title}:\n\n{markdown(table)}" for title, table in tables)
+    write_text(folder / "table.md", text)
+    write_text(folder / "table.csv", comma_separated(grid))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
+    try:
+        FLAGS.unparse_flags()
+        _, *folders = FLAGS(list(sys.argv if argv is None else argv))
+        paths = [Path(folder) for folder in folders]
+        grid = collect(paths)
+        if not grid.cells:
+            raise OverrideError(f"no finished run below {' '.join(folders) or 'no folder'}")
+        publish(grid, paths[0], Console(), FLAGS.against)
+        return 0
+    except (flags.Error, OverrideError) as error:
+        return run.say(str(error), run.WRONG_USE)
+    except OSError as error:
+        return run.say(str(error), run.FAILED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Members of one ensemble that differ in numbers of their config.
+
+    method = vary(bdpo.make, config, spec, ("eta", "rho"))
+    state = assign(train.begin(method, data, crew), {"eta": etas, "rho": rhos})  # [P] each
+    for tick in train.run(method, data, crew.seeds, crew.mesh, every=1000, state=state): ...
+
+The numbers live in the state, so that all members share one compiled program. A seed may stand in
+`crew.seeds` several times, once for each setting: its members then draw the same numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl_prefs.method import Method, Phase, Policy
+from jaxrl_prefs.types import Array, Key, Metrics, Spec, Transition
+
+Make = Callable[[Any, Spec], Method]
+
+
+class Fixed(ValueError):
+    """A field in which the members of one ensemble cannot differ; the message says why."""
+
+
+@flax.struct.dataclass
+class Varied:
+    """A method's state with the settings of this member."""
+
+    settings: dict[str, Array]  # scalars
+    inner: Any
+
+
+def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
+    """The method `make(config, spec)` whose fields `names` are read from each member's state.
+
+    `init` takes them from `config`; `assign` gives every member its own.
+
+    Raises:
+        ValueError: as `make`.
+        Fixed: if a field is no real number; if a phase is shared by all seeds, which cannot have
+            several settings.
+    """
+    plain = make(config, spec)
+    for name in names:
+        if isinstance(getattr(config, name), bool) or not isinstance(getattr(config, name), float):
+            raise Fixed(f"field {name!r} is no real number: members cannot differ in it")
+    for phase in plain.phases:
+        if phase.shared:
+            raise Fixed(f"phase {phase.name!r} is shared by all members: none can differ")
+
+    def own(state: Varied) -> Method:
+        return make(dataclasses.replace(config, **state.settings), spec)
+
+    def init(key: Key, batch: Transition) -> Varied:
+        settings = {name: jnp.float32(getattr(config, name)) for name in names}
+        return Varied(settings, plain.init(key, batch))
+
+    def stretch(place: int) -> Phase:
+        def update(state: Varied, *rest: Any) -> tuple:
+            inner, *more = own(state).phases[place].update(state.inner, *rest)
+            return (dataclasses.replace(state, inner=inner), *more)
+
+        def enter(state: Varied, key: Key) -> Varied:
+            inner = own(state).phases[place].enter(state.inner, key)
+            return dataclasses.replace(state, inner=inner)
+
+        return plain.phases[place]._replace(update=update, enter=enter)
+
+    def policy(name: str) -> Policy:
+        def act(state: Varied, observation: Array, key: Key) -> Array:
+            return own(state).policies[name].act(state.inner, observation, key)
+
+        return plain.policies[name]._replace(act=act)
+
+    def diagnose(state: Varied, batch: Transition, key: Key) -> Metrics:
+        return own(state).diagnose(state.inner, batch, key)
+
+    phases = tuple(stretch(place) for place in range(len(plain.phases)))
+    return Method(init, phases, {name: policy(name) for name in plain.policies}, diagnose)
+
+
+def check(method: Method, data: Transition) -> None:
+    """Traces every function of a varied method, without running any.
+
+    Raises:
+        Fixed: if its program depends on a setting, and not only its numbers.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    one = _rows(data, 1)
+    state = jax.eval_shape(method.init, key, one)
+    columns: dict[str, Any] = {}
+    try:
+        for phase in method.phases:
+            batch = _rows(data._replace(columns=columns), phase.batch_size)
+            state = jax.eval_shape(phase.enter, state, key)
+            jax.eval_shape(phase.update, state, batch, key, jax.ShapeDtypeStruct((), jnp.int32))
+            for name, row in phase.columns.items():
+                column = jax.ShapeDtypeStruct((1, *row.shape), row.dtype)
+                columns |= {name: column, f"next_{name}": column}
+        for policy in method.policies.values():
+            jax.eval_shape(policy.act, state, one.observation, key)
+        jax.eval_shape(method.diagnose, state, one, key)
+    except (jax.errors.ConcretizationTypeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise Fixed(f"the program depends on a setting: {reason}") from error
+
+
+def _rows(data: Any, count: int) -> Any:
+    def row(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype)
+
+    return jax.tree.map(row, data)
+
+
+def assign(state: Varied, settings: Mapping[str, Sequence[float]]) -> Varied:
+    """Gives the members of a fresh ensemble [P, ...] their settings, [P] each.
+
+    Raises:
+        ValueError: for another set of fields than the method varies, or another number of members.
+    """
+    if settings.keys() != state.settings.keys():
+        raise ValueError(f"settings are {sorted(state.settings)}, and got {sorted(settings)}")
+
+    def place(name: str) -> Any:
+        old: Any = state.settings[name]
+        new = np.asarray(settings[name], np.float32)
+        if new.shape != old.shape:
+            raise ValueError(f"{name} needs {old.shape[0]} values, and got {new.shape}")
+        return new if isinstance(old, np.ndarray) else jax.device_put(new, old.sharding)
+
+    new = {name: place(name) for name in settings}
+    return dataclasses.replace(state, settings=new)
