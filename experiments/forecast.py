@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jax.sharding import Mesh
 
+from experiments import memory
 from jaxrl_prefs import train
 from jaxrl_prefs.method import Method, Phase
 from jaxrl_prefs.types import Transition
@@ -65,10 +66,14 @@ def seconds_per_update(
 
     What is compiled here is the program that training runs, so that with a compilation cache
     nothing is compiled twice. A phase that breaks from a fresh state is left out.
+
+    Raises OverrideError if the columns do not fit (`memory.check`).
     """
+    memory.check(method, len(data.reward), len(seeds), mesh)  # zeros stand in for columns here
     measured = {}
     for index, phase in enumerate(method.phases):
-        every = min(CHUNK, max(phase.steps // 2, 1)) if phase.columns else CHUNK
+        # A filling update is a long one: a hundred samplers' runs. Every device takes one.
+        every = min(mesh.devices.size, max(phase.steps // 2, 1)) if phase.columns else CHUNK
         if phase.steps:
             columns = _empty_columns(method, index, len(seeds), len(data.reward))
             alone = _alone(method, index)

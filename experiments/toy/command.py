@@ -18,7 +18,7 @@ from rich.console import Console
 
 from experiments import overrides, run
 from experiments.overrides import OverrideError
-from experiments.toy import bpr, figures, report, samplings, td3_bst
+from experiments.toy import arq, bpr, figures, report, samplings, td3_bst
 from experiments.toy.study import AXIS, CONFIGS, STUDIES, Outcome, Setting, fit, study
 from experiments.workdir import write_json
 from jaxrl_prefs.data.bandits import BANDITS
@@ -29,7 +29,7 @@ ALL = "all"
 POINTS = {"cpu": 200_000, "paper": 1_000_000}  # of data, made up front, by size
 
 # Studies that are not a bandit with a known best policy: they take --seed, --set and --workdir.
-OTHERS: dict[str, Any] = {"td3_bst": td3_bst}
+OTHERS: dict[str, Any] = {"arq": arq, "td3_bst": td3_bst}
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import jax
+import numpy as np
+import psutil
+import pytest
+
+from experiments import memory
+from experiments.overrides import OverrideError
+from jaxrl_prefs import ensemble
+from jaxrl_prefs.methods import arq
+from jaxrl_prefs.types import Spec
+
+ONE = np.ones(3, np.float32)
+MILLION = 1_000_000
+
+
+def method(**changes):
+    spec = Spec(4, 3, MILLION, -ONE, ONE, np.zeros(4), np.ones(4), 0 * ONE, ONE)
+    return arq.make(arq.Config(**changes), spec)
+
+
+def test_columns_take_what_their_rows_take():
+    """30 samples of 3 numbers and a log-density, 2 bytes each."""
+    assert memory.column_bytes(method(), MILLION, 5) == {
+        "candidates": 5 * MILLION * 180,
+        "log_density": 5 * MILLION * 60,
+    }
+    shared = memory.column_bytes(method(share_behavior=True), MILLION, 5)
+    assert sum(shared.values()) == MILLION * 240
+
+
+@pytest.mark.parametrize(
+    ("shared", "devices", "sets"), [(False, 1, 5), (False, 2, 3), (False, 4, 2), (True, 4, 1)]
+)
+def test_a_device_holds_its_seeds_sets(shared, devices, sets):
+    found = memory.device_bytes(method(share_behavior=shared), MILLION, 5, devices)
+    assert found == sets * MILLION * 240
+
+
+def test_it_is_said_before_the_run_starts():
+    """A shared set on the host and on each of two devices of that host."""
+    mesh = ensemble.seed_mesh(jax.devices()[:2])
+    told = memory.check(method(share_behavior=True), 1000, 5, mesh)
+    assert told == (
+        "columns: candidates 180.0 kB, log_density 60.0 kB; "
+        "with copies for 2 device(s) 720.0 kB of memory"
+    )
+    assert memory.check(method(policies=("behavior",)), 1000, 5, mesh) == ""
+
+
+def test_what_does_not_fit_is_refused(monkeypatch):
+    class Little:
+        available = 700_000
+
+    monkeypatch.setattr(psutil, "virtual_memory", Little)
+    mesh = ensemble.seed_mesh(jax.devices()[:2])
+    told = r"720\.0 kB of memory, but this machine has 700\.0 kB free"
+    with pytest.raises(OverrideError, match=told):
+        memory.check(method(share_behavior=True), 1000, 5, mesh)
