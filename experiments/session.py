@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from experiments import config, curves, report, training, workdir
+from experiments import config, curves, overrides, report, training, workdir
 from experiments.config import Choice
 from experiments.display import line
 from experiments.overrides import OverrideError
@@ -34,7 +34,7 @@ PACKAGES = (
 NO_ENV = "none"
 
 
-Points = Sequence[Mapping[str, float]]
+Points = Sequence[Mapping[str, str]]
 
 
 def run(choice: Choice, path: Path, console: Console, *, overwrite: bool) -> None:
@@ -70,8 +70,8 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Trial, dic
     Args:
         choice: the command line.
         path: the workdir, which is not touched.
-        points: of a sweep, each trained with every seed: real-number fields of the method, the same
-            in every point.
+        points: of a sweep, each trained with every seed: {field of the method: value as text}, of
+            real numbers, the same fields in every point.
 
     Raises:
         OverrideError, DataError: for what the user can put right.
@@ -84,7 +84,8 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Trial, dic
     run_config, method_config = config.resolve(choice, recording.name, recording.family)
     dataset = data.prepare(recording, run_config.processing)
     try:
-        method = _make(choice.algo, method_config, dataset, points)
+        numbers = [_numbers(choice.algo, point, dataset) for point in points]
+        method = _make(choice.algo, method_config, dataset, numbers)
     except settings.Fixed:
         raise
     except ValueError as error:
@@ -92,11 +93,24 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Trial, dic
     if not any(phase.steps for phase in method.phases):
         raise OverrideError("every phase has 0 steps: nothing to train")
     mesh = mesh_for(len(run_config.seeds) * max(1, len(points)), jax.devices())
-    trial = Trial(path, run_config, method, dataset, mesh, tuple(points))
+    trial = Trial(path, run_config, method, dataset, mesh, tuple(numbers))
     return trial, _about(trial, method_config)
 
 
-def _make(algo: str, method_config: Any, dataset: Dataset, points: Points) -> Method:
+def _numbers(algo: str, point: Mapping[str, str], dataset: Dataset) -> dict[str, float]:
+    """A point's values; those of a module's NUMBERS depend on the data's sizes."""
+    readers = getattr(METHODS[algo], "NUMBERS", {})
+    return {
+        name: float(readers[name](text, dataset.spec))
+        if name in readers
+        else overrides.parse(name, text, float)
+        for name, text in point.items()
+    }
+
+
+def _make(
+    algo: str, method_config: Any, dataset: Dataset, points: Sequence[Mapping[str, float]]
+) -> Method:
     make = METHODS[algo].make
     if not points:
         return make(method_config, dataset.spec)

@@ -140,7 +140,7 @@ def _execute(axes: Sequence[Axis], console: Console) -> None:
     for group in groups(axes, together):
         slug = "+".join(f"{k}={v}" for k, v in group.fixed.items()) or "together"
         path = folder / slug.replace("/", "_")
-        points = [_numbers(point) for point in group.points] if together else []
+        points = group.points if together else []
         trial, about = session.prepare(_choice(group.fixed), path, points)
         session.complete(trial, about, console, overwrite=FLAGS.overwrite)
         result = read_json(path / RESULT)
@@ -155,22 +155,19 @@ def _together(axes: Sequence[Axis], folder: Path, console: Console) -> list[str]
     from experiments import session
     from jaxrl_prefs.settings import Fixed
 
-    free = []
+    free, module = [], METHODS[FLAGS.algo]
     for each in axes:
-        if overrides.field_types(METHODS[FLAGS.algo].Config).get(each.field) is not float:
+        kind = overrides.field_types(module.Config).get(each.field)
+        if kind is not float and each.field not in getattr(module, "NUMBERS", ()):
             continue
         others = {a.field: a.values[0] for a in axes if a is not each}
         try:
-            points = [_numbers({each.field: value}) for value in each.values]
+            points = [{each.field: value} for value in each.values]
             session.prepare(_choice(others), folder, points)
             free.append(each.field)
         except Fixed as reason:
             console.print(f"{each.field} is varied run by run: {reason}", highlight=False)
     return free
-
-
-def _numbers(point: Mapping[str, str]) -> dict[str, float]:
-    return {name: overrides.parse(name, value, float) for name, value in point.items()}
 
 
 # --- What came out --------------------------------------------------------------------------------

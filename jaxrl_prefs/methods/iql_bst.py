@@ -44,6 +44,9 @@ from jaxrl_prefs.parts.iql import Iql
 from jaxrl_prefs.parts.morse import Morse
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
 
+# Fields written as text that are numbers once the data's sizes are known: a sweep may vary them.
+NUMBERS = {"kernel_scale": lambda text, spec: morse.scale_of(text, spec.action_dim)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

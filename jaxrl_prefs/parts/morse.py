@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -28,7 +29,7 @@ from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.ops.shapes import uniform_in
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
 
-Kernel = Callable[[Array, float], Array]  # (squared distance, scale) -> log K
+Kernel = Callable[[Array, float | Array], Array]  # (squared distance, scale) -> log K
 
 HELD_OUT = 20  # every 20th row of the data is measured and not trained on
 
@@ -36,7 +37,7 @@ HELD_OUT = 20  # every 20th row of the data is measured and not trained on
 # --------------------------------------------------------------------------------- kernels
 
 
-def rbf(square: Array, scale: float) -> Array:
+def rbf(square: Array, scale: float | Array) -> Array:
     """log K of exp(-scale^2 r^2 / 2), from the squared distance r^2.
 
     >>> round(float(jnp.exp(rbf(jnp.float32(0.25), 4.0))), 5)
@@ -45,18 +46,18 @@ def rbf(square: Array, scale: float) -> Array:
     return -0.5 * scale**2 * square
 
 
-def laplace(square: Array, scale: float) -> Array:
+def laplace(square: Array, scale: float | Array) -> Array:
     """log K of exp(-scale r); its slope at r = 0, which does not exist, is given as 0."""
     away = square > 0
     return -scale * jnp.where(away, jnp.sqrt(jnp.where(away, square, 1)), 0)
 
 
-def cauchy(square: Array, scale: float) -> Array:
+def cauchy(square: Array, scale: float | Array) -> Array:
     """log K of 1 / (1 + scale^2 r^2)."""
     return -jnp.log1p(scale**2 * square)
 
 
-def rational_quadratic(square: Array, scale: float, kappa: float = 1.0) -> Array:
+def rational_quadratic(square: Array, scale: float | Array, kappa: float = 1.0) -> Array:
     """log K of (1 + scale^2 r^2 / (2 kappa))^-kappa, which tends to the RBF for large kappa."""
     return -kappa * jnp.log1p(scale**2 * square / (2 * kappa))
 
@@ -69,8 +70,10 @@ KERNELS: dict[str, Kernel] = {
 }
 
 
-def scale_of(text: str, action_dim: int) -> float:
+def scale_of(text: str | float | Array, action_dim: int) -> float | Array:
     """Reads a kernel's scale: a number, or a multiple of the action dimension k such as k/2.
+
+    An array, the setting of a member (settings.py), is handed back as it is.
 
     Raises:
         ValueError: for anything else, and for a scale that is not above 0.
@@ -78,6 +81,9 @@ def scale_of(text: str, action_dim: int) -> float:
     >>> [scale_of(text, 6) for text in ("k/10", "k/2", "k", "2k", "1.5")]
     [0.6, 3.0, 6.0, 12.0, 1.5]
     """
+    if isinstance(text, jax.Array):
+        return text
+    text = str(text)
     number = r"(\d+\.?\d*|\.\d+)"
     multiple = re.fullmatch(rf"{number}?\s*k\s*(?:/\s*{number})?", text.strip())
     try:
@@ -108,7 +114,9 @@ class Morse(NamedTuple):
     high: np.ndarray  # [A]
 
 
-def network(hidden: tuple[int, ...], spec: Spec, *, kernel: str, scale: str) -> Morse:
+def network(
+    hidden: tuple[int, ...], spec: Spec, *, kernel: str, scale: str | float | Array
+) -> Morse:
     """A ReLU perceptron with a linear output of the action's size, under a kernel.
 
     Raises:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import run, sweep
+from experiments import run, session, sweep
+from experiments.config import Choice
 from experiments.sweep import Axis, Group
 from tests.experiments.conftest import SHORT
 
@@ -59,6 +60,14 @@ def test_points_train_together_where_they_can_and_equal_runs_of_their_own(
     assert sweep.main([*argv, *grid]) == 0
     assert capsys.readouterr().out.count("is finished") == 2
     assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoints/*")}
+
+
+def test_a_scale_in_action_dimensions_is_a_number_to_a_sweep(pendulum_file: Path) -> None:
+    choice = Choice("td3_bst", str(pendulum_file), "Pendulum-v1", (0, 1), ())
+    points = [{"kernel_scale": text} for text in ("k/2", "2k")]
+    trial, about = session.prepare(choice, Path("unused"), points)
+    assert trial.settings == {"kernel_scale": [0.5, 0.5, 2.0, 2.0]} and trial.seeds == (0, 1) * 2
+    assert about["sweep"] == {"kernel_scale": [0.5, 2.0]}
 
 
 def test_groups_join_what_may_differ_in_one_program() -> None:
