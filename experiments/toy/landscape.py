@@ -14,24 +14,24 @@ WAY, START, END, GOAL = "white", "0.85", "#d62728", "#ff7f0e"
 COLUMNS = 4
 
 
-def draw(
-    path: Path, height: np.ndarray, axis: np.ndarray, walks: Sequence[Any], data: np.ndarray
-) -> None:
+def draw(path: Path, axis: np.ndarray, walks: Sequence[Any], data: np.ndarray) -> None:
     """A panel per walk over the certainty; starts are grey, ends red, a goal a star.
 
     Args:
         path: the PNG to write.
-        height: certainty on the square of `axis` with itself, [G, G]; rows are the second axis.
         axis: the coordinates [G], which bound every panel.
-        walks: records with `title`, `goal` (a point or None) and `path` [T, K, 2].
+        walks: records with `title`, `goal` (a point or None), `path` [T, K, 2] and `height`, the
+            certainty on the square of `axis` with itself, [G, G]; rows are the second axis.
         data: actions of the data, [K, 2].
     """
     rows = -(-len(walks) // COLUMNS)
-    figure, axes = figures.panels(rows, COLUMNS, size=2.6)
+    figure, axes = figures.panels(rows, COLUMNS, size=2.5)
     shades: Any = None
     for panel, walk in zip(axes.flat, walks, strict=False):
         extent = (axis[0], axis[-1], axis[0], axis[-1])
-        shades = panel.imshow(height, extent=extent, origin="lower", cmap="viridis", vmin=0, vmax=1)
+        shades = panel.imshow(
+            walk.height, extent=extent, origin="lower", cmap="viridis", vmin=0, vmax=1
+        )
         panel.scatter(*data.T, s=0.8, color="black", alpha=0.35, linewidths=0)
         panel.plot(walk.path[..., 0], walk.path[..., 1], color=WAY, linewidth=0.6, alpha=0.7)
         panel.scatter(*walk.path[0].T, s=3, color=START, linewidths=0, zorder=3)

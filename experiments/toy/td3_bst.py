@@ -2,15 +2,17 @@
 
     python -m experiments.toy --algo=td3_bst
 
-Trains the Morse network by the method's own phase on four clusters of actions. Then a policy that
-is one action walks down the losses of TD3-BST, TD3+BC and behaviour cloning from many starts: once
-without a value, once with Q(a) = 1 - |a - goal|^2 for a goal inside a mode, once for a goal out of
-the data. Prints where the walks end; writes results.json and landscape.png.
+Trains the Morse network by the method's own phase on four clusters of actions, for `pretrain_steps`
+and for ten times as many. Then a policy that is one action walks down the losses of TD3-BST, TD3+BC
+and behaviour cloning from many starts: without a value, and with Q(a) = 1 - |a - goal|^2 for a goal
+in a mode and for one out of the data. Prints where the walks end; writes results.json and
+landscape.png. docs/td3_bst.md says what is seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +36,7 @@ DEVIATION, POINTS = 0.05, 10_000  # of a cluster; of data
 INSIDE = 3 * DEVIATION  # of a centre: a walk that ends there is in a mode
 BETWEEN = 0.1  # of the origin, the mean of the data
 GOALS = {"in a mode": (0.83, 0.04), "out of the data": (0.5, 0.5)}
+LONGER = 10  # times pretrain_steps: the second network
 SEEN = 32  # actions of the data in a walk's loss
 STARTS = 9  # along each axis
 STEPS, RATE, EVERY = 4_000, 5e-3, 40  # of a walk; positions kept
@@ -44,7 +47,7 @@ SETTINGS: dict[str, Any] = {
     "morse_hidden": (64, 64),
     "morse_learning_rate": 1e-3,
     "pretrain_batch_size": 256,
-    "pretrain_steps": 4_000,
+    "pretrain_steps": 300,
     "train_steps": 0,
 }
 
@@ -55,6 +58,7 @@ class Walk(NamedTuple):
     title: str
     goal: tuple[float, float] | None
     path: np.ndarray  # [STEPS / EVERY + 1, K, 2]
+    height: np.ndarray  # [G, G], the certainty underneath
 
 
 def clusters(seed: int) -> Transition:
@@ -78,7 +82,7 @@ def fitted(config: td3_bst.Config, data: Transition, seed: int) -> tuple[Params,
 
 # ------------------------------------------------------------------------------------- walks
 
-Loss = Callable[[Params], tuple[Array, Metrics]]
+Loss = Callable[[Params, Params], tuple[Array, Metrics]]  # (action, Morse parameters)
 
 
 def point() -> Net:
@@ -102,50 +106,56 @@ def judge(goal: tuple[float, float] | None) -> Net:
 
 
 def losses(
-    config: td3_bst.Config, network: morse.Morse, certain: Params, data: Transition
-) -> dict[tuple[str, str], Loss]:
-    """{(method, goal): its loss of a point}, in the order of the figure; goal "" is no value."""
+    config: td3_bst.Config, network: morse.Morse, data: Transition
+) -> tuple[dict[tuple[str, str], Loss], dict[tuple[str, str], Loss]]:
+    """{(method, goal): its loss of a point}: those that ask the Morse network, and the others.
+
+    The goal "" is no value.
+    """
     batch = jax.tree.map(lambda x: jnp.asarray(x[:SEEN]), data)
-    found: dict[tuple[str, str], Loss] = {}
+    asking: dict[tuple[str, str], Loss] = {}
+    others: dict[tuple[str, str], Loss] = {}
     for goal in ("", *GOALS):
-        shared = dict(
+        shared: dict[str, Any] = dict(
             policy=point(), critic=judge(GOALS.get(goal)), judge=jnp.zeros(1), batch=batch
         )
-        tuned = partial(
-            bst.loss,
-            **shared,
-            morse=network,
-            certain=certain,
-            mu=config.mu,
-            over=config.distance,
-        )
-        found["TD3-BST", goal] = partial(tuned, gradient="full")
+
+        def tuned(x: Params, certain: Params, *, gradient: str, shared: Any = shared) -> Any:
+            weight: dict[str, Any] = dict(mu=config.mu, gradient=gradient, over=config.distance)
+            return bst.loss(x, **shared, **weight, morse=network, certain=certain)
+
+        def cloned(x: Params, certain: Params, *, alpha: float, shared: Any = shared) -> Any:
+            return deterministic.bc_loss(x, **shared, alpha=alpha)
+
+        asking["TD3-BST", goal] = partial(tuned, gradient="full")
         if goal:
-            found["TD3+BC", goal] = partial(deterministic.bc_loss, **shared, alpha=2.5)
+            others["TD3+BC", goal] = partial(cloned, alpha=2.5)
         else:
-            found["TD3-BST, weight detached", goal] = partial(tuned, gradient="detached")
-            found["BC", goal] = partial(deterministic.bc_loss, **shared, alpha=0.0)
-    return found
+            asking["TD3-BST, weight detached", goal] = partial(tuned, gradient="detached")
+            others["BC", goal] = partial(cloned, alpha=0.0)
+    return asking, others
 
 
-def walk(loss: Loss) -> np.ndarray:
-    """Gradient descent from a grid of starts, inside the box: [STEPS / EVERY + 1, K, 2]."""
+def walker(loss: Loss) -> Callable[[Params], np.ndarray]:
+    """Gradient descent from a grid of starts, inside the box, as a function of the Morse network's
+    parameters: -> [STEPS / EVERY + 1, K, 2]."""
     axis = jnp.linspace(-0.95, 0.95, STARTS)
     starts = jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
-    slope = jax.vmap(jax.grad(lambda x: loss(x)[0]))
 
-    def leg(x: Array, _: None) -> tuple[Array, Array]:
+    @jax.jit
+    def descend(certain: Params) -> Array:
+        slope = jax.vmap(jax.grad(lambda x: loss(x, certain)[0]))
+
         def step(_: int, x: Array) -> Array:
             return jnp.clip(x - RATE * slope(x), -1, 1)
 
-        return jax.lax.fori_loop(0, EVERY, step, x), x
+        def leg(x: Array, _: None) -> tuple[Array, Array]:
+            return jax.lax.fori_loop(0, EVERY, step, x), x
 
-    @jax.jit
-    def descend(starts: Array) -> Array:
         end, path = jax.lax.scan(leg, starts, length=STEPS // EVERY)
         return jnp.concatenate([path, end[None]])
 
-    return np.asarray(descend(starts))
+    return lambda certain: np.asarray(descend(certain))
 
 
 def summary(path: np.ndarray, goal: tuple[float, float] | None) -> dict[str, float]:
@@ -164,6 +174,32 @@ def summary(path: np.ndarray, goal: tuple[float, float] | None) -> dict[str, flo
 # ----------------------------------------------------------------------------------- command
 
 
+class Network(NamedTuple):
+    """A trained Morse network."""
+
+    steps: int
+    params: Params
+    metrics: dict[str, float]  # of its last updates
+    certainty: dict[str, list[float]]  # at known places
+    height: np.ndarray  # [G, G], over AXIS
+
+
+def learned(config: td3_bst.Config, parts: td3_bst.Parts, data: Transition, seed: int) -> Network:
+    """Trains a Morse network, and looks at it."""
+    params, metrics = fitted(config, data, seed)
+
+    @jax.jit
+    def seen(action: Array) -> Array:
+        return morse.certainty(parts.morse, params, jnp.zeros((len(action), 1)), action)
+
+    grid = jnp.stack(jnp.meshgrid(AXIS, AXIS), -1).reshape(-1, 2)
+    corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.float32)
+    places = {"centres": CENTRES, "origin": 0 * CENTRES[:1], "corners": corners}
+    known = {name: seen(jnp.asarray(x)).tolist() for name, x in places.items()}
+    height = np.asarray(seen(grid)).reshape(len(AXIS), -1)
+    return Network(config.pretrain_steps, params, metrics, known, height)
+
+
 def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Console) -> None:
     """Trains, walks, prints, and writes everything to `workdir`.
 
@@ -180,49 +216,58 @@ def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Conso
         raise overrides.OverrideError(str(error)) from error
     workdir.mkdir(parents=True, exist_ok=True)
     run.prepare_jax()
-    certain, metrics = fitted(config, data, seed)
-    grid = np.stack(np.meshgrid(AXIS, AXIS), -1).reshape(-1, 2)
-    seen = partial(morse.certainty, parts.morse, certain)
-    height = np.asarray(jax.jit(seen)(np.zeros((len(grid), 1), np.float32), grid))
-    walks = {
-        (name, goal): Walk(_title(name, goal), GOALS.get(goal), walk(loss))
-        for (name, goal), loss in losses(config, parts.morse, certain, data).items()
+    lengths = config.pretrain_steps, LONGER * config.pretrain_steps
+    networks = [
+        learned(replace(config, pretrain_steps=steps), parts, data, seed) for steps in lengths
+    ]
+    walks = _walks(config, parts, data, networks)
+    ends = {walk.title: summary(walk.path, walk.goal) for walk in walks}
+    _show(console, config, networks, ends)
+    landscape.draw(workdir / "landscape.png", AXIS, walks, np.asarray(data.action[:400]))
+    results = {
+        "config": config.__dict__,
+        "seed": seed,
+        "morse": {net.steps: net.metrics | {"certainty": net.certainty} for net in networks},
+        "ends": ends,
     }
-    ends = {w.title: summary(w.path, w.goal) for w in walks.values()}
-    places = {"centres": CENTRES, "origin": 0 * CENTRES[:1], "corners": _corners()}
-    known = {n: seen(jnp.zeros((len(x), 1)), jnp.asarray(x)).tolist() for n, x in places.items()}
-    _show(console, config, known, ends)
-    landscape.draw(
-        workdir / "landscape.png",
-        height.reshape(len(AXIS), -1),
-        AXIS,
-        list(walks.values()),
-        np.asarray(data.action[:400]),
-    )
-    results = {"config": config.__dict__, "seed": seed, "morse": metrics}
-    write_json(workdir / "results.json", results | {"certainty": known, "ends": ends})
+    write_json(workdir / "results.json", results)
     console.print(f"results and picture: {workdir}", soft_wrap=True, highlight=False)
 
 
-def _title(name: str, goal: str) -> str:
-    return f"{name}, goal {goal}" if goal else f"{name}, no value"
+def _walks(
+    config: td3_bst.Config, parts: td3_bst.Parts, data: Transition, networks: Sequence[Network]
+) -> list[Walk]:
+    """A row of walks for each network, and a last one for the losses that ask none."""
 
+    def title(name: str, goal: str, after: str = "") -> str:
+        return f"{name}, {f'goal {goal}' if goal else 'no value'}{after}"
 
-def _corners() -> np.ndarray:
-    return np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.float32)
+    asking, others = losses(config, parts.morse, data)
+    walkers = {key: walker(loss) for key, loss in asking.items()}
+    walks = [
+        Walk(title(*key, f" ({net.steps})"), GOALS.get(key[1]), go(net.params), net.height)
+        for net in networks
+        for key, go in walkers.items()
+    ]
+    last = networks[-1]
+    return walks + [
+        Walk(title(*key), GOALS.get(key[1]), walker(loss)(last.params), last.height)
+        for key, loss in others.items()
+    ]
 
 
 def _show(
     console: Console,
     config: td3_bst.Config,
-    known: dict[str, list[float]],
+    networks: Sequence[Network],
     ends: dict[str, dict[str, float]],
 ) -> None:
-    text = "; ".join(f"{n} {min(x):.3f} to {max(x):.3f}" for n, x in known.items())
-    console.print(f"certainty: {text}", highlight=False)
+    for net in networks:
+        text = "; ".join(f"{n} {min(x):.3f} to {max(x):.3f}" for n, x in net.certainty.items())
+        console.print(f"certainty after {net.steps} updates: {text}", highlight=False)
     table = Table(title=f"four modes, kernel scale {config.kernel_scale}, mu {config.mu:g}")
-    table.add_column("walks")
-    for name in ("end in a mode", "end between", "median distance to the goal"):
+    table.add_column("walks (updates of the Morse network)", no_wrap=True)
+    for name in ("in a mode", "between", "to the goal"):
         table.add_column(name, justify="right")
     for title, found in ends.items():
         way = f"{found['to_goal']:.3f}" if "to_goal" in found else ""

@@ -23,7 +23,8 @@ def test_walks_are_counted_by_where_they_end():
 
 def test_a_walk_descends_its_loss_and_stays_in_the_box():
     """Towards (2, .3): out of the box in one coordinate."""
-    path = td3_bst.walk(lambda x: (jnp.sum(jnp.square(x - jnp.array([2.0, 0.3]))), {}))
+    go = td3_bst.walker(lambda x, goal: (jnp.sum(jnp.square(x - goal)), {}))
+    path = go(jnp.array([2.0, 0.3]))
     assert path.shape == (td3_bst.STEPS // td3_bst.EVERY + 1, td3_bst.STARTS**2, 2)
     assert np.abs(path).max() <= 1
     np.testing.assert_allclose(path[-1], np.tile([1.0, 0.3], (td3_bst.STARTS**2, 1)), atol=1e-3)
@@ -60,10 +61,11 @@ def test_a_run_prints_and_draws(tmp_path: Path, capsys, monkeypatch):
     tiny = [f"--set={text}" for text in ("pretrain_steps=5", "morse_hidden=8", "negatives=2")]
     assert command.main(["toy", "--algo=td3_bst", f"--workdir={tmp_path}", *tiny]) == 0
     told = capsys.readouterr().out
-    assert "certainty: centres" in told and "BC, no value" in told
+    assert "certainty after 5 updates: centres" in told and "BC, no value" in told
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["config"]["pretrain_steps"] == 5
-    assert len(results["certainty"]["corners"]) == 4
+    assert list(results["morse"]) == ["5", "50"]
+    assert len(results["morse"]["50"]["certainty"]["corners"]) == 4
     assert results["ends"]["BC, no value"]["in_a_mode"] == 0
-    assert 0 <= results["morse"]["certainty_held_out"] <= 1
+    assert 0 <= results["morse"]["5"]["certainty_held_out"] <= 1
     assert (tmp_path / "landscape.png").read_bytes()[:4] == b"\x89PNG"
