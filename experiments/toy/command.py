@@ -136,9 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         argv = sys.argv if argv is None else argv
         _read(argv)
-        if FLAGS.algo in OTHERS and not FLAGS.help:
-            workdir = Path(FLAGS.workdir or f"runs/toy-{FLAGS.algo}")
-            OTHERS[FLAGS.algo].execute(FLAGS.set, FLAGS.seed, workdir, console)
+        if FLAGS.algo in OTHERS:
+            _other(OTHERS[FLAGS.algo], console)
             return 0
         command = parse(argv)
         if command.help:
@@ -152,6 +151,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run.say(str(error), run.FAILED)
     except KeyboardInterrupt:
         return run.say("interrupted", run.INTERRUPTED)
+
+
+def _other(study: Any, console: Console) -> None:
+    """Runs a study of its own, or prints its text and fields."""
+    if not FLAGS.help:
+        study.execute(
+            FLAGS.set, FLAGS.seed, Path(FLAGS.workdir or f"runs/toy-{FLAGS.algo}"), console
+        )
+        return
+    fields = [f"  {name}={value}" for name, value in vars(study.configured(FLAGS.set)).items()]
+    text = "\n".join([study.__doc__ or "", "Fields for --set:", *fields])
+    console.print(text, markup=False, highlight=False)
 
 
 def execute(command: Command, console: Console) -> None:

@@ -200,6 +200,11 @@ def learned(config: td3_bst.Config, parts: td3_bst.Parts, data: Transition, seed
     return Network(config.pretrain_steps, params, metrics, known, height)
 
 
+def configured(assignments: Sequence[str]) -> td3_bst.Config:
+    """The study's settings, then the assignments. Raises OverrideError as `overrides.apply`."""
+    return overrides.apply(overrides.replace(td3_bst.Config(), SETTINGS), assignments)
+
+
 def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Console) -> None:
     """Trains, walks, prints, and writes everything to `workdir`.
 
@@ -208,8 +213,7 @@ def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Conso
         NonFinite: if training breaks.
         OSError: if the workdir cannot be written.
     """
-    config = overrides.apply(overrides.replace(td3_bst.Config(), SETTINGS), assignments)
-    data = clusters(seed)
+    config, data = configured(assignments), clusters(seed)
     try:
         parts = td3_bst.build(config, Spec.of(data))
     except ValueError as error:

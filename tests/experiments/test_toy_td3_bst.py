@@ -55,6 +55,12 @@ def test_wrong_use_is_told_in_a_line(flags, message, capsys):
     assert message in told and told.count("\n") == 1
 
 
+def test_help_lists_the_study_s_own_fields(capsys):
+    assert command.main(["toy", "--algo=td3_bst", "--set=mu=.5", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "Four modes" in told and "mu=0.5" in told and "pretrain_steps=300" in told
+
+
 def test_a_run_prints_and_draws(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr(td3_bst, "STEPS", 80)
     monkeypatch.setattr(td3_bst, "STARTS", 3)
