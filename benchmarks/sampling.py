@@ -36,12 +36,12 @@ REFERENCE = 145e9  # FLOP per second, of one core of the machine that the issue 
 
 CASES: dict[str, dict[str, Any]] = {
     "500 steps": {},
-    "500 steps, predictor alone": {"sampler": "predictor"},
+    "500 steps predictor alone": {"sampler": "predictor"},
     "few steps": {"sampler": "few_step", "sampler_steps": 24},
-    "few steps, log-density in 32": {
+    "few steps and log-density in 32": {
         **{"sampler": "few_step", "sampler_steps": 24, "density": "fixed", "density_nodes": 32}
     },
-    "few steps, log-density adaptive": {"sampler": "few_step", "sampler_steps": 24},
+    "few steps and log-density adaptive": {"sampler": "few_step", "sampler_steps": 24},
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from experiments import columns, forecast
+from experiments import columns, forecast, memory
 from experiments.display import Display, line
 from experiments.forecast import Forecast
 from experiments.tensorboard import Events
@@ -56,7 +56,8 @@ class Recorder:
 
     Raises:
         DataError: if the dataset's environment cannot be made.
-        OverrideError: if event files are wanted and tensorboardX is missing.
+        OverrideError: if event files are wanted and tensorboardX is missing; if the method's
+            columns do not fit into memory.
     """
 
     def __init__(self, trial: Trial, start: int, console: Console) -> None:
@@ -74,6 +75,9 @@ class Recorder:
         self._files = {name: Rows(trial.path / name) for name in (METRICS, EVALUATIONS, TIMINGS)}
         for rows in self._files.values():
             rows.cut(start)
+        columns_need = memory.check(method, dataset.spec.size, len(trial.seeds), trial.mesh)
+        if columns_need:
+            line(console, columns_need)
         self._forecast = self._measure()
         left = forecast.duration(self._forecast.left(start))
         line(console, f"estimated time: {left}, evaluation included")
@@ -101,7 +105,9 @@ class Recorder:
         metrics = dict(tick.metrics)
         if self._due(step):
             metrics |= self._diagnosis(tick.state, tick.step)
-            scores = self._evaluator(tick.state, tick.step) if self._evaluator else {}
+            last = tick.step == self._trial.steps
+            if self._evaluator:
+                scores = self._evaluator(tick.state, tick.step, last=last)
         timing = {
             "step": tick.step,
             "phase": tick.phase,
@@ -173,12 +179,13 @@ class Recorder:
             return Forecast(method, config.eval_every, **read_json(known))
         seeds = self._trial.seeds
         updates = forecast.seconds_per_update(method, data, seeds, mesh, config.mapping)
-        evaluation = 0.0
+        played = {"evaluation": 0.0, "last": 0.0}
         if self._evaluator:
             state = train.begin(method, data, Ensemble(seeds, mesh, config.mapping))
-            evaluation = self._evaluator.estimate(state)
-        write_json(known, {"updates": updates, "evaluation": evaluation})
-        return Forecast(method, config.eval_every, updates, evaluation)
+            played["evaluation"] = self._evaluator.estimate(state)
+            played["last"] = self._evaluator.estimate(state, 1, last_only=True)
+        write_json(known, {"updates": updates, **played})
+        return Forecast(method, config.eval_every, updates, **played)
 
 
 def _number(value: Any) -> float | None:

@@ -218,6 +218,7 @@ ARQ_TINY: Row = ARQ_SMALL | {
     "policy_steps": 10_000,
     "alpha": 10.0,
     "policy_alpha": 10.0,
+    "implicit_last": False,
 }
 ARQ_LOCOMOTION: Row = ARQ_SMALL | {
     "behavior_width": 128,

@@ -66,19 +66,24 @@ class Evaluator:
             for name, policy in method.policies.items()
         }
 
-    def __call__(self, state: State, step: int) -> dict[str, Score]:
+    def __call__(self, state: State, step: int, *, last: bool = True) -> dict[str, Score]:
         """Plays every policy from the same starts.
 
         Args:
             state: the runner's, [P, ...] on the mesh.
             step: global step, from which keys are derived.
+            last: whether training is over; before, policies of `last_only` are left out.
         """
-        return {name: self._score(name, state, step) for name in self._policies}
+        chosen = [name for name, policy in self._policies.items() if last or not policy.last_only]
+        return {name: self._score(name, state, step) for name in chosen}
 
-    def estimate(self, state: State, steps: int = 5) -> float:
-        """Seconds that one evaluation takes if every episode lasts its full time, measured."""
+    def estimate(self, state: State, steps: int = 5, *, last_only: bool = False) -> float:
+        """Seconds that one evaluation takes if every episode lasts its full time, measured.
+
+        Of the policies that every evaluation plays, or of those of `last_only`.
+        """
         total = 0.0
-        for name in self._policies:
+        for name in (n for n, policy in self._policies.items() if policy.last_only == last_only):
             self._play(name, state, 0, 1)  # compiles
             start = time.perf_counter()
             self._play(name, state, 0, steps)

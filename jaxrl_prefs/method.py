@@ -84,6 +84,7 @@ class Policy(NamedTuple):
     act: Callable[[State, Array, Key], Array]
     candidates: int  # actions drawn per decision
     rule: str  # how one is chosen; printed beside every score
+    last_only: bool = False  # costly to play: only after the last update of a run
 
 
 def no_diagnosis(state: State, batch: Transition, key: Key) -> Metrics:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,6 +196,18 @@ def test_an_estimate_is_made_without_a_trace() -> None:
     before = evaluator(state, 3)["noisy"].returns
     assert 0 < evaluator.estimate(state) < 60
     np.testing.assert_array_equal(evaluator(state, 3)["noisy"].returns, before)
+    evaluator.close()
+
+
+def test_costly_policies_are_played_after_the_last_update_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    costly = POLICIES | {"noisy": POLICIES["noisy"]._replace(last_only=True)}
+    monkeypatch.setattr(sys.modules[__name__], "METHOD", METHOD._replace(policies=costly))
+    evaluator, state = play()
+    assert list(evaluator(state, 0, last=False)) == ["constant", "mirror"]
+    assert list(evaluator(state, 0)) == ["constant", "noisy", "mirror"]
+    assert evaluator.estimate(state, last_only=True) > 0
     evaluator.close()
 
 

@@ -129,6 +129,7 @@ class Config:
     critic_steps: int = 1_000_000
     # policies
     alpha: float = 1.0  # of the implicit policy; 0 is the behaviour inside its support
+    implicit_last: bool = True  # play it only after the last update: it samples at every step
     policy_alpha: float = 1.0  # of the explicit policy; 0 is behaviour cloning
     weight_limit: float = 100.0  # on exp(alpha A) (code)
     policy: str = "stochastic"  # or "deterministic", "residual"
@@ -560,13 +561,14 @@ def _phases(parts: Parts) -> list[Phase]:
 def _policies(parts: Parts) -> dict[str, Policy]:
     config = parts.config
     shared = "; one behaviour model for all seeds" if config.share_behavior else ""
-    inside = f"log-density > {config.threshold:g}"
+    inside = f"log-density > {config.threshold}"
     return {
         "explicit": Policy(partial(act_explicit, parts=parts), 1, f"its mean{shared}"),
         "implicit": Policy(
             partial(act_implicit, parts=parts),
             config.candidates,
-            f"softmax({config.alpha:g} Q) where {inside}{shared}",
+            f"softmax({config.alpha} Q) where {inside}{shared}",
+            config.implicit_last,
         ),
         "behavior": Policy(partial(act_behavior, parts=parts), 1, f"the one drawn{shared}"),
     }

@@ -23,6 +23,10 @@ def test_the_time_left_adds_up(tiny: Transition) -> None:
     assert left(100 + fill + 300) == 700 / 2 + 30
     assert left(100 + fill + 999) == 0.5 + 10
     assert left(100 + fill + 1000) == 0
+    costly = Forecast(method, 300, {"model": 1.0, "guess": 2.0, "train": 0.5}, 10.0, 7.0).left
+    assert costly(0) == left(0) + 7
+    assert costly(100 + fill + 999) == 0.5 + 10 + 7
+    assert costly(100 + fill + 1000) == 0
 
 
 def test_a_measurement_is_corrected(tiny: Transition) -> None:

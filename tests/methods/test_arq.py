@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_prefs import ensemble, nets, train
+from jaxrl_prefs import ensemble, nets, settings, train
 from jaxrl_prefs.methods import arq
 from jaxrl_prefs.ops import gaussian, vpsde
 from jaxrl_prefs.parts import score
@@ -355,3 +355,11 @@ def test_the_published_sampler_and_log_density_run():
     assert action.shape == (2, 3, 1) and density.shape == (2, 3)
     assert np.isfinite(action).all() and np.isfinite(density).all()
     assert len(np.unique(density)) == 6
+
+
+def test_members_may_differ_in_numbers():
+    """Strengths, rates and the threshold are numbers of one program."""
+    names = ("alpha", "policy_alpha", "threshold", "critic_learning_rate", "policy_learning_rate")
+    varied = settings.vary(arq.make, small(), SPEC, names)
+    row = jax.tree.map(np.asarray, transition()._replace(columns={}))
+    settings.check(varied, row)
