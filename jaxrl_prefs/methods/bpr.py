@@ -74,6 +74,7 @@ from jaxrl_prefs.method import Method, Phase, Policy, epoch, uniform
 from jaxrl_prefs.ops import preference, values
 from jaxrl_prefs.ops.shapes import uniform_in
 from jaxrl_prefs.parts import critics, energy
+from jaxrl_prefs.parts.fields import chosen, counts, positive, strengths
 from jaxrl_prefs.parts.squashed import Squashed
 from jaxrl_prefs.residual import Vectors
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
@@ -88,18 +89,24 @@ CHOICES = {
     "negatives": ("uniform", "langevin"),
     "batches": tuple(ROWS),
 }
-LEAST = {
-    "samples": 2,
-    "ensemble_size": 1,
-    "negative_samples": 1,
-    "langevin_steps": 1,
-    "energy_blocks": 0,
-    "search_samples": 1,
-    "search_rounds": 1,
-    "batch_size": 1,
-    "energy_batch_size": 1,
-}
-STRENGTHS = ("q_weight", "omega", "alpha", "clip_norm", "pretrain_steps", "train_steps")
+COUNTS = (
+    "ensemble_size",
+    "negative_samples",
+    "langevin_steps",
+    "search_samples",
+    "search_rounds",
+    "batch_size",
+    "energy_batch_size",
+)
+STRENGTHS = (
+    "q_weight",
+    "omega",
+    "alpha",
+    "clip_norm",
+    "energy_blocks",
+    "pretrain_steps",
+    "train_steps",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -413,17 +420,12 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
 def check(config: Config) -> None:
     """Raises ValueError for a value that its field does not allow."""
     for field, options in CHOICES.items():
-        value = getattr(config, field)
-        if value not in options:
-            raise ValueError(f"{field} must be one of {', '.join(options)}, not {value!r}")
-    for field, least in LEAST.items():
-        if getattr(config, field) < least:
-            raise ValueError(f"{field} must be at least {least}, not {getattr(config, field)}")
-    for field in STRENGTHS:
-        if getattr(config, field) < 0:
-            raise ValueError(f"{field} must not be negative, it is {getattr(config, field)}")
-    if not config.lam > 0:
-        raise ValueError(f"lam must be above 0, not {config.lam}")
+        chosen(field, getattr(config, field), options)
+    counts(config, *COUNTS)
+    strengths(config, *STRENGTHS)
+    positive(config, "lam")
+    if config.samples < 2:
+        raise ValueError(f"samples must be at least 2, not {config.samples}")
 
 
 def make(config: Config, spec: Spec) -> Method:

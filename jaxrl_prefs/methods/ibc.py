@@ -42,20 +42,14 @@ from jaxrl_prefs import learner, residual
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy, epoch, uniform
 from jaxrl_prefs.parts import energy
+from jaxrl_prefs.parts.fields import chosen, counts, strengths
 from jaxrl_prefs.residual import Vectors
 from jaxrl_prefs.types import Array, Key, Metrics, Spec, Transition
 
 ROWS = {"epoch": epoch, "uniform": uniform}
 NEGATIVES = ("uniform", "langevin")
-LEAST = {
-    "blocks": 0,
-    "negative_samples": 1,
-    "langevin_steps": 1,
-    "search_samples": 1,
-    "search_rounds": 1,
-    "batch_size": 1,
-    "train_steps": 0,
-}
+COUNTS = ("negative_samples", "langevin_steps", "search_samples", "search_rounds", "batch_size")
+STRENGTHS = ("blocks", "train_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,13 +130,10 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
 
 def make(config: Config, spec: Spec) -> Method:
     """Binds IBC to a config and to the data's sizes. Raises ValueError for a bad config."""
-    for field, options in (("negatives", NEGATIVES), ("batches", tuple(ROWS))):
-        value = getattr(config, field)
-        if value not in options:
-            raise ValueError(f"{field} must be one of {', '.join(options)}, not {value!r}")
-    for field, least in LEAST.items():
-        if getattr(config, field) < least:
-            raise ValueError(f"{field} must be at least {least}, not {getattr(config, field)}")
+    chosen("negatives", config.negatives, NEGATIVES)
+    chosen("batches", config.batches, ROWS)
+    counts(config, *COUNTS)
+    strengths(config, *STRENGTHS)
     parts = build(config, spec)
     rule = f"lowest energy of {config.search_rounds} rounds"
     step = partial(update, parts=parts)

@@ -39,6 +39,14 @@ def strengths(config: Any, *fields: str) -> None:
             raise ValueError(f"{field} must not be negative, it is {value}")
 
 
+def positive(config: Any, *fields: str) -> None:
+    """Raises ValueError for the first of `fields` that is not above 0."""
+    for field in fields:
+        value = getattr(config, field)
+        if not isinstance(value, jax.Array) and not value > 0:
+            raise ValueError(f"{field} must be above 0, not {value}")
+
+
 def shares(config: Any, *fields: str) -> None:
     """Raises ValueError for the first of `fields` that is not strictly between 0 and 1."""
     for field in fields:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrl_prefs import learner, nets
+from jaxrl_prefs import learner, nets, settings
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.methods import bpr
 from jaxrl_prefs.ops import gaussian
@@ -55,10 +55,9 @@ def test_unknown_choices_are_refused_by_name_with_the_options(field):
         bpr.make(bpr.Config(**{field: option}), SPEC)
 
 
-@pytest.mark.parametrize("field", bpr.LEAST)
-def test_counts_that_are_too_small_are_refused(field):
-    least = bpr.LEAST[field]
-    with pytest.raises(ValueError, match=f"{field} must be at least {least}"):
+@pytest.mark.parametrize(("field", "least"), [("samples", 2), *((f, 1) for f in bpr.COUNTS)])
+def test_counts_that_are_too_small_are_refused(field, least):
+    with pytest.raises(ValueError, match=f"{field} must be at least {least}, not {least - 1}"):
         bpr.make(bpr.Config(**{field: least - 1}), SPEC)
     bpr.make(bpr.Config(**{field: least}), SPEC)
 
@@ -73,6 +72,14 @@ def test_negative_strengths_are_refused(field):
 def test_lam_must_be_positive():
     with pytest.raises(ValueError, match="lam must be above 0"):
         bpr.make(bpr.Config(lam=0), SPEC)
+
+
+def test_the_numbers_of_its_objective_may_differ_between_members():
+    """What a sweep over lam needs: no program depends on them."""
+    for critic in ("sac", "ensemble"):
+        config = dataclasses.replace(SMALL, critic=critic)
+        names = ("lam", "q_weight", "omega", "alpha", "actor_learning_rate", "tau")
+        settings.check(settings.vary(bpr.make, config, SPEC, names), DATA)
 
 
 def test_defaults_are_the_paper_s_where_it_gives_any():

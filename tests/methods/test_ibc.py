@@ -20,11 +20,18 @@ def test_unknown_choices_are_refused(field):
         ibc.make(ibc.Config(**{field: "misspelt"}), spec)
 
 
-@pytest.mark.parametrize("field", ibc.LEAST)
-def test_counts_that_are_too_small_are_refused(field):
+@pytest.mark.parametrize("field", ibc.COUNTS)
+def test_counts_below_one_are_refused(field):
     spec = Spec.of(probes.constant_reward(8).data)
-    with pytest.raises(ValueError, match=f"{field} must be at least {ibc.LEAST[field]}"):
-        ibc.make(ibc.Config(**{field: ibc.LEAST[field] - 1}), spec)
+    with pytest.raises(ValueError, match=f"{field} must be at least 1"):
+        ibc.make(ibc.Config(**{field: 0}), spec)
+
+
+@pytest.mark.parametrize("field", ibc.STRENGTHS)
+def test_negative_strengths_are_refused(field):
+    spec = Spec.of(probes.constant_reward(8).data)
+    with pytest.raises(ValueError, match=f"{field} must not be negative"):
+        ibc.make(ibc.Config(**{field: -1}), spec)
 
 
 def test_actions_are_modes_and_never_their_mean():

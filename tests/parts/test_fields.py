@@ -20,9 +20,12 @@ def test_counts_strengths_and_shares_have_bounds():
     fields.counts(CONFIG, "one")
     fields.strengths(CONFIG, "none", "one", "tenth")
     fields.shares(CONFIG, "tenth")
+    fields.positive(CONFIG, "one", "tenth")
     for check, name, message in (
         (fields.counts, "none", "none must be at least 1, not 0"),
         (fields.strengths, "less", "less must not be negative, it is -1"),
+        (fields.positive, "none", "none must be above 0, not 0"),
+        (fields.positive, "less", "less must be above 0, not -1"),
         (fields.shares, "one", "one must lie between 0 and 1, it is 1"),
         (fields.shares, "none", "none must lie between 0 and 1, it is 0"),
     ):
