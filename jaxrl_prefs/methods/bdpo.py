@@ -39,7 +39,9 @@ Deviations and choices (where paper and author's code differ, the field says so)
 10. `policy = "gaussian"` or `"deterministic"`: the paper's ablation of the policy class. Both draw
     at once, behaviour and actor alike; V does not exist and the penalty is the analytic KL, or half
     the squared distance. Their bounds are ours (parts/gaussian.py).
-11. `q_samples = 0` evaluates no next state, for bandits, where the discount is 0 throughout.
+11. `value_tau` is V's own rate (equal to the others' by default): what is learned at the clean end
+    passes N averages on its way to V_N, N / value_tau updates in all, too many where N is 50.
+12. `q_samples = 0` evaluates no next state, for bandits, where the discount is 0 throughout.
 """
 
 from __future__ import annotations
@@ -110,7 +112,8 @@ class Config:
     actor_decays: bool = True  # cosine over train_steps of the actor's own updates
     critic_decays: bool = True  # cosine over train_steps
     clip_norm: float = 1.0  # global norm of each gradient; 0 does not clip
-    tau: float = 0.005  # rate of every moving average
+    tau: float = 0.005  # rate of the moving averages of behaviour, actor and Q
+    value_tau: float = 0.005  # rate of V's; the code has one rate for all
     batch_size: int = 256
     batches: str = "epoch"  # shuffled passes over the data (code), or "uniform"
     pretrain_steps: int = 2_000_000  # behaviour
@@ -303,6 +306,7 @@ def update_critic(
         state.critic,
         parts,
         "critic",
+        parts.config.tau,
         critic_target(state, parts=parts, batch=batch, key=q_key),
         lambda params: parts.critic.apply(params, batch.observation, batch.action),
     )
@@ -313,6 +317,7 @@ def update_critic(
         state.value,
         parts,
         "value",
+        parts.config.value_tau,
         target,
         lambda params: parts.value.apply(params, batch.observation, at.source, at.level),
     )
@@ -323,6 +328,7 @@ def _regress(
     part: Trainable,
     parts: Parts,
     name: str,
+    rate: float,
     target: Array,
     predict: Callable[[Params], Array],
 ) -> tuple[Trainable, Metrics]:
@@ -331,7 +337,7 @@ def _regress(
         return error, learner.measured(**{f"{name}_loss": error, f"{name}_target": target})
 
     part, metrics = learner.descend(part, parts.critic_optimizer, loss)
-    return learner.polyak(part, parts.config.tau), metrics
+    return learner.polyak(part, rate), metrics
 
 
 def update_actor(

@@ -33,6 +33,7 @@ SETTINGS = bdpo.Config(
     critic_decays=False,
     actor_decays=False,
     tau=0.03,
+    value_tau=0.03,
     batch_size=64,
     batches="uniform",
     warmup_steps=0,

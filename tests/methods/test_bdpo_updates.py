@@ -22,7 +22,7 @@ from tests.exact import batch_of, compiled, filled
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-ETA, RHO, TAU, RATE, INTERVAL = 0.4, 0.6, 0.25, 0.05, 3
+ETA, RHO, TAU, VALUE_TAU, RATE, INTERVAL = 0.4, 0.6, 0.25, 0.4, 0.05, 3
 LEVEL = np.array([1, 3, 2, 1, 2])
 SOURCE = np.array([0.4, -1.0, 0.3, 0.8, 1.2])
 ACTION = np.array([0.9, -0.3, 0.5, 1.4, -0.8])
@@ -69,6 +69,7 @@ def parts_of(**changes):
         "eta": ETA,
         "rho": RHO,
         "tau": TAU,
+        "value_tau": VALUE_TAU,
         "actor_interval": INTERVAL,
         "q_samples": 2,
         "v_samples": 2,
@@ -115,8 +116,8 @@ def below(q, v):
     return np.where(LEVEL == 1, q[:, None], v[:, None] * (LEVEL - 1))
 
 
-def averaged(params, target):
-    return params, TAU * params + (1 - TAU) * target
+def averaged(params, target, rate=TAU):
+    return params, rate * params + (1 - rate) * target
 
 
 def critic_step(now):
@@ -135,7 +136,7 @@ def critic_step(now):
         "value_loss": (v_error**2).mean(),
         "value_target": z.mean(),
     }
-    return {**now, "q": averaged(q_new, q_mean), "v": averaged(v_new, v_mean)}, metrics
+    return {**now, "q": averaged(q_new, q_mean), "v": averaged(v_new, v_mean, VALUE_TAU)}, metrics
 
 
 def behavior_step(now):
