@@ -35,7 +35,7 @@ flags.DEFINE_string(
     "dataset",
     "pendulum-mixed",
     "pendulum-mixed (made here on first use), a Minari id such as mujoco/hopper/medium-v0, or the "
-    "path of a D4RL file (.hdf5)",
+    "path of a file of D4RL, Robomimic (.hdf5), OGBench or NeoRL-2 (.npz)",
     **_OWN,
 )
 flags.DEFINE_string(

@@ -118,12 +118,13 @@ FAMILIES: dict[str, dict[str, Row]] = {
     },
     "kitchen": {"arq": ARQ_KITCHEN, **AROUND["kitchen"]},
     "adroit": {"arq": ARQ_ADROIT, **AROUND["adroit"]},
+    "robomimic": {"*": {"eval_episodes": 50}, "arq": ARQ_HUMAN},  # 50: robomimic's own protocol
     **{name: AROUND[name] for name in ("maze2d", "pointmaze", "pendulum")},
 }
 
 
 def _arq_robomimic() -> dict[str, dict[str, Row]]:
-    """Under the names of Robomimic's datasets, should somebody bring them to Minari."""
+    """Under the names of Robomimic's datasets (see `known_as`)."""
     tasks = {
         "mg": (ARQ_MACHINE, ("lift", "can")),
         "ph": (ARQ_HUMAN, ("lift", "can", "square", "transport", "tool_hang")),
@@ -363,14 +364,19 @@ ANTMAZE_FILES = {
 
 
 def known_as(dataset: str) -> str:
-    """The name under which a dataset's row is kept: an id as it is, a D4RL file by its task.
+    """The name under which a dataset's row is kept: an id as it is, a file by its task.
 
     >>> known_as("downloads/hopper_medium_replay-v2.hdf5")
     'hopper-medium-replay-v2'
+    >>> known_as("datasets/lift/ph/low_dim_v15.hdf5#train")  # as robomimic's downloads lie
+    'robomimic/lift/ph-v0'
     """
-    if not dataset.endswith((".hdf5", ".h5")):
+    path = PurePath(dataset.partition("#")[0])
+    if path.suffix not in (".hdf5", ".h5"):
         return dataset
-    stem = PurePath(dataset).stem
+    if path.parent.name in ("ph", "mh", "mg"):
+        return f"robomimic/{path.parent.parent.name}/{path.parent.name}-v0"
+    stem = path.stem
     return ANTMAZE_FILES.get(stem.removesuffix("_fixed"), stem.replace("_", "-"))
 
 

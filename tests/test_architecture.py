@@ -46,6 +46,8 @@ CONFINED = {
     "gymnasium_robotics": {"data", "evaluate"},
     "minari": {"data", "evaluate"},
     "h5py": {"data"},
+    "ogbench": {"data"},
+    "robosuite": {"data"},
     "mujoco": {"data", "evaluate"},
     "absl": set(),  # experiments alone
     "torch": set(),
@@ -55,7 +57,7 @@ CONFINED = {
 # Slow to import or missing on some machines: only inside a function, or in a file that is itself
 # imported only inside functions.
 LAZY = (
-    *("gymnasium", "gymnasium_robotics", "minari", "mujoco", "h5py"),
+    *("gymnasium", "gymnasium_robotics", "minari", "mujoco", "h5py", "ogbench", "robosuite"),
     *("distrax", "diffrax", "matplotlib"),
 )
 

@@ -9,6 +9,7 @@ when a dataset is loaded or an environment made.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from jaxrl_prefs.data import roots
@@ -36,7 +37,7 @@ __all__ = [
 
 ALIASES = {"pendulum-mixed": "pendulum/mixed-v0"}
 GENERATED = ("pendulum/mixed-v0", "maze2d/umaze-v0")  # made on this machine on first use
-FILES = (".hdf5", ".h5")
+FILES = r".+\.(hdf5|h5|npz)(#[^#/]+)?"
 MINARI_ID = r"[-\w/]+-v\d+"
 
 
@@ -44,17 +45,18 @@ def load(name: str, *, env: str = "", on_progress: Progress | None = None) -> Re
     """Loads a dataset, generating or downloading it first where needed.
 
     Args:
-      name: 'pendulum-mixed', 'maze2d/umaze-v0', any Minari id, or the path of a D4RL HDF5 file.
+      name: 'pendulum-mixed', 'maze2d/umaze-v0', any Minari id, or the path of a file of D4RL,
+        Robomimic (.hdf5; `file.hdf5#train` takes the mask `train`), OGBench or NeoRL-2 (.npz).
       env: id of the environment to evaluate in; replaces the one that a Minari dataset names.
       on_progress: called with (what, done, of) while a set is generated; by default a bar is drawn.
 
     Raises:
       DataError: if there is no such dataset, or it cannot be used; the message says what to do.
     """
-    if name.endswith(FILES):
-        from jaxrl_prefs.data import d4rl
+    if re.fullmatch(FILES, name):
+        from jaxrl_prefs.data import files
 
-        return d4rl.read(Path(name).expanduser(), env)
+        return files.read(name, env)
     from jaxrl_prefs.data import minari
 
     dataset_id = ALIASES.get(name, name)
@@ -63,8 +65,6 @@ def load(name: str, *, env: str = "", on_progress: Progress | None = None) -> Re
 
 
 def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
-    import re
-
     from jaxrl_prefs.data import maze, minari, pendulum
 
     if dataset_id in GENERATED:
@@ -75,6 +75,6 @@ def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
         raise DataError(
             f"unknown dataset {dataset_id!r}. Known here: "
             f"{', '.join((*ALIASES, *sorted({*GENERATED, *roots.local_ids()})))}; or a Minari id "
-            "such as mujoco/hopper/medium-v0; or the path of a D4RL file (.hdf5)"
+            "such as mujoco/hopper/medium-v0; or the path of a file (.hdf5, .npz)"
         )
     return minari.download(dataset_id)

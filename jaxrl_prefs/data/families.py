@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 # Tried in this order on the words of the dataset's name and of its environment's id.
 FAMILIES = {
+    "robomimic": r"robomimic|robosuite",
     "ogbench": r"ogbench",
     "antmaze": r"antmaze",
     "maze2d": r"maze2d\w*",
@@ -15,7 +16,7 @@ FAMILIES = {
     "kitchen": r"\w*kitchen",
     "adroit": r"adroit\w*|pen|hammer|door|relocate",
     "pendulum": r"pendulum",
-    "locomotion": r"\w*(hopper|halfcheetah|walker2d)|ant|humanoid\w*|swimmer",
+    "locomotion": r"\w*(hopper|halfcheetah|walker2d)|walker|ant|humanoid\w*|swimmer",
 }
 OTHER = "other"
 
@@ -40,19 +41,25 @@ DEFAULTS = {
     "locomotion": Processing(reward="range", reward_scale=1000.0),
     # Sparse rewards of 0 and 1 and long ways, as in DAC and BDPO.
     "antmaze": Processing(gamma=0.995, reward_scale=100.0),
+    # 1 at success, shaped to -1 on every other step (ARQ, and IQL on Robomimic).
+    "robomimic": Processing(reward_shift=-1.0),
     # Raw rewards lie between -16.3 and 0.
     "pendulum": Processing(reward_scale=0.1),
 }
 
 
 def words(name: str) -> list[str]:
-    """The lower-case words of a dataset's name or an environment's id."""
-    return re.findall(r"[a-z0-9]+", name.lower())
+    """The lower-case words of a dataset's name or an environment's id.
+
+    >>> words("Ant_maze_big-maze_noisy")  # as D4RL names its files of ant mazes
+    ['antmaze', 'big', 'maze', 'noisy']
+    """
+    return re.findall(r"[a-z0-9]+", name.lower().replace("ant_maze", "antmaze"))
 
 
 def family_of(name: str, env_id: str = "") -> str:
     """The family of a dataset, by its name and its environment; 'other' if none fits."""
-    stem = PurePath(name).stem if name.endswith((".hdf5", ".h5")) else name
+    stem = PurePath(name).stem if name.endswith((".hdf5", ".h5", ".npz")) else name
     found = words(stem) + words(env_id)
     for family, pattern in FAMILIES.items():
         if any(re.fullmatch(pattern, word) for word in found):

@@ -75,8 +75,11 @@ def record(
     box: tuple[np.ndarray, np.ndarray],
     task: Task | None,
     references: References,
+    family: str = "",
 ) -> Recording:
     """Checks the arrays of a source and makes a Recording of them.
+
+    Without a `family`, the names of dataset and environment tell it.
 
     Raises:
       DataError: naming the dataset, the array and the first bad row.
@@ -105,7 +108,7 @@ def record(
     starts = ends - steps.lengths
     return Recording(
         name=name,
-        family=family_of(name, task.env_id if task else ""),
+        family=family or family_of(name, task.env_id if task else ""),
         observation=observation[keep],
         action=action[keep],
         reward=reward[keep],
@@ -145,6 +148,13 @@ def _check_lengths(name: str, steps: Steps) -> None:
     ):
         if value.ndim != rank:
             raise DataError(f"{name}: {key} have shape {value.shape}, expected {rank} axes")
+        if value.dtype.kind not in "biuf":
+            raise DataError(f"{name}: {key} are not numbers but {value.dtype}")
+    if steps.next_observation.shape != steps.observation.shape:
+        raise DataError(
+            f"{name}: observations have shape {steps.observation.shape}, but next observations "
+            f"{steps.next_observation.shape}"
+        )
 
 
 def _finite(name: str, key: str, value: np.ndarray, lengths: np.ndarray) -> np.ndarray:

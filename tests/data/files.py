@@ -66,6 +66,32 @@ def write_d4rl(path: Path, **arrays: Any) -> Path:
     return path
 
 
+def write_robomimic(
+    path: Path, demos: dict[str, dict[str, Any]], masks: dict[str, list[str]] | None = None
+) -> Path:
+    """Writes demonstrations {name: {key: array, "obs": {key: array}}} in Robomimic's layout."""
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["total"] = sum(len(demo["actions"]) for demo in demos.values())
+        data.attrs["env_args"] = '{"env_name": "Lift", "type": 1, "env_kwargs": {}}'
+        for name, demo in demos.items():
+            group = data.create_group(name)
+            group.attrs["num_samples"] = len(demo["actions"])
+            for key, value in demo.items():
+                parts = value if isinstance(value, dict) else {"": value}
+                for part, array in parts.items():
+                    group[f"{key}/{part}".rstrip("/")] = np.asarray(array)
+        for name, chosen in (masks or {}).items():
+            file[f"mask/{name}"] = np.array(chosen, "S")
+    return path
+
+
+def write_npz(path: Path, **arrays: Any) -> Path:
+    """Writes a numpy archive."""
+    np.savez_compressed(path, **arrays)
+    return path
+
+
 def cut_short(path: Path) -> None:
     """Leaves the first two thirds of a file, as a broken transfer does."""
     content = path.read_bytes()

@@ -108,8 +108,11 @@ def hopper(steps: int = 4) -> dict[str, Any]:
     ("stem", "env", "references", "source"),
     [
         ("hopper_medium-v2", "Hopper-v5", (-20.272305, 3234.3), "published table for hopper"),
-        ("hopper_medium-v2", "", None, "without an environment"),
+        ("hopper_medium-v2", "", (-20.272305, 3234.3), "published table for hopper"),
+        ("hopper_mixed", "Hopper-v4", (-20.272305, 3234.3), "published table for hopper"),
+        ("mine", "", None, "without an environment"),
         ("mine", "Hopper-v5", None, "none for mine.hdf5 in Hopper-v5"),
+        ("bullet-hopper_medium", "", None, "without an environment"),
         ("bullet-hopper_medium", "Hopper-v5", None, "none for"),
         ("walker2d_medium-v2", "Hopper-v5", None, "none for"),
     ],
@@ -121,6 +124,69 @@ def test_published_references_need_file_and_environment_of_one_robot(
     recording = data.load(str(path), env=env)
     assert recording.references == references
     assert source in recording.reference_source
+
+
+SIZES = {  # D4RL's own: file, observations, actions, environment, its time limit
+    "halfcheetah_medium_expert-v2": (17, 6, "HalfCheetah-v4", 1000),
+    "walker_mixed": (17, 6, "Walker2d-v4", 1000),
+    "pen-v0_demos_clipped": (45, 24, "AdroitHandPen-v1", 100),
+    "door-demos-v0-bc-combined": (39, 28, "AdroitHandDoor-v1", 200),
+    "relocate-v0_expert_clipped": (39, 30, "AdroitHandRelocate-v1", 200),
+    "hammer-v0_expert_clipped": (46, 26, "AdroitHandHammer-v1", 200),
+}
+ELSEWHERE = {  # without an equal in Gymnasium
+    "Ant_maze_big-maze_noisy_multistart_True_multigoal_True_sparse_fixed": (29, 8, "antmaze"),
+    "mini_kitchen_microwave_kettle_light_slider-v0": (60, 9, "kitchen"),
+    "maze2d-umaze-sparse-v1": (4, 2, "maze2d"),
+    "ant_medium-v2": (111, 8, "locomotion"),
+    "hopper_of_another_size": (12, 3, "locomotion"),
+}
+
+
+def of_sizes(observations: int, actions: int, **more: Any) -> dict[str, Any]:
+    arrays = {"observations": np.zeros((4, observations)), "actions": np.zeros((4, actions))}
+    return hopper() | arrays | more
+
+
+@pytest.mark.parametrize("stem", SIZES)
+def test_a_file_is_played_where_its_robot_lives(tmp_path: Path, stem: str) -> None:
+    observations, actions, env_id, horizon = SIZES[stem]
+    path = files.write_d4rl(tmp_path / f"{stem}.hdf5", **of_sizes(observations, actions))
+    recording = data.load(str(path))
+    assert recording.task is not None
+    assert recording.task.env_id == env_id
+    assert recording.task.max_episode_steps == horizon
+    env = recording.task.make()
+    assert env.observation_space.shape == (observations,)
+    assert env.action_space.shape == (actions,)
+    assert (env.action_space.low == recording.action_low).all()
+    assert (env.action_space.high == recording.action_high).all()
+    env.close()
+
+
+@pytest.mark.parametrize("stem", ELSEWHERE)
+def test_a_file_without_an_equal_environment_trains_unscored(tmp_path: Path, stem: str) -> None:
+    observations, actions, family = ELSEWHERE[stem]
+    path = files.write_d4rl(tmp_path / f"{stem}.hdf5", **of_sizes(observations, actions))
+    recording = data.load(str(path))
+    assert recording.family == family
+    assert recording.task is None
+    assert recording.references is None
+
+
+def test_a_robot_cuts_its_old_files_without_timeouts(tmp_path: Path) -> None:
+    arrays = of_sizes(17, 6)
+    arrays = {key: np.repeat(value, 600, axis=0) for key, value in arrays.items()}
+    del arrays["timeouts"]
+    arrays["terminals"][1499] = True
+    path = files.write_d4rl(tmp_path / "halfcheetah_medium.hdf5", **arrays)
+    assert data.load(str(path)).lengths.tolist() == [1000, 500, 900]
+
+
+def test_successors_may_differ_by_rounding(tmp_path: Path) -> None:
+    close = {"next_observations": NEXT + np.float32(3e-7)}
+    recording = data.load(str(files.write_d4rl(tmp_path / "a.hdf5", **ARRAYS, **close)))
+    assert recording.lengths.tolist() == [2, 2, 1]
 
 
 def test_a_file_of_another_environment_is_refused(tmp_path: Path) -> None:
@@ -148,6 +214,11 @@ def test_discrete_environments_are_refused(tmp_path: Path) -> None:
         ({"rewards": np.ones(4)}, "different lengths: observations 5, actions 5, rewards 4"),
         ({"actions": np.full((5, 1), 1.5)}, r"actions reach 1.5, outside \[-1, 1\]"),
         ({"actions": np.arange(5)}, "discrete actions and images are not supported"),
+        ({"observations": np.zeros((5, 2, 2))}, "discrete actions and images are not supported"),
+        ({"terminals": np.float32([0, 0, np.nan, 1, 0])}, "terminals hold other values than 0 and"),
+        ({"timeouts": np.zeros((5, 2))}, r"timeouts have shape \(5, 2\), expected one number per"),
+        ({"next_observations": np.zeros((5, 3))}, r"\(5, 2\), but next observations \(5, 3\)"),
+        ({"observations": np.full((5, 2), b"text")}, "observations are not numbers but"),
         ({key: value[:0] for key, value in ARRAYS.items()} | {"timeouts": []}, "no episodes"),
     ],
 )
