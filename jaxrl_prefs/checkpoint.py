@@ -8,14 +8,11 @@ weight) and the way back to the checkpoint before a damaged one.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 import shutil
 import sys
-import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -136,8 +133,7 @@ class Checkpoints:
         """
         self.wait()
         for found in self._checkpoints():
-            with _hushed():
-                tree, reason = self._attempt(found.step, abstract)
+            tree, reason = self._attempt(found.step, abstract)
             if tree is not None:
                 return tree, found.step
             logging.getLogger(__name__).warning(
@@ -238,32 +234,32 @@ def _reason(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Keeps a failed load from complaining on stderr.
-
-    Orbax reads all arrays at once and closes its event loop at the first failure. The reads still
-    under way then complain from their own threads, and their tasks when they are collected.
-    """
-    hook, asyncio_logger = sys.unraisablehook, logging.getLogger("asyncio")
-    sys.unraisablehook = lambda unraisable: None
-    asyncio_logger.disabled = True
-    try:
-        yield
-    finally:
-        gc.collect()
-        time.sleep(0.1)
-        sys.unraisablehook = hook
-        asyncio_logger.disabled = False
-
-
 class _NotOrbax(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname
+        told = record.getMessage() if record.name == "asyncio" else record.pathname
+        return "orbax" not in told
 
 
 def _quieten_orbax() -> None:
-    """Drops Orbax's log lines; what matters is raised, or warned of here."""
-    for logger in (logging.getLogger("absl"), logging.getLogger()):
+    """Drops what Orbax logs and leaves behind; what matters is raised, or warned of here.
+
+    It reads and writes all arrays at once and closes its event loop at the first failure. Those
+    still under way then complain from their own threads, and their tasks when they are collected.
+    """
+    for name in ("absl", "asyncio", None):
+        logger = logging.getLogger(name)
         if not any(isinstance(found, _NotOrbax) for found in logger.filters):
             logger.addFilter(_NotOrbax())
+    if not isinstance(sys.unraisablehook, _Hook):
+        sys.unraisablehook = _Hook(sys.unraisablehook)
+
+
+class _Hook:
+    """Passes on what Python could not raise, but for results that come after a loop's end."""
+
+    def __init__(self, before: Callable[[Any], Any]) -> None:
+        self._before = before
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._before(unraisable)

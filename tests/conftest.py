@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when it is imported: a missing dataset is not looked for
+
 from collections.abc import Callable
 from pathlib import Path
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ def download(dataset_id: str) -> Path:
 
     root = roots.writable_root()
     try:
-        with roots.minari_root(root):
+        with roots.minari_root(root), _hushed("huggingface_hub"):
             minari.download_dataset(dataset_id)
     except Exception as fault:  # each cloud client raises its own errors
         places = " or ".join(map(str, roots.roots()))
@@ -190,6 +192,18 @@ def _steps(
         lengths=lengths,
         successor=np.ones(int(lengths.sum()), bool),
     )
+
+
+@contextlib.contextmanager
+def _hushed(library: str) -> Iterator[None]:
+    """Keeps a library from logging every try; what comes of them is raised."""
+    logger = logging.getLogger(library)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _first_line(fault: Exception) -> str:

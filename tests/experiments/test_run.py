@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import resource
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 
 import jaxrl_prefs.train
-from experiments import columns, run, workdir
-from experiments.recorder import Recorder
+from experiments import run, workdir
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.release import load_run
@@ -258,30 +257,22 @@ def test_a_held_folder_is_refused(command: Command, fails: Fails, tmp_path: Path
         assert "another process" in fails(command())
 
 
-@pytest.mark.parametrize("victim", ["rows", "checkpoint"])
+@pytest.mark.parametrize(
+    ("victim", "message"), [("rows", "File too large"), ("checkpoint", "could not be written")]
+)
 def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_later(
-    finished: tuple[list[str], Path],
-    fails: Fails,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    victim: str,
+    finished: tuple[list[str], Path], tmp_path: Path, victim: str, message: str
 ) -> None:
     argv = [*finished[0][:4], f"--workdir={tmp_path / 'run'}", *finished[0][5:]]
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill() -> None:  # no file may grow beyond 500 bytes
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
-
-    if victim == "rows":
-        monkeypatch.setattr(columns, "write", lambda *_: fill())
-    else:
-        monkeypatch.setattr(Recorder, "sync", lambda self: fill())
-    try:
-        message = fails(argv, code=run.FAILED)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        monkeypatch.undo()
-    assert {"rows": "File too large", "checkpoint": "could not be written"}[victim] in message
+    filled = subprocess.run(
+        [sys.executable, "-m", "tests.experiments.fill", victim, *argv[1:]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert filled.returncode == run.FAILED
+    lines = filled.stderr.strip().splitlines()
+    assert len(lines) == 1 and message in lines[0], lines
     assert not (tmp_path / "run" / "result.json").exists()
     assert run.main(argv) == 0
     for name in ("metrics.jsonl", "evaluations.jsonl"):
