@@ -136,7 +136,8 @@ def table(summary: Mapping[str, Any]) -> Table:
     title = f"{summary['algo']} on {summary['dataset']}, played in {summary['env']}"
     kind = "0-100" if summary["score_kind"] == "normalised score" else "not normalised"
     data_score = f"the data itself: {summary['data_score']:.1f}"
-    view = Table(title=title, caption=f"{summary['score_kind']} ({kind}); {data_score}")
+    source = f"references: {summary['reference_source']}"
+    view = Table(title=title, caption=f"{summary['score_kind']} ({kind}); {data_score}; {source}")
     view.add_column("seed", justify="right")
     for name, entry in policies.items():
         drawn = entry["candidates"]

@@ -22,7 +22,7 @@ from experiments.overrides import OverrideError
 from experiments.trial import Trial, mesh_for
 from experiments.workdir import CONFIG, EVALUATIONS, METRICS, RESULT, TIMINGS, Rows
 from jaxrl_prefs import data, release, settings
-from jaxrl_prefs.data import Dataset
+from jaxrl_prefs.data import Dataset, parity
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
 
@@ -81,6 +81,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Trial, dic
     recording = data.load(choice.dataset, env=env)
     if choice.env == NO_ENV:
         recording = recording._replace(task=None)
+    parity.check(recording)
     run_config, method_config = config.resolve(choice, recording.name, recording.family)
     dataset = data.prepare(recording, run_config.processing)
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrl_prefs.data import roots, task
+from jaxrl_prefs.data import environments, roots, task
 from jaxrl_prefs.data.recording import Recording, References, Steps, record
 from jaxrl_prefs.data.task import DataError, Task
 from jaxrl_prefs.data.transforms import flatten
@@ -71,16 +71,16 @@ def read(folder: Path, dataset_id: str, env: str = "") -> Recording:
         dataset_id,
         steps,
         box,
-        _task(metadata, env, int(steps.lengths.max())),
+        _task(metadata, env, dataset_id, int(steps.lengths.max())),
         _references(metadata),
     )
 
 
-def _task(metadata: dict[str, Any], env: str, longest: int) -> Task | None:
+def _task(metadata: dict[str, Any], env: str, dataset_id: str, longest: int) -> Task | None:
     if env:
         return task.named(env, longest)
     spec = metadata.get("eval_env_spec") or metadata.get("env_spec")
-    return task.recorded(spec, longest) if spec else None
+    return task.recorded(spec, longest) if spec else environments.of(dataset_id, longest)
 
 
 def _references(metadata: dict[str, Any]) -> References:

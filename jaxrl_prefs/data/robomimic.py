@@ -6,6 +6,8 @@ per observation key; `mask/<key>` lists the demonstrations of a subset.
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +16,20 @@ from typing import Any
 import numpy as np
 
 from jaxrl_prefs.data import container, environments, task
+from jaxrl_prefs.data.families import words
 from jaxrl_prefs.data.recording import Recording, References, Steps, record
-from jaxrl_prefs.data.task import DataError
+from jaxrl_prefs.data.task import DataError, Task
 
 ROBOT = ("eef_pos", "eef_quat", "gripper_qpos")
 OBJECT = "object"
 FLAT = "flat"  # the one key of files that robomimic made of D4RL's
+
+# Time limits of the evaluation by kind of data and task (robomimic's experiments); others take 400.
+HORIZON = 400
+HORIZONS = {
+    "ph": {"TwoArmTransport": 700, "ToolHang": 700},
+    "mh": {"Lift": 500, "PickPlaceCan": 500, "NutAssemblySquare": 500, "TwoArmTransport": 1100},
+}
 
 
 def keys(robots: int) -> tuple[str, ...]:
@@ -32,18 +42,20 @@ def read(path: Path, mask: str = "", env: str = "") -> Recording:
 
     Rewards and dones are taken as stored: an episode goes on after a done, which may come again. In
     files of sparse rewards, 1 at success and 0 elsewhere, an episode's return is 1 if it ever
-    succeeds, because the evaluation ends there. Actions must lie in [-1, 1].
+    succeeds, because the evaluation ends there. Such a file is evaluated in the task of robosuite
+    that it names, where robosuite is installed. Actions must lie in [-1, 1].
 
     Raises:
       DataError: if the file is damaged or incomplete, or has no such mask.
     """
     with container.hdf5(path) as file:
         demos = _demos(path, file, mask)
+        about = file["data"].attrs.get("env_args", "")
         names = _keys(path, demos[0])
         parts = [_demo(f"{path}: {demo.name}", demo, names) for demo in demos]
     reward = np.concatenate([part.reward for part in parts])
     sparse = bool(np.isin(reward, (0, 1)).all())
-    where = task.named(env) if env else None
+    where = task.named(env) if env else _task(path, about, names) if sparse else None
     steps = Steps(
         observation=np.concatenate([part.observation for part in parts]),
         action=np.concatenate([part.action for part in parts]),
@@ -128,3 +140,33 @@ def _observations(where: Path, group: Any, names: Sequence[str]) -> np.ndarray:
     container.need(where, group, names, "its first demonstration")
     parts = [group[name][()] for name in names]
     return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=-1)
+
+
+def _task(path: Path, about: str, names: Sequence[str]) -> Task | None:
+    """The task of robosuite that a file's `env_args` describe; None without one or without it."""
+    if not about or not importlib.util.find_spec("robosuite"):
+        return None
+    from gymnasium.envs.registration import EnvSpec
+
+    try:
+        args = json.loads(about)
+        name, settings = str(args["env_name"]), dict(args["env_kwargs"])
+    except (ValueError, TypeError, KeyError) as fault:
+        raise DataError(f"{path}: env_args are damaged: {fault}") from fault
+    spec = EnvSpec(
+        f"jaxrl_prefs/Robosuite{re.sub(r'[^A-Za-z0-9]', '', name)}-v0",
+        entry_point="jaxrl_prefs.data.robosuite_env:Robosuite",
+        kwargs={"task": name, "settings": settings, "keys": list(names)},
+        max_episode_steps=horizon(path, name),
+    )
+    return task.recorded(spec.to_json(), 0)
+
+
+def horizon(path: Path, name: str) -> int:
+    """The time limit in steps, by the kind of data in the file's path and robosuite's task.
+
+    >>> horizon(Path("datasets/lift/mh/low_dim_v15.hdf5"), "Lift")
+    500
+    """
+    kind = next((word for word in words(str(path)) if word in HORIZONS), "")
+    return HORIZONS.get(kind, {}).get(name, HORIZON)

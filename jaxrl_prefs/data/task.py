@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
 
 
+# Environments of ours that Gymnasium is told of: where they are, and their time limits.
+OURS = {"jaxrl_prefs/SafetyHalfCheetah-v0": ("cheetah_env:SafetyHalfCheetah", 1000)}
+
+
 class DataError(ValueError):
     """A dataset that cannot be used; the message names the fault and what to do about it."""
 
@@ -72,7 +76,10 @@ def named(env_id: str, longest: int = 0) -> Task:
     try:
         spec = gymnasium.spec(env_id)
     except Exception as fault:
-        raise DataError(f"unknown environment {env_id!r}: {fault}") from fault
+        hint = ""
+        if "singletask" in env_id:
+            hint = " (OGBench's environments need its package: pip install ogbench)"
+        raise DataError(f"unknown environment {env_id!r}: {fault}{hint}") from fault
     return recorded(spec.to_json(), longest)
 
 
@@ -86,11 +93,18 @@ def recorded(spec_json: str, longest: int) -> Task:
 
 
 def _register() -> None:
-    """Registers the environments of Gymnasium-Robotics where it is installed, and our own."""
+    """Registers our own environments, and those of the packages that are installed."""
     import gymnasium
 
     import jaxrl_prefs.data.maze_env  # noqa: F401 - registers itself
 
+    for env_id, (place, horizon) in OURS.items():
+        if env_id not in gymnasium.registry:
+            gymnasium.register(
+                env_id, entry_point=f"jaxrl_prefs.data.{place}", max_episode_steps=horizon
+            )
+    with contextlib.suppress(ImportError):
+        import ogbench  # noqa: F401 - registers itself
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice about Adroit's rewards
             import gymnasium_robotics
