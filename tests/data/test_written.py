@@ -1,0 +1,99 @@
+"""What is written in a format and loaded again is what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxrl_prefs import data
+from jaxrl_prefs.data import DataError, Recording, formats, task
+from jaxrl_prefs.data.recording import References, Steps, record
+
+ARRAYS = ("observation", "action", "reward", "terminal", "next_observation", "continues")
+FILES: dict[str, tuple[Callable[[Recording, Path], None], str]] = {
+    "d4rl": (formats.d4rl, "a.hdf5"),
+    "robomimic": (formats.robomimic, "a.hdf5"),
+    "ogbench": (formats.ogbench, "a.npz"),
+    "neorl2": (formats.neorl2, "a.npz"),
+}
+
+
+def episodes(bound: float = 1.0) -> Recording:
+    """An episode that terminated after two steps, one cut off after three."""
+    observation = np.float32([[0, 1], [2, 3], [10, 11], [12, 13], [14, 15]])
+    following = np.float32([[2, 3], [4, 5], [12, 13], [14, 15], [16, 17]])
+    steps = Steps(
+        observation=observation,
+        action=np.float32([[-1], [0.5], [0], [1], [-0.5]]),
+        reward=np.float32([1, 2, 3, 4, 5]),
+        terminal=np.array([False, True, False, False, False]),
+        next_observation=following,
+        lengths=np.array([2, 3]),
+        successor=np.ones(5, bool),
+    )
+    box = np.float32([-bound]), np.float32([bound])
+    where = task.named("MountainCarContinuous-v0")._replace(max_episode_steps=7)
+    return record("set", steps, box, where, References((-1.0, 9.0), "a test"))
+
+
+def assert_same(found: Recording, expected: Recording) -> None:
+    for name in (*ARRAYS, "returns", "lengths", "action_low", "action_high"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_files(form: str, tmp_path: Path) -> None:
+    write, name = FILES[form]
+    write(episodes(), tmp_path / name)
+    assert_same(data.load(str(tmp_path / name)), episodes())
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_other_boxes_are_refused(form: str, tmp_path: Path) -> None:
+    write, name = FILES[form]
+    with pytest.raises(DataError, match=r"actions lie in \[-2, 2\], but this format takes"):
+        write(episodes(bound=2), tmp_path / name)
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_files_are_not_overwritten(form: str, tmp_path: Path) -> None:
+    write, name = FILES[form]
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OSError, match="exist"):
+        write(episodes(), tmp_path / name)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.usefixtures("root")
+def test_minari() -> None:
+    formats.minari(episodes(bound=2), "mine/set-v0")
+    found = data.load("mine/set-v0")
+    assert_same(found, episodes(bound=2))
+    assert found.references == (-1.0, 9.0)
+    assert found.task is not None
+    assert found.task.env_id == "MountainCarContinuous-v0"
+    assert found.task.max_episode_steps == 7
+    with pytest.raises(DataError, match="already on this machine"):
+        formats.minari(episodes(), "mine/set-v0")
+
+
+@pytest.mark.usefixtures("root")
+def test_terminals_inside_an_episode(tmp_path: Path) -> None:
+    passed = episodes()._replace(terminal=np.array([False, True, False, True, False]))
+    formats.ogbench(passed, tmp_path / "a.npz")
+    assert_same(data.load(str(tmp_path / "a.npz")), passed)
+    formats.minari(passed, "mine/passed-v0")
+    assert_same(data.load("mine/passed-v0"), passed)
+    with pytest.raises(DataError, match="1 terminals lie inside episodes"):
+        formats.neorl2(passed, tmp_path / "b.npz")
+
+
+def test_a_successor_that_is_not_the_next_observation(root: Path) -> None:
+    jumped = episodes()
+    jumped.next_observation[2] += 1
+    with pytest.raises(DataError, match="successors differ from the next step's observation"):
+        formats.minari(jumped, "mine/jumped-v0")
+    assert not (root / "mine").exists()
