@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_prefs import ensemble
 from jaxrl_prefs.data.transforms import Affine
 from jaxrl_prefs.method import Method, State
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.types import Spec, Transition
+from jaxrl_prefs.types import Array, Key, Spec, Transition
 
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"
+PLATFORMS = ("cpu", "cuda", "tpu")  # an exported policy runs on all of them
 
 
 class ReleaseError(ValueError):
@@ -82,13 +85,56 @@ class Run:
         Raises:
             ReleaseError: if the run has no such seed or policy.
         """
+        act, state = self._find(seed, name)
+        return Actor(jax.jit(act), jax.device_put(state), self, key)
+
+    def export(
+        self, seed: int, name: str = "", platforms: Sequence[str] = PLATFORMS
+    ) -> jax.export.Exported:
+        """Returns one seed's policy as a program that needs no code of ours, see `exported`.
+
+        `bytes(run.export(seed=3).serialize())` is a file. Raises ReleaseError as `policy`.
+        """
+        return exported(*self._find(seed, name), self.observation, self.action, platforms)
+
+    def _find(self, seed: int, name: str) -> tuple[Callable[..., Array], State]:
         if seed not in self.seeds:
             raise ReleaseError(f"the run has no seed {seed}; it has {list(self.seeds)}")
         name = name or next(iter(self.method.policies))
         if name not in self.method.policies:
             raise ReleaseError(f"no policy {name!r}; the run has {', '.join(self.method.policies)}")
-        state = jax.device_put(ensemble.one(self.state, self.seeds.index(seed)))
-        return Actor(jax.jit(self.method.policies[name].act), state, self, key)
+        return self.method.policies[name].act, ensemble.one(self.state, self.seeds.index(seed))
+
+
+def exported(
+    act: Callable[..., Array],
+    state: State,
+    observation: Affine,
+    action: Affine,
+    platforms: Sequence[str] = PLATFORMS,
+) -> jax.export.Exported:
+    """A policy with its parameters and its maps, as one program (jax.export).
+
+    It takes raw observations [B, O] float32 of any batch size and a draw number (uint32), and
+    returns raw actions [B, A]. A policy that draws at random gives the same actions for the same
+    number and other ones for another; every row draws by itself, whatever the batch.
+    """
+    width = observation.shift.shape[0]
+
+    def row(raw: Array, key: Key) -> Array:
+        seen = (raw - observation.shift) / observation.scale
+        return act(state, seen[None], key)[0] * action.scale + action.shift
+
+    def whole(raw: Array, draw: Array) -> Array:
+        # Row by row, so that no shape inside the policy depends on the batch.
+        places = jnp.arange(raw.shape[0])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(draw), places)
+        return jax.vmap(row)(raw, keys)
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    seen = jax.ShapeDtypeStruct((batch, width), np.float32)
+    draw = jax.ShapeDtypeStruct((), np.uint32)
+    return jax.export.export(jax.jit(whole), platforms=tuple(platforms))(seen, draw)
 
 
 def describe(spec: Spec, observation: Affine, action: Affine) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import config, run
+import jaxrl_prefs
+from experiments import config, export, run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "BUILD.md", "CONTRIBUTING.md")]
@@ -29,7 +30,7 @@ def example(containing: str) -> dict[str, Any]:
 
 
 def test_every_example_has_a_test() -> None:
-    assert len(blocks(ROOT / "README.md", "python")) == 2
+    assert len(blocks(ROOT / "README.md", "python")) == 3
 
 
 def test_one_update_in_your_own_code() -> None:
@@ -63,6 +64,20 @@ def test_one_policy_out_of_a_run() -> None:
     assert np.abs(found["action"]) <= 2  # Pendulum's own units
     assert (found["action"] == again).all()
     assert (found["action"] != other).any()
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_policy_as_one_file() -> None:
+    assert export.main(["export", "--run=runs/bdpo-pendulum-mixed"]) == 0
+    found = example("jax.export.deserialize(")
+    assert found["step"] == 200
+    assert -2000 < found["total"] < -100
+    # The first seed's headline, in the environment's units.
+    policy = jaxrl_prefs.load_run("runs/bdpo-pendulum-mixed").policy(seed=3)
+    observation = np.float32([[1, 0, 0.5]])
+    first = np.asarray(found["policy"](observation, np.uint32(0)))
+    assert first.shape == policy(observation).shape == (1, 1)
+    assert np.abs(first) <= 2
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
