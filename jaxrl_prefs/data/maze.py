@@ -1,9 +1,9 @@
-"""The generated set `maze2d/umaze-v0`: a test of stitching, after the recipe of D4RL's maze2d.
+"""The generated sets `maze2d/...`: a test of stitching, after the recipe of D4RL's maze2d.
 
-A waypoint controller with noise wanders between random cells of a U-shaped maze, while the reward
-is for being near one fixed goal that the controller ignores (maze_env.py). To score, a policy must
-put together pieces of different walks. 334 episodes of 300 steps (D4RL's has a million steps; a
-tenth keeps the generation under half a minute). The scores are never put beside D4RL's maze2d rows:
+A waypoint controller with noise wanders between random cells of a maze, while the reward is for
+being near one fixed goal that the controller ignores (maze_env.py). To score, a policy must put
+together pieces of different walks. About 100,000 steps each (D4RL's have a million or more; a
+tenth keeps the generation under a minute). The scores are never put beside D4RL's maze2d rows:
 simulator, start states and references differ.
 """
 
@@ -23,26 +23,26 @@ from jaxrl_prefs.data.store import Generated, save
 if TYPE_CHECKING:
     import gymnasium
 
-DATASET_ID = "maze2d/umaze-v0"
-EPISODES = 334
+    from jaxrl_prefs.data.maze_env import Cell, Maze
+
+EPISODES = {"maze2d/umaze-v0": 334, "maze2d/medium-v0": 167, "maze2d/large-v0": 125}
 REFERENCE_EPISODES = 100
 SEED = 0
 
 NOISE = 0.5  # deviation of the noise on every force
 REACHED = 0.1  # how near a waypoint counts as reached
-CELLS = ((1, 1), (1, 2), (1, 3), (2, 3), (3, 3), (3, 2), (3, 1))  # the free cells, along the U
 
 Act = Callable[[np.ndarray], np.ndarray]  # observation [4] -> force [2]
 
 
-def way(start: tuple[int, int], goal: tuple[int, int]) -> list[tuple[int, int]]:
+def way(start: Cell, goal: Cell, maze: Maze) -> list[Cell]:
     """The shortest way between two free cells, both included, by breadth-first search."""
-    came: dict[tuple[int, int], tuple[int, int]] = {start: start}
+    came: dict[Cell, Cell] = {start: start}
     queue = deque([start])
     while queue and goal not in came:
         row, column = cell = queue.popleft()
         for step in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
-            if step in CELLS and step not in came:
+            if step in maze.cells and step not in came:
                 came[step] = cell
                 queue.append(step)
     path = [goal]
@@ -51,14 +51,14 @@ def way(start: tuple[int, int], goal: tuple[int, int]) -> list[tuple[int, int]]:
     return path[::-1]
 
 
-def nearest(position: np.ndarray) -> tuple[int, int]:
+def nearest(position: np.ndarray, maze: Maze) -> Cell:
     """The free cell whose centre is nearest to a position [2]."""
     from jaxrl_prefs.data.maze_env import centre
 
-    return min(CELLS, key=lambda cell: float(np.linalg.norm(centre(cell) - position)))
+    return min(maze.cells, key=lambda cell: float(np.linalg.norm(centre(cell, maze) - position)))
 
 
-def walker(rng: np.random.Generator, choose: Callable[[], tuple[int, int]], noise: float) -> Act:
+def walker(rng: np.random.Generator, maze: Maze, choose: Callable[[], Cell], noise: float) -> Act:
     """Walks to the cell that `choose` names, then to the next one, by waypoints and PD control."""
     from jaxrl_prefs.data.maze_env import centre
 
@@ -66,7 +66,8 @@ def walker(rng: np.random.Generator, choose: Callable[[], tuple[int, int]], nois
 
     def act(observation: np.ndarray) -> np.ndarray:
         if not waypoints:
-            waypoints.extend(centre(cell) for cell in way(nearest(observation[:2]), choose()))
+            path = way(nearest(observation[:2], maze), choose(), maze)
+            waypoints.extend(centre(cell, maze) for cell in path)
         gap = waypoints[0] - observation[:2]
         if gap @ gap <= REACHED**2:
             waypoints.popleft()
@@ -76,20 +77,19 @@ def walker(rng: np.random.Generator, choose: Callable[[], tuple[int, int]], nois
     return act
 
 
-def wander(rng: np.random.Generator) -> Act:
+def wander(rng: np.random.Generator, maze: Maze) -> Act:
     """The behaviour of the data: from random cell to random cell, with noise."""
-    return walker(rng, lambda: CELLS[rng.integers(len(CELLS))], NOISE)
+    return walker(rng, maze, lambda: maze.cells[rng.integers(len(maze.cells))], NOISE)
 
 
-def straight(rng: np.random.Generator) -> Act:
+def straight(rng: np.random.Generator, maze: Maze) -> Act:
     """The policy that scores 100: to the goal and no further, without noise."""
-    from jaxrl_prefs.data.maze_env import GOAL_CELL
-
-    return walker(rng, lambda: GOAL_CELL, 0.0)
+    return walker(rng, maze, lambda: maze.goal, 0.0)
 
 
-def aimless(rng: np.random.Generator) -> Act:
+def aimless(rng: np.random.Generator, maze: Maze) -> Act:
     """The policy that scores 0: uniformly random forces."""
+    del maze
     return lambda observation: rng.uniform(-1.0, 1.0, 2).astype(np.float32)
 
 
@@ -97,13 +97,14 @@ def rollout(
     env: gymnasium.Env,
     rng: np.random.Generator,
     count: int,
-    policy: Callable[[np.random.Generator], Act],
+    maze: Maze,
+    policy: Callable[[np.random.Generator, Maze], Act],
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Runs `count` episodes: observations [E, T+1, 4], actions [E, T, 2], rewards [E, T]."""
     observations, actions, rewards = [], [], []
     for episode in range(count):
-        act = policy(rng)
+        act = policy(rng, maze)
         observation, _ = env.reset(seed=int(rng.integers(2**31)))
         observations.append(observation)
         over = False
@@ -124,33 +125,36 @@ def rollout(
 def generate(
     root: Path,
     progress: Progress,
+    dataset_id: str = "maze2d/umaze-v0",
     *,
-    episodes: int = EPISODES,
+    episodes: int = 0,
     reference_episodes: int = REFERENCE_EPISODES,
     seed: int = SEED,
 ) -> Path:
-    """Makes the dataset below `root`; the same seed gives the same data.
+    """Makes one of the datasets of EPISODES below `root`; the same seed gives the same data.
 
-    Returns the folder with its `metadata.json`.
+    Returns the folder with its `metadata.json`. `episodes` makes another number of them.
     """
-    from jaxrl_prefs.data.maze_env import ENV_ID
+    from jaxrl_prefs.data.maze_env import MAZES
 
-    where = task.named(ENV_ID)
+    maze = MAZES[dataset_id.removeprefix("maze2d/").removesuffix("-v0")]
+    where = task.named(maze.env_id)
     env = where.make()
     rng = np.random.default_rng(seed)
+    episodes = episodes or EPISODES[dataset_id]
     total = episodes + 2 * reference_episodes
 
     def report(before: int) -> Callable[[int], None]:
-        return lambda done: progress(f"simulating {DATASET_ID}", before + done, total)
+        return lambda done: progress(f"simulating {dataset_id}", before + done, total)
 
-    observation, action, reward = rollout(env, rng, episodes, wander, report(0))
+    observation, action, reward = rollout(env, rng, episodes, maze, wander, report(0))
     low, high = (
-        rollout(env, rng, reference_episodes, policy, report(before))[2].sum(1).mean()
+        rollout(env, rng, reference_episodes, maze, policy, report(before))[2].sum(1).mean()
         for policy, before in ((aimless, episodes), (straight, episodes + reference_episodes))
     )
     env.close()
     generated = Generated(
-        dataset_id=DATASET_ID,
+        dataset_id=dataset_id,
         task=where,
         observation=observation,
         action=action,

@@ -40,9 +40,12 @@ class Task(NamedTuple):
         """
         import gymnasium
 
+        spec = self.spec()
+        if str(spec.entry_point).startswith(("gymnasium_robotics", __package__)):
+            _import_robotics()
         try:
             env = gymnasium.make(
-                self.spec(), max_episode_steps=self.max_episode_steps, disable_env_checker=True
+                spec, max_episode_steps=self.max_episode_steps, disable_env_checker=True
             )
             return _flat(env, self.env_id)
         except DataError:
@@ -105,12 +108,17 @@ def _register() -> None:
             )
     with contextlib.suppress(ImportError):
         import ogbench  # noqa: F401 - registers itself
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice about Adroit's rewards
-            import gymnasium_robotics
-    except ImportError:
-        return
-    gymnasium.register_envs(gymnasium_robotics)
+    _import_robotics()
+
+
+def _import_robotics() -> None:
+    """Registers Gymnasium-Robotics where it is installed; it prints a notice on Adroit's rewards."""
+    import gymnasium
+
+    with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):
+        import gymnasium_robotics
+
+        gymnasium.register_envs(gymnasium_robotics)
 
 
 def bounds(space: Any, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,8 @@ import pytest
 from jaxrl_prefs import data
 from jaxrl_prefs.data import DataError, Recording, maze, maze_env, task
 
+U = maze_env.UMAZE
+
 
 def quiet(what: str, done: int, of: int) -> None:
     """Shows no progress."""
@@ -29,31 +31,68 @@ def recording(made: Path, monkeypatch: pytest.MonkeyPatch) -> Recording:
     return data.load("maze2d/umaze-v0")
 
 
-def test_cells_have_the_simulators_positions() -> None:
-    env = gymnasium.make(maze_env.ENV_ID).unwrapped
+@pytest.mark.parametrize("name", maze_env.MAZES)
+def test_cells_have_the_simulators_positions(name: str) -> None:
+    from gymnasium_robotics.envs.maze import maps
+
+    layout = maze_env.MAZES[name]
+    assert layout.walls == getattr(maps, {"umaze": "U"}.get(name, name.upper()) + "_MAZE")
+    env = gymnasium.make(layout.env_id).unwrapped
     free = {
         (row, column)
-        for row, line in enumerate(maze_env.U_MAZE)
+        for row, line in enumerate(layout.walls)
         for column, wall in enumerate(line)
         if not wall
     }
-    assert set(maze.CELLS) == free
-    for cell in maze.CELLS:
+    assert set(layout.cells) == free
+    assert layout.goal in free
+    for cell in layout.cells:
         np.testing.assert_allclose(
-            maze_env.centre(cell), env._maze.maze.cell_rowcol_to_xy(np.array(cell))
+            maze_env.centre(cell, layout), env._maze.maze.cell_rowcol_to_xy(np.array(cell))
         )
     env.close()
 
 
 def test_way_follows_the_u() -> None:
-    assert maze.way((3, 1), (1, 1)) == list(maze.CELLS[::-1])
-    assert maze.way((2, 3), (3, 2)) == [(2, 3), (3, 3), (3, 2)]
-    assert maze.way((1, 2), (1, 2)) == [(1, 2)]
+    assert maze.way((3, 1), (1, 1), U) == list(U.cells[::-1])
+    assert maze.way((2, 3), (3, 2), U) == [(2, 3), (3, 3), (3, 2)]
+    assert maze.way((1, 2), (1, 2), U) == [(1, 2)]
+
+
+def test_every_cell_leads_to_the_goal() -> None:
+    for layout in maze_env.MAZES.values():
+        for cell in layout.cells:
+            path = maze.way(cell, layout.goal, layout)
+            steps = np.abs(np.diff(np.array([cell, *path[1:]]), axis=0)).sum(1)
+            assert (steps == 1).all()
+
+
+@pytest.mark.parametrize("name", ["medium", "large"])
+def test_the_controller_reaches_the_goal_of_the_other_mazes(name: str) -> None:
+    layout = maze_env.MAZES[name]
+    where = task.named(layout.env_id)
+    assert where.max_episode_steps == layout.horizon
+    env = where.make()
+    rewards = maze.rollout(env, np.random.default_rng(0), 2, layout, maze.straight)[2]
+    env.close()
+    assert rewards.shape == (2, layout.horizon)
+    assert (rewards[:, -1] == 1).all()
+    assert (rewards.sum(1) > layout.horizon / 4).all()
+
+
+def test_another_maze_is_another_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    maze.generate(tmp_path, quiet, "maze2d/medium-v0", episodes=2, reference_episodes=1)
+    recording = data.load("maze2d/medium-v0")
+    assert recording.lengths.tolist() == [600, 600]
+    assert recording.family == "maze2d"
+    assert recording.task is not None
+    assert recording.task.env_id == "jaxrl_prefs/Maze2dMedium-v0"
 
 
 @pytest.mark.parametrize(("cell", "reward"), [((1, 1), 1.0), ((1, 2), 0.0), ((3, 1), 0.0)])
 def test_the_reward_is_for_one_fixed_goal(cell: tuple[int, int], reward: float) -> None:
-    env = gymnasium.make(maze_env.ENV_ID)
+    env = gymnasium.make(U.env_id)
     observation, _ = env.reset(seed=0, options={"reset_cell": np.array(cell)})
     assert observation.shape == (4,)
     after, given, terminated, truncated, _ = env.step(np.zeros(2, np.float32))
@@ -65,7 +104,7 @@ def test_the_reward_is_for_one_fixed_goal(cell: tuple[int, int], reward: float) 
 
 
 def test_episodes_last_300_steps() -> None:
-    env = task.named(maze_env.ENV_ID).make()
+    env = task.named(U.env_id).make()
     env.reset(seed=0)
     ends = [env.step(np.zeros(2, np.float32))[2:4] for _ in range(300)]
     assert ends == [(False, False)] * 299 + [(False, True)]
@@ -87,7 +126,7 @@ def test_a_replay_in_the_evaluation_environment_gives_the_recorded_rows(
     assert recording.task is not None
     env = recording.task.make()
     rng = np.random.default_rng(maze.SEED)
-    act = maze.wander(rng)
+    act = maze.wander(rng, U)
     observation, _ = env.reset(seed=int(rng.integers(2**31)))
     for row in range(300):
         np.testing.assert_array_equal(observation, recording.observation[row])
@@ -99,8 +138,8 @@ def test_a_replay_in_the_evaluation_environment_gives_the_recorded_rows(
 
 
 def test_the_walk_visits_every_cell(recording: Recording) -> None:
-    cells = {maze.nearest(position) for position in recording.observation[::20, :2]}
-    assert cells == set(maze.CELLS)
+    cells = {maze.nearest(position, U) for position in recording.observation[::20, :2]}
+    assert cells == set(U.cells)
 
 
 def test_references(recording: Recording) -> None:
@@ -114,7 +153,7 @@ def test_references(recording: Recording) -> None:
 def test_minari_recovers_the_environment(recording: Recording) -> None:
     dataset = minari.load_dataset("maze2d/umaze-v0")
     env = dataset.recover_environment()
-    assert env.unwrapped.spec.id == maze_env.ENV_ID
+    assert env.unwrapped.spec.id == U.env_id
     observation, _ = env.reset(seed=0)
     assert observation.shape == (4,)
     env.close()
@@ -127,9 +166,9 @@ def test_the_environment_is_known_by_its_id() -> None:
 
 
 def test_the_forces_are_noisy() -> None:
-    env = task.named(maze_env.ENV_ID).make()
+    env = task.named(U.env_id).make()
     noisy, smooth = (
-        np.abs(np.diff(maze.rollout(env, np.random.default_rng(0), 2, policy)[1], axis=1)).mean()
+        np.abs(np.diff(maze.rollout(env, np.random.default_rng(0), 2, U, policy)[1], axis=1)).mean()
         for policy in (maze.wander, maze.straight)
     )
     env.close()
