@@ -112,7 +112,7 @@ def _register() -> None:
 
 
 def _import_robotics() -> None:
-    """Registers Gymnasium-Robotics where it is installed; it prints a notice on Adroit's rewards."""
+    """Registers Gymnasium-Robotics where it is installed; drops its notice on Adroit's rewards."""
     import gymnasium
 
     with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):
