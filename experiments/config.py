@@ -38,6 +38,7 @@ class RunConfig:
     eval_episodes: int = 10  # for each seed and policy
     eval_every: int = 50_000
     eval_seed: int = 10_000  # of the environments; the same for every training seed
+    eval_backend: Literal["auto", "gymnasium", "mjx"] = "auto"  # mjx: on the device; not on a CPU
     # records
     log_every: int = 1_000  # updates per compiled call and per row of metrics
     checkpoint_every: int = 10_000  # rounded up to the next row of metrics

@@ -67,7 +67,14 @@ class Recorder:
         place = (trial.seeds, trial.mesh)
         self._events = Events(trial.path / EVENTS, wanted=config.tensorboard, start=start)
         self._evaluator = (
-            Evaluator(method, dataset, *place, episodes=config.eval_episodes, **common)
+            Evaluator(
+                method,
+                dataset,
+                *place,
+                episodes=config.eval_episodes,
+                backend=config.eval_backend,
+                **common,
+            )
             if dataset.recording.task
             else None
         )

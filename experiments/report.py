@@ -134,6 +134,8 @@ def table(summary: Mapping[str, Any]) -> Table:
     """
     policies = summary["policies"]
     title = f"{summary['algo']} on {summary['dataset']}, played in {summary['env']}"
+    if summary["versions"].get("evaluation") == "mjx":
+        title += " on the device"
     kind = "0-100" if summary["score_kind"] == "normalised score" else "not normalised"
     data_score = f"the data itself: {summary['data_score']:.1f}"
     source = f"references: {summary['reference_source']}"

@@ -53,6 +53,13 @@ flags.DEFINE_string("eval_episodes", "", "episodes for each seed, policy and eva
 flags.DEFINE_string(
     "eval_every", "", "updates between evaluations in the last phase; others end with one", **_OWN
 )
+flags.DEFINE_string(
+    "eval_backend",
+    "",
+    "gymnasium (on the host's cores), mjx (policies and simulator on the device, all at once) or "
+    "auto: gymnasium on a CPU and where there is no such simulator",
+    **_OWN,
+)
 flags.DEFINE_boolean("overwrite", False, "start anew, removing the run in --workdir", **_OWN)
 flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 
@@ -81,7 +88,7 @@ def parse(argv: Sequence[str]) -> Command:
         raise OverrideError(f"unexpected argument {rest[1]!r}; fields are set by --set {rest[1]}")
     own = [
         f"{name}={FLAGS[name].value}"
-        for name in ("eval_episodes", "eval_every")
+        for name in ("eval_episodes", "eval_every", "eval_backend")
         if FLAGS[name].value
     ]
     choice = Choice(
@@ -108,6 +115,7 @@ def usage(algo: str) -> str:
         "set",
         "eval_episodes",
         "eval_every",
+        "eval_backend",
     ):
         shown = f" (default: {FLAGS[name].default})" if FLAGS[name].default else ""
         lines.append(f"  --{name}: {FLAGS[name].help}{shown}")

@@ -21,7 +21,7 @@ from experiments.display import line
 from experiments.overrides import OverrideError
 from experiments.trial import Trial, mesh_for
 from experiments.workdir import CONFIG, EVALUATIONS, METRICS, RESULT, TIMINGS, Rows
-from jaxrl_prefs import data, release, settings
+from jaxrl_prefs import arenas, data, release, settings
 from jaxrl_prefs.data import Dataset, parity
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
@@ -29,7 +29,7 @@ from jaxrl_prefs.methods import METHODS
 COMPARED = ("run", "method", "sweep", "data")
 PACKAGES = (
     *("jaxrl-prefs", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
-    *("gymnasium", "gymnasium-robotics", "mujoco", "minari"),
+    *("gymnasium", "gymnasium-robotics", "mujoco", "mujoco-mjx", "minari"),
 )
 NO_ENV = "none"
 
@@ -161,9 +161,11 @@ def _versions(trial: Trial) -> dict[str, Any]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    backend = arenas.chosen_backend(trial.config.eval_backend, trial.dataset, trial.mesh)
     return found | {
         "git": _revision(),
         "platform": platform.platform(),
+        "evaluation": backend if trial.dataset.recording.task else "",
         "devices": f"{len(devices)} x {devices[0].device_kind}",
     }
 

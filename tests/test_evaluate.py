@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_prefs import data, ensemble
+from jaxrl_prefs import arenas, data, ensemble
 from jaxrl_prefs.data import DataError, Dataset, Processing, Recording
 from jaxrl_prefs.data import task as tasks
-from jaxrl_prefs.evaluate import Diagnosis, Evaluator
+from jaxrl_prefs.evaluate import Diagnosis, Evaluator, Score
 from jaxrl_prefs.method import Method, Policy
 from jaxrl_prefs.types import Array, Key, Metrics, Transition
 from tests import playground
@@ -260,3 +261,76 @@ def test_a_diagnosis_of_large_data_takes_some_rows() -> None:
     mesh = ensemble.seed_mesh()
     diagnosis = Diagnosis(METHOD._replace(diagnose=count), large, (0,), mesh, eval_seed=0)
     assert diagnosis(ensemble.pad({"action": ACTIONS[:1]}, mesh), 0)["rows"] == [1024]
+
+
+# --- On the device --------------------------------------------------------------------------------
+
+
+def swing(state: dict[str, Array], observation: Array, key: Key) -> Array:
+    """A torque against the speed, with the seed's own gain and a little noise."""
+    noise = 0.1 * jax.random.normal(key, (observation.shape[0], 1))
+    return jnp.clip(-state["action"][None] * observation[:, 2:] + noise, -1, 1)
+
+
+def swung(
+    backend: str, seeds: tuple[int, ...] = (0, 1, 2), *, episodes: int = 40, mapping: str = "auto"
+) -> Score:
+    mesh = ensemble.seed_mesh()
+    made_up = data.prepare(recording("Pendulum-v1"), Processing(normalize_observations=True))
+    method = METHOD._replace(policies={"swing": Policy(swing, 1, "the one there is")})
+    evaluator = Evaluator(
+        *(method, made_up, seeds, mesh),
+        episodes=episodes,
+        eval_seed=EVAL_SEED,
+        mapping=mapping,
+        backend=backend,
+    )
+    assert evaluator.backend == backend
+    state = ensemble.pad({"action": ACTIONS[list(seeds)]}, mesh)
+    score = evaluator(state, 3)["swing"]
+    evaluator.close()
+    return score
+
+
+def test_the_device_scores_as_gymnasium_does() -> None:
+    host, device = swung("gymnasium"), swung("mjx")
+    assert device.returns.shape == device.lengths.shape == (3, 40)
+    np.testing.assert_array_equal(device.lengths, host.lengths)
+    error = np.sqrt((host.returns.var(1) + device.returns.var(1)) / 40)
+    assert (np.abs(host.returns.mean(1) - device.returns.mean(1)) < 4 * error).all()
+    assert np.ptp(host.returns.mean(1)) > 4 * error.max()  # the seeds themselves do differ
+
+
+@pytest.mark.parametrize("mapping", ["loop", "vmap"])
+def test_on_the_device_a_seed_scores_the_same_in_any_company(mapping: str) -> None:
+    whole = swung("mjx", episodes=3, mapping=mapping)
+    alone = swung("mjx", (1,), episodes=3)
+    np.testing.assert_allclose(alone.returns[0], whole.returns[1], rtol=1e-4)
+
+
+def test_auto_takes_gymnasium_on_a_cpu() -> None:
+    evaluator, _ = play()
+    assert evaluator.backend == "gymnasium"
+    evaluator.close()
+
+
+def test_auto_takes_the_device_where_it_is_an_accelerator_and_there_is_a_simulator() -> None:
+    class Device:
+        platform = "gpu"
+
+    mesh = SimpleNamespace(devices=np.array([Device()]))
+    hopper = data.prepare(recording("Hopper-v5"), Processing())
+    assert arenas.chosen_backend("auto", hopper, mesh) == "mjx"
+    assert arenas.chosen_backend("gymnasium", hopper, mesh) == "gymnasium"
+    assert arenas.chosen_backend("auto", dataset(), mesh) == "gymnasium"  # no simulator
+    assert arenas.chosen_backend("auto", dataset(task=None), mesh) == "gymnasium"
+    with pytest.raises(ValueError, match="eval_backend must be one of auto, gymnasium, mjx"):
+        arenas.chosen_backend("brax", hopper, mesh)
+
+
+def test_a_simulator_of_other_sizes_is_refused() -> None:
+    made_up = dataset(task=tasks.named("Pendulum-v1"))
+    with pytest.raises(DataError, match="has 3 observations and 1 actions"):
+        Evaluator(
+            *(METHOD, made_up, (0,), ensemble.seed_mesh()), episodes=1, eval_seed=0, backend="mjx"
+        )

@@ -1,0 +1,201 @@
+"""Compares the simulators in JAX with Gymnasium's environments, and times them.
+
+    python -m benchmarks.simulators --envs=Pendulum-v1,Hopper-v5 --episodes=100
+
+First, step by step: episodes of random actions from Gymnasium's own starts, in float64; the largest
+difference of an observation and of a reward within the first 50 steps (and, for those that end
+before, whether both end at the same step). Second, as evaluations: whole episodes of a fixed policy
+(a random linear one, tanh(W s)) in float32, each backend from its own starts; mean return and
+length with their standard errors. Third, how long it took, compilation apart.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from jaxrl_prefs import ensemble, simulators
+from jaxrl_prefs.data import task as tasks
+
+FLAGS = flags.FlagValues()
+_OWN: dict[str, Any] = {"flag_values": FLAGS}
+ENVS = (
+    *("Pendulum-v1", "HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5"),
+    *("PointMaze_UMaze-v3", "PointMaze_MediumDense-v3", "jaxrl_prefs/Maze2dUMaze-v0"),
+)
+flags.DEFINE_list("envs", list(ENVS), "environments", **_OWN)
+flags.DEFINE_integer("episodes", 100, "episodes of each", **_OWN)
+flags.DEFINE_integer("steps", 50, "steps to compare", **_OWN)
+flags.DEFINE_integer("horizon", 200, "steps of an evaluation's episodes at most", **_OWN)
+flags.DEFINE_boolean("play", True, "compare evaluations too", **_OWN)
+
+
+class Difference(NamedTuple):
+    """The largest differences over episodes and steps, and how many episodes ended."""
+
+    observation: float
+    reward: float
+    steps: int  # compared in all
+    ended: int  # episodes that ended within the steps, by both simulators at the same step
+    apart: int  # episodes that only one of them ended
+
+
+def start_of(env: Any) -> tuple[np.ndarray, ...]:
+    """The numbers from which `place` makes the world that Gymnasium's environment is in."""
+    inner = env.unwrapped
+    if hasattr(inner, "state"):  # Pendulum
+        return tuple(np.array(number) for number in inner.state)
+    maze = inner if hasattr(inner, "point_env") else getattr(inner, "_maze", None)
+    robot = maze.point_env if maze else inner
+    pose = np.array(robot.data.qpos), np.array(robot.data.qvel)
+    return (*pose, np.array(maze.goal)) if maze else pose
+
+
+def difference(env_id: str, episodes: int, steps: int) -> Difference:
+    """Plays random actions in both simulators, side by side from Gymnasium's starts.
+
+    Call it in double precision: a robot's contacts let rounding grow by orders of magnitude.
+    """
+    task = tasks.named(env_id)
+    simulator = simulators.build(task)
+    envs = [task.make() for _ in range(episodes)]
+    first = np.array([env.reset(seed=seed)[0] for seed, env in enumerate(envs)])
+    starts = [np.stack(parts) for parts in zip(*map(start_of, envs), strict=True)]
+    worlds = jax.jit(jax.vmap(simulator.place))(*starts)
+    observe = jax.jit(jax.vmap(simulator.observe))
+    step = jax.jit(jax.vmap(simulator.step))
+    gap, reward_gap = np.abs(observe(worlds) - first).max(), 0.0
+    random, compared = np.random.default_rng(0), 0
+    theirs, ours = np.zeros(episodes, int), np.zeros(episodes, int)
+    box = envs[0].action_space
+    for now in range(1, steps + 1):
+        action = random.uniform(box.low, box.high, (episodes, len(box.low))).astype(np.float32)
+        worlds, reward, over = step(worlds, np.float64(action))
+        seen = np.asarray(observe(worlds))
+        live = np.flatnonzero((theirs == 0) & (ours == 0))
+        for e in live:
+            observation, expected, ended, *_ = envs[e].step(action[e])
+            gap = max(gap, np.abs(seen[e] - observation).max())
+            reward_gap = max(reward_gap, abs(float(reward[e]) - float(expected)))
+            theirs[e], ours[e] = now * ended, now * bool(over[e])
+            compared += 1
+    for env in envs:
+        env.close()
+    ended = int(((theirs == ours) & (theirs > 0)).sum())
+    return Difference(float(gap), reward_gap, compared, ended, int((theirs != ours).sum()))
+
+
+class Played(NamedTuple):
+    """Returns and lengths [E] of one evaluation, and its seconds."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    seconds: float
+    compile_seconds: float = 0.0
+
+
+def play(env_id: str, episodes: int, horizon: int) -> tuple[Played, Played]:
+    """Evaluates the fixed policy by Gymnasium and on the device."""
+    from jaxrl_prefs import arenas
+    from jaxrl_prefs.data import Processing, prepare
+    from jaxrl_prefs.method import Policy
+
+    made_up = prepare(_recording(env_id), Processing())
+    width, actions = made_up.spec.observation_dim, made_up.spec.action_dim
+    weights = np.random.default_rng(0).normal(0, 1 / np.sqrt(width), (width, actions))
+
+    def act(state: Any, observation: Any, key: Any) -> Any:
+        del state, key
+        return jnp.tanh(observation @ jnp.asarray(weights, jnp.float32))
+
+    mesh = ensemble.seed_mesh(jax.devices()[:1])
+    keys = ensemble.pad(ensemble.seed_keys([0]), mesh)
+    found = []
+    for backend in ("gymnasium", "mjx"):
+        arena = arenas.make(
+            backend,
+            {"fixed": Policy(act, 1, "the one there is")},
+            made_up,
+            (0,),
+            mesh,
+            episodes=episodes,
+            eval_seed=0,
+            mapping="auto",
+        )
+        horizon = min(horizon, arena.horizon)
+        begin = time.perf_counter()
+        arena.play("fixed", {}, keys, 1)
+        middle = time.perf_counter()
+        returns, lengths = arena.play("fixed", {}, keys, horizon)
+        end = time.perf_counter()
+        found.append(Played(returns[0], lengths[0], end - middle, middle - begin))
+        arena.close()
+    return found[0], found[1]
+
+
+def _recording(env_id: str) -> Any:
+    """Made-up rows with an environment's sizes."""
+    from jaxrl_prefs.data import Recording
+
+    task = tasks.named(env_id)
+    env = task.make()
+    size, low, high = env.observation_space.shape[0], env.action_space.low, env.action_space.high
+    env.close()
+    rows = np.zeros((8, size), np.float32)
+    return Recording(
+        name=env_id,
+        family="other",
+        observation=rows,
+        action=np.tile(np.float32((low + high) / 2), (8, 1)),
+        reward=np.zeros(8, np.float32),
+        terminal=np.zeros(8, bool),
+        next_observation=rows,
+        continues=np.zeros(8, bool),
+        action_low=low,
+        action_high=high,
+        task=task,
+        references=None,
+        reference_source="",
+        returns=np.zeros(1),
+        lengths=np.asarray([8]),
+    )
+
+
+def described(played: Played) -> str:
+    """Mean and standard error of returns and lengths, and environment steps per second."""
+    error = np.sqrt(len(played.returns))
+    return (
+        f"return {played.returns.mean():.2f} +- {played.returns.std(ddof=1) / error:.2f}, "
+        f"length {played.lengths.mean():.1f} +- {played.lengths.std(ddof=1) / error:.1f}, "
+        f"{played.lengths.sum() / played.seconds:,.0f} steps/s "
+        f"(after {played.compile_seconds:.0f} s)"
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Prints one block for each environment."""
+    FLAGS(argv)
+    for env_id in FLAGS.envs:
+        start = time.process_time()
+        with jax.enable_x64(True):
+            found = difference(env_id, FLAGS.episodes, FLAGS.steps)
+        spent = time.process_time() - start
+        print(
+            f"{env_id}: {FLAGS.episodes} episodes, {found.steps} steps: observations differ by "
+            f"{found.observation:.1e}, rewards by {found.reward:.1e}; {found.ended} ended alike, "
+            f"{found.apart} differently ({spent:.0f} CPU-s)",
+            flush=True,
+        )
+        if FLAGS.play:
+            host, device = play(env_id, FLAGS.episodes, FLAGS.horizon)
+            print(f"  gymnasium: {described(host)}\n  device:    {described(device)}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv)
