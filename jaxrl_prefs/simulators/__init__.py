@@ -25,7 +25,8 @@ SIMULATORS = {
     "gymnasium.envs.mujoco.walker2d_v5:Walker2dEnv": ("locomotion", "walker2d"),
     "gymnasium.envs.mujoco.ant_v5:AntEnv": ("locomotion", "ant"),
     "gymnasium_robotics.envs.maze.point_maze:PointMazeEnv": ("point_maze", "point_maze"),
-    "jaxrl_prefs.data.maze_env:Maze2dUMaze": ("point_maze", "hidden_goal"),
+    "jaxrl_prefs.data.maze_env:Maze2d": ("point_maze", "hidden_goal"),
+    "jaxrl_prefs.data.maze_env:Maze2dUMaze": ("point_maze", "hidden_goal"),  # its earlier name
 }
 PLAIN = ("pendulum",)  # modules that need no MJX
 
@@ -46,7 +47,8 @@ def build(task: Task) -> Simulator:
     """
     found = SIMULATORS.get(_entry_point(task))
     if found is None or task.spec().additional_wrappers:
-        known = ", ".join(sorted(key.split(":")[1].removesuffix("Env") for key in SIMULATORS))
+        names = {key.split(":")[1].removesuffix("Env") for key in SIMULATORS} - {"Maze2dUMaze"}
+        known = ", ".join(sorted(names))
         raise DataError(
             f"{task.env_id} has no simulator in JAX (there are: {known}); take "
             "--eval_backend=gymnasium"

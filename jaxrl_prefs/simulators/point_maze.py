@@ -1,4 +1,4 @@
-"""Gymnasium-Robotics' PointMaze, and the maze of `maze2d/umaze-v0`, which hides its goal."""
+"""Gymnasium-Robotics' PointMaze, and the mazes of `maze2d/...`, which hide their goals."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def point_maze(env: Any) -> Simulator:
 
 
 def hidden_goal(env: Any) -> Simulator:
-    """Makes the simulator of `env`, a Maze2dUMaze."""
+    """Makes the simulator of `env`, a Maze2d."""
     from jaxrl_prefs.data.maze_env import GOAL_RADIUS
 
     ball = _ball(env._maze)
