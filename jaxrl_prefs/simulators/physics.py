@@ -13,6 +13,7 @@ Three things differ from `mjx.step`:
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -103,13 +104,12 @@ def load() -> Any:
     """
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it regrets that there is no Warp
-            import mujoco.mjx as mjx
+            return importlib.import_module("mujoco.mjx")
     except ImportError as error:
         raise DataError(
             "evaluation by MJX needs mujoco-mjx: install jaxrl_prefs[mjx], or take "
             "--eval_backend=gymnasium"
         ) from error
-    return mjx
 
 
 def _forward(mjx: Any, model: Any, data: Any) -> Any:
