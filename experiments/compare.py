@@ -113,7 +113,7 @@ def _execute(variants: Sequence[Variant], console: Console) -> int:
             grid = table.collect([folder], names)
             if grid.cells:
                 against = FLAGS.against if FLAGS.against in grid.columns else ""
-                table.publish(grid, folder, console, against)
+                table.publish(grid, folder, console, table.extras(grid, against))
     return worst
 
 

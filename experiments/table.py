@@ -1,7 +1,9 @@
 """One table from many runs: `python -m experiments.table runs/compare --against=bc`.
 
 Reads every result.json below the folders. A row is a dataset, a column the folder of a run; a cell
-that nobody ran stays blank. Writes table.md and table.csv beside the first folder's runs.
+that nobody ran stays blank. `--published` sets what papers printed beside ours, `--iqm` adds the
+interquartile mean over all datasets with its stratified bootstrap interval. Writes table.md,
+table.csv and table.png beside the first folder's runs.
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import report, run
+from experiments import aggregate, intervals, published, report, run
 from experiments.overrides import OverrideError
 from experiments.workdir import RESULT, read_json, write_text
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string(
-    "against", "", "also show every column's difference to this one", flag_values=FLAGS
-)
+_OWN: dict[str, Any] = {"flag_values": FLAGS}
+flags.DEFINE_string("against", "", "also show every column's difference to this one", **_OWN)
+flags.DEFINE_boolean("published", False, "also show what papers printed", **_OWN)
+flags.DEFINE_boolean("iqm", False, "also show the interquartile mean over datasets", **_OWN)
+flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 
 Cell = tuple[str, str]  # (dataset, column)
 
@@ -113,6 +117,35 @@ def rows(grid: Grid, against: str = "") -> list[list[str]]:
     return [head, *body]
 
 
+def printed(grid: Grid) -> list[list[str]]:
+    """What papers printed of the grid's datasets, as text, its head first; no rows if nothing."""
+    found = {dataset: published.beside(dataset) for dataset in grid.datasets}
+    columns = [name for name in published.PUBLISHED if any(name in row for row in found.values())]
+    body = [
+        [dataset, *(_printed(row.get(column)) for column in columns)]
+        for dataset, row in found.items()
+        if row
+    ]
+    return [["dataset", *columns], *body]
+
+
+def _printed(score: published.Score | None) -> str:
+    if score is None:
+        return ""
+    mean, deviation = score
+    return f"{mean:g}" if deviation is None else f"{mean:g} ± {deviation:g}"
+
+
+def matrices(grid: Grid) -> dict[str, np.ndarray]:
+    """Scores [seeds, datasets] of every column that has all datasets with one number of seeds."""
+    found = {}
+    for column in grid.columns:
+        scores = [grid.cells.get((name, column), {}).get("scores") for name in grid.datasets]
+        if all(scores) and len({len(row) for row in scores if row}) == 1:
+            found[column] = np.array(scores, float).T
+    return found
+
+
 def markdown(table: Sequence[Sequence[str]]) -> str:
     """Rows as a Markdown table."""
     lines = ["| " + " | ".join(row) + " |" for row in table]
@@ -131,11 +164,20 @@ def comma_separated(grid: Grid) -> str:
     return text.getvalue()
 
 
-def publish(grid: Grid, folder: Path, console: Console, against: str = "") -> None:
-    """Prints the tables and writes table.md and table.csv to `folder`."""
+Titled = tuple[str, Sequence[Sequence[str]]]
+
+
+def publish(grid: Grid, folder: Path, console: Console, more: Sequence[Titled] = ()) -> None:
+    """Prints the tables, and writes table.md, table.csv and table.png to `folder`.
+
+    Args:
+        grid: what is shown first.
+        folder: where the files go.
+        console: where the tables go.
+        more: further tables, each with its title.
+    """
     tables = [("score of the headline policy, 95 % bootstrap interval over seeds", rows(grid))]
-    if against:
-        tables.append((f"seed by seed, less {against}", rows(grid, against)))
+    tables += [(title, table) for title, table in more if len(table) > 1]
     for title, (head, *body) in tables:
         view = Table(title=title)
         for name in head:
@@ -146,18 +188,46 @@ def publish(grid: Grid, folder: Path, console: Console, against: str = "") -> No
     text = "\n".join(f"{title}:\n\n{markdown(table)}" for title, table in tables)
     write_text(folder / "table.md", text)
     write_text(folder / "table.csv", comma_separated(grid))
+    means = {
+        cell: (result["score_mean"], result["score_ci"])
+        for cell, result in grid.cells.items()
+        if result["score_mean"] is not None
+    }
+    intervals.draw(folder / "table.png", grid.datasets, grid.columns, means)
+
+
+def extras(grid: Grid, against: str = "", papers: bool = False, iqm: bool = False) -> list[Titled]:
+    """The tables that were asked for besides the scores.
+
+    Raises:
+        OverrideError: if there is no column `against`, or rliable is missing.
+    """
+    found: list[Titled] = []
+    if against:
+        found.append((f"seed by seed, less {against}", rows(grid, against)))
+    if papers:
+        found.append(("what papers printed: other code, their seeds and episodes", printed(grid)))
+    if iqm:
+        found.append((aggregate.TITLE, aggregate.rows(matrices(grid), len(grid.datasets))))
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
     try:
         FLAGS.unparse_flags()
+        for name in FLAGS:
+            FLAGS[name].unparse()
         _, *folders = FLAGS(list(sys.argv if argv is None else argv))
+        if FLAGS.help:
+            print("\n".join([__doc__ or "", *(f"  --{n}: {FLAGS[n].help}" for n in FLAGS)]))
+            return 0
         paths = [Path(folder) for folder in folders]
         grid = collect(paths)
         if not grid.cells:
             raise OverrideError(f"no finished run below {' '.join(folders) or 'no folder'}")
-        publish(grid, paths[0], Console(), FLAGS.against)
+        more = extras(grid, FLAGS.against, FLAGS.published, FLAGS.iqm)
+        publish(grid, paths[0], Console(), more)
         return 0
     except (flags.Error, OverrideError) as error:
         return run.say(str(error), run.WRONG_USE)

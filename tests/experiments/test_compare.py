@@ -95,7 +95,7 @@ def test_differences_are_paired_by_seed_and_missing_cells_blank(tmp_path: Path) 
     # Every seed gained 2: the paired interval is a point, though seeds lie 20 apart.
     assert table.rows(grid, "bc")[1][4] == "+2.0 (+2.0 to +2.0)"
     assert table.rows(grid, "bc")[2][2] == ""  # other seeds
-    table.publish(grid, tmp_path, Console(), "bc")
+    table.publish(grid, tmp_path, Console(), table.extras(grid, "bc"))
     assert (tmp_path / "table.csv").read_text().splitlines()[1] == "x,bc,0,10.0,normalised score"
 
 
