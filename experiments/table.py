@@ -176,7 +176,9 @@ def publish(grid: Grid, folder: Path, console: Console, more: Sequence[Titled] =
         console: where the tables go.
         more: further tables, each with its title.
     """
-    tables = [("score of the headline policy, 95 % bootstrap interval over seeds", rows(grid))]
+    tables: list[Titled] = [
+        ("score of the headline policy, 95 % bootstrap interval over seeds", rows(grid))
+    ]
     tables += [(title, table) for title, table in more if len(table) > 1]
     for title, (head, *body) in tables:
         view = Table(title=title)
