@@ -65,7 +65,13 @@ class Forecast:
 
 
 def seconds_per_update(
-    method: Method, data: Transition, seeds: Sequence[int], mesh: Mesh, mapping: str
+    method: Method,
+    data: Transition,
+    seeds: Sequence[int],
+    mesh: Mesh,
+    mapping: str,
+    *,
+    stream: bool = False,
 ) -> dict[str, float]:
     """Measures one update of all seeds, by phase, from fresh states; compilation is left out.
 
@@ -79,9 +85,8 @@ def seconds_per_update(
         if phase.steps:
             columns = _empty_columns(method, index, len(seeds), len(data.reward))
             alone = _alone(method, index)
-            ticks = train.run(
-                alone, data, seeds, mesh, every=every, columns=columns, mapping=mapping
-            )
+            more = {"columns": columns, "mapping": mapping, "stream": stream}
+            ticks = train.run(alone, data, seeds, mesh, every=every, **more)  # type: ignore[arg-type]
             with contextlib.suppress(train.NonFinite):
                 measured[phase.name] = _time(ticks)
     return measured

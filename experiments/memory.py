@@ -1,4 +1,4 @@
-"""How much memory the columns of a method take, before a run starts; what does not fit is refused.
+"""How much memory data and columns take, before a run starts; columns that do not fit are refused.
 
 A column is kept on the host as it is filled, once more on every device that reads it (shared ones
 on each, a seed's own where the seed is), and on the disk.
@@ -14,6 +14,9 @@ from jax.sharding import Mesh
 
 from experiments.overrides import OverrideError
 from jaxrl_prefs.method import Method
+from jaxrl_prefs.types import Transition
+
+SHARE = 0.5  # of a device's free memory that the data may take
 
 
 def column_bytes(method: Method, size: int, seeds: int) -> dict[str, int]:
@@ -62,6 +65,23 @@ def check(method: Method, size: int, seeds: int, mesh: Mesh) -> str:
         text += f" and {amount(each)} on each device"
         _refuse(text, each, free, "the device")
     return text
+
+
+def streamed(data: Transition, mesh: Mesh) -> str:
+    """Says that the data are too large for the devices, and why; empty if a copy fits on each.
+
+    They may fill `SHARE` of what is free there: networks and columns want their part.
+    """
+    size, devices = sum(leaf.nbytes for leaf in jax.tree.leaves(data)), mesh.devices.size
+    free = _free(mesh.devices.flat[0])
+    # A CPU's devices keep their copies in the host's memory.
+    each = psutil.virtual_memory().available / devices if free is None else free
+    if size <= SHARE * each:
+        return ""
+    return (
+        f"the data take {amount(size)} and stay on the host: each of {devices} device(s) has "
+        f"{amount(each)} free"
+    )
 
 
 def _refuse(text: str, needed: int, free: int, place: str) -> None:

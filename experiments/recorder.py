@@ -185,7 +185,10 @@ class Recorder:
         if known.exists():
             return Forecast(method, config.eval_every, **read_json(known))
         seeds = self._trial.seeds
-        updates = forecast.seconds_per_update(method, data, seeds, mesh, config.mapping)
+        stream = bool(self._trial.streamed)
+        updates = forecast.seconds_per_update(
+            method, data, seeds, mesh, config.mapping, stream=stream
+        )
         played = {"evaluation": 0.0, "last": 0.0}
         if self._evaluator:
             state = train.begin(method, data, Ensemble(seeds, mesh, config.mapping))

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from experiments import config, curves, overrides, report, training, workdir
+from experiments import config, curves, memory, overrides, report, training, workdir
 from experiments.config import Choice
 from experiments.display import line
 from experiments.overrides import OverrideError
@@ -94,7 +94,8 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Trial, dic
     if not any(phase.steps for phase in method.phases):
         raise OverrideError("every phase has 0 steps: nothing to train")
     mesh = mesh_for(len(run_config.seeds) * max(1, len(points)), jax.devices())
-    trial = Trial(path, run_config, method, dataset, mesh, tuple(numbers))
+    streamed = memory.streamed(dataset.transitions, mesh)
+    trial = Trial(path, run_config, method, dataset, mesh, tuple(numbers), streamed)
     return trial, _about(trial, method_config)
 
 

@@ -33,6 +33,8 @@ def run(trial: Trial, console: Console) -> None:
             return
         if start:
             line(console, f"continuing at update {start} of {trial.steps}")
+        if trial.streamed:
+            line(console, trial.streamed)
         ticks = train.run(
             trial.method,
             trial.dataset.transitions,
@@ -43,6 +45,7 @@ def run(trial: Trial, console: Console) -> None:
             columns=columns.read(trial.path / COLUMNS, trial.method, start),
             start=start,
             mapping=config.mapping,
+            stream=bool(trial.streamed),
         )
         with Recorder(trial, start, console) as recorder:
             for step in _timed(ticks, start):

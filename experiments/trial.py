@@ -24,6 +24,7 @@ class Trial(NamedTuple):
     dataset: Dataset
     mesh: Mesh
     points: tuple[Mapping[str, float], ...] = ()  # of a sweep: each is trained with every seed
+    streamed: str = ""  # why the data stay on the host; empty if they are on the devices
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -5,7 +5,8 @@
 
 The number of steps is an argument of the program, so one compilation serves chunks of every length
 and the same instructions run whichever way the steps are cut: results agree bit for bit. Nothing
-returns to the host inside a chunk. The dataset is an argument too, one copy on every device.
+returns to the host inside a chunk. The dataset is an argument too, one copy on every device; one
+that is too large for a device stays on the host, and its batches come along in blocks (stream.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from jax.sharding import Mesh
 
 from jaxrl_prefs import ensemble
 from jaxrl_prefs.method import Method, Phase, State, walk
+from jaxrl_prefs.stream import Block, Feed
 from jaxrl_prefs.types import Array, Key, Metrics, Transition
 
 COLUMN_BYTES = 2**26  # room on the device for what one call fills, per seed
@@ -63,7 +65,10 @@ def phase_keys(keys: Key, index: int) -> tuple[Key, Key, Key]:
 
 def take(data: Transition, rows: Array, columns: Mapping[str, Array]) -> Transition:
     """Gathers one batch: `rows` [B] of the data and of the columns, and the successors' columns."""
-    gathered: Transition = jax.tree.map(lambda leaf: _gather(leaf, rows), data)
+    return _with_columns(jax.tree.map(lambda leaf: _gather(leaf, rows), data), rows, columns)
+
+
+def _with_columns(gathered: Transition, rows: Array, columns: Mapping[str, Array]) -> Transition:
     here = {name: _gather(column, rows) for name, column in columns.items()}
     after = {f"next_{name}": _gather(c, gathered.next_index) for name, c in columns.items()}
     return gathered._replace(columns={**here, **after})
@@ -103,16 +108,26 @@ def _member_program(phase: Phase, slots: int, stride: int) -> Callable[..., Any]
 
     It runs the steps first, first + stride, ... below stop. Where they are the same for all members
     they are not batched, so that `lax.cond` on a step stays a branch. Columns have room for `slots`
-    batches.
+    batches. `data` is the dataset, or a Block with the batch of every step.
     """
     # Under jit the update is traced once, though both eval_shape and the loop call it. A filling
     # update is left bare, so that an unchanged state can be recognised.
     update = phase.update if phase.columns else jax.jit(phase.update)
 
-    def advance(state: State, keys: Any, data: Transition, columns: Any, step: Array) -> tuple:
-        rows_key, update_key = keys
+    def draw(
+        rows_key: Key, data: Transition | Block, columns: Any, step: Array, slot: Array
+    ) -> Any:
+        if isinstance(data, Block):
+            block: Block = jax.tree.map(lambda leaf: leaf[slot], data)
+            return _with_columns(block.batches, block.rows, columns)
         rows = phase.rows(rows_key, step, data.reward.shape[0], phase.batch_size)
-        batch = take(data, rows, columns)
+        return take(data, rows, columns)
+
+    def advance(
+        state: State, keys: Any, data: Any, columns: Any, step: Array, slot: Array
+    ) -> tuple:
+        rows_key, update_key = keys
+        batch = draw(rows_key, data, columns, step, slot)
         if not phase.columns:
             return (*update(state, batch, jax.random.fold_in(update_key, step), step), {})
         after, metrics, filled = update(state, batch, update_key, step)
@@ -128,11 +143,11 @@ def _member_program(phase: Phase, slots: int, stride: int) -> Callable[..., Any]
         def body(slot: Array, carry: tuple) -> tuple:
             state, report = carry
             step = first + slot * stride
-            state, metrics, filled = advance(state, keys, data, columns, step)
+            state, metrics, filled = advance(state, keys, data, columns, step, slot)
             filled = jax.tree.map(lambda to, x: to.at[slot].set(x), report.columns, filled)
             return state, _observed(report, metrics, step)._replace(columns=filled)
 
-        _, metrics, filled = jax.eval_shape(advance, state, keys, data, columns, first)
+        _, metrics, filled = jax.eval_shape(advance, state, keys, data, columns, first, first)
         report = Report(
             names=dict.fromkeys(sorted(metrics)),
             totals=jnp.zeros((len(metrics), 2)),
@@ -185,6 +200,7 @@ class Chunk(NamedTuple):
     compiled: Any
     longest: int  # steps that one call can take
     constants: tuple  # keys (for rows, for updates) [P], data, own columns, common columns
+    feed: Feed | None = None  # of the blocks that stand in place of data that stay on the host
 
     def __call__(self, state: State, first: int, stop: int) -> tuple[State, Report]:
         """Runs updates first ... stop - 1 of the phase on `state` [P, ...], which is used up.
@@ -200,7 +216,17 @@ class Chunk(NamedTuple):
         """Puts the program's arguments in order."""
         keys, data, own, common = self.constants
         state = alone(state, self.members.mesh) if self.phase.shared else state
-        return state, keys, self._bounds(first, stop), data, own, common
+        bounds = self._bounds(first, stop)
+        data = self.feed.block(first, bounds[0]) if self.feed else data
+        return state, keys, bounds, data, own, common
+
+    def prepare(self, first: int) -> None:
+        """Gathers what a call from step `first` on will need, where data stay on the host.
+
+        While a call is under way on the devices, this is the time to.
+        """
+        if self.feed and first < self.phase.steps:
+            self.feed.prepare(first, self._bounds(first, first)[0])
 
     def _bounds(self, first: int, stop: int) -> tuple[Any, Any]:
         """First and stop, per member where members run one after the other.
@@ -225,17 +251,19 @@ def compile_chunk(
     *,
     state: State,
     columns: Mapping[str, np.ndarray] | None = None,
+    stream: int = 0,
 ) -> Chunk:
     """Compiles phase `index` for chunks of any length on `state` [P, ...].
 
     `columns` holds what earlier phases filled, on the host: [N, ...], or [S, N, ...] where each
     seed has its own. A shared phase runs on one member: on the first device, or, where it only
-    fills columns, on all devices, each doing some of the batches.
+    fills columns, on all devices, each doing some of the batches. With `stream`, the data stay on
+    the host, and a call takes at most so many steps.
 
     Raises ValueError on a filling phase that does not walk or does not reach the last row, or if a
     column that an earlier phase should have filled is missing.
     """
-    chunk = build_chunk(method, index, data, crew, columns)
+    chunk = build_chunk(method, index, data, crew, columns, stream)
     lowered = chunk.function.lower(*chunk.arguments(state, 0, 1))
     return chunk._replace(compiled=lowered.compile())
 
@@ -246,6 +274,7 @@ def build_chunk(
     data: Transition,
     crew: Ensemble,
     columns: Mapping[str, np.ndarray] | None = None,
+    stream: int = 0,
 ) -> Chunk:
     """What `compile_chunk` compiles, jitted only: to lower or export it elsewhere."""
     phase = method.phases[index]
@@ -267,10 +296,15 @@ def build_chunk(
     # The room for columns does not depend on how the steps are cut, else the program would.
     batch_bytes = phase.batch_size * sum(x.size * x.dtype.itemsize for x in phase.columns.values())
     slots = min(-(-phase.steps // stride), max(1, COLUMN_BYTES // max(1, batch_bytes)))
+    keys = ensemble.pad(phase_keys(keys, index)[1:], mesh)
+    feed = None
+    if stream:
+        feed = Feed(data, phase, keys[0], mesh, stride=stride, wanted=-(-stream // stride))
+        slots = min(slots, feed.slots) if phase.columns else slots
     function = ensemble.over_seeds(
         _member_program(phase, slots, stride),
         mesh,
-        (0, 0, 0 if mapping == "loop" else None, None, 0, None),
+        (0, 0, 0 if mapping == "loop" else None, 0 if feed else None, 0, None),
         mapping=mapping,
         donate=(0,),
     )
@@ -280,14 +314,20 @@ def build_chunk(
         members=Ensemble(crew.seeds, mesh, mapping),
         function=function,
         compiled=function,
-        longest=slots * stride if phase.columns else phase.steps,
+        longest=_longest(phase, slots, stride, feed),
         constants=(
-            ensemble.pad(phase_keys(keys, index)[1:], mesh),
-            ensemble.replicate(data, mesh),
+            keys,
+            None if feed else ensemble.replicate(data, mesh),
             {} if phase.shared else own,  # what each seed has its own, one for all cannot read
             common,
         ),
+        feed=feed,
     )
+
+
+def _longest(phase: Phase, slots: int, stride: int, feed: Feed | None) -> int:
+    steps = slots * stride if phase.columns else phase.steps
+    return min(steps, feed.slots * stride) if feed else steps
 
 
 def _place_columns(

@@ -144,6 +144,11 @@ def one(tree: Tree, i: int) -> Tree:
     return jax.tree.map(lambda leaf: leaf[i], tree)
 
 
+def place(tree: Tree, mesh: Mesh) -> Tree:
+    """Places leaves that have all members [P, ...] on the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """Places a copy of every leaf on every device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

@@ -83,11 +83,13 @@ def run(
     columns: Mapping[str, np.ndarray] | None = None,
     start: int = 0,
     mapping: str = "auto",
+    stream: bool = False,
 ) -> Iterator[Tick]:
     """Trains `seeds` on `data` ([N, ...] arrays) from global step `start` to the end.
 
     To resume, pass the `state` (trimmed to [S, ...]), `columns` and `step` of any tick; the
-    arguments are copied. A phase of 0 steps is entered at the end of the phase before it.
+    arguments are copied. A phase of 0 steps is entered at the end of the phase before it. With
+    `stream` the data stay on the host, for devices that cannot hold them; see stream.py.
 
     Raises NonFinite instead of yielding the tick in which a seed broke; ValueError on a bad
     `start`, `every` or `seeds`, and if no phase has a step.
@@ -100,7 +102,7 @@ def run(
         raise ValueError(f"start is {start}; it must be in 0 ... {ends[-1]}, and 0 without a state")
     state = begin(method, data, crew) if state is None else ensemble.pad(state, mesh)
     held = {name: np.array(column) for name, column in (columns or {}).items()}
-    data = ensemble.replicate(data, mesh)
+    data = data if stream else ensemble.replicate(data, mesh)
     if start == 0:
         state = _enter_idle(method, 0, state, crew)
 
@@ -111,7 +113,8 @@ def run(
         offset = end - phase.steps
         if step == offset:
             state = enter(method, index, state, crew)
-        chunk = compile_chunk(method, index, data, crew, state=state, columns=held)
+        longest = every if stream else 0
+        chunk = compile_chunk(method, index, data, crew, state=state, columns=held, stream=longest)
         _allocate(held, phase, len(seeds), len(data.reward))
         while step < end:
             first, step = step - offset, min(end, (step // every + 1) * every)
@@ -134,6 +137,7 @@ def _advance(
     for begin in range(first, stop, chunk.longest):
         end = min(stop, begin + chunk.longest)
         state, report = chunk(state, begin, end)
+        chunk.prepare(end)  # on the host, while the devices are at work
         _stop_if_broken(report, state, chunk.phase, chunk.crew.seeds, end - 1)
         _fill(held, report, chunk.phase, begin, end)
         parts = np.asarray(report.totals)

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import types
+
 import jax
 import numpy as np
 import psutil
 import pytest
 
-from experiments import memory
+from experiments import memory, run
 from experiments.overrides import OverrideError
 from jaxrl_prefs import ensemble
 from jaxrl_prefs.methods import arq
 from jaxrl_prefs.types import Spec
+from tests import probes
+from tests.experiments.conftest import SHORT
 
 ONE = np.ones(3, np.float32)
 MILLION = 1_000_000
@@ -58,3 +62,30 @@ def test_what_does_not_fit_is_refused(monkeypatch):
     told = r"720\.0 kB of memory, but this machine has 700\.0 kB free"
     with pytest.raises(OverrideError, match=told):
         memory.check(method(share_behavior=True), 1000, 5, mesh)
+
+
+def test_data_that_do_not_fit_stay_on_the_host(monkeypatch):
+    mesh = ensemble.seed_mesh(jax.devices()[:4])
+    data = probes.episodes(size=96, length=12, observation_dim=3, action_dim=2)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(data))
+    for factor, stays in ((7.9, True), (8.1, False)):  # four copies may take half of it
+        free = types.SimpleNamespace(available=factor * size)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: free)
+        assert bool(memory.streamed(data, mesh)) == stays
+    monkeypatch.setattr(memory, "_free", lambda device: 2 * size - 1)  # an accelerator's own
+    assert "stay on the host: each of 4 device(s) has" in memory.streamed(data, mesh)
+    monkeypatch.setattr(memory, "_free", lambda device: 2 * size)
+    assert memory.streamed(data, mesh) == ""
+
+
+def test_a_run_says_that_its_data_stay_on_the_host(pendulum_file, tmp_path, monkeypatch, capsys):
+    """And measures the same as one whose data are on the devices."""
+    found = []
+    for name, share in (("device", 0.5), ("host", 0.0)):
+        monkeypatch.setattr(memory, "SHARE", share)
+        fields = [f"--set={key}={value}" for key, value in SHORT.items()]
+        words = [f"--dataset={pendulum_file}", "--env=Pendulum-v1", "--seeds=2", "--algo=td3_bc"]
+        assert run.main(["run", *words, f"--workdir={tmp_path / name}", *fields]) == 0
+        assert ("stay on the host" in capsys.readouterr().out) == (name == "host")
+        found.append((tmp_path / name / "metrics.jsonl").read_text())
+    assert found[0] == found[1]
