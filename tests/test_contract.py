@@ -471,13 +471,15 @@ def primitives(jaxpr: Any) -> Iterator[str]:
                 yield from primitives(getattr(inner, "jaxpr", inner))
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+ACCELERATORS = ("tpu", "cuda")
+
+
 def test_everything_lowers_for_accelerators(
-    walked: Walk, whole: list[Run], method: Method, data: Transition, platform: str
+    walked: Walk, whole: list[Run], method: Method, data: Transition
 ) -> None:
     for what, fn, args in programs(walked, whole, method, data):
-        exported = jax.export.export(jax.jit(fn), platforms=[platform])(*args)
-        assert exported.platforms == (platform,), what
+        exported = jax.export.export(jax.jit(fn), platforms=ACCELERATORS)(*args)
+        assert exported.platforms == ACCELERATORS, what
 
 
 # --- The ensemble ---------------------------------------------------------------------------------
@@ -549,15 +551,12 @@ def test_the_dataset_is_an_argument(chunks: list[tuple[chunk.Chunk, Any]]) -> No
         assert not any("24x3xf32" in line or "24x2xf32" in line for line in constants)
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_chunks_lower_for_accelerators(
-    method: Method, data: Transition, whole: list[Run], platform: str
-) -> None:
+def test_chunks_lower_for_accelerators(method: Method, data: Transition, whole: list[Run]) -> None:
     """With the accelerators' mapping, sharded over four devices."""
     crew = chunk.Ensemble(SEEDS, ensemble.seed_mesh(), "vmap")
     state = ensemble.pad(whole[-1].state, crew.mesh)
     for index in range(len(method.phases)):
         program = chunk.build_chunk(method, index, data, crew, whole[-1].columns)
         args = program.arguments(state, 0, 1)
-        exported = jax.export.export(program.function, platforms=[platform])(*args)
+        exported = jax.export.export(program.function, platforms=ACCELERATORS)(*args)
         assert exported.nr_devices == 4
