@@ -83,7 +83,7 @@ def seconds_per_update(
         # A filling update is a long one: a hundred samplers' runs. Every device takes one.
         every = min(mesh.devices.size, max(phase.steps // 2, 1)) if phase.columns else CHUNK
         if phase.steps:
-            columns = _empty_columns(method, index, len(seeds), len(data.reward))
+            columns = empty_columns(method, index, len(seeds), len(data.reward))
             alone = _alone(method, index)
             more = {"columns": columns, "mapping": mapping, "stream": stream}
             ticks = train.run(alone, data, seeds, mesh, every=every, **more)  # type: ignore[arg-type]
@@ -118,7 +118,7 @@ def _alone(method: Method, index: int) -> Method:
     return method._replace(phases=tuple(phases))
 
 
-def _empty_columns(method: Method, index: int, seeds: int, size: int) -> dict[str, np.ndarray]:
+def empty_columns(method: Method, index: int, seeds: int, size: int) -> dict[str, np.ndarray]:
     """Zeros for the columns that phase `index` may read."""
     columns = {}
     for phase in method.phases[:index]:

@@ -1,0 +1,50 @@
+"""The plan of a run whose numbers can be worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments import plan
+from experiments.config import Choice
+from tests.experiments.conftest import SHORT
+
+
+def bc(pendulum_file: Path, seeds: int) -> Choice:
+    fields = {name: value for name, value in SHORT.items() if name != "critic_hidden"}
+    assignments = tuple(f"{name}={value}" for name, value in fields.items())
+    return Choice("bc", str(pendulum_file), "Pendulum-v1", tuple(range(seeds)), assignments)
+
+
+def test_memory_operations_and_time_add_up(pendulum_file: Path) -> None:
+    found = plan.plan(bc(pendulum_file, 5), devices=2, rate=1e9)
+    (phase,) = found.stretches
+    assert (phase.steps, found.seeds, found.rounds) == (4, 5, 3)
+    # One hidden layer of 8 between 3 observations and 1 action, 16 rows: products of
+    # 2 * 16 * (3 * 8 + 8 * 1) forward, the same for the weights' gradients, and 2 * 16 * 8 back.
+    forward = 2 * 16 * (3 * 8 + 8 * 1)
+    assert phase.flops == 2 * forward + 2 * 16 * 8
+    assert found.flops == 5 * 4 * phase.flops
+    assert found.seconds == pytest.approx(3 * 4 * phase.flops / 1e9)
+    parameters = (3 * 8 + 8) + (8 * 1 + 1)
+    assert 3 * 4 * parameters <= found.state <= 5 * 4 * parameters + 64  # Adam has two moments
+    # Five rows, the last of each episode, have no successor and are left out.
+    assert found.data == 195 * 4 * (3 + 1 + 1 + 1 + 3 + 1 + 1 + 1 + 1)
+    apart = found.device_bytes(True) - found.device_bytes(False)
+    assert apart == 2 * phase.temporary > 0
+
+
+def test_without_a_rate_updates_are_timed(pendulum_file: Path) -> None:
+    found = plan.plan(bc(pendulum_file, 1), devices=1, rate=0.0)
+    assert 0 < found.seconds < 60
+
+
+def test_the_command_prints_it(pendulum_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = (f"--dataset={pendulum_file}", "--env=Pendulum-v1")
+    argv = ["plan", "--algo=bc", *data, "--seeds=64", "--rate=20"]
+    assert plan.main([*argv, "--devices=4"]) == 0
+    out = capsys.readouterr().out
+    assert "a device with 16 seeds" in out and "GFLOP per update" in out and "4 device(s)" in out
+    assert plan.main([*argv, "--devices=0"]) == 2
+    assert "--devices is 1 or more" in capsys.readouterr().err
