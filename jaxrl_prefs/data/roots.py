@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -44,6 +45,8 @@ def local_ids() -> list[str]:
 def writable_root() -> Path:
     """The first of `roots()` that can be written to, made if it does not exist.
 
+    A folder without write permission for anybody is left alone by the superuser too.
+
     Raises:
       DataError: if none can.
     """
@@ -51,6 +54,8 @@ def writable_root() -> Path:
     for root in roots():
         try:
             root.mkdir(parents=True, exist_ok=True)
+            if not root.stat().st_mode & 0o222:
+                raise PermissionError(errno.EACCES, "Read-only folder")
             with tempfile.TemporaryDirectory(prefix=".probe-", dir=root):
                 return root
         except OSError as fault:

@@ -49,6 +49,9 @@ def test_a_root_that_cannot_be_written_to_is_passed_over(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert roots.writable_root() == root
+    root.chmod(0o555)  # the tests may run as the superuser, who could write all the same
+    assert roots.writable_root() == tmp_path / "cache/jaxrl_prefs/minari"
+    root.chmod(0o755)
     blocked = tmp_path / "file"
     blocked.touch()
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(blocked / "below"))
