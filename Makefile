@@ -17,7 +17,7 @@ run: $(STAMP)
 	$(BIN)/python -m experiments.run --algo=bdpo --seeds=5
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist=loadscope  # a file stays in one process: its runs are shared
 
 lint: $(STAMP)
 	$(BIN)/ruff check
