@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from experiments import commandline
+
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
 flags.DEFINE_string("algo", "td3_bc", "the method", **_OWN)
@@ -124,10 +126,7 @@ def draw(path: Path, found: dict[int, dict[int, float]], machine: float) -> None
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a table of updates per second, and draws it if asked."""
-    FLAGS.unparse_flags()
-    for name in FLAGS:
-        FLAGS[name].unparse()
-    FLAGS(list(sys.argv if argv is None else argv))
+    commandline.read(FLAGS, argv)
     if FLAGS.cell:
         devices, seeds = map(int, FLAGS.cell.split(","))
         print(json.dumps(updates_per_second(devices, seeds)))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from rich.console import Console
 
-from experiments import config, overrides, run, table
+from experiments import commandline, config, overrides, run, table
 from experiments.overrides import OverrideError
 from jaxrl_prefs.methods import METHODS
 
@@ -83,12 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 a run failed, 2 wrong use, 130 stopped."""
     console = Console()
     try:
-        FLAGS.unparse_flags()
-        for name in FLAGS:
-            FLAGS[name].unparse()
-        rest = FLAGS(list(sys.argv if argv is None else argv))
-        if rest[1:]:
-            raise OverrideError(f"unexpected argument {rest[1]!r}; lists are parted by commas")
+        commandline.read(FLAGS, argv, "; lists are parted by commas")
         if FLAGS.help:
             console.print(usage(), markup=False, highlight=False)
             return 0

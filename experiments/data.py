@@ -24,7 +24,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import overrides, run
+from experiments import commandline, overrides, run
 from experiments.overrides import OverrideError
 from jaxrl_prefs import data
 from jaxrl_prefs.data import Recording, Task, environments, families, formats, parity, roots
@@ -51,10 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
     console = Console()
     try:
-        FLAGS.unparse_flags()
-        for name in FLAGS:
-            FLAGS[name].unparse()
-        _, *words = FLAGS(list(sys.argv if argv is None else argv))
+        words = commandline.words(FLAGS, argv)
         if FLAGS.help or not words:
             console.print(usage(), markup=False, highlight=False)
             return 0

@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 from rich.console import Console
 
-from experiments import run
+from experiments import commandline, run
 from experiments.memory import amount
 from experiments.overrides import OverrideError
 from experiments.workdir import write_bytes
@@ -36,12 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     console = Console()
     try:
-        FLAGS.unparse_flags()
-        for name in FLAGS:
-            FLAGS[name].unparse()
-        rest = FLAGS(list(sys.argv if argv is None else argv))
-        if rest[1:]:
-            raise OverrideError(f"unexpected argument {rest[1]!r}")
+        commandline.read(FLAGS, argv)
         if FLAGS.help:
             console.print(usage(), markup=False, highlight=False)
             return 0

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.flops import matmul_flops
-from experiments import config, run
+from experiments import commandline, config, run
 from experiments.config import Choice
 from experiments.overrides import OverrideError
 
@@ -181,15 +181,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, or 2 for wrong use."""
     console = Console()
     try:
-        FLAGS.unparse_flags()
-        for name in FLAGS:
-            FLAGS[name].unparse()
-        rest = FLAGS(list(sys.argv if argv is None else argv))
+        commandline.read(FLAGS, argv)
         if FLAGS.help:
             console.print(__doc__, FLAGS.main_module_help(), markup=False, highlight=False)
             return 0
-        if rest[1:] or FLAGS.devices < 1 or FLAGS.rate < 0:
-            raise OverrideError("--devices is 1 or more, --rate 0 or more, and nothing without --")
+        if FLAGS.devices < 1 or FLAGS.rate < 0:
+            raise OverrideError("--devices is 1 or more, --rate 0 or more")
         seeds = config.parse_seeds(FLAGS.seeds)
         choice = Choice(FLAGS.algo, FLAGS.dataset, FLAGS.env, seeds, tuple(FLAGS.set))
         config.check(choice)

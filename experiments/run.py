@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from rich.console import Console
 
-from experiments import config, overrides
+from experiments import commandline, config, overrides
 from experiments.config import Choice
 from experiments.overrides import OverrideError
 from experiments.workdir import WorkdirError
@@ -80,12 +80,7 @@ def parse(argv: Sequence[str]) -> Command:
         flags.Error: for an unknown flag, or a value that a flag does not take.
         OverrideError: for an argument without a flag, and for wrong seeds.
     """
-    FLAGS.unparse_flags()
-    for name in FLAGS:
-        FLAGS[name].unparse()
-    rest = FLAGS(list(argv))
-    if rest[1:]:
-        raise OverrideError(f"unexpected argument {rest[1]!r}; fields are set by --set {rest[1]}")
+    commandline.read(FLAGS, argv, "; fields are set by --set {}")
     own = [
         f"{name}={FLAGS[name].value}"
         for name in ("eval_episodes", "eval_every", "eval_backend")

@@ -21,7 +21,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import config, overrides, run, table
+from experiments import commandline, config, overrides, run, table
 from experiments.overrides import OverrideError
 from experiments.workdir import RESULT, read_json, write_json, write_text
 from jaxrl_prefs.methods import METHODS
@@ -88,12 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
     console = Console()
     try:
-        FLAGS.unparse_flags()
-        for name in FLAGS:
-            FLAGS[name].unparse()
-        rest = FLAGS(list(sys.argv if argv is None else argv))
-        if rest[1:]:
-            raise OverrideError(f"unexpected argument {rest[1]!r}")
+        commandline.read(FLAGS, argv)
         if FLAGS.help:
             console.print(usage(), markup=False, highlight=False)
             return 0

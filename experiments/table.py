@@ -20,7 +20,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import aggregate, intervals, published, report, run
+from experiments import aggregate, commandline, intervals, published, report, run
 from experiments.overrides import OverrideError
 from experiments.workdir import RESULT, read_json, write_text
 
@@ -217,10 +217,7 @@ def extras(grid: Grid, against: str = "", papers: bool = False, iqm: bool = Fals
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
     try:
-        FLAGS.unparse_flags()
-        for name in FLAGS:
-            FLAGS[name].unparse()
-        _, *folders = FLAGS(list(sys.argv if argv is None else argv))
+        folders = commandline.words(FLAGS, argv)
         if FLAGS.help:
             print("\n".join([__doc__ or "", *(f"  --{n}: {FLAGS[n].help}" for n in FLAGS)]))
             return 0

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from rich.console import Console
 
-from experiments import overrides, run
+from experiments import commandline, overrides, run
 from experiments.overrides import OverrideError
 from experiments.toy import arq, bpr, figures, report, samplings, td3_bst
 from experiments.toy.study import AXIS, CONFIGS, STUDIES, Outcome, Setting, fit, study
@@ -85,12 +85,7 @@ def parse(argv: Sequence[str]) -> Command:
 
 def _read(argv: Sequence[str]) -> None:
     """Fills FLAGS from a command line."""
-    FLAGS.unparse_flags()
-    for name in FLAGS:
-        FLAGS[name].unparse()
-    rest = FLAGS(list(argv))
-    if rest[1:]:
-        raise OverrideError(f"unexpected argument {rest[1]!r}; fields are set by --set {rest[1]}")
+    commandline.read(FLAGS, argv, "; fields are set by --set {}")
 
 
 def _setting(tasks: Sequence[str], assignments: Sequence[str]) -> Setting:

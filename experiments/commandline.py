@@ -1,0 +1,33 @@
+"""What every program here does with its command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from experiments.overrides import OverrideError
+
+
+def words(own: flags.FlagValues, argv: Sequence[str] | None) -> list[str]:
+    """Reads the flags anew, `sys.argv` if none are given; returns what belongs to no flag.
+
+    Raises:
+        flags.Error: for an unknown flag, or a value that a flag does not take.
+    """
+    own.unparse_flags()
+    for name in own:
+        own[name].unparse()
+    return own(list(sys.argv if argv is None else argv))[1:]
+
+
+def read(own: flags.FlagValues, argv: Sequence[str] | None, hint: str = "") -> None:
+    """As `words`, for a program that takes flags alone.
+
+    Raises:
+        OverrideError: for anything else; the message ends in `hint`, with the word for {}.
+    """
+    rest = words(own, argv)
+    if rest:
+        raise OverrideError(f"unexpected argument {rest[0]!r}" + hint.format(rest[0]))
