@@ -23,9 +23,9 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.flops import matmul_flops
 from benchmarks.speed import clock, yardstick
 from experiments import overrides
+from experiments.flops import matmul_flops
 from jaxrl_prefs import ensemble
 from jaxrl_prefs.methods import arq
 from jaxrl_prefs.parts import score

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,8 +26,8 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.flops import matmul_flops
 from experiments import overrides
+from experiments.flops import matmul_flops
 from jaxrl_prefs import chunk, ensemble, train
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
@@ -106,6 +107,7 @@ def compiled(method: Method, index: int, data: Transition, seeds: int, share: fl
     program = chunk.compile_chunk(method, index, data, crew, state=state)
     seconds = time.perf_counter() - start
     phase = method.phases[index]
+    _tell(f"{phase.name}, {seeds} seeds: compiled in {seconds:.1f} s")
     holder = {"state": state, "step": 0}
 
     def run(updates: int) -> None:
@@ -119,19 +121,20 @@ def compiled(method: Method, index: int, data: Transition, seeds: int, share: fl
     batch = jax.tree.map(lambda x: x[: phase.batch_size], data)
     flops = matmul_flops(phase.update, one, batch, jax.random.key(0), jnp.int32(0), share=share)
     memory = program.compiled.memory_analysis()
-    # Ten updates at least: two of BDPO's actor intervals. Calls as long for many seeds as for one.
-    updates = 10 * max(1, round(FLAGS.round_seconds * seeds / pace / 10))
+    # Whole actor intervals, else the mean over updates would depend on where a round starts.
+    interval = round(1 / share)
+    updates = interval * max(1, round(FLAGS.round_seconds / pace / interval))
     return Case(phase.name, seeds, run, updates, flops, seconds, memory.temp_size_in_bytes)
 
 
 def _pace(run: Callable[[int], None]) -> float:
     """Seconds of one update, without what a call costs once (its state is copied and checked)."""
-    run(2)
+    run(1)
     marks = [time.perf_counter()]
-    for updates in (2, 7):
+    for updates in (1, 5):
         run(updates)
         marks.append(time.perf_counter())
-    return max(((marks[2] - marks[1]) - (marks[1] - marks[0])) / 5, 1e-5)
+    return max(((marks[2] - marks[1]) - (marks[1] - marks[0])) / 4, 1e-5)
 
 
 def measure(cases: list[Case], rounds: int) -> tuple[np.ndarray, float]:
@@ -143,7 +146,13 @@ def measure(cases: list[Case], rounds: int) -> tuple[np.ndarray, float]:
             start = clock()
             case.run(case.updates)
             rates[place, turn] = case.seeds * case.updates / (clock() - start)
+        _tell(f"round {turn + 1} of {rounds}: {', '.join(f'{r:.2f}' for r in rates[:, turn])}")
     return rates, float(np.median([*products, product()]))
+
+
+def _tell(what: str) -> None:
+    """Says on standard error how far the benchmark is: it takes minutes."""
+    print(what, file=sys.stderr, flush=True)
 
 
 def show(cases: list[Case], rates: np.ndarray, peak: float) -> None:

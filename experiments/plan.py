@@ -20,9 +20,9 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.flops import matmul_flops
 from experiments import commandline, config, run
 from experiments.config import Choice
+from experiments.flops import matmul_flops
 from experiments.overrides import OverrideError
 
 FLAGS = flags.FlagValues()

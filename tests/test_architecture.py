@@ -162,8 +162,10 @@ def test_a_method_never_imports_another(name: str) -> None:
     assert not others, f"{name} imports {others}: what two methods need lives in parts/ or ops/"
 
 
-def test_nothing_imports_experiments() -> None:
+def test_nothing_imports_programs() -> None:
     for name, path in EVERYTHING.items():
+        if not name.startswith(("tests", "benchmarks")):
+            assert not [t for _, t, _ in imports(name, path) if within(t, "benchmarks")], name
         if not name.startswith(("experiments", "tests", "benchmarks")):
             assert not [t for _, t, _ in imports(name, path) if within(t, "experiments")], name
         if not name.startswith("tests"):

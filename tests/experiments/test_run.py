@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from experiments import run, workdir
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.release import load_run
-from tests.experiments.conftest import TINY, record_pendulum
+from tests.experiments.conftest import SHORT, TINY, record_pendulum
 
 Command = Callable[..., list[str]]
 Fails = Callable[..., str]
@@ -261,22 +262,28 @@ def test_a_held_folder_is_refused(command: Command, fails: Fails, tmp_path: Path
     ("victim", "message"), [("rows", "File too large"), ("checkpoint", "could not be written")]
 )
 def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_later(
-    finished: tuple[list[str], Path], tmp_path: Path, victim: str, message: str
+    pendulum_file: Path, tmp_path: Path, victim: str, message: str
 ) -> None:
-    argv = [*finished[0][:4], f"--workdir={tmp_path / 'run'}", *finished[0][5:]]
+    flags = [
+        *("--algo=td3_bc", f"--dataset={pendulum_file}", "--env=Pendulum-v1", "--seeds=2"),
+        *(f"--set={name}={value}" for name, value in SHORT.items()),
+    ]
     filled = subprocess.run(
-        [sys.executable, "-m", "tests.experiments.fill", victim, *argv[1:]],
+        [sys.executable, "-m", "tests.experiments.fill", victim, *flags, "--workdir=run"],
         capture_output=True,
         text=True,
         check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
     )
     assert filled.returncode == run.FAILED
     lines = filled.stderr.strip().splitlines()
     assert len(lines) == 1 and message in lines[0], lines
     assert not (tmp_path / "run" / "result.json").exists()
-    assert run.main(argv) == 0
+    for folder in ("run", "whole"):
+        assert run.main(["run", *flags, f"--workdir={tmp_path / folder}"]) == 0
     for name in ("metrics.jsonl", "evaluations.jsonl"):
-        assert (tmp_path / "run" / name).read_bytes() == (finished[1] / "run" / name).read_bytes()
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_help_explains_flags_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
