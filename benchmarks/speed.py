@@ -7,7 +7,8 @@ What is timed is the runner's own compiled chunk (`chunk.compile_chunk`) on rand
 HalfCheetah's size, method defaults otherwise. Rounds of every (phase, seeds) are interleaved with
 rounds of a float32 matrix product, and medians are taken of each: the machine's speed drifts.
 "Rate" is in updates of one seed per CPU-second on a CPU (all threads of the process added), per
-second on an accelerator; "of peak" is the model's matrix-product FLOPs over the product's rate.
+second on an accelerator; "of peak" is the model's matrix-product FLOPs over the product's rate, "of
+fewest" the rate over that of the first number of seeds in the same round.
 """
 
 from __future__ import annotations
@@ -121,9 +122,10 @@ def compiled(method: Method, index: int, data: Transition, seeds: int, share: fl
     batch = jax.tree.map(lambda x: x[: phase.batch_size], data)
     flops = matmul_flops(phase.update, one, batch, jax.random.key(0), jnp.int32(0), share=share)
     memory = program.compiled.memory_analysis()
-    # Whole actor intervals, else the mean over updates would depend on where a round starts.
+    # Whole actor intervals, else the mean over updates would depend on where a round starts. Long
+    # calls, as a run's: each copies all seeds' state, 45 MB a seed here.
     interval = round(1 / share)
-    updates = interval * max(1, round(FLAGS.round_seconds / pace / interval))
+    updates = interval * max(1, round(FLAGS.round_seconds * seeds / pace / interval))
     return Case(phase.name, seeds, run, updates, flops, seconds, memory.temp_size_in_bytes)
 
 
@@ -161,9 +163,11 @@ def show(cases: list[Case], rates: np.ndarray, peak: float) -> None:
     unit = "CPU-s" if jax.default_backend() == "cpu" else "s"
     table = Table(title=f"{FLAGS.algo} on {jax.devices()[0].device_kind}, {jax.device_count()} x")
     columns = ("phase", "seeds", f"updates/{unit}", "min-max", "GFLOP/update", "of peak")
-    for column in (*columns, "compile s", "temp MB"):
+    for column in (*columns, "of fewest", "compile s", "temp MB"):
         table.add_column(column, justify="right")
+    first: dict[str, np.ndarray] = {}
     for case, rate in zip(cases, rates, strict=True):
+        least = first.setdefault(case.name, rate)
         table.add_row(
             case.name,
             str(case.seeds),
@@ -171,6 +175,7 @@ def show(cases: list[Case], rates: np.ndarray, peak: float) -> None:
             f"{rate.min():.2f}-{rate.max():.2f}",
             f"{case.flops / 1e9:.2f}",
             f"{np.median(rate) * case.flops / peak:.2f}",
+            f"{np.median(rate / least):.2f}",
             f"{case.compile_seconds:.1f}",
             f"{case.temporary_bytes / 1e6:.0f}",
         )
@@ -207,6 +212,6 @@ if __name__ == "__main__":
     flags.DEFINE_list("phases", [], "phases to time; all if empty")
     flags.DEFINE_integer("cores", 0, "run on so many cores (Linux); 0 for all", lower_bound=0)
     flags.DEFINE_integer("rounds", 5, "interleaved rounds", lower_bound=1)
-    flags.DEFINE_float("round_seconds", 2.0, "about how long a round takes a seed")
+    flags.DEFINE_float("round_seconds", 4.0, "about how long a round takes a seed")
     flags.DEFINE_multi_string("set", [], "method field=value")
     app.run(main)
