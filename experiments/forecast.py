@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrl_prefs import train
+from jaxrl_prefs import hosts, train
 from jaxrl_prefs.method import Method, Phase
 from jaxrl_prefs.types import Transition
 
@@ -98,9 +99,13 @@ def _time(ticks: Iterator[train.Tick]) -> float:
     step = done
     for tick in ticks:
         step, elapsed = tick.step, time.perf_counter() - start
-        if elapsed > PATIENCE:
+        if hosts.led(functools.partial(_enough, elapsed)):  # all stop together
             break
     return elapsed / max(step - done, 1)
+
+
+def _enough(elapsed: float) -> bool:
+    return elapsed > PATIENCE
 
 
 def _alone(method: Method, index: int) -> Method:

@@ -27,7 +27,7 @@ from experiments.workdir import (
     read_json,
     write_json,
 )
-from jaxrl_prefs import train
+from jaxrl_prefs import hosts, train
 from jaxrl_prefs.chunk import Ensemble
 from jaxrl_prefs.evaluate import Diagnosis, Evaluator, Score
 
@@ -182,8 +182,9 @@ class Recorder:
         """
         config, method, mesh = self._trial.config, self._trial.method, self._trial.mesh
         data, known = self._trial.dataset.transitions, self._trial.path / FORECAST
-        if known.exists():
-            return Forecast(method, config.eval_every, **read_json(known))
+        before = hosts.led(lambda: read_json(known) if known.exists() else None)
+        if before:
+            return Forecast(method, config.eval_every, **before)
         seeds = self._trial.seeds
         stream = bool(self._trial.streamed)
         updates = forecast.seconds_per_update(
@@ -194,8 +195,9 @@ class Recorder:
             state = train.begin(method, data, Ensemble(seeds, mesh, config.mapping))
             played["evaluation"] = self._evaluator.estimate(state)
             played["last"] = self._evaluator.estimate(state, 1, last_only=True)
-        write_json(known, {"updates": updates, **played})
-        return Forecast(method, config.eval_every, updates, **played)
+        measured: dict[str, Any] = hosts.led(lambda: {"updates": updates, **played})
+        write_json(known, measured)
+        return Forecast(method, config.eval_every, **measured)
 
 
 def _number(value: Any) -> float | None:

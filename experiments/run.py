@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
 from rich.console import Console
@@ -60,6 +60,15 @@ flags.DEFINE_string(
     "auto: gymnasium on a CPU and where there is no such simulator",
     **_OWN,
 )
+flags.DEFINE_string(
+    "coordinator",
+    "",
+    "run on several hosts: address:port of process 0, or auto on Slurm, Kubernetes and TPU pods; "
+    "give every process the same command",
+    **_OWN,
+)
+flags.DEFINE_integer("process_id", None, "this process's number, from 0; auto knows it", **_OWN)
+flags.DEFINE_integer("num_processes", None, "how many processes; auto knows it", **_OWN)
 flags.DEFINE_boolean("overwrite", False, "start anew, removing the run in --workdir", **_OWN)
 flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 
@@ -71,6 +80,7 @@ class Command(NamedTuple):
     workdir: Path
     overwrite: bool
     help: bool
+    hosts: tuple[str, int | None, int | None] | None  # what hosts.join takes
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -95,7 +105,11 @@ def parse(argv: Sequence[str]) -> Command:
     )
     name = re.sub(r"[^\w.-]+", "-", choice.dataset).strip("-.")
     workdir = Path(FLAGS.workdir or f"runs/{choice.algo}-{name}")
-    return Command(choice, workdir, FLAGS.overwrite, FLAGS.help)
+    places = (FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes)
+    if not FLAGS.coordinator and places[1:] != (None, None):
+        raise OverrideError("--process_id and --num_processes go with --coordinator=address:port")
+    hosts = places if FLAGS.coordinator else None
+    return Command(choice, workdir, FLAGS.overwrite, FLAGS.help, hosts)
 
 
 def usage(algo: str) -> str:
@@ -111,6 +125,9 @@ def usage(algo: str) -> str:
         "eval_episodes",
         "eval_every",
         "eval_backend",
+        "coordinator",
+        "process_id",
+        "num_processes",
     ):
         shown = f" (default: {FLAGS[name].default})" if FLAGS[name].default else ""
         lines.append(f"  --{name}: {FLAGS[name].help}{shown}")
@@ -130,6 +147,8 @@ def usage(algo: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
+    from jax.errors import JaxRuntimeError
+
     from jaxrl_prefs.train import NonFinite
 
     console = Console()
@@ -142,6 +161,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except USER_ERRORS as error:
         return say(str(error), WRONG_USE)
+    except JaxRuntimeError as error:
+        if command.hosts is None:
+            raise
+        reason = str(error).splitlines()[0]
+        return say(f"another process was lost; the same command resumes ({reason})", FAILED)
     except NonFinite as error:
         return say(f"{error} The last good checkpoint is kept", FAILED)
     except OSError as error:  # a full disk, a checkpoint that cannot be written or read
@@ -159,9 +183,20 @@ def _execute(command: Command, console: Console) -> None:
     """Prepares everything that may be wrong first, then trains and reports."""
     config.check(command.choice)
     prepare_jax()
+    if command.hosts:
+        _join(*command.hosts)
     from experiments import session  # after the devices are chosen
 
     session.run(command.choice, command.workdir, console, overwrite=command.overwrite)
+
+
+def _join(coordinator: str, process_id: int | None, num_processes: int | None) -> None:
+    from jaxrl_prefs import hosts
+
+    try:
+        hosts.join(coordinator, process_id, num_processes)
+    except (RuntimeError, ValueError) as error:
+        raise OverrideError(f"--coordinator={coordinator}: {error}") from error
 
 
 def prepare_jax() -> None:
@@ -178,6 +213,18 @@ def prepare_jax() -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def leave(code: int) -> NoReturn:
+    """Ends the process. One of several that failed waits for no other, as they may wait for it."""
+    if code and "jax" in sys.modules:
+        from jax import distributed
+
+        if distributed.is_initialized():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way of interrupting
-    sys.exit(main())
+    leave(main())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import platform
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,17 @@ from experiments.config import Choice
 from experiments.display import line
 from experiments.overrides import OverrideError
 from experiments.trial import Trial, mesh_for
-from experiments.workdir import CONFIG, EVALUATIONS, METRICS, RESULT, TIMINGS, Rows
-from jaxrl_prefs import arenas, data, release, settings
-from jaxrl_prefs.data import Dataset, parity
+from experiments.workdir import (
+    CONFIG,
+    EVALUATIONS,
+    METRICS,
+    RESULT,
+    TIMINGS,
+    Rows,
+    WorkdirError,
+)
+from jaxrl_prefs import arenas, data, hosts, release, settings
+from jaxrl_prefs.data import Dataset, Recording, parity
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
 
@@ -45,23 +55,40 @@ def run(choice: Choice, path: Path, console: Console, *, overwrite: bool) -> Non
         NonFinite, OSError: as `training.run`.
     """
     complete(*prepare(choice, path), console, overwrite=overwrite)
-    _show(path, console)
+    if hosts.leads():
+        _show(path, console)
+    hosts.meet()  # who leaves early waits for the others, but not for ever
 
 
 def complete(trial: Trial, about: dict[str, Any], console: Console, *, overwrite: bool) -> None:
-    """Trains what `prepare` returned, from wherever it stands to result.json. Raises as `run`."""
+    """Trains what `prepare` returned, from wherever it stands to result.json. Raises as `run`.
+
+    Of several processes the leader has the workdir. The others write to a folder that is thrown
+    away, and say nothing.
+    """
     path = trial.path
-    with workdir.claim(path):
+
+    def open_workdir() -> bool:
+        stack.enter_context(workdir.claim(path))
         if overwrite:
             workdir.clear(path)
         workdir.adopt(path, about, COMPARED)
         _note_other_versions(path, about["versions"], console)
-        if (path / RESULT).exists():
+        return (path / RESULT).exists()
+
+    with contextlib.ExitStack() as stack:
+        finished = hosts.led(open_workdir)
+        if hosts.led(lambda: about["data"]["sha256"]) != about["data"]["sha256"]:
+            raise WorkdirError("this process found other data than the leader")
+        if finished:
             line(console, f"{path} is finished; --overwrite starts anew")
-        else:
-            line(console, _headline(trial))
-            training.run(trial, console)
-            _conclude(path)
+            return
+        if not hosts.leads():
+            console = Console(quiet=True)
+            trial = trial._replace(path=Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        line(console, _headline(trial))
+        training.run(trial, console)
+        hosts.led(lambda: _conclude(path))
 
 
 def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Trial, dict[str, Any]]:
@@ -78,7 +105,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Trial, dic
         settings.Fixed: if the members of one ensemble cannot differ in these fields.
     """
     env = "" if choice.env == NO_ENV else choice.env
-    recording = data.load(choice.dataset, env=env)
+    recording = _load(choice.dataset, env)
     if choice.env == NO_ENV:
         recording = recording._replace(task=None)
     parity.check(recording)
@@ -95,8 +122,17 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Trial, dic
         raise OverrideError("every phase has 0 steps: nothing to train")
     mesh = mesh_for(len(run_config.seeds) * max(1, len(points)), jax.devices())
     streamed = memory.streamed(dataset.transitions, mesh)
+    if streamed and jax.process_count() > 1:
+        raise OverrideError(f"{streamed}, and that is for a single process")
     trial = Trial(path, run_config, method, dataset, mesh, tuple(numbers), streamed)
     return trial, _about(trial, method_config)
+
+
+def _load(name: str, env: str) -> Recording:
+    """Loads a recording, the leader first: it may have to make or download it."""
+    found: list[Recording] = []
+    hosts.led(lambda: found.append(data.load(name, env=env)))
+    return found[0] if found else data.load(name, env=env)
 
 
 def _numbers(algo: str, point: Mapping[str, str], dataset: Dataset) -> dict[str, float]:

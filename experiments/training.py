@@ -13,7 +13,7 @@ from experiments.display import line
 from experiments.recorder import Recorder, Step, crossed
 from experiments.trial import Trial
 from experiments.workdir import CHECKPOINTS, COLUMNS
-from jaxrl_prefs import ensemble, settings, train
+from jaxrl_prefs import ensemble, hosts, settings, train
 from jaxrl_prefs.checkpoint import Checkpoints
 from jaxrl_prefs.chunk import Ensemble
 from jaxrl_prefs.release import abstract_state
@@ -27,7 +27,9 @@ def run(trial: Trial, console: Console) -> None:
         CheckpointError, OSError: if the disk refuses a checkpoint or a row.
     """
     config = trial.config
-    with Checkpoints(trial.path / CHECKPOINTS, keep=config.keep) as checkpoints:
+    # Of several processes all take part in a checkpoint, in the leader's folder.
+    folder = hosts.led(lambda: trial.path.absolute()) / CHECKPOINTS
+    with Checkpoints(folder, keep=config.keep) as checkpoints:
         state, start = _restore(trial, checkpoints)
         if start == trial.steps:
             return
@@ -42,7 +44,7 @@ def run(trial: Trial, console: Console) -> None:
             trial.mesh,
             every=config.log_every,
             state=state,
-            columns=columns.read(trial.path / COLUMNS, trial.method, start),
+            columns=hosts.led(lambda: columns.read(trial.path / COLUMNS, trial.method, start)),
             start=start,
             mapping=config.mapping,
             stream=bool(trial.streamed),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from jax.sharding import Mesh
 
 from experiments.config import RunConfig
@@ -50,6 +51,11 @@ class Trial(NamedTuple):
 
 
 def mesh_for(seeds: int, devices: Sequence[Any]) -> Mesh:
-    """The fewest devices on which `seeds` take as few rounds as on all of `devices`."""
+    """The fewest devices on which `seeds` take as few rounds as on all of `devices`.
+
+    Of several processes all devices, process after process: each must have a part.
+    """
+    if jax.process_count() > 1:
+        return ensemble.seed_mesh(sorted(devices, key=lambda x: (x.process_index, x.id)))
     rounds = math.ceil(seeds / len(devices))
     return ensemble.seed_mesh(devices[: math.ceil(seeds / rounds)])

@@ -8,6 +8,7 @@ same distribution.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrl_prefs import ensemble, simulators
+from jaxrl_prefs import ensemble, hosts, simulators
 from jaxrl_prefs.data import DataError, Dataset, Task
 from jaxrl_prefs.method import Policy, State
 from jaxrl_prefs.simulators import Simulator
@@ -108,7 +109,8 @@ class OnDevice:
         _check_sizes(task, dataset, width, simulator.actions)
         self.horizon = task.max_episode_steps
         self._seeds = len(seeds)
-        self._starts = jax.vmap(jax.random.key)(np.asarray(starts, np.uint32))
+        keys = jax.vmap(jax.random.key)(np.asarray(starts, np.uint32))
+        self._starts = ensemble.replicate(np.asarray(jax.random.key_data(keys)), mesh)
         self._programs = {
             name: ensemble.over_seeds(
                 _episodes(simulator, dataset, policy.act),
@@ -132,13 +134,17 @@ class OnDevice:
 def _episodes(
     simulator: Simulator, dataset: Dataset, act: Callable[[State, Array, Key], Array]
 ) -> Callable[..., tuple[Array, Array]]:
-    """Builds `(state, key, starts [E], horizon) -> (returns [E], lengths [E])` for one seed.
+    """Builds `(state, key, starts, horizon) -> (returns [E], lengths [E])` for one seed.
+
+    `starts` are the bits of E keys.
 
     A copy whose episode is over stays where it ended, and play ends with the longest.
     """
     observe, step = jax.vmap(simulator.observe), jax.vmap(simulator.step)
 
-    def program(state: State, key: Key, starts: Key, horizon: Array) -> tuple[Array, Array]:
+    def program(state: State, key: Key, bits: Array, horizon: Array) -> tuple[Array, Array]:
+        starts = jax.random.wrap_key_data(bits)
+
         def going(carry: tuple) -> Array:
             now, _, live, _, _ = carry
             return (now < horizon) & live.any()
@@ -190,16 +196,20 @@ class OnHost:
         mapping: str,
     ) -> None:
         self.horizon = task.max_episode_steps
-        self._dataset, self._seeds, self._mesh = dataset, len(seeds), mesh
-        self._starts = list(starts) * len(seeds)
+        self._dataset, self._seeds, self._whole = dataset, len(seeds), mesh
+        self._mesh = ensemble.here(mesh)  # each process plays its own members, padding too
+        rounds = -(-len(seeds) // mesh.devices.size)
+        self._members = len(seeds) if self._mesh is mesh else rounds * self._mesh.devices.size
+        self._starts = list(starts) * self._members
         self._envs = _copies(task, dataset, len(self._starts))
-        self._acts = {
-            name: ensemble.over_seeds(_at_time(policy.act), mesh, (0, 0, 0, None), mapping=mapping)
-            for name, policy in policies.items()
-        }
+        act = functools.partial(
+            ensemble.over_seeds, mesh=self._mesh, in_axes=(0, 0, 0, None), mapping=mapping
+        )
+        self._acts = {name: act(_at_time(policy.act)) for name, policy in policies.items()}
 
     def play(self, name: str, state: State, keys: Key, horizon: int) -> tuple[np.ndarray, ...]:
         """As Arena.play."""
+        state, keys = ensemble.mine((state, keys), self._whole)
         live = np.ones(len(self._starts), bool)
         returns, lengths = np.zeros(live.shape), np.zeros(live.shape, int)
         observation, _ = self._envs.reset(seed=self._starts)
@@ -211,12 +221,21 @@ class OnHost:
             live &= ~(terminated | truncated)
             if not live.any():
                 break
-        shape = (self._seeds, -1)
-        return returns.reshape(shape), lengths.reshape(shape)
+        shape = (self._members, -1)
+        return self._joined(returns.reshape(shape)), self._joined(lengths.reshape(shape))
 
     def close(self) -> None:
         """Frees the environments."""
         self._envs.close()
+
+    def _joined(self, played: np.ndarray) -> np.ndarray:
+        """What all processes played [M, E], as [S, E]."""
+        if self._mesh is self._whole:
+            return played
+        from jax.experimental import multihost_utils
+
+        hosts.meet()
+        return np.concatenate(multihost_utils.process_allgather(played))[: self._seeds]
 
     def _act(
         self, name: str, state: State, observation: np.ndarray, keys: Key, now: int
@@ -224,8 +243,8 @@ class OnHost:
         """Raw observations [S * E, O] to raw actions [S * E, A], in one compiled call."""
         copies, width = observation.shape
         seen = np.float32(self._dataset.observation.apply(observation))
-        batch = ensemble.pad(seen.reshape(self._seeds, -1, width), self._mesh)
-        action = ensemble.trim(self._acts[name](state, batch, keys, np.int32(now)), self._seeds)
+        batch = ensemble.pad(seen.reshape(self._members, -1, width), self._mesh)
+        action = ensemble.trim(self._acts[name](state, batch, keys, np.int32(now)), self._members)
         return self._dataset.action.invert(action.reshape(copies, -1))
 
 

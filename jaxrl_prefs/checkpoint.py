@@ -4,6 +4,11 @@ A thin use of Orbax: it writes in the background, into a temporary folder that i
 whole, so a killed process leaves either the old checkpoints or the old ones and the new one. We add
 what it lacks: a checksum per array (a flipped bit in a shard is otherwise restored as if it were a
 weight) and the way back to the checkpoint before a damaged one.
+
+Of several processes all must call the same functions in the same order with the same arrays and the
+same folder, which they share: Orbax lets the first of them write. Each save is waited for, since
+Orbax's background thread has the processes meet on the devices, as ours do, and two meetings in
+another order wait for ever.
 """
 
 from __future__ import annotations
@@ -110,6 +115,8 @@ class Checkpoints:
         except Exception as error:
             raise self._failure(step, error) from error
         self._pending = (step, response)
+        if jax.process_count() > 1:
+            self.wait()
 
     def wait(self) -> None:
         """Waits until the last save is on the disk; raises CheckpointError if it failed."""
@@ -164,7 +171,7 @@ class Checkpoints:
         for step in self._damaged:
             self._orbax.delete(step)
         self._damaged = []
-        if not self._tidy:
+        if not self._tidy and jax.process_index() == 0:
             for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(path, ignore_errors=True)
             self._tidy = True

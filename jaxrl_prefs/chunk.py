@@ -218,7 +218,7 @@ class Chunk(NamedTuple):
         state = alone(state, self.members.mesh) if self.phase.shared else state
         bounds = self._bounds(first, stop)
         data = self.feed.block(first, bounds[0]) if self.feed else data
-        return state, keys, bounds, data, own, common
+        return state, keys, self._placed(bounds), data, own, common
 
     def prepare(self, first: int) -> None:
         """Gathers what a call from step `first` on will need, where data stay on the host.
@@ -241,6 +241,12 @@ class Chunk(NamedTuple):
             return first + place, np.full_like(place, stop)
         live = place < len(self.members.seeds)
         return np.full_like(place, first), np.where(live, stop, first).astype(np.int32)
+
+    def _placed(self, bounds: tuple[Any, Any]) -> tuple[Any, Any]:
+        """Several processes must each place their own part of what is per member."""
+        if self.members.mapping == "vmap" or jax.process_count() == 1:
+            return bounds
+        return ensemble.pad(bounds, self.members.mesh)
 
 
 def compile_chunk(
@@ -288,6 +294,7 @@ def build_chunk(
     stride, keys = 1, ensemble.seed_keys(crew.seeds)
     if phase.shared:
         keys, mapping = shared_key()[None], "loop"
+        mesh = ensemble.here(mesh)  # each process for itself, all alike
         if phase.columns:
             stride = mesh.devices.size
         else:

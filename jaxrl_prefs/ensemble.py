@@ -3,12 +3,16 @@
 The S members of an ensemble never talk to each other. `shard_map` over a mesh axis "seed" states
 that, so the compiled program holds no collective. (`jax.pmap` is a wrapper over the same thing.)
 
+A mesh may span several processes. Then every process calls the same functions in the same order;
+host arrays that go in are the same everywhere, and what `fetch` and `trim` give comes from all.
+
 S is padded to P, the next multiple of the number of devices D. Padding repeats the last seed and is
 dropped by `trim`; whatever leaves the ensemble for a file or a reader holds exactly S members.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -18,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxrl_prefs import hosts
 from jaxrl_prefs.types import Key
 
 AXIS = "seed"
@@ -126,17 +131,76 @@ def pad(tree: Tree, mesh: Mesh) -> Tree:
         rows = np.minimum(np.arange(-(-count // devices) * devices), count - 1)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             bits = np.asarray(jax.random.key_data(leaf))[rows]
-            return jax.device_put(
-                jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf)), sharding
-            )
-        return jax.device_put(np.asarray(leaf)[rows], sharding)
+            return jax.random.wrap_key_data(_put(bits, sharding), impl=jax.random.key_impl(leaf))
+        return _put(np.asarray(leaf)[rows], sharding)
 
     return jax.tree.map(place, tree)
 
 
+def _put(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Places a whole array; each process its own part."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(value, sharding)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def fetch(tree: Tree) -> Tree:
+    """Takes whole leaves to the host as numpy arrays, from all processes."""
+    if not all(_is_here(leaf) for leaf in jax.tree.leaves(tree)):
+        hosts.meet()
+    return jax.tree.map(_fetched, tree)
+
+
+def _is_here(leaf: Any) -> bool:
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+
+
+def _fetched(leaf: Any) -> np.ndarray:
+    if not _is_here(leaf):
+        if not leaf.is_fully_replicated:
+            # Leaf by leaf, since for a moment every device holds all of it.
+            assert isinstance(leaf.sharding, NamedSharding)
+            leaf = _gathering(NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
+        leaf = leaf.addressable_data(0)
+    return np.asarray(leaf)
+
+
+@functools.cache
+def _gathering(everywhere: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda leaf: leaf, out_shardings=everywhere)
+
+
 def trim(tree: Tree, seeds: int) -> Tree:
     """Takes the first `seeds` members out of a padded tree, as numpy copies [S, ...]."""
-    return jax.tree.map(lambda leaf: np.array(np.asarray(leaf)[:seeds]), tree)
+    return jax.tree.map(lambda leaf: np.array(leaf[:seeds]), fetch(tree))
+
+
+def here(mesh: Mesh) -> Mesh:
+    """The part of a mesh that is this process's own; the mesh itself where there is one process."""
+    own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    return mesh if len(own) == mesh.devices.size else seed_mesh(own)
+
+
+def mine(tree: Tree, mesh: Mesh) -> Tree:
+    """The members of [P, ...] leaves that are on this process's devices, on the mesh `here(mesh)`.
+
+    Their order is that of the mesh; no array is copied.
+    """
+    part = here(mesh)
+    if part is mesh:
+        return tree
+    sharding = NamedSharding(part, PartitionSpec(AXIS))
+
+    def own(leaf: Any) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            bits = own(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+        shards = sorted(leaf.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        parts = [shard.data for shard in shards]
+        shape = (sum(x.shape[0] for x in parts), *leaf.shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+    return jax.tree.map(own, tree)
 
 
 def one(tree: Tree, i: int) -> Tree:
@@ -151,4 +215,13 @@ def place(tree: Tree, mesh: Mesh) -> Tree:
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """Places a copy of every leaf on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    sharding = NamedSharding(mesh, PartitionSpec())
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def place(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        return _put(fetch(leaf), sharding)
+
+    return jax.tree.map(place, tree)

@@ -138,6 +138,7 @@ def _advance(
         end = min(stop, begin + chunk.longest)
         state, report = chunk(state, begin, end)
         chunk.prepare(end)  # on the host, while the devices are at work
+        report = ensemble.fetch(report)
         _stop_if_broken(report, state, chunk.phase, chunk.crew.seeds, end - 1)
         _fill(held, report, chunk.phase, begin, end)
         parts = np.asarray(report.totals)
@@ -198,7 +199,7 @@ def _stop_if_broken(
         name = list(report.names)[np.asarray(report.bad_metric)[member]]
     elif states.any():
         member, step = int(np.argmax(states)), last
-        name = "state" + _first_bad_leaf(ensemble.one(state, member))
+        name = "state" + _first_bad_leaf(ensemble.one(ensemble.fetch(state), member))
     else:
         return
     raise NonFinite(None if phase.shared else int(seeds[member]), phase.name, step, name)

@@ -1,0 +1,95 @@
+"""Several processes as one run: who leads, and how the others learn what the leader found.
+
+Every process runs the same program on its own devices. The leader, process 0, owns the workdir, and
+what it reads there reaches the others by `led`. Only the checkpoints are read and written by all,
+since Orbax wants it so: the workdir lies on a file system that all see.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+Value = TypeVar("Value")
+AUTO = "auto"
+PATIENCE = 60  # seconds without a sign of life after which a process counts as lost
+LONG = 24 * 3600 * 1000  # milliseconds; a lost process is found by PATIENCE
+_MEETINGS = itertools.count()
+
+
+def join(coordinator: str, process_id: int | None = None, num_processes: int | None = None) -> None:
+    """Makes this process part of a run of several. Call it before anything touches a device.
+
+    Args:
+        coordinator: address and port of process 0; "auto" asks the cluster's own environment
+            (Slurm, Kubernetes, a TPU pod), which knows the numbers too.
+        process_id: this process's number, from 0.
+        num_processes: how many there are.
+
+    Raises:
+        RuntimeError, ValueError: if there is no such cluster, or the others do not come.
+    """
+    # A scheduler's SIGTERM is ours: the run stops and resumes.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(
+        None if coordinator == AUTO else coordinator,
+        num_processes,
+        process_id,
+        heartbeat_timeout_seconds=PATIENCE,
+        shutdown_timeout_seconds=PATIENCE // 2,  # so long a failed process waits for the others
+    )
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def meet() -> None:
+    """Waits until every process has come here, as often as this one.
+
+    Before any two processes' devices exchange something: gloo, which connects those of CPUs, gives
+    up after half a minute, and one process may be at an evaluation while the other waits.
+    """
+    if jax.process_count() == 1:
+        return
+    # No public function waits without using the devices.
+    from jax._src import distributed
+
+    client: Any = distributed.global_state.client
+    client.wait_at_barrier(f"jaxrl_prefs/{next(_MEETINGS)}", timeout_in_ms=LONG)
+
+
+def led(function: Callable[[], Value]) -> Value:
+    """Calls `function` in the leader alone; every process gets its result, or its exception.
+
+    All processes must come here in the same order. What is returned must be picklable.
+    """
+    if jax.process_count() == 1:
+        return function()
+    outcome: tuple[bool, Any] = (False, None)
+    if leads():
+        try:
+            outcome = (True, function())
+        except Exception as error:  # whatever it is, the others must not wait for ever
+            outcome = (False, error)
+    passed, value = pickle.loads(_told(pickle.dumps(outcome)))
+    if not passed:
+        raise value
+    result: Value = value
+    return result
+
+
+def _told(message: bytes) -> bytes:
+    """The leader's bytes, in every process."""
+    from jax.experimental import multihost_utils
+
+    meet()
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
+    own = np.frombuffer(message, np.uint8) if leads() else np.zeros(size, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(own), np.uint8).tobytes()

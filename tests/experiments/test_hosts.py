@@ -1,0 +1,135 @@
+"""Two processes with two devices each are one run: they end where a single process does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments import run
+from experiments.overrides import OverrideError
+from tests.experiments.conftest import SHORT
+
+LOOPBACK = socket.inet_ntoa(socket.INADDR_LOOPBACK.to_bytes(4, "big"))
+FIELDS = SHORT | {"train_steps": "30", "checkpoint_every": "1", "eval_every": "20"}
+LOST = 150  # seconds in which the others must notice, a heartbeat's minute included
+
+
+def flags(path: Path, pendulum_file: Path) -> list[str]:
+    return [
+        "run",
+        *("--algo=td3_bc", f"--dataset={pendulum_file}", "--env=Pendulum-v1", "--seeds=4"),
+        f"--workdir={path}",
+        *(f"--set={name}={value}" for name, value in FIELDS.items()),
+    ]
+
+
+def start(argv: list[str], number: int, port: int) -> subprocess.Popen[str]:
+    place = (f"--coordinator={LOOPBACK}:{port}", f"--process_id={number}", "--num_processes=2")
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.run", *argv[1:], *place],
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def begin(argv: list[str]) -> list[subprocess.Popen[str]]:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    return [start(argv, number, port) for number in range(2)]
+
+
+def together(argv: list[str]) -> None:
+    processes = begin(argv)
+    ends = [process.communicate(timeout=300) for process in processes]
+    for process, (_, errors) in zip(processes, ends, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+
+
+def lose_one(argv: list[str], path: Path) -> None:
+    """Starts a run and kills one of its processes once there is a new checkpoint."""
+    before = set(path.glob("checkpoints/[0-9]*"))
+    processes = begin(argv)
+    try:
+        for _ in range(3000):
+            if set(path.glob("checkpoints/[0-9]*")) - before:
+                break
+            assert all(process.poll() is None for process in processes)
+            time.sleep(0.1)
+        other, lost = processes
+        lost.kill()
+        _, errors = other.communicate(timeout=LOST)
+        # Our line if it was waiting for the other's devices, else JAX's own, and an abort.
+        assert other.returncode not in (0, None)
+        assert "another process was lost; the same command" in errors or "heartbeats" in errors
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert not (path / "result.json").exists()
+
+
+def rows(path: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / name).read_text().splitlines()]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for name, field in (("metrics.jsonl", "metrics"), ("evaluations.jsonl", "returns")):
+        ours, theirs = rows(one, name), rows(other, name)
+        assert len(ours) == len(theirs) > 0
+        for mine, yours in zip(ours, theirs, strict=True):
+            found, expected = mine[field], yours[field]
+            if field == "metrics":
+                assert found.keys() == expected.keys()
+                found, expected = list(found.values()), list(expected.values())
+            assert (mine["step"], mine["seed"]) == (yours["step"], yours["seed"])
+            np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5)
+
+
+def forget(path: Path, step: int) -> None:
+    """Puts a finished run back to the checkpoint of `step`."""
+    (path / "result.json").unlink()
+    for found in (path / "checkpoints").iterdir():
+        if found.name.isdigit() and int(found.name) > step:
+            shutil.rmtree(found)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_run_and_their_checkpoints_anyones(
+    tmp_path: Path, pendulum_file: Path
+) -> None:
+    alone, paired = tmp_path / "alone", tmp_path / "paired"
+    assert run.main(flags(alone, pendulum_file)) == 0
+    lose_one(flags(paired, pendulum_file), paired)
+    together(flags(paired, pendulum_file))
+    assert_same_run(paired, alone)
+    assert (paired / "result.json").exists() and "result.json" in os.listdir(alone)
+
+    forget(paired, 29)
+    assert run.main(flags(paired, pendulum_file)) == 0  # one process goes on from two
+    assert_same_run(paired, alone)
+
+    forget(alone, 29)
+    together(flags(alone, pendulum_file))  # and two from one
+    assert_same_run(alone, paired)
+
+
+def test_a_number_without_a_coordinator_is_refused() -> None:
+    with pytest.raises(OverrideError, match="go with --coordinator"):
+        run.parse(["run", "--process_id=1"])
+    assert run.parse(["run"]).hosts is None
+    found = run.parse(["run", "--coordinator=a:1", "--process_id=1", "--num_processes=2"]).hosts
+    assert found == ("a:1", 1, 2)
+    assert run.parse(["run", "--coordinator=auto"]).hosts == ("auto", None, None)
