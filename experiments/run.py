@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -27,6 +27,7 @@ from jaxrl_prefs.methods import METHODS
 
 USER_ERRORS = (flags.Error, OverrideError, DataError, WorkdirError)
 WRONG_USE, FAILED, INTERRUPTED = 2, 1, 130
+LOST = "another process was lost; the same command resumes"
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
@@ -164,14 +165,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except JaxRuntimeError as error:
         if command.hosts is None:
             raise
-        reason = str(error).splitlines()[0]
-        return say(f"another process was lost; the same command resumes ({reason})", FAILED)
+        return say(f"{LOST} ({str(error).splitlines()[0]})", FAILED)
     except NonFinite as error:
         return say(f"{error} The last good checkpoint is kept", FAILED)
     except OSError as error:  # a full disk, a checkpoint that cannot be written or read
-        return say(str(error), FAILED)
+        lost = command.hosts and any(isinstance(e, JaxRuntimeError) for e in _causes(error))
+        return say(f"{LOST} ({error})" if lost else str(error), FAILED)
     except KeyboardInterrupt:
         return say("interrupted; the same command continues from the last checkpoint", INTERRUPTED)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def say(message: str, code: int) -> int:

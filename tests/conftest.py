@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when it is imported: a missing dataset is not looked for
+# Read at import, also by the processes that tests start.
+os.environ["HF_HUB_OFFLINE"] = "1"  # a missing dataset is not looked for
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # a quarter of the contract suite's time
 
 from collections.abc import Callable
 from pathlib import Path

@@ -44,15 +44,24 @@ def test_one_update_in_your_own_code() -> None:
     assert np.abs(actions - found["action"][:5]).max() < 1  # the behaviour is a = -s with noise
 
 
-@pytest.fixture
-def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The working directory holds a run of a few updates, with seeds 3 and 4."""
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of a few updates, with seeds 3 and 4, below runs/."""
+    folder = tmp_path_factory.mktemp("readme")
     small = ["actor_hidden=8,8", "critic_hidden=8,8", "ensemble_size=2", "candidates=2"]
     short = ["pretrain_steps=2", "train_steps=0", "warmup_steps=0"]  # one phase to compile
     fields = [f"--set={field}" for field in (*small, *short)]
-    assert run.main(["run", "--seeds=3:5", "--env=none", *fields]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
+        patch.chdir(folder)
+        assert run.main(["run", "--seeds=3:5", "--env=none", *fields]) == 0
+    return folder
+
+
+@pytest.fixture
+def trained(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory holds the run."""
+    monkeypatch.chdir(run_folder)
 
 
 @pytest.mark.usefixtures("trained")

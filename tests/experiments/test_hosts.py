@@ -121,10 +121,6 @@ def test_two_processes_are_one_run_and_their_checkpoints_anyones(
     assert run.main(flags(paired, pendulum_file)) == 0  # one process goes on from two
     assert_same_run(paired, alone)
 
-    forget(alone, 29)
-    together(flags(alone, pendulum_file))  # and two from one
-    assert_same_run(alone, paired)
-
 
 def test_a_number_without_a_coordinator_is_refused() -> None:
     with pytest.raises(OverrideError, match="go with --coordinator"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -258,32 +257,39 @@ def test_a_held_folder_is_refused(command: Command, fails: Fails, tmp_path: Path
         assert "another process" in fails(command())
 
 
-@pytest.mark.parametrize(
-    ("victim", "message"), [("rows", "File too large"), ("checkpoint", "could not be written")]
-)
-def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_later(
-    pendulum_file: Path, tmp_path: Path, victim: str, message: str
-) -> None:
+@pytest.fixture(scope="module")
+def short(pendulum_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """Another finished run, of a method that compiles in seconds: its flags and its folder."""
+    path = tmp_path_factory.mktemp("short")
     flags = [
         *("--algo=td3_bc", f"--dataset={pendulum_file}", "--env=Pendulum-v1", "--seeds=2"),
         *(f"--set={name}={value}" for name, value in SHORT.items()),
     ]
+    assert run.main(["run", *flags, f"--workdir={path}"]) == 0
+    return flags, path
+
+
+@pytest.mark.parametrize(
+    ("victim", "message"), [("rows", "File too large"), ("checkpoint", "could not be written")]
+)
+def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_later(
+    short: tuple[list[str], Path], tmp_path: Path, victim: str, message: str
+) -> None:
+    flags, whole = short
+    argv = [*flags, f"--workdir={tmp_path / 'run'}"]
     filled = subprocess.run(
-        [sys.executable, "-m", "tests.experiments.fill", victim, *flags, "--workdir=run"],
+        [sys.executable, "-m", "tests.experiments.fill", victim, *argv],
         capture_output=True,
         text=True,
         check=False,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.getcwd()},
     )
     assert filled.returncode == run.FAILED
     lines = filled.stderr.strip().splitlines()
     assert len(lines) == 1 and message in lines[0], lines
     assert not (tmp_path / "run" / "result.json").exists()
-    for folder in ("run", "whole"):
-        assert run.main(["run", *flags, f"--workdir={tmp_path / folder}"]) == 0
+    assert run.main(["run", *argv]) == 0
     for name in ("metrics.jsonl", "evaluations.jsonl"):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_help_explains_flags_and_fields(capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,7 +105,7 @@ def test_help_lists_flags_and_fields(capsys):
     assert command.main(["toy", "--help"]) == 0
     told = capsys.readouterr().out
     assert "--task: the task: 8gaussians, 2spirals" in told
-    assert "points=200000" in told and "eta=0.25" in told and "actor_hidden=128,128,128" in told
+    assert "points=200000" in told and "eta=0.25" in told and "actor_hidden=64,64,64,64,64" in told
 
 
 # ---------------------------------------------------------------------------------- comparing
