@@ -25,7 +25,7 @@ TINY = [
         "diffusion_steps=5",
         "pretrain_steps=4",
         "train_steps=6",
-        "warmup_steps=2",
+        "warmup_steps=0",
         "batch_size=32",
     )
 ]
