@@ -16,6 +16,7 @@ from jaxrl_prefs.types import Transition
 
 CHUNK = 10  # updates per timed call: two of BDPO's actor intervals
 PATIENCE = 0.5  # seconds of chunks to time for each phase; at least one chunk
+TICKS = 4  # chunks to time, unless they take TICKS times as long
 ENDLESS = 10**6
 
 
@@ -94,18 +95,25 @@ def seconds_per_update(
 
 
 def _time(ticks: Iterator[train.Tick]) -> float:
-    """Seconds per update; the first tick, which compiles, only starts the clock."""
-    done, start, elapsed = next(ticks).step, time.perf_counter(), 0.0
-    step = done
+    """Seconds per update of the fastest tick. The first, which compiles, only starts the clock.
+
+    The fastest, because the first few also load and place what later ones find ready: the second
+    tick alone was twelve times too slow for a phase of small networks.
+    """
+    before = next(ticks).step
+    began = last = time.perf_counter()
+    paces: list[float] = []
     for tick in ticks:
-        step, elapsed = tick.step, time.perf_counter() - start
-        if hosts.led(functools.partial(_enough, elapsed)):  # all stop together
+        now = time.perf_counter()
+        paces.append((now - last) / (tick.step - before))
+        before, last = tick.step, now
+        if hosts.led(functools.partial(_enough, now - began, len(paces))):  # all stop together
             break
-    return elapsed / max(step - done, 1)
+    return min(paces, default=0.0)
 
 
-def _enough(elapsed: float) -> bool:
-    return elapsed > PATIENCE
+def _enough(elapsed: float, count: int) -> bool:
+    return elapsed > PATIENCE and (count >= TICKS or elapsed > TICKS * PATIENCE)
 
 
 def _alone(method: Method, index: int) -> Method:

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -44,6 +49,15 @@ def test_every_phase_is_measured_columns_and_all(tiny: Transition, shared: bool)
     measured = forecast.seconds_per_update(method, data, (0, 1), ensemble.seed_mesh(), "auto")
     assert list(measured) == ["model", "guess", "train"]
     assert all(0 < seconds < 10 for seconds in measured.values())
+
+
+def test_a_slow_start_is_not_the_pace() -> None:
+    def ticks() -> Iterator[Any]:
+        for step, pause in ((10, 0.0), (20, 0.4), *((step, 0.05) for step in range(30, 990, 10))):
+            time.sleep(pause)
+            yield SimpleNamespace(step=step)
+
+    assert 0.005 <= forecast._time(ticks()) < 0.02
 
 
 @pytest.mark.parametrize(
