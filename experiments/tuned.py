@@ -247,7 +247,7 @@ SMALL: dict[str, dict[str, Row]] = {
             "v_samples": 4,
             "actor_samples": 4,
             "pretrain_steps": 10_000,
-            "train_steps": 6_000,
+            "train_steps": 5_000,
             "warmup_steps": 2_000,
             "actor_interval": 2,
         },
