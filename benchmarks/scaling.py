@@ -23,6 +23,7 @@ import numpy as np
 from absl import flags
 
 from experiments import commandline
+from experiments.overrides import OverrideError
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
@@ -34,6 +35,7 @@ flags.DEFINE_integer("updates", 200, "of each seed in a round", **_OWN)
 flags.DEFINE_integer("rounds", 3, "rounds of each; the median counts", **_OWN)
 flags.DEFINE_string("figure", "", "a picture to write", **_OWN)
 flags.DEFINE_string("cell", "", "devices,seeds: measures these in this process", **_OWN)
+flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 PRODUCT, REPEATS = 768, 30
 
 
@@ -126,7 +128,14 @@ def draw(path: Path, found: dict[int, dict[int, float]], machine: float) -> None
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a table of updates per second, and draws it if asked."""
-    commandline.read(FLAGS, argv)
+    try:
+        commandline.read(FLAGS, argv)
+    except (flags.Error, OverrideError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if FLAGS.help:
+        print(__doc__, FLAGS.main_module_help(), sep="\n")
+        return 0
     if FLAGS.cell:
         devices, seeds = map(int, FLAGS.cell.split(","))
         print(json.dumps(updates_per_second(devices, seeds)))

@@ -123,7 +123,7 @@ def compiled(method: Method, index: int, data: Transition, seeds: int, share: fl
     flops = matmul_flops(phase.update, one, batch, jax.random.key(0), jnp.int32(0), share=share)
     memory = program.compiled.memory_analysis()
     # Whole actor intervals, else the mean over updates would depend on where a round starts. Long
-    # calls, as a run's: each copies all seeds' state, 45 MB a seed here.
+    # calls, as a run's: each costs something of its own, more with more seeds.
     interval = round(1 / share)
     updates = interval * max(1, round(FLAGS.round_seconds * seeds / pace / interval))
     return Case(phase.name, seeds, run, updates, flops, seconds, memory.temp_size_in_bytes)

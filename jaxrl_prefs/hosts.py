@@ -78,11 +78,18 @@ def led(function: Callable[[], Value]) -> Value:
             outcome = (True, function())
         except Exception as error:  # whatever it is, the others must not wait for ever
             outcome = (False, error)
-    passed, value = pickle.loads(_told(pickle.dumps(outcome)))
+    passed, value = pickle.loads(_told(_pickled(outcome)))
     if not passed:
         raise value
     result: Value = value
     return result
+
+
+def _pickled(outcome: tuple[bool, Any]) -> bytes:
+    try:
+        return pickle.dumps(outcome)
+    except Exception as error:  # the others wait for an answer, whatever it is
+        return pickle.dumps((False, RuntimeError(f"the leader's {outcome[1]!r}: {error}")))
 
 
 def _told(message: bytes) -> bytes:

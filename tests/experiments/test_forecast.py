@@ -57,7 +57,7 @@ def test_a_slow_start_is_not_the_pace() -> None:
             time.sleep(pause)
             yield SimpleNamespace(step=step)
 
-    assert 0.005 <= forecast._time(ticks()) < 0.02
+    assert 0.0045 < forecast._time(ticks()) < 0.02  # 0.005, and 0.04 with the start
 
 
 @pytest.mark.parametrize(

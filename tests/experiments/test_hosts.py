@@ -115,7 +115,7 @@ def test_two_processes_are_one_run_and_their_checkpoints_anyones(
     lose_one(flags(paired, pendulum_file), paired)
     together(flags(paired, pendulum_file))
     assert_same_run(paired, alone)
-    assert (paired / "result.json").exists() and "result.json" in os.listdir(alone)
+    assert (paired / "result.json").exists()
 
     forget(paired, 29)
     assert run.main(flags(paired, pendulum_file)) == 0  # one process goes on from two
