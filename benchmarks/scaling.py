@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if FLAGS.help:
-        print(__doc__, FLAGS.main_module_help(), sep="\n")
+        print(commandline.usage(__doc__, FLAGS))
         return 0
     if FLAGS.cell:
         devices, seeds = map(int, FLAGS.cell.split(","))

@@ -31,3 +31,14 @@ def read(own: flags.FlagValues, argv: Sequence[str] | None, hint: str = "") -> N
     rest = words(own, argv)
     if rest:
         raise OverrideError(f"unexpected argument {rest[0]!r}" + hint.format(rest[0]))
+
+
+def usage(purpose: str | None, own: flags.FlagValues) -> str:
+    """The text of --help: what the program is for, then its flags in the order of their lines."""
+    lines = [purpose or "", "Flags:"]
+    for flag in dict.fromkeys(own[name] for name in own):  # a short name is the same flag
+        default = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
+        shown = f" (default: {default})" if default else ""
+        about = flag.help.partition(";\n")[0]  # absl adds a line of its own to what repeats
+        lines.append(f"  --{flag.name}: {about}{shown}")
+    return "\n".join(lines)

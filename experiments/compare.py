@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         commandline.read(FLAGS, argv, "; lists are parted by commas")
         if FLAGS.help:
-            console.print(usage(), markup=False, highlight=False)
+            console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
             return 0
         variants = [variant(text, FLAGS.set) for text in FLAGS.algos]
         check(variants, FLAGS.set, FLAGS.seeds)
@@ -121,16 +121,6 @@ def _arguments(each: Variant, dataset: str, folder: Path) -> list[str]:
         f"--workdir={place}",
         *(f"--set={text}" for text in each.assignments),
     ]
-
-
-def usage() -> str:
-    """The text of --help."""
-    lines = [__doc__ or "", "Flags:"]
-    for name in ("algos", "datasets", "seeds", "workdir", "set", "against", "help"):
-        shown = FLAGS[name].default
-        shown = ",".join(shown) if isinstance(shown, list) else shown
-        lines.append(f"  --{name}: {FLAGS[name].help}" + (f" (default: {shown})" if shown else ""))
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words = commandline.words(FLAGS, argv)
         if FLAGS.help or not words:
-            console.print(usage(), markup=False, highlight=False)
+            console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
             return 0
         _execute(words[0], words[1:], console)
         return 0
@@ -61,14 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run.say(str(error), run.WRONG_USE)
     except OSError as error:
         return run.say(str(error), run.FAILED)
-
-
-def usage() -> str:
-    """The text of --help."""
-    lines = [__doc__ or "", "Flags:"]
-    for name in ("env", "random", "format"):
-        lines.append(f"  --{name}: {FLAGS[name].help}")
-    return "\n".join(lines)
 
 
 def _execute(command: str, names: Sequence[str], console: Console) -> None:

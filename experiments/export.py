@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         commandline.read(FLAGS, argv)
         if FLAGS.help:
-            console.print(usage(), markup=False, highlight=False)
+            console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
             return 0
         _execute(console)
         return 0
@@ -46,13 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run.say(str(error), run.WRONG_USE)
     except OSError as error:
         return run.say(str(error), run.FAILED)
-
-
-def usage() -> str:
-    """The text of --help."""
-    lines = [__doc__ or "", "Flags:"]
-    lines += [f"  --{name}: {FLAGS[name].help}" for name in ("run", "policy", "seed", "out")]
-    return "\n".join(lines)
 
 
 def _execute(console: Console) -> None:

@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         commandline.read(FLAGS, argv)
         if FLAGS.help:
-            console.print(__doc__, FLAGS.main_module_help(), markup=False, highlight=False)
+            console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
             return 0
         if FLAGS.devices < 1 or FLAGS.rate < 0:
             raise OverrideError("--devices is 1 or more, --rate 0 or more")

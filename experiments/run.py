@@ -74,6 +74,14 @@ flags.DEFINE_boolean("overwrite", False, "start anew, removing the run in --work
 flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 
 
+class Place(NamedTuple):
+    """This process among several, as `hosts.join` takes it."""
+
+    coordinator: str
+    process_id: int | None
+    num_processes: int | None
+
+
 class Command(NamedTuple):
     """A parsed command line."""
 
@@ -81,7 +89,7 @@ class Command(NamedTuple):
     workdir: Path
     overwrite: bool
     help: bool
-    hosts: tuple[str, int | None, int | None] | None  # what hosts.join takes
+    place: Place | None  # None: the only process
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -106,33 +114,16 @@ def parse(argv: Sequence[str]) -> Command:
     )
     name = re.sub(r"[^\w.-]+", "-", choice.dataset).strip("-.")
     workdir = Path(FLAGS.workdir or f"runs/{choice.algo}-{name}")
-    places = (FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes)
-    if not FLAGS.coordinator and places[1:] != (None, None):
+    place = Place(FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes)
+    if not place.coordinator and place[1:] != (None, None):
         raise OverrideError("--process_id and --num_processes go with --coordinator=address:port")
-    hosts = places if FLAGS.coordinator else None
-    return Command(choice, workdir, FLAGS.overwrite, FLAGS.help, hosts)
+    joins = place if place.coordinator else None
+    return Command(choice, workdir, FLAGS.overwrite, FLAGS.help, joins)
 
 
 def usage(algo: str) -> str:
     """The text of --help: flags, then the fields that --set takes with their defaults."""
-    lines = [__doc__ or "", "Flags:"]
-    for name in (
-        "algo",
-        "dataset",
-        "env",
-        "seeds",
-        "workdir",
-        "set",
-        "eval_episodes",
-        "eval_every",
-        "eval_backend",
-        "coordinator",
-        "process_id",
-        "num_processes",
-    ):
-        shown = f" (default: {FLAGS[name].default})" if FLAGS[name].default else ""
-        lines.append(f"  --{name}: {FLAGS[name].help}{shown}")
-    lines += [f"  --{name}: {FLAGS[name].help}" for name in ("overwrite", "help")]
+    lines = [commandline.usage(__doc__, FLAGS)]
     method = METHODS[algo].Config() if algo in METHODS else None
     for title, fields in (("the run", config.RunConfig()), (algo, method)):
         if fields is None:
@@ -163,13 +154,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         return say(str(error), WRONG_USE)
     except JaxRuntimeError as error:
-        if command.hosts is None:
+        if command.place is None:
             raise
         return say(f"{LOST} ({str(error).splitlines()[0]})", FAILED)
     except NonFinite as error:
         return say(f"{error} The last good checkpoint is kept", FAILED)
     except OSError as error:  # a full disk, a checkpoint that cannot be written or read
-        lost = command.hosts and any(isinstance(e, JaxRuntimeError) for e in _causes(error))
+        lost = command.place and any(isinstance(e, JaxRuntimeError) for e in _causes(error))
         return say(f"{LOST} ({error})" if lost else str(error), FAILED)
     except KeyboardInterrupt:
         return say("interrupted; the same command continues from the last checkpoint", INTERRUPTED)
@@ -190,8 +181,8 @@ def _execute(command: Command, console: Console) -> None:
     """Prepares everything that may be wrong first, then trains and reports."""
     config.check(command.choice)
     prepare_jax()
-    if command.hosts:
-        _join(*command.hosts)
+    if command.place:
+        _join(*command.place)
     from experiments import session  # after the devices are chosen
 
     session.run(command.choice, command.workdir, console, overwrite=command.overwrite)

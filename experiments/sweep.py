@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         commandline.read(FLAGS, argv)
         if FLAGS.help:
-            console.print(usage(), markup=False, highlight=False)
+            console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
             return 0
         axes = [axis(text) for text in FLAGS.grid]
         _check(axes)
@@ -227,15 +227,6 @@ def draw(axes: Sequence[Axis], found: Sequence[Mapping[str, Any]], path: Path) -
     draft = path.with_name(f".{path.name}.new")
     figure.savefig(draft, format="png", dpi=120)
     draft.replace(path)
-
-
-def usage() -> str:
-    """The text of --help."""
-    lines = [__doc__ or "", "Flags:"]
-    for name in ("algo", "dataset", "env", "grid", "seeds", "workdir", "set", "overwrite", "help"):
-        shown = f" (default: {FLAGS[name].default})" if FLAGS[name].default else ""
-        lines.append(f"  --{name}: {FLAGS[name].help}{shown}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         folders = commandline.words(FLAGS, argv)
         if FLAGS.help:
-            print("\n".join([__doc__ or "", *(f"  --{n}: {FLAGS[n].help}" for n in FLAGS)]))
+            print(commandline.usage(__doc__, FLAGS))
             return 0
         paths = [Path(folder) for folder in folders]
         grid = collect(paths)

@@ -112,10 +112,7 @@ def _setting(tasks: Sequence[str], assignments: Sequence[str]) -> Setting:
 
 def usage(command: Command) -> str:
     """The text of --help: flags, then the fields that --set takes, as the size sets them."""
-    lines = [__doc__ or "", "Flags:"]
-    for name in ("algo", "task", "size", "eta", "seed", "workdir", "set", "help"):
-        shown = f" (default: {FLAGS[name].default})" if FLAGS[name].default else ""
-        lines.append(f"  --{name}: {FLAGS[name].help}{shown}")
+    lines = [commandline.usage(__doc__, FLAGS)]
     config, points = command.setting.config, command.setting.points
     lines += ["", f"Fields for --set, of the size {command.size}:", f"  points={points}"]
     for name in overrides.field_types(type(config)):

@@ -15,12 +15,13 @@ import os
 import random
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import experiments.session  # noqa: F401 - so that no process must import it
-from experiments import recorder, run
+from experiments import forecast, recorder, run
 
 ON_PATHS = ("rename", "replace", "mkdir", "rmdir", "unlink", "remove", "truncate", "open")
 
@@ -43,6 +44,7 @@ class Bomb:
         self.moment, self.workdir = moment, str(workdir)
         self.phase, self.step, self.ticks, self.operations = "start", 0, 0, 0
         self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self._turn = threading.Lock()  # Orbax saves in threads; one of them lights the fuse
 
     def arm(self) -> None:
         """Stands in front of every operation on files, and of every tick's record."""
@@ -61,11 +63,12 @@ class Bomb:
     def _watched(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._counts(name, *args, **kwargs) and self.step >= self.moment.step:
-                if self.operations == self.moment.operation:
-                    place = [self.phase, name, str(args[0]).replace(self.workdir, "")]
-                    os.write(self._log, (json.dumps(place) + "\n").encode())
-                    os.kill(os.getpid(), signal.SIGKILL)
-                self.operations += 1
+                with self._turn:
+                    if self.operations == self.moment.operation:
+                        place = [self.phase, name, str(args[0]).replace(self.workdir, "")]
+                        os.write(self._log, (json.dumps(place) + "\n").encode())
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    self.operations += 1
             return function(*args, **kwargs)
 
         return call
@@ -95,6 +98,7 @@ def run_in_child(argv: list[str], workdir: Path, log: Path, moment: Moment) -> i
 
 def main() -> None:
     """Runs once undisturbed; then kills until enough were killed, and lets the last one finish."""
+    forecast.PATIENCE = 0.0
     folder, wanted, argv = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     log, draw = folder / "kills.jsonl", random.Random(0)
     finished, kills, steps, each, status = [], 0, [0], 1, -1

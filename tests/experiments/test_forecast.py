@@ -51,7 +51,9 @@ def test_every_phase_is_measured_columns_and_all(tiny: Transition, shared: bool)
     assert all(0 < seconds < 10 for seconds in measured.values())
 
 
-def test_a_slow_start_is_not_the_pace() -> None:
+def test_a_slow_start_is_not_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "PATIENCE", 0.5)
+
     def ticks() -> Iterator[Any]:
         for step, pause in ((10, 0.0), (20, 0.4), *((step, 0.05) for step in range(30, 990, 10))):
             time.sleep(pause)
