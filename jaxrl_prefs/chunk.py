@@ -12,6 +12,7 @@ that is too large for a device stays on the host, and its batches come along in 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrl_prefs import ensemble
-from jaxrl_prefs.method import Method, Phase, State, walk
+from jaxrl_prefs.method import Method, Phase, Rows, State, walk
 from jaxrl_prefs.stream import Block, Feed
 from jaxrl_prefs.types import Array, Key, Metrics, Transition
 
@@ -103,16 +104,30 @@ def share(state: State, member: State, fields: Sequence[str], mesh: Mesh) -> Sta
 # --- The program of one member --------------------------------------------------------------------
 
 
-def _member_program(phase: Phase, slots: int, stride: int) -> Callable[..., Any]:
+class _Recipe(NamedTuple):
+    """What a member's program depends on: of a phase, what is the same however long it runs."""
+
+    name: str
+    update: Callable[..., tuple]
+    rows: Rows
+    batch_size: int
+    fills: bool
+    slots: int
+    stride: int
+
+
+@functools.lru_cache(ensemble.PROGRAMS)
+def _member_program(recipe: _Recipe) -> Callable[..., Any]:
     """Builds `(state, keys, (first, stop), data, own, common) -> (state, Report)` for one member.
 
-    It runs the steps first, first + stride, ... below stop. Where they are the same for all members
+    Steps first, first + stride, ... below stop are run. Where they are the same for all members
     they are not batched, so that `lax.cond` on a step stays a branch. Columns have room for `slots`
     batches. `data` is the dataset, or a Block with the batch of every step.
     """
     # Under jit the update is traced once, though both eval_shape and the loop call it. A filling
     # update is left bare, so that an unchanged state can be recognised.
-    update = phase.update if phase.columns else jax.jit(phase.update)
+    name, bare, choose, batch_size, fills, slots, stride = recipe
+    update = bare if fills else jax.jit(bare)
 
     def draw(
         rows_key: Key, data: Transition | Block, columns: Any, step: Array, slot: Array
@@ -120,7 +135,7 @@ def _member_program(phase: Phase, slots: int, stride: int) -> Callable[..., Any]
         if isinstance(data, Block):
             block: Block = jax.tree.map(lambda leaf: leaf[slot], data)
             return _with_columns(block.batches, block.rows, columns)
-        rows = phase.rows(rows_key, step, data.reward.shape[0], phase.batch_size)
+        rows = choose(rows_key, step, data.reward.shape[0], batch_size)
         return take(data, rows, columns)
 
     def advance(
@@ -128,12 +143,12 @@ def _member_program(phase: Phase, slots: int, stride: int) -> Callable[..., Any]
     ) -> tuple:
         rows_key, update_key = keys
         batch = draw(rows_key, data, columns, step, slot)
-        if not phase.columns:
+        if not fills:
             return (*update(state, batch, jax.random.fold_in(update_key, step), step), {})
         after, metrics, filled = update(state, batch, update_key, step)
         pairs = zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True)
         if not all(old is new for old, new in pairs):
-            raise ValueError(f"phase {phase.name!r} fills columns: its state must stay as it is")
+            raise ValueError(f"phase {name!r} fills columns: its state must stay as it is")
         return after, metrics, filled
 
     def program(state: State, keys: Any, bounds: Any, data: Any, own: dict, common: dict) -> tuple:
@@ -308,8 +323,17 @@ def build_chunk(
     if stream:
         feed = Feed(data, phase, keys[0], mesh, stride=stride, wanted=-(-stream // stride))
         slots = min(slots, feed.slots) if phase.columns else slots
+    recipe = _Recipe(
+        phase.name,
+        phase.update,
+        phase.rows,
+        phase.batch_size,
+        bool(phase.columns),
+        slots if phase.columns else 0,
+        stride,
+    )
     function = ensemble.over_seeds(
-        _member_program(phase, slots, stride),
+        _member_program(recipe),
         mesh,
         (0, 0, 0 if mapping == "loop" else None, 0 if feed else None, 0, None),
         mapping=mapping,

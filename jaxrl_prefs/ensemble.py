@@ -27,6 +27,7 @@ from jaxrl_prefs.types import Key
 
 AXIS = "seed"
 MAPPINGS = ("auto", "loop", "vmap")
+PROGRAMS = 64  # of those last used, compiled, that a process keeps
 Tree = TypeVar("Tree")
 
 
@@ -80,27 +81,29 @@ def chosen_mapping(mapping: str, mesh: Mesh) -> str:
     return "loop" if mesh.devices.flat[0].platform == "cpu" else "vmap"
 
 
+@functools.lru_cache(PROGRAMS)
 def over_seeds(
     fn: Callable[..., Any],
     mesh: Mesh,
-    in_axes: Sequence[int | None],
+    in_axes: tuple[int | None, ...],
     *,
     mapping: str = "auto",
-    donate: Sequence[int] = (),
+    donate: tuple[int, ...] = (),
 ) -> Any:
     """Compiles `fn`, a function of one seed, for P seeds at once: jit(shard_map(loop or vmap)).
 
     `in_axes` says per argument whether its leaves have a leading seed axis [P, ...] (0) or are the
     same for all seeds (None). Every output has a leading [P]. Arguments whose numbers are in
-    `donate` are used up by the call.
+    `donate` are used up by the call. The same arguments give the same jitted function, which is
+    traced and compiled once in a process: a run's time is estimated with the programs it will run.
     """
     specs = tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in in_axes)
     looped = chosen_mapping(mapping, mesh) == "loop"
-    local = _loop(fn, in_axes) if looped else jax.vmap(fn, tuple(in_axes))
+    local = _loop(fn, in_axes) if looped else jax.vmap(fn, in_axes)
     sharded = jax.shard_map(
         local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
     )
-    return jax.jit(sharded, donate_argnums=tuple(donate))
+    return jax.jit(sharded, donate_argnums=donate)
 
 
 def _loop(fn: Callable[..., Any], in_axes: Sequence[int | None]) -> Callable[..., Any]:

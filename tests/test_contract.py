@@ -248,12 +248,12 @@ class Walk(NamedTuple):
 
 @pytest.fixture(scope="module")
 def walked(method: Method, data: Transition, whole: list[Run]) -> Walk:
-    key = jax.random.fold_in(jax.random.key(SEEDS[0]), 0)
-    state = jax.jit(method.init)(key, jax.tree.map(lambda x: x[:1], data))
+    state = ensemble.one(train.begin(method, data, chunk.Ensemble(SEEDS, ensemble.seed_mesh())), 0)
     walk_through, ticks = Walk([], []), iter(whole)
     for index, phase in enumerate(method.phases):
         enter_key = chunk.phase_keys(ensemble.seed_keys(SEEDS[:1]), index)[0][0]
-        entered, again = (jax.jit(phase.enter)(state, enter_key) for _ in range(2))
+        enter = jax.jit(phase.enter)
+        entered, again = (enter(state, enter_key) for _ in range(2))
         walk_through.enters.append((state, entered, again))
         state = entered
         for _ in range(phase.steps):
@@ -312,12 +312,11 @@ def test_two_makes_have_one_structure(name: str, data: Transition) -> None:
 
 
 def test_metrics_are_named_sums_and_counts(
-    walked: Walk, whole: list[Run], method: Method, data: Transition
+    updates: list[Program], whole: list[Run], method: Method
 ) -> None:
     """One set of names per phase, each scalar; every name is measured at some step."""
-    updates = [args for what, *args in programs(walked, whole, method, data) if "update" in what]
-    for phase, (update, args) in zip(method.phases, updates, strict=True):
-        _, metrics, *_ = jax.eval_shape(update, *args)
+    for phase, (_, update, arguments) in zip(method.phases, updates, strict=True):
+        _, metrics, *_ = jax.eval_shape(update, *arguments)
         chex.assert_shape(jax.tree.leaves(metrics), ())
         seen = {name for tick in whole if tick.phase == phase.name for name in tick.metrics}
         assert seen == set(metrics), phase.name
@@ -358,11 +357,10 @@ def test_enter_is_deterministic(walked: Walk) -> None:
 
 
 def test_filling_phases_walk_and_fill_what_they_declare(
-    walked: Walk, whole: list[Run], method: Method, data: Transition
+    updates: list[Program], method: Method
 ) -> None:
-    updates = [args for what, *args in programs(walked, whole, method, data) if "update" in what]
-    for phase, (update, args) in zip(method.phases, updates, strict=True):
-        _, _, *filled = jax.eval_shape(update, *args)
+    for phase, (_, update, arguments) in zip(method.phases, updates, strict=True):
+        _, _, *filled = jax.eval_shape(update, *arguments)
         shapes = {k: (x.shape[1:], x.dtype) for found in filled for k, x in found.items()}
         assert shapes == {k: (x.shape, x.dtype) for k, x in phase.columns.items()}
         assert phase.rows is walk or not phase.columns
@@ -422,39 +420,54 @@ def test_a_diagnosis_measures_finite_numbers(
 # --- Programs, looked at without running ----------------------------------------------------------
 
 
-def programs(
-    walked: Walk, whole: list[Run], method: Method, data: Transition
-) -> Iterator[tuple[str, Any, tuple]]:
-    """Every update, enter, policy and the diagnosis, with arguments to trace them with."""
-    step = jnp.int32(0)
-    held: dict[str, np.ndarray] = {}
-    for phase, (before, state, _) in zip(method.phases, walked.enters, strict=True):
+class Program(NamedTuple):
+    """A function under jit, which traces it once for all tests, and arguments for it."""
+
+    what: str
+    function: Any
+    arguments: tuple
+
+
+@pytest.fixture(scope="module")
+def updates(walked: Walk, whole: list[Run], method: Method, data: Transition) -> list[Program]:
+    """Every phase's update."""
+    found, held = [], {}
+    for phase, (_, state, _) in zip(method.phases, walked.enters, strict=True):
         batch = chunk.take(data, jnp.arange(phase.batch_size), held)
-        yield f"update of {phase.name}", phase.update, (state, batch, KEY, step)
-        yield f"enter of {phase.name}", phase.enter, (before, KEY)
+        arguments = (state, batch, KEY, jnp.int32(0))
+        found.append(Program(f"update of {phase.name}", jax.jit(phase.update), arguments))
         held |= {name: whole[-1].columns[name][0] for name in phase.columns}
+    return found
+
+
+@pytest.fixture(scope="module")
+def programs(
+    updates: list[Program], walked: Walk, method: Method, data: Transition
+) -> list[Program]:
+    """Every update, enter, policy and the diagnosis."""
+    found = list(updates)
+    for phase, (before, _, _) in zip(method.phases, walked.enters, strict=True):
+        found.append(Program(f"enter of {phase.name}", jax.jit(phase.enter), (before, KEY)))
+    state, batch, *_ = updates[-1].arguments
     for name, policy in method.policies.items():
-        yield f"policy {name}", policy.act, (state, jnp.asarray(data.observation), KEY)
-    yield "diagnosis", method.diagnose, (state, batch, KEY)
+        arguments = (state, jnp.asarray(data.observation), KEY)
+        found.append(Program(f"policy {name}", jax.jit(policy.act), arguments))
+    return [*found, Program("diagnosis", jax.jit(method.diagnose), (state, batch, KEY))]
 
 
-def test_no_key_is_used_twice(
-    walked: Walk, whole: list[Run], method: Method, data: Transition
-) -> None:
-    for what, fn, args in programs(walked, whole, method, data):
+def test_no_key_is_used_twice(programs: list[Program]) -> None:
+    for what, function, arguments in programs:
         with jax.debug_key_reuse(True):
             try:
-                jax.jit(fn).trace(*args)
+                function.trace(*arguments)
             except jax.errors.KeyReuseError as error:
                 pytest.fail(f"{what}: {error}")
 
 
-def test_everything_is_pure(
-    walked: Walk, whole: list[Run], method: Method, data: Transition
-) -> None:
+def test_everything_is_pure(programs: list[Program]) -> None:
     """No callback, no print, no transfer: safe inside anybody's jit, scan and vmap."""
-    for what, fn, args in programs(walked, whole, method, data):
-        traced = jax.make_jaxpr(fn)(*args)
+    for what, function, arguments in programs:
+        traced = jax.make_jaxpr(function)(*arguments)
         assert not traced.effects, what
         for primitive in primitives(traced.jaxpr):
             assert "callback" not in primitive, what
@@ -474,11 +487,9 @@ def primitives(jaxpr: Any) -> Iterator[str]:
 ACCELERATORS = ("tpu", "cuda")
 
 
-def test_everything_lowers_for_accelerators(
-    walked: Walk, whole: list[Run], method: Method, data: Transition
-) -> None:
-    for what, fn, args in programs(walked, whole, method, data):
-        exported = jax.export.export(jax.jit(fn), platforms=ACCELERATORS)(*args)
+def test_everything_lowers_for_accelerators(programs: list[Program]) -> None:
+    for what, function, arguments in programs:
+        exported = jax.export.export(function, platforms=ACCELERATORS)(*arguments)
         assert exported.platforms == ACCELERATORS, what
 
 
@@ -518,8 +529,13 @@ def test_a_seed_alone_is_the_same(method: Method, data: Transition, whole: list[
 def test_side_by_side_on_one_device_is_the_same(
     method: Method, data: Transition, whole: list[Run]
 ) -> None:
-    """The accelerators' mapping, on one device, against the CPU's on four."""
-    close(run(method, data, devices=1, mapping="vmap")[-1].state, whole[-1].state)
+    """The accelerators' mapping, on one device, against the CPU's on four.
+
+    From the end of the first phase, which the scan above maps by vmap too.
+    """
+    tick = whole[method.phases[0].steps - 1 if len(method.phases) > 1 else 0]
+    rest = {"state": tick.state, "columns": tick.columns, "start": tick.step}
+    close(run(method, data, devices=1, mapping="vmap", **rest)[-1].state, whole[-1].state)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 
 import jaxrl_prefs
 from experiments import config, export, run
+from tests.experiments.conftest import brisk  # noqa: F401 - for the runs here too
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "BUILD.md", "CONTRIBUTING.md")]

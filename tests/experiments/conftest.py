@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import h5py
 import numpy as np
 import pytest
 
-from experiments import forecast, run
+from experiments import forecast, run, session
 
 TINY = {
     "policy": "gaussian",  # compiles in half the time of a chain
@@ -66,9 +67,10 @@ def record_pendulum(path: Path, scale: float = 1.0, episodes: int = 5, length: i
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hasty_forecast() -> None:
-    """Times one chunk of each phase before a run: nobody waits for these."""
+def brisk() -> None:
+    """Runs of this process time one chunk of each phase, and draw nothing (test_run's one does)."""
     forecast.PATIENCE = 0.0
+    session.curves = SimpleNamespace(draw=lambda *_: None)
 
 
 @pytest.fixture(scope="session")

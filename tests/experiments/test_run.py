@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import jaxrl_prefs.train
-from experiments import run, workdir
+from experiments import curves, run, session, workdir
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.release import load_run
@@ -48,7 +48,9 @@ def finished(
         *(f"--set={name}={value}" for name, value in TINY.items()),
         f"--set=tensorboard={importlib.util.find_spec('tensorboardX') is not None}",
     ]
-    assert run.main(argv) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "curves", curves)
+        assert run.main(argv) == 0
     return argv, path
 
 
