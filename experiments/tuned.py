@@ -98,8 +98,8 @@ AROUND: dict[str, dict[str, Row]] = {
         }
         for name in ("maze2d", "pointmaze")
     },
-    # Ours. A step changes Q by little beside its level, which divides it, so TD3+BC must pull weakly:
-    # by `experiments.sweep` (docs/td3_bst.md).
+    # Ours. A step changes Q by little beside its level, which divides it: TD3+BC must pull weakly
+    # (a sweep is in docs/td3_bst.md).
     "pendulum": {
         **_around_td3(NORMALISED, {}),
         "td3_bc": NORMALISED | {"alpha": 160.0},
