@@ -77,8 +77,8 @@ def seconds_per_update(
 ) -> dict[str, float]:
     """Measures one update of all seeds, by phase, from fresh states; compilation is left out.
 
-    What is compiled here is the program that training runs, so that with a compilation cache
-    nothing is compiled twice. A phase that breaks from a fresh state is left out.
+    What is traced and compiled here is the very program that training runs next. A phase that
+    breaks from a fresh state is left out.
     """
     measured = {}
     for index, phase in enumerate(method.phases):
