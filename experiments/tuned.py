@@ -62,7 +62,7 @@ NORMALISED: Row = {"normalize_observations": True}
 STANDARDISED: Row = NORMALISED | {"reward": "affine", "reward_scale": 1.0}
 # IQL, Kostrikov et al. 2022 (arXiv 2110.06169), section 5 and its code: antmaze rewards minus 1.
 MINUS_ONE: Row = {"gamma": 0.99, "reward_scale": 1.0, "reward_shift": -1.0}
-NORMED: Row = {"critic_layer_norm": True}  # ours
+LAYER_NORM: Row = {"critic_layer_norm": True}  # ours
 IQL_ANTMAZE: Row = {"expectile": 0.9}
 
 
@@ -76,25 +76,25 @@ def _around_td3(data: Row, critic: Row) -> dict[str, Row]:
 AROUND: dict[str, dict[str, Row]] = {
     "locomotion": _around_td3(STANDARDISED, {}),
     "antmaze": {
-        **_around_td3(MINUS_ONE, NORMED),
+        **_around_td3(MINUS_ONE, LAYER_NORM),
         "iql": MINUS_ONE | IQL_ANTMAZE | {"temperature": 10.0},
-        "iql_bst": MINUS_ONE | IQL_ANTMAZE | NORMED,
+        "iql_bst": MINUS_ONE | IQL_ANTMAZE | LAYER_NORM,
     },
     # The paper's temperature; it also drops out a tenth of the policy's units, we do not.
     **{
         name: {
-            **_around_td3(STANDARDISED, NORMED),
+            **_around_td3(STANDARDISED, LAYER_NORM),
             "iql": {"temperature": 0.5},
-            "iql_bst": NORMED,
+            "iql_bst": LAYER_NORM,
         }
         for name in ("adroit", "kitchen")
     },
     # Ours. Goals far away and rewards of 0 to 1 per step, as in antmaze.
     **{
         name: {
-            **_around_td3(STANDARDISED, NORMED),
+            **_around_td3(STANDARDISED, LAYER_NORM),
             "iql": IQL_ANTMAZE,
-            "iql_bst": IQL_ANTMAZE | NORMED,
+            "iql_bst": IQL_ANTMAZE | LAYER_NORM,
         }
         for name in ("maze2d", "pointmaze")
     },
