@@ -37,6 +37,7 @@ from jaxrl_prefs.types import Spec, Transition
 FLAGS = flags.FLAGS
 OBSERVATION, ACTION, ROWS = 17, 6, 100_000
 PRODUCT, REPEATS = 1024, 20  # of the yardstick
+SETTLED = 2.0  # seconds of a call beside which what it costs once counts little
 
 
 class Case(NamedTuple):
@@ -130,13 +131,16 @@ def compiled(method: Method, index: int, data: Transition, seeds: int, share: fl
 
 
 def _pace(run: Callable[[int], None]) -> float:
-    """Seconds of one update, without what a call costs once (its state is copied and checked)."""
+    """Seconds of one update, by the first call that takes SETTLED of them."""
     run(1)
-    marks = [time.perf_counter()]
-    for updates in (1, 5):
+    updates = 1
+    while True:
+        start = time.perf_counter()
         run(updates)
-        marks.append(time.perf_counter())
-    return max(((marks[2] - marks[1]) - (marks[1] - marks[0])) / 4, 1e-5)
+        seconds = time.perf_counter() - start
+        if seconds >= SETTLED:
+            return seconds / updates
+        updates *= 2
 
 
 def measure(cases: list[Case], rounds: int) -> tuple[np.ndarray, float]:
