@@ -49,15 +49,9 @@ def variant(text: str, common: Sequence[str]) -> Variant:
         OverrideError: for an unknown method, and as `config.check` for settings of its own.
     """
     algo, *own = text.split("+")
-    if algo not in METHODS:
-        raise OverrideError(overrides.unknown("algorithm", algo, METHODS))
-    shared = [each for each in common if overrides.split(each)[0] in _fields(algo)]
+    known = config.fields(algo)
+    shared = [each for each in common if overrides.split(each)[0] in known]
     return Variant(text, algo, (*shared, *own))
-
-
-def _fields(algo: str) -> set[str]:
-    both = (config.RunConfig, METHODS[algo].Config)
-    return {name for each in both for name in overrides.field_types(each)}
 
 
 def check(variants: Sequence[Variant], common: Sequence[str], seeds: str) -> None:
@@ -70,11 +64,7 @@ def check(variants: Sequence[Variant], common: Sequence[str], seeds: str) -> Non
     names = [each.name for each in variants]
     if len(set(names)) < len(names):
         raise OverrideError(f"--algos names a variant twice: {', '.join(names)}")
-    for text in common:
-        name = overrides.split(text)[0]
-        if not any(name in _fields(each.algo) for each in variants):
-            known = set().union(*(_fields(each.algo) for each in variants))
-            raise OverrideError(overrides.unknown("field", name, sorted(known)))
+    config.check_known([overrides.split(x)[0] for x in common], [each.algo for each in variants])
     for each in variants:
         config.check(config.Choice(each.algo, "", "", config.parse_seeds(seeds), each.assignments))
 

@@ -7,7 +7,7 @@ tuned rows, `--set`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from experiments import overrides, tuned
@@ -104,6 +104,36 @@ def check(choice: Choice) -> None:
     _split(RunConfig(), METHODS[choice.algo].Config(), choice.assignments)
 
 
+def fields(algo: str) -> set[str]:
+    """What `--set` takes for a method: the run's fields and its own.
+
+    Raises:
+        OverrideError: for an unknown algorithm.
+    """
+    if algo not in METHODS:
+        raise OverrideError(overrides.unknown("algorithm", algo, METHODS))
+    own = overrides.field_types(METHODS[algo].Config)
+    return (overrides.field_types(RunConfig).keys() | own.keys()) - set(OWN_FLAGS)
+
+
+def check_known(names: Iterable[str], algos: Iterable[str]) -> None:
+    """Checks that every field belongs to one of the methods at least.
+
+    Raises:
+        OverrideError: naming the first that does not.
+    """
+    known = set[str]().union(*map(fields, algos))
+    for name in names:
+        if name in OWN_FLAGS:
+            raise OverrideError(_own_flag(name))
+        if name not in known:
+            raise OverrideError(overrides.unknown("field", name, sorted(known)))
+
+
+def _own_flag(name: str) -> str:
+    return f"field {name!r} has a flag of its own: --{name}"
+
+
 def resolve(choice: Choice, name: str, family: str) -> tuple[RunConfig, Any]:
     """Returns the run's config and the method's config of a choice on a dataset.
 
@@ -134,7 +164,7 @@ def _split(run: RunConfig, method: Any, assignments: Sequence[str]) -> tuple[Run
     own, others = overrides.field_types(RunConfig), overrides.field_types(type(method))
     for name, _ in map(overrides.split, assignments):
         if name in OWN_FLAGS:
-            raise OverrideError(f"field {name!r} has a flag of its own: --{name}")
+            raise OverrideError(_own_flag(name))
         if name not in own and name not in others:
             valid = sorted((own.keys() | others.keys()) - set(OWN_FLAGS))
             raise OverrideError(overrides.unknown("field", name, valid))

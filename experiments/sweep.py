@@ -1,19 +1,24 @@
-"""Trains one method with several settings: every point of a grid with every seed.
+"""Trains methods with several settings: every point of a grid with every seed.
 
     python -m experiments.sweep --algo=td3_bst --grid=kernel_scale=k/10,k/2,k,2k --seeds=3
+    python -m experiments.sweep --algo=td3_bc,iql --dataset=pendulum-mixed,maze2d/umaze-v0 \\
+        --grid=alpha=2.5,40 --grid=expectile=0.7,0.9 --launcher=ray --cpus=2
 
-Several --grid make a product. Points that differ in real numbers alone train together, as further
-members of one ensemble in one compiled step; others one after the other. The same command goes on
-where it was stopped, inside a run as well. Writes sweep.json, sweep.md and sweep.png to the
-workdir.
+Several --grid make a product; a method takes those whose field it has. Here, points that differ in
+real numbers alone train together, as further members of one ensemble in one compiled step; others
+one after the other. With --launcher=ray every point is a task of its own, on this machine or on a
+cluster whose nodes see the project and --workdir under the same paths. The same command goes on
+where it was stopped, inside a run as well, and trains nothing twice; a point that fails is reported
+and the others go on. Writes sweep.json, sweep.md and sweep.png to the workdir.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,21 +26,30 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import commandline, config, overrides, run, table
+from experiments import commandline, config, launchers, overrides, run, table
+from experiments.display import line
+from experiments.launchers import Job
 from experiments.overrides import OverrideError
-from experiments.workdir import RESULT, read_json, write_json, write_text
+from experiments.workdir import RESULT, claim, clear, read_json, write_json, write_text
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.train import NonFinite
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
-flags.DEFINE_string("algo", "bdpo", f"the method: {', '.join(METHODS)}", **_OWN)
-flags.DEFINE_string("dataset", "pendulum-mixed", "as experiments.run takes", **_OWN)
+flags.DEFINE_list("algo", ["bdpo"], f"methods, of {', '.join(METHODS)}", **_OWN)
+flags.DEFINE_list("dataset", ["pendulum-mixed"], "datasets, as experiments.run takes", **_OWN)
 flags.DEFINE_string("env", "", "as experiments.run takes", **_OWN)
 flags.DEFINE_multi_string("grid", [], "field=value,value,..., repeatable", **_OWN)
 flags.DEFINE_string("seeds", "3", "as experiments.run takes", **_OWN)
 flags.DEFINE_string("workdir", "", "folder (default: runs/sweep-<algo>-<dataset>)", **_OWN)
-flags.DEFINE_multi_string("set", [], "field=value, repeatable: for every point", **_OWN)
+flags.DEFINE_multi_string(
+    "set", [], "field=value, repeatable: for every method that has the field", **_OWN
+)
+flags.DEFINE_enum("launcher", "local", ["local", "ray"], "who trains: local or ray", **_OWN)
+flags.DEFINE_string(
+    "ray_address", "local", "of a Ray cluster (auto finds it); local: this machine as one", **_OWN
+)
+flags.DEFINE_integer("cpus", 1, "cores for each point, with --launcher=ray", 1, **_OWN)
+flags.DEFINE_float("gpus", 0.0, "GPUs for each point, with --launcher=ray", 0.0, **_OWN)
 flags.DEFINE_boolean("overwrite", False, "start anew, removing the runs in --workdir", **_OWN)
 flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 
@@ -54,6 +68,23 @@ class Group(NamedTuple):
 
     fixed: Point  # what all of them have, by --set
     points: list[Point]  # where they differ; a single {} if in nothing
+
+
+class Cell(NamedTuple):
+    """A method on a dataset, with the axes that the method has."""
+
+    algo: str
+    dataset: str
+    axes: Sequence[Axis]
+
+
+class Found(NamedTuple):
+    """What one point came to."""
+
+    algo: str
+    dataset: str
+    settings: Point
+    policies: Mapping[str, Mapping[str, Any]]  # as in result.json
 
 
 def axis(text: str) -> Axis:
@@ -88,145 +119,205 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
     console = Console()
     try:
-        commandline.read(FLAGS, argv)
+        commandline.read(FLAGS, argv, "; lists are parted by commas")
         if FLAGS.help:
             console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
             return 0
-        axes = [axis(text) for text in FLAGS.grid]
-        _check(axes)
+        cells = _cells([axis(text) for text in FLAGS.grid])
         run.prepare_jax()
-        _execute(axes, console)
-        return 0
+        return _execute(cells, console)
     except run.USER_ERRORS as error:
         return run.say(str(error), run.WRONG_USE)
-    except (NonFinite, OSError) as error:
+    except OSError as error:
         return run.say(str(error), run.FAILED)
     except KeyboardInterrupt:
         return run.say("interrupted; the same command continues", run.INTERRUPTED)
 
 
-def _choice(fixed: Mapping[str, str]) -> config.Choice:
-    assignments = (*FLAGS.set, *(f"{name}={value}" for name, value in fixed.items()))
+def _choice(cell: Cell, fixed: Mapping[str, str]) -> config.Choice:
+    known = config.fields(cell.algo)
+    own = [text for text in FLAGS.set if overrides.split(text)[0] in known]
+    own += [f"{name}={value}" for name, value in fixed.items()]
     seeds = config.parse_seeds(FLAGS.seeds)
-    return config.Choice(FLAGS.algo, FLAGS.dataset, FLAGS.env, seeds, assignments)
+    return config.Choice(cell.algo, cell.dataset, FLAGS.env, seeds, tuple(own))
 
 
-def _check(axes: Sequence[Axis]) -> None:
-    """Finds what is wrong with the command before anything slow is done."""
+def _cells(axes: Sequence[Axis]) -> list[Cell]:
+    """Finds what is wrong with the command before anything slow is done.
+
+    Raises:
+        OverrideError: for whatever it is.
+    """
     if not axes:
         raise OverrideError("--grid names what to vary, such as --grid=eta=0.05,0.1")
+    for flag, values in (("algo", FLAGS.algo), ("dataset", FLAGS.dataset)):
+        if not values or len(set(values)) < len(values):
+            raise OverrideError(f"--{flag} must name at least one, each once")
     names = [each.field for each in axes]
     if len(set(names)) < len(names):
         raise OverrideError(f"--grid names a field twice: {', '.join(names)}")
-    if mixed := set(names) & {overrides.split(text)[0] for text in FLAGS.set}:
+    set_names = [overrides.split(text)[0] for text in FLAGS.set]
+    if mixed := set(names) & set(set_names):
         raise OverrideError(f"--set and --grid both name {', '.join(sorted(mixed))}")
-    for point in _product(axes):
-        config.check(_choice(point))
+    config.check_known([*names, *set_names], FLAGS.algo)
+    cells = []
+    for dataset, algo in itertools.product(FLAGS.dataset, FLAGS.algo):
+        known = config.fields(algo)
+        cells.append(Cell(algo, dataset, [each for each in axes if each.field in known]))
+        for point in _product(cells[-1].axes):
+            config.check(_choice(cells[-1], point))
+    return cells
 
 
-def _execute(axes: Sequence[Axis], console: Console) -> None:
-    """Trains group after group, and writes everything known after each."""
-    from experiments import session  # after the devices are chosen
+def _execute(cells: Sequence[Cell], console: Console) -> int:
+    """Has every job trained, and writes everything known after each."""
+    parts = [FLAGS.algo, FLAGS.dataset]
+    folder = Path(FLAGS.workdir or f"runs/sweep-{'-'.join(_slug('+'.join(x)) for x in parts)}")
+    plan = [each for cell in cells for each in _jobs(cell, folder.absolute(), console)]
+    if FLAGS.overwrite:
+        for job, _, _ in plan:
+            with claim(job.path):
+                clear(job.path)
+    launch = launchers.local
+    if FLAGS.launcher == "ray":
+        more = {"address": FLAGS.ray_address, "cpus": FLAGS.cpus, "gpus": FLAGS.gpus}
+        launch = functools.partial(launchers.on_ray, **more)
+    worst, found = 0, list[Found]()
+    for ended in launch([job for job, _, _ in plan], console):
+        if ended.error:
+            worst = run.say(f"{ended.job.name}: {ended.error}", run.FAILED)
+        found = [each for job, cell, group in plan for each in _results(job, cell, group)]
+        _publish(found, folder)
+    console.print(_view(found))
+    return worst
 
-    name = re.sub(r"[^\w.-]+", "-", FLAGS.dataset).strip("-.")
-    folder = Path(FLAGS.workdir or f"runs/sweep-{FLAGS.algo}-{name}")
-    together = _together(axes, folder, console)
-    found: list[dict[str, Any]] = []
-    for group in groups(axes, together):
-        slug = "+".join(f"{k}={v}" for k, v in group.fixed.items()) or "together"
-        path = folder / slug.replace("/", "_")
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.=+-]+", "-", text).strip("-.")
+
+
+def _jobs(cell: Cell, folder: Path, console: Console) -> Iterator[tuple[Job, Cell, Group]]:
+    """The jobs of a cell, each with the points that it trains."""
+    apart = FLAGS.launcher == "ray"  # other workers may be free
+    together = [] if apart else _together(cell, folder, console)
+    for group in groups(cell.axes, together):
+        fixed = "+".join(f"{k}={v}" for k, v in group.fixed.items())
+        name = fixed or ("together" if together else "default")
+        path = folder / _slug(cell.dataset) / cell.algo / _slug(name)
         points = group.points if together else []
-        trial, about = session.prepare(_choice(group.fixed), path, points)
-        session.complete(trial, about, console, overwrite=FLAGS.overwrite)
-        result = read_json(path / RESULT)
-        parts = result.get("points") or [{"settings": {}, "policies": result["policies"]}]
-        for written, part in zip(group.points, parts, strict=True):
-            found.append({"settings": group.fixed | written, "policies": part["policies"]})
-        _publish(axes, found, folder, console)
+        title = f"{cell.dataset} {cell.algo} {name}"
+        yield Job(title, _choice(cell, group.fixed), path, points), cell, group
 
 
-def _together(axes: Sequence[Axis], folder: Path, console: Console) -> list[str]:
+def _together(cell: Cell, folder: Path, console: Console) -> list[str]:
     """The fields in which members of one ensemble can differ, found by trying each."""
     from experiments import session
     from jaxrl_prefs.settings import Fixed
 
-    free, module = [], METHODS[FLAGS.algo]
-    for each in axes:
+    free, module = [], METHODS[cell.algo]
+    for each in cell.axes:
         kind = overrides.field_types(module.Config).get(each.field)
         if kind is not float and each.field not in getattr(module, "NUMBERS", ()):
             continue
-        others = {a.field: a.values[0] for a in axes if a is not each}
+        others = {a.field: a.values[0] for a in cell.axes if a is not each}
         try:
             points = [{each.field: value} for value in each.values]
-            session.prepare(_choice(others), folder, points)
+            session.prepare(_choice(cell, others), folder, points)
             free.append(each.field)
         except Fixed as reason:
-            console.print(f"{each.field} is varied run by run: {reason}", highlight=False)
+            line(console, f"{each.field} is varied run by run: {reason}")
     return free
 
 
 # --- What came out --------------------------------------------------------------------------------
 
 
-def _publish(
-    axes: Sequence[Axis], found: Sequence[Mapping[str, Any]], folder: Path, console: Console
-) -> None:
-    """Prints the table; writes sweep.json, sweep.md and sweep.png."""
-    head, *body = rows(axes, found)
-    view = Table(title=f"{FLAGS.algo} on {FLAGS.dataset}, {FLAGS.seeds} seeds")
+def _results(job: Job, cell: Cell, group: Group) -> Iterator[Found]:
+    """What the points of a job came to; nothing before it is finished."""
+    if not (job.path / RESULT).exists():
+        return
+    result = read_json(job.path / RESULT)
+    parts = result.get("points") or [{"policies": result["policies"]}]
+    for written, part in zip(group.points, parts, strict=True):
+        yield Found(cell.algo, cell.dataset, group.fixed | written, part["policies"])
+
+
+def _publish(found: Sequence[Found], folder: Path) -> None:
+    """Writes sweep.json, sweep.md and sweep.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "sweep.json", {"points": [each._asdict() for each in found]})
+    write_text(folder / "sweep.md", table.markdown(rows(found)))
+    draw(found, folder / "sweep.png")
+
+
+def _view(found: Sequence[Found]) -> Table:
+    head, *body = rows(found)
+    view = Table(title=f"{FLAGS.seeds} seeds, 95 % bootstrap interval over seeds")
     for name in head:
-        view.add_column(name, justify="right")
+        view.add_column(name, justify="left" if name in ("dataset", "algo") else "right")
     for row in body:
         view.add_row(*row)
-    console.print(view)
-    content = {"algo": FLAGS.algo, "dataset": FLAGS.dataset, "points": list(found)}
-    write_json(folder / "sweep.json", content)
-    write_text(folder / "sweep.md", table.markdown([head, *body]))
-    draw(axes, found, folder / "sweep.png")
+    return view
 
 
-def rows(axes: Sequence[Axis], found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The table as text, its head first: the fields of the grid, then a column per policy."""
-    policies = list(dict.fromkeys(name for point in found for name in point["policies"]))
-    fields = [each.field for each in axes]
+def rows(found: Sequence[Found]) -> list[list[str]]:
+    """The table as text, its head first: dataset, method, the fields of the grid, the policies."""
+    policies = list(dict.fromkeys(name for each in found for name in each.policies))
+    fields = list(dict.fromkeys(name for each in found for name in each.settings))
     body = []
-    for point in found:
-        scores = [table.score(point["policies"].get(name)) for name in policies]
-        body.append([*(point["settings"][field] for field in fields), *scores])
-    return [[*fields, *policies], *body]
+    for each in found:
+        settings = [each.settings.get(field, "") for field in fields]
+        scores = [table.score(each.policies.get(name)) for name in policies]
+        body.append([each.dataset, each.algo, *settings, *scores])
+    return [["dataset", "algo", *fields, *policies], *body]
 
 
-def draw(axes: Sequence[Axis], found: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """The headline policy's score over the first field, a line for each setting of the others."""
-    if not found or not found[0]["policies"]:
-        return
+def draw(found: Sequence[Found], path: Path) -> None:
+    """A panel for each method on each dataset, with the headline policy's score over the first of
+    the method's fields and a line for each setting of the others. Draws nothing without scores."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    panel = figure.subplots()
-    first, *others = axes
-    for rest in _product(others):
-        line = [p for p in found if all(p["settings"][k] == v for k, v in rest.items())]
-        if not line:  # not trained yet
-            continue
-        entries = [next(iter(point["policies"].values())) for point in line]
-        places = [first.values.index(point["settings"][first.field]) for point in line]
+    panels: dict[tuple[str, str], list[Found]] = {}
+    for each in found:
+        if each.policies and each.settings:
+            panels.setdefault((each.algo, each.dataset), []).append(each)
+    if not panels:
+        return
+    across = min(len(panels), 3)
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(6 * across, 4 * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for panel, ((algo, dataset), points) in zip(axes, panels.items(), strict=False):
+        _draw_panel(panel, points)
+        panel.set_title(f"{algo} on {dataset}", fontsize=10)
+    for panel in axes[len(panels) :]:
+        panel.set_axis_off()
+    draft = path.with_name(f".{path.name}.new")
+    figure.savefig(draft, format="png", dpi=120)
+    draft.replace(path)
+
+
+def _draw_panel(panel: Any, points: Sequence[Found]) -> None:
+    first, *others = points[0].settings
+    values = list(dict.fromkeys(each.settings[first] for each in points))
+    lines: dict[str, list[Found]] = {}
+    for each in points:
+        label = ", ".join(f"{name} {each.settings[name]}" for name in others)
+        lines.setdefault(label, []).append(each)
+    for label, line_points in lines.items():
+        entries = [next(iter(each.policies.values())) for each in line_points]
+        places = [values.index(each.settings[first]) for each in line_points]
         means = [entry["score_mean"] for entry in entries]
-        label = ", ".join(f"{k} {v}" for k, v in rest.items())
         (drawn,) = panel.plot(places, means, marker="o", label=label or None)
         bounds = [entry["score_ci"] or (m, m) for entry, m in zip(entries, means, strict=True)]
         low, high = zip(*bounds, strict=True)
         panel.fill_between(places, low, high, color=drawn.get_color(), alpha=0.2)
-    panel.set_xticks(range(len(first.values)), first.values)
-    panel.set_xlabel(first.field)
+    panel.set_xticks(range(len(values)), values)
+    panel.set_xlabel(first)
     panel.set_ylabel("score, 95 % interval over seeds")
-    panel.set_title(f"{FLAGS.algo} on {FLAGS.dataset}", fontsize=10)
     panel.grid(alpha=0.3)
     if others:
         panel.legend(fontsize=8)
-    draft = path.with_name(f".{path.name}.new")
-    figure.savefig(draft, format="png", dpi=120)
-    draft.replace(path)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ CONFINED = {
     "robosuite": {"data"},
     "mujoco": {"data", "simulators"},
     "absl": set(),  # experiments alone
+    "ray": set(),  # experiments alone
     "torch": set(),
     "tensorflow": set(),
 }

@@ -17,10 +17,16 @@ import pytest
 
 from experiments import run
 from experiments.overrides import OverrideError
-from tests.experiments.conftest import SHORT
+from tests.experiments.conftest import SHORT, TINY
 
 LOOPBACK = socket.inet_ntoa(socket.INADDR_LOOPBACK.to_bytes(4, "big"))
-FIELDS = SHORT | {"train_steps": "30", "checkpoint_every": "1", "eval_every": "20"}
+OFTEN = {"log_every": "10", "checkpoint_every": "10", "eval_every": "50"}
+FIELDS = {  # a hundred updates of each
+    "bdpo": TINY
+    | OFTEN
+    | {"policy": "diffusion", "pretrain_steps": "30", "train_steps": "70", "warmup_steps": "20"},
+    "td3_bst": SHORT | OFTEN | {"morse_hidden": "8", "pretrain_steps": "30", "train_steps": "70"},
+}
 LOST = 110  # seconds in which the others must notice, HASTY's heartbeat included
 # The command, with a heartbeat shorter than the minute that users have.
 HASTY = """
@@ -32,12 +38,12 @@ sys.exit(run.main())
 """
 
 
-def flags(path: Path, pendulum_file: Path) -> list[str]:
+def flags(algo: str, path: Path, pendulum_file: Path) -> list[str]:
     return [
         "run",
-        *("--algo=td3_bc", f"--dataset={pendulum_file}", "--env=Pendulum-v1", "--seeds=4"),
+        *(f"--algo={algo}", f"--dataset={pendulum_file}", "--env=Pendulum-v1", "--seeds=8"),
         f"--workdir={path}",
-        *(f"--set={name}={value}" for name, value in FIELDS.items()),
+        *(f"--set={name}={value}" for name, value in FIELDS[algo].items()),
     ]
 
 
@@ -115,18 +121,20 @@ def forget(path: Path, step: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("algo", FIELDS)
 def test_two_processes_are_one_run_and_their_checkpoints_anyones(
-    tmp_path: Path, pendulum_file: Path
+    algo: str, tmp_path: Path, pendulum_file: Path
 ) -> None:
     alone, paired = tmp_path / "alone", tmp_path / "paired"
-    assert run.main(flags(alone, pendulum_file)) == 0
-    lose_one(flags(paired, pendulum_file), paired)
-    together(flags(paired, pendulum_file))
+    argv = flags(algo, paired, pendulum_file)
+    assert run.main(flags(algo, alone, pendulum_file)) == 0
+    lose_one(argv, paired)
+    together(argv)
     assert_same_run(paired, alone)
     assert (paired / "result.json").exists()
 
-    forget(paired, 29)
-    assert run.main(flags(paired, pendulum_file)) == 0  # one process goes on from two
+    forget(paired, 99)
+    assert run.main(argv) == 0  # one process goes on from two
     assert_same_run(paired, alone)
 
 

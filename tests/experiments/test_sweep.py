@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
 from experiments import run, session, sweep
@@ -27,7 +33,10 @@ def argv(pendulum_file: Path, tmp_path: Path) -> list[str]:
 
 
 def test_points_train_together_where_they_can_and_equal_runs_of_their_own(
-    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    argv: list[str],
+    pendulum_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     grid = ["--grid=actor_learning_rate=0.001,0.3", "--grid=batch_size=8,16"]
     assert sweep.main([*argv, *grid]) == 0
@@ -44,8 +53,8 @@ def test_points_train_together_where_they_can_and_equal_runs_of_their_own(
     assert runs == ["batch_size=16", "batch_size=8"]
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     head, _, first, *_ = (folder / "sweep.md").read_text().splitlines()
-    assert head == "| actor_learning_rate | batch_size | actor |"
-    assert first.startswith("| 0.001 | 8 |")
+    assert head == "| dataset | algo | batch_size | actor_learning_rate | actor |"
+    assert f"{pendulum_file} | td3_bc | 8 | 0.001 |" in first
 
     alone = [*argv[:5], f"--workdir={tmp_path / 'alone'}", *argv[6:]]
     assert run.main([*alone, "--set=actor_learning_rate=0.3", "--set=batch_size=16"]) == 0
@@ -98,3 +107,77 @@ def test_a_wrong_command_is_one_clear_line(
 ) -> None:
     assert sweep.main([*argv, *more]) == run.WRONG_USE
     assert message in capsys.readouterr().err
+
+
+def test_every_method_takes_the_fields_that_it_has_and_one_that_fails_stops_no_other(
+    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv[1] = "--algo=td3_bc,bc"
+    broken = ["--grid=alpha=0,2.5", "--set=critic_learning_rate=1e30"]
+    assert sweep.main([*argv, *broken]) == run.FAILED
+    error = capsys.readouterr().err
+    assert "td3_bc together" in error and "is NaN or infinite: seed 0" in error
+    content = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    found = [(point["algo"], point["settings"]) for point in content["points"]]
+    assert found == [("bc", {})]
+
+
+# Two nodes with one core each, until standard input ends. Not in a process with JAX: Ray forks.
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+cluster.add_node(num_cpus=1)
+print("address", cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """The address of a Ray cluster of two nodes, both on this machine."""
+    command = [sys.executable, "-W", "ignore", "-c", CLUSTER]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        yield next(line.split()[1] for line in process.stdout if line.startswith("address"))
+        process.communicate("")
+
+
+def worker() -> psutil.Process | None:
+    """A worker of Ray that is at work on a job."""
+    for process in psutil.process_iter(["cmdline"]):
+        if process.info["cmdline"] and process.info["cmdline"][0] == "ray::_work":
+            return process
+    return None
+
+
+@pytest.mark.slow
+def test_a_cluster_survives_the_death_of_a_worker(
+    argv: list[str], cluster: str, tmp_path: Path
+) -> None:
+    long = ["--set=train_steps=1500", "--set=checkpoint_every=100", "--set=log_every=100"]
+    argv = [*argv, *long, "--grid=actor_learning_rate=0.001,0.3"]
+    command = [sys.executable, "-m", "experiments.sweep", *argv[1:]]
+    there = [*command, "--launcher=ray", f"--ray_address={cluster}"]
+    process = subprocess.Popen(there, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    folder = tmp_path / "sweep"
+    deadline = time.monotonic() + 120
+    while not list(folder.rglob("checkpoints/[0-9]*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    victim = worker()
+    assert victim is not None and not list(folder.rglob("result.json"))
+    victim.kill()
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert said.count("finished") == 2
+
+    assert sweep.main([*argv, f"--workdir={tmp_path / 'here'}"]) == 0
+    found, expected = (
+        [point["policies"]["actor"]["returns"] for point in json.loads(path.read_text())["points"]]
+        for path in (folder / "sweep.json", tmp_path / "here" / "sweep.json")
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
