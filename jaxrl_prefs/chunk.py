@@ -277,9 +277,9 @@ def compile_chunk(
     """Compiles phase `index` for chunks of any length on `state` [P, ...].
 
     `columns` holds what earlier phases filled, on the host: [N, ...], or [S, N, ...] where each
-    seed has its own. A shared phase runs on one member: on the first device, or, where it only
-    fills columns, on all devices, each doing some of the batches. With `stream`, the data stay on
-    the host, and a call takes at most so many steps.
+    seed has its own. A shared phase runs on one member: on the first device of every process, or,
+    where it only fills columns, on all devices of all processes, each doing some of the batches.
+    With `stream`, the data stay on the host, and a call takes at most so many steps.
 
     Raises ValueError on a filling phase that does not walk or does not reach the last row, or if a
     column that an earlier phase should have filled is missing.
@@ -309,11 +309,10 @@ def build_chunk(
     stride, keys = 1, ensemble.seed_keys(crew.seeds)
     if phase.shared:
         keys, mapping = shared_key()[None], "loop"
-        mesh = ensemble.here(mesh)  # each process for itself, all alike
         if phase.columns:
             stride = mesh.devices.size
-        else:
-            mesh = ensemble.seed_mesh([mesh.devices.flat[0]])
+        else:  # each process for itself, all alike
+            mesh = ensemble.seed_mesh([ensemble.here(mesh).devices.flat[0]])
     own, common = _place_columns(method.phases[:index], columns or {}, mesh)
     # The room for columns does not depend on how the steps are cut, else the program would.
     batch_bytes = phase.batch_size * sum(x.size * x.dtype.itemsize for x in phase.columns.values())
