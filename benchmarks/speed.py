@@ -100,7 +100,7 @@ def yardstick() -> Callable[[], float]:
     return measure
 
 
-def compiled(method: Method, index: int, data: Transition, seeds: int, share: float) -> Case:
+def compiled(method: Method, index: int, data: Transition, seeds: int) -> Case:
     """Compiles one phase for `seeds` seeds on the devices that they can fill."""
     devices = jax.devices()[: min(seeds, jax.device_count())]
     crew = chunk.Ensemble(tuple(range(seeds)), ensemble.seed_mesh(devices))
@@ -121,12 +121,13 @@ def compiled(method: Method, index: int, data: Transition, seeds: int, share: fl
     pace = _pace(run)
     one = jax.tree.map(lambda x: jnp.asarray(x[0]), holder["state"])
     batch = jax.tree.map(lambda x: x[: phase.batch_size], data)
-    flops = matmul_flops(phase.update, one, batch, jax.random.key(0), jnp.int32(0), share=share)
+    key, share = jax.random.key(0), 1 / phase.period
+    flops = matmul_flops(phase.update, one, batch, key, jnp.int32(0), share=share)
     memory = program.compiled.memory_analysis()
-    # Whole actor intervals, else the mean over updates would depend on where a round starts. Long
+    # Whole periods, else the mean over updates would depend on where a round starts. Long
     # calls, as a run's: each costs something of its own, more with more seeds.
-    interval = round(1 / share)
-    updates = interval * max(1, round(FLAGS.round_seconds * seeds / pace / interval))
+    period = phase.period
+    updates = period * max(1, round(FLAGS.round_seconds * seeds / pace / period))
     return Case(phase.name, seeds, run, updates, flops, seconds, memory.temp_size_in_bytes)
 
 
@@ -199,13 +200,8 @@ def main(_: list[str]) -> None:
     data = dataset(ROWS)
     spec = Spec.of(data)
     method = module.make(config, spec)
-    share = 1 / getattr(config, "actor_interval", 1)
     chosen = [i for i, p in enumerate(method.phases) if not FLAGS.phases or p.name in FLAGS.phases]
-    cases = [
-        compiled(method, index, data, int(seeds), share)
-        for index in chosen
-        for seeds in FLAGS.seeds
-    ]
+    cases = [compiled(method, index, data, int(seeds)) for index in chosen for seeds in FLAGS.seeds]
     rates, peak = measure(cases, FLAGS.rounds)
     show(cases, rates, peak)
 

@@ -93,11 +93,10 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
     from jaxrl_prefs.release import abstract_state
 
     with tempfile.TemporaryDirectory() as folder:
-        trial, about = session.prepare(choice, Path(folder))
+        trial, _ = session.prepare(choice, Path(folder))
     method, data = trial.method, trial.dataset.transitions
     mesh = ensemble.seed_mesh(jax.local_devices()[:1])
     crew = chunk.Ensemble(trial.seeds[:1], mesh)
-    share = 1 / about["method"].get("actor_interval", 1)
     measured: dict[str, float] = {}
     if not rate:
         measured = forecast.seconds_per_update(method, data, crew.seeds, mesh, "auto")
@@ -117,7 +116,8 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
             {name: x if x.shape[0] == len(data.reward) else x[0] for name, x in columns.items()},
         )
         step = jax.ShapeDtypeStruct((), "int32")
-        flops = matmul_flops(phase.update, one, batch, jax.random.key(0), step, share=share)
+        key, share = jax.random.key(0), 1 / phase.period
+        flops = matmul_flops(phase.update, one, batch, key, step, share=share)
         stretches.append(
             Stretch(
                 phase.name,

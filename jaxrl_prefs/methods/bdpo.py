@@ -472,7 +472,12 @@ def make(config: Config, spec: Spec) -> Method:
                 update_critic,
                 enter=partial(enter_critic, parts=parts),
             ),
-            phase("train", config.train_steps - config.warmup_steps, update_all),
+            phase(
+                "train",
+                config.train_steps - config.warmup_steps,
+                update_all,
+                period=config.actor_interval,
+            ),
         ),
         policies={
             "actor": Policy(partial(act, parts=parts), config.candidates, rule),

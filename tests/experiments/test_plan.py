@@ -35,6 +35,17 @@ def test_memory_operations_and_time_add_up(pendulum_file: Path) -> None:
     assert apart == 2 * phase.temporary > 0
 
 
+def test_a_step_taken_now_and_then_counts_by_its_share(pendulum_file: Path) -> None:
+    def flops(interval: int) -> float:
+        assignments = (*(f"{k}={v}" for k, v in SHORT.items()), f"actor_interval={interval}")
+        choice = Choice("td3_bc", str(pendulum_file), "Pendulum-v1", (0,), assignments)
+        (phase,) = plan.plan(choice, devices=1, rate=1e9).stretches
+        return phase.flops
+
+    always, half, quarter = map(flops, (1, 2, 4))
+    assert always - half == pytest.approx(2 * (half - quarter)) and half > quarter
+
+
 def test_without_a_rate_updates_are_timed(pendulum_file: Path) -> None:
     found = plan.plan(bc(pendulum_file, 1), devices=1, rate=0.0)
     assert 0 < found.seconds < 60
