@@ -70,6 +70,7 @@ class Config:
     morse_hidden: tuple[int, ...] = (256, 256, 256)  # [ours]
     morse_learning_rate: float = 3e-4  # [ours]
     negatives: int = 10  # [ours] J, uniform actions per row
+    negative_weight: float = 1.0  # [ours] of their term, to the power of k; 2 weighs volume
     pretrain_batch_size: int = 1024  # [ours]
     pretrain_steps: int = 100_000  # [ours]
     batch_size: int = 256
@@ -105,7 +106,11 @@ def build(config: Config, spec: Spec) -> Parts:
     return Parts(
         config=config,
         morse=morse.network(
-            config.morse_hidden, spec, kernel=config.kernel, scale=config.kernel_scale
+            config.morse_hidden,
+            spec,
+            kernel=config.kernel,
+            scale=config.kernel_scale,
+            negative_weight=config.negative_weight,
         ),
         iql=Iql(
             critic=critics.twin(config.critic_hidden, layer_norm=norm, initialiser="orthogonal"),

@@ -32,7 +32,9 @@ Choices where it is silent, all ours:
  4. mean|Q_1| divides the value, held fixed, as in TD3+BC; the policy climbs the first critic.
  5. mu = 1, one value for everything. Larger is weaker: mu near 3 has TD3+BC's weight at worst.
  6. Every constant of TD3 is TD3+BC's; so are kernels at the start and the policy's first step.
- 7. Kernels other than the RBF are offered with parameterisations of ours (parts/morse.py).
+ 7. `negative_weight` is 1, the usual loss: certainty is then 1 wherever the data are denser than
+    uniform actions. 2 per dimension makes it 1 where they are denser than 1 (in halves of the box).
+ 8. Kernels other than the RBF are offered with parameterisations of ours (parts/morse.py).
 """
 
 from __future__ import annotations
@@ -73,6 +75,7 @@ class Config:
     morse_hidden: tuple[int, ...] = (256, 256, 256)  # [ours]
     morse_learning_rate: float = 3e-4  # [ours]
     negatives: int = 10  # [ours] J, uniform actions per row
+    negative_weight: float = 1.0  # [ours] of their term, to the power of k; 2 weighs volume
     pretrain_batch_size: int = 1024  # [ours]
     pretrain_steps: int = 100_000  # [ours]
     # policy and critics: TD3+BC's
@@ -112,7 +115,11 @@ def build(config: Config, spec: Spec) -> Parts:
     return Parts(
         config=config,
         morse=morse.network(
-            config.morse_hidden, spec, kernel=config.kernel, scale=config.kernel_scale
+            config.morse_hidden,
+            spec,
+            kernel=config.kernel,
+            scale=config.kernel_scale,
+            negative_weight=config.negative_weight,
         ),
         td3=Td3(
             policy=deterministic.policy(config.actor_hidden, spec),

@@ -112,24 +112,41 @@ class Morse(NamedTuple):
     kernel: Callable[[Array], Array]  # squared distance -> log K
     low: np.ndarray  # [A], the box of the uniform actions
     high: np.ndarray  # [A]
+    negative_weight: float | Array = 1.0  # of the uniform actions' term
 
 
 def network(
-    hidden: tuple[int, ...], spec: Spec, *, kernel: str, scale: str | float | Array
+    hidden: tuple[int, ...],
+    spec: Spec,
+    *,
+    kernel: str,
+    scale: str | float | Array,
+    negative_weight: float | Array = 1.0,
 ) -> Morse:
     """A ReLU perceptron with a linear output of the action's size, under a kernel.
 
+    Args:
+        hidden: widths of the hidden layers.
+        spec: of the data.
+        kernel: one of KERNELS.
+        scale: as `scale_of` reads it.
+        negative_weight: of the uniform actions, for each dimension: the term has its k-th power.
+
     Raises:
-        ValueError: for an unknown kernel or a scale that cannot be read.
+        ValueError: for an unknown kernel, a scale that cannot be read, and a weight that is not
+            above 0.
     """
     if kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, not {kernel!r}")
+    if not isinstance(negative_weight, jax.Array) and not negative_weight > 0:
+        raise ValueError(f"negative_weight must be above 0, it is {negative_weight}")
     width = scale_of(scale, spec.action_dim)
     return Morse(
         net=nets.mlp(hidden, spec.action_dim, activation="relu", initialiser="lecun"),
         kernel=lambda square: KERNELS[kernel](square, width),
         low=spec.action_low,
         high=spec.action_high,
+        negative_weight=negative_weight**spec.action_dim,
     )
 
 
@@ -162,7 +179,10 @@ class Found(NamedTuple):
 def loss(
     params: Params, *, morse: Morse, batch: Transition, uniform: Array, weight: Array
 ) -> tuple[Array, Found]:
-    """sum_i w_i [-log M(s_i, a_i) + mean_j M(s_i, u_ij)] / sum_i w_i.
+    """sum_i w_i [-log M(s_i, a_i) + c mean_j M(s_i, u_ij)] / sum_i w_i.
+
+    c is the network's `negative_weight`. Over all functions the optimum is min(1, p / (c u)), with
+    the data's density p and the uniform one u: for c = 1 a ratio, for c = 1 / u the density itself.
 
     Args:
         params: of f.
@@ -174,7 +194,7 @@ def loss(
     action = jnp.concatenate([batch.action[:, None], uniform], 1)  # one pass for both terms
     energies = energy(morse, params, batch.observation[:, None], action)
     found = Found(energies[:, 0], jnp.exp(-energies[:, 1:]))
-    per_row = found.energy + found.uniform.mean(1)
+    per_row = found.energy + morse.negative_weight * found.uniform.mean(1)
     return jnp.sum(weight * per_row) / jnp.maximum(jnp.sum(weight), 1), found
 
 

@@ -148,7 +148,7 @@ def test_the_target_moves_with_the_action():
 # -------------------------------------------------------------- T3: the population optimum
 
 
-def optimum(share, steps=3_000):
+def optimum(share, steps=3_000, weight=1.0):
     """M by bins that minimise the loss for data of these shares, under a uniform of equal bins."""
     bins = len(share)
     action = np.arange(bins, dtype=float)[:, None]
@@ -156,7 +156,9 @@ def optimum(share, steps=3_000):
     def apply(miss, observation, a):
         return a + miss[a[..., 0].astype(int)][..., None]
 
-    network = modes.shifted([0.0], 1.0)._replace(net=Net(lambda key, *inputs: (), apply))
+    network = modes.shifted([0.0], 1.0)._replace(
+        net=Net(lambda key, *inputs: (), apply), negative_weight=weight
+    )
     opt = optax.adam(optax.cosine_decay_schedule(0.03, steps))
     batch, uniform = batch_of(action), jnp.broadcast_to(action[None], (bins, bins, 1))
 
@@ -184,6 +186,22 @@ def test_certainty_tends_to_the_density_ratio_clipped_at_one():
     for at, expected in ((0.25, 0.3506), (0.3, 0.0886), (0.4, 0.0027)):
         assert found[np.abs(a - at) < 1e-9] == pytest.approx(expected, abs=1e-3)
         assert found[np.abs(a + at) < 1e-9] == pytest.approx(expected, abs=1e-3)
+
+
+def test_with_volume_for_weight_certainty_tends_to_the_density_clipped_at_one():
+    """The same data; twice the uniform density of .5 is 1."""
+    a = np.arange(-100, 100) / 100
+    density = np.exp(-50 * a**2) / np.sqrt(2 * np.pi) / 0.1
+    found = optimum(density / 100, weight=2.0)
+    np.testing.assert_allclose(found, np.minimum(1, density), atol=1e-3)
+    assert found[np.abs(a - 0.25) < 1e-9] == pytest.approx(0.1753, abs=1e-3)
+
+
+def test_the_weight_of_negatives_counts_dimensions():
+    made = morse.network((8,), spec(3), kernel="rbf", scale=1.0, negative_weight=2.0)
+    assert made.negative_weight == 8
+    with pytest.raises(ValueError, match="negative_weight must be above 0"):
+        morse.network((8,), spec(3), kernel="rbf", scale=1.0, negative_weight=0.0)
 
 
 def test_certainty_of_bins_is_their_ratio_clipped_at_one():
