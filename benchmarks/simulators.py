@@ -2,11 +2,14 @@
 
     python -m benchmarks.simulators --envs=Pendulum-v1,Hopper-v5 --episodes=100
 
-First, step by step: episodes of random actions from Gymnasium's own starts, in float64; the largest
-difference of an observation and of a reward within the first 50 steps (and, for those that end
-before, whether both end at the same step). Second, as evaluations: whole episodes of a fixed policy
-(a random linear one, tanh(W s)) in float32, each backend from its own starts; mean return and
-length with their standard errors. Third, how long it took, compilation apart.
+First, step by step in float64: episodes of random actions from Gymnasium's own starts; the largest
+difference of an observation and of a reward within the first 50 steps, and whether both end at the
+same step. Contacts can let a rounding grow a million times within these steps. So it also says in
+how many episodes a difference exceeds 1e-3, in how many it does for MuJoCo against itself from
+starts moved by 1e-14, and how much differs after single steps, each from where Gymnasium is.
+Second, as evaluations: whole episodes of a fixed policy (a random linear one, tanh(W s)) in float32,
+each backend from its own starts; mean return and length with their standard errors. Third, how long
+it took, compilation apart.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from absl import flags
 
 from jaxrl_prefs import ensemble, simulators
 from jaxrl_prefs.data import task as tasks
+from jaxrl_prefs.simulators import Simulator
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
@@ -29,6 +33,8 @@ ENVS = (
     *("Pendulum-v1", "HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5"),
     *("PointMaze_UMaze-v3", "PointMaze_MediumDense-v3", "jaxrl_prefs/Maze2dUMaze-v0"),
 )
+LIMIT = 1e-3  # of a difference that the same physics may have
+MOVED = 1e-14  # of a position or velocity: a few roundings
 flags.DEFINE_list("envs", list(ENVS), "environments", **_OWN)
 flags.DEFINE_integer("episodes", 100, "episodes of each", **_OWN)
 flags.DEFINE_integer("steps", 50, "steps to compare", **_OWN)
@@ -44,6 +50,8 @@ class Difference(NamedTuple):
     steps: int  # compared in all
     ended: int  # episodes that ended within the steps, by both simulators at the same step
     apart: int  # episodes that only one of them ended
+    beyond: int  # episodes in which an observation or a reward differs by more than LIMIT
+    single: tuple[float, float]  # observation and reward after one step from Gymnasium's state
 
 
 def start_of(env: Any) -> tuple[np.ndarray, ...]:
@@ -57,38 +65,91 @@ def start_of(env: Any) -> tuple[np.ndarray, ...]:
     return (*pose, np.array(maze.goal)) if maze else pose
 
 
+def batched(simulator: Simulator) -> Simulator:
+    """The simulator of many worlds at once, compiled."""
+    place, observe, step = (
+        jax.jit(jax.vmap(fn)) for fn in (simulator.place, simulator.observe, simulator.step)
+    )
+    return simulator._replace(place=place, observe=observe, step=step)
+
+
+def worlds_of(simulator: Simulator, envs: list[Any]) -> Any:
+    """The worlds [E, ...] that Gymnasium's environments are in."""
+    starts = [np.stack(parts) for parts in zip(*map(start_of, envs), strict=True)]
+    worlds = simulator.place(*starts)
+    robots = [env.unwrapped for env in envs]
+    if hasattr(robots[0], "_contact_cost_weight"):  # the Ant: MuJoCo's derived position lags
+        last = [robot.data.body(robot._main_body).xpos[0] for robot in robots]
+        worlds = worlds._replace(forward=np.array(last))
+    return worlds
+
+
 def difference(env_id: str, episodes: int, steps: int) -> Difference:
     """Plays random actions in both simulators, side by side from Gymnasium's starts.
 
     Call it in double precision: a robot's contacts let rounding grow by orders of magnitude.
     """
     task = tasks.named(env_id)
-    simulator = simulators.build(task)
+    simulator = batched(simulators.build(task))
     envs = [task.make() for _ in range(episodes)]
     first = np.array([env.reset(seed=seed)[0] for seed, env in enumerate(envs)])
-    starts = [np.stack(parts) for parts in zip(*map(start_of, envs), strict=True)]
-    worlds = jax.jit(jax.vmap(simulator.place))(*starts)
-    observe = jax.jit(jax.vmap(simulator.observe))
-    step = jax.jit(jax.vmap(simulator.step))
-    gap, reward_gap = np.abs(observe(worlds) - first).max(), 0.0
+    worlds = worlds_of(simulator, envs)
+    gaps = np.abs(simulator.observe(worlds) - first).max(1)
+    reward_gaps, single = np.zeros(episodes), np.zeros(2)
     random, compared = np.random.default_rng(0), 0
     theirs, ours = np.zeros(episodes, int), np.zeros(episodes, int)
     box = envs[0].action_space
     for now in range(1, steps + 1):
         action = random.uniform(box.low, box.high, (episodes, len(box.low))).astype(np.float32)
-        worlds, reward, over = step(worlds, np.float64(action))
-        seen = np.asarray(observe(worlds))
-        live = np.flatnonzero((theirs == 0) & (ours == 0))
-        for e in live:
+        anew, again, _ = simulator.step(worlds_of(simulator, envs), np.float64(action))
+        worlds, reward, over = simulator.step(worlds, np.float64(action))
+        seen, seen_anew = np.asarray(simulator.observe(worlds)), np.asarray(simulator.observe(anew))
+        for e in np.flatnonzero((theirs == 0) & (ours == 0)):
             observation, expected, ended, *_ = envs[e].step(action[e])
-            gap = max(gap, np.abs(seen[e] - observation).max())
-            reward_gap = max(reward_gap, abs(float(reward[e]) - float(expected)))
+            gaps[e] = max(gaps[e], np.abs(seen[e] - observation).max())
+            reward_gaps[e] = max(reward_gaps[e], abs(float(reward[e]) - float(expected)))
+            once = np.abs(seen_anew[e] - observation).max(), abs(float(again[e]) - float(expected))
+            single = np.maximum(single, once)
             theirs[e], ours[e] = now * ended, now * bool(over[e])
             compared += 1
     for env in envs:
         env.close()
-    ended = int(((theirs == ours) & (theirs > 0)).sum())
-    return Difference(float(gap), reward_gap, compared, ended, int((theirs != ours).sum()))
+    return Difference(
+        observation=float(gaps.max()),
+        reward=float(reward_gaps.max()),
+        steps=compared,
+        ended=int(((theirs == ours) & (theirs > 0)).sum()),
+        apart=int((theirs != ours).sum()),
+        beyond=int((np.maximum(gaps, reward_gaps) > LIMIT).sum()),
+        single=(float(single[0]), float(single[1])),
+    )
+
+
+def own_growth(env_id: str, episodes: int, steps: int) -> int | None:
+    """Episodes in which MuJoCo differs from itself by more than LIMIT if its start moves by MOVED.
+
+    None where `env_id` is no robot of Gymnasium's.
+    """
+    random, beyond = np.random.default_rng(0), 0
+    for seed in range(episodes):
+        pair = [tasks.named(env_id).make() for _ in range(2)]
+        for env in pair:
+            env.reset(seed=seed)
+        if not hasattr(pair[0].unwrapped, "set_state"):
+            return None
+        for env, size in zip(pair, (0.0, MOVED), strict=True):
+            data, shift = env.unwrapped.data, np.random.default_rng(seed)
+            position, velocity = data.qpos.copy(), data.qvel.copy()
+            position += size * shift.normal(size=position.shape)
+            env.unwrapped.set_state(position, velocity + size * shift.normal(size=velocity.shape))
+        box, gap = pair[0].action_space, 0.0
+        for action in random.uniform(box.low, box.high, (steps, len(box.low))):
+            (one, _, over, *_), (other, _, end, *_) = (env.step(np.float32(action)) for env in pair)
+            gap = max(gap, np.abs(one - other).max())
+            if over or end:
+                break
+        beyond += gap > LIMIT
+    return beyond
 
 
 class Played(NamedTuple):
@@ -186,10 +247,14 @@ def main(argv: list[str]) -> None:
         with jax.enable_x64(True):
             found = difference(env_id, FLAGS.episodes, FLAGS.steps)
         spent = time.process_time() - start
+        itself = own_growth(env_id, FLAGS.episodes, FLAGS.steps)
+        alone = "" if itself is None else f" (MuJoCo against itself: {itself})"
         print(
             f"{env_id}: {FLAGS.episodes} episodes, {found.steps} steps: observations differ by "
-            f"{found.observation:.1e}, rewards by {found.reward:.1e}; {found.ended} ended alike, "
-            f"{found.apart} differently ({spent:.0f} CPU-s)",
+            f"{found.observation:.1e}, rewards by {found.reward:.1e}, by more than {LIMIT:g} in "
+            f"{found.beyond} episodes{alone}; single steps by {found.single[0]:.1e} and "
+            f"{found.single[1]:.1e}; {found.ended} ended alike, {found.apart} differently "
+            f"({spent:.0f} CPU-s)",
             flush=True,
         )
         if FLAGS.play:
