@@ -7,7 +7,7 @@ difference of an observation and of a reward within the first 50 steps, and whet
 same step. Contacts can let a rounding grow a million times within these steps. So it also says in
 how many episodes a difference exceeds 1e-3, in how many it does for MuJoCo against itself from
 starts moved by 1e-14, and how much differs after single steps, each from where Gymnasium is.
-Second, as evaluations: whole episodes of a fixed policy (a random linear one, tanh(W s)) in float32,
+Second, as evaluations: whole episodes of a fixed policy (random and linear, tanh(W s)) in float32,
 each backend from its own starts; mean return and length with their standard errors. Third, how long
 it took, compilation apart.
 """
