@@ -30,7 +30,8 @@ FIELDS = {  # a hundred updates of each; of ARQ behaviour and candidates alone
     | {"policies": "explicit,behavior", "eval_episodes": "1"},
     "bdpo": TINY
     | OFTEN
-    | {"policy": "diffusion", "pretrain_steps": "30", "train_steps": "70", "warmup_steps": "20"},
+    | {"policy": "diffusion", "candidates": "1"}
+    | {"pretrain_steps": "30", "train_steps": "70", "warmup_steps": "0"},  # a program less
     "td3_bst": SHORT | OFTEN | {"morse_hidden": "8", "pretrain_steps": "30", "train_steps": "70"},
 }
 LOST = 110  # seconds in which the others must notice, HASTY's heartbeat included
