@@ -6,7 +6,7 @@ First, step by step in float64: episodes of random actions from Gymnasium's own 
 difference of an observation and of a reward within the first 50 steps, and whether both end at the
 same step. Contacts can let a rounding grow a million times within these steps. So it also says in
 how many episodes a difference exceeds 1e-3, in how many it does for MuJoCo against itself from
-starts moved by 1e-14, and how much differs after single steps, each from where Gymnasium is.
+starts a little --moved, and how much differs after single steps, each from where Gymnasium is.
 Second, as evaluations: whole episodes of a fixed policy (random and linear, tanh(W s)) in float32,
 each backend from its own starts; mean return and length with their standard errors. Third, how long
 it took, compilation apart.
@@ -34,10 +34,10 @@ ENVS = (
     *("PointMaze_UMaze-v3", "PointMaze_MediumDense-v3", "jaxrl_prefs/Maze2dUMaze-v0"),
 )
 LIMIT = 1e-3  # of a difference that the same physics may have
-MOVED = 1e-14  # of a position or velocity: a few roundings
 flags.DEFINE_list("envs", list(ENVS), "environments", **_OWN)
 flags.DEFINE_integer("episodes", 100, "episodes of each", **_OWN)
 flags.DEFINE_integer("steps", 50, "steps to compare", **_OWN)
+flags.DEFINE_float("moved", 1e-14, "size of the moves that MuJoCo's own starts are given", **_OWN)
 flags.DEFINE_integer("horizon", 200, "steps of an evaluation's episodes at most", **_OWN)
 flags.DEFINE_boolean("play", True, "compare evaluations too", **_OWN)
 
@@ -63,6 +63,13 @@ def start_of(env: Any) -> tuple[np.ndarray, ...]:
     robot = maze.point_env if maze else inner
     pose = np.array(robot.data.qpos), np.array(robot.data.qvel)
     return (*pose, np.array(maze.goal)) if maze else pose
+
+
+def actions(env: Any, episodes: int, steps: int) -> np.ndarray:
+    """Draws actions [T, E, A] evenly from the box of `env`."""
+    box = env.action_space
+    shape = (steps, episodes, len(box.low))
+    return np.random.default_rng(0).uniform(box.low, box.high, shape).astype(np.float32)
 
 
 def batched(simulator: Simulator) -> Simulator:
@@ -96,11 +103,8 @@ def difference(env_id: str, episodes: int, steps: int) -> Difference:
     worlds = worlds_of(simulator, envs)
     gaps = np.abs(simulator.observe(worlds) - first).max(1)
     reward_gaps, single = np.zeros(episodes), np.zeros(2)
-    random, compared = np.random.default_rng(0), 0
-    theirs, ours = np.zeros(episodes, int), np.zeros(episodes, int)
-    box = envs[0].action_space
-    for now in range(1, steps + 1):
-        action = random.uniform(box.low, box.high, (episodes, len(box.low))).astype(np.float32)
+    theirs, ours, compared = np.zeros(episodes, int), np.zeros(episodes, int), 0
+    for now, action in enumerate(actions(envs[0], episodes, steps), 1):
         anew, again, _ = simulator.step(worlds_of(simulator, envs), np.float64(action))
         worlds, reward, over = simulator.step(worlds, np.float64(action))
         seen, seen_anew = np.asarray(simulator.observe(worlds)), np.asarray(simulator.observe(anew))
@@ -125,26 +129,27 @@ def difference(env_id: str, episodes: int, steps: int) -> Difference:
     )
 
 
-def own_growth(env_id: str, episodes: int, steps: int) -> int | None:
-    """Episodes in which MuJoCo differs from itself by more than LIMIT if its start moves by MOVED.
+def own_growth(env_id: str, episodes: int, steps: int, moved: float) -> int | None:
+    """Episodes in which MuJoCo leaves its own path by more than LIMIT if its start is moved.
 
-    None where `env_id` is no robot of Gymnasium's.
+    The actions and starts are those of `difference`, before positions and velocities move by normal
+    numbers times `moved`. None where `env_id` is no robot of Gymnasium's.
     """
-    random, beyond = np.random.default_rng(0), 0
+    pair = [tasks.named(env_id).make() for _ in range(2)]
+    if not hasattr(pair[0].unwrapped, "set_state"):
+        return None
+    chosen, beyond = actions(pair[0], episodes, steps), 0
     for seed in range(episodes):
-        pair = [tasks.named(env_id).make() for _ in range(2)]
-        for env in pair:
+        for env, size in zip(pair, (0.0, moved), strict=True):
             env.reset(seed=seed)
-        if not hasattr(pair[0].unwrapped, "set_state"):
-            return None
-        for env, size in zip(pair, (0.0, MOVED), strict=True):
-            data, shift = env.unwrapped.data, np.random.default_rng(seed)
-            position, velocity = data.qpos.copy(), data.qvel.copy()
-            position += size * shift.normal(size=position.shape)
-            env.unwrapped.set_state(position, velocity + size * shift.normal(size=velocity.shape))
-        box, gap = pair[0].action_space, 0.0
-        for action in random.uniform(box.low, box.high, (steps, len(box.low))):
-            (one, _, over, *_), (other, _, end, *_) = (env.step(np.float32(action)) for env in pair)
+            robot, shift = env.unwrapped, np.random.default_rng(seed)
+            pose = [
+                x + size * shift.normal(size=x.shape) for x in (robot.data.qpos, robot.data.qvel)
+            ]
+            robot.set_state(*pose)
+        gap = 0.0
+        for action in chosen[:, seed]:
+            (one, _, over, *_), (other, _, end, *_) = (env.step(action) for env in pair)
             gap = max(gap, np.abs(one - other).max())
             if over or end:
                 break
@@ -247,7 +252,7 @@ def main(argv: list[str]) -> None:
         with jax.enable_x64(True):
             found = difference(env_id, FLAGS.episodes, FLAGS.steps)
         spent = time.process_time() - start
-        itself = own_growth(env_id, FLAGS.episodes, FLAGS.steps)
+        itself = own_growth(env_id, FLAGS.episodes, FLAGS.steps, FLAGS.moved)
         alone = "" if itself is None else f" (MuJoCo against itself: {itself})"
         print(
             f"{env_id}: {FLAGS.episodes} episodes, {found.steps} steps: observations differ by "

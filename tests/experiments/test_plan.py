@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from experiments import plan
 from experiments.config import Choice
+from experiments.flops import matmul_flops
+from jaxrl_prefs.methods import td3_bc
+from jaxrl_prefs.types import Spec
+from tests import probes
 from tests.experiments.conftest import SHORT
 
 
@@ -35,12 +41,16 @@ def test_memory_operations_and_time_add_up(pendulum_file: Path) -> None:
     assert apart == 2 * phase.temporary > 0
 
 
-def test_a_step_taken_now_and_then_counts_by_its_share(pendulum_file: Path) -> None:
+def test_a_step_taken_now_and_then_counts_by_its_share() -> None:
     def flops(interval: int) -> float:
-        assignments = (*(f"{k}={v}" for k, v in SHORT.items()), f"actor_interval={interval}")
-        choice = Choice("td3_bc", str(pendulum_file), "Pendulum-v1", (0,), assignments)
-        (phase,) = plan.plan(choice, devices=1, rate=1e9).stretches
-        return phase.flops
+        spec = Spec.of(probes.episodes(size=16, length=8, observation_dim=3, action_dim=1))
+        small = td3_bc.Config(actor_hidden=(8,), critic_hidden=(8,), actor_interval=interval)
+        method, batch = td3_bc.make(small, spec), probes.episodes(16, 8, 3, 1)
+        (phase,) = method.phases
+        assert phase.period == interval
+        state = method.init(jax.random.key(0), batch)
+        inputs = (state, batch, jax.random.key(1), np.int32(0))
+        return matmul_flops(phase.update, *inputs, share=1 / phase.period)
 
     always, half, quarter = map(flops, (1, 2, 4))
     assert always - half == pytest.approx(2 * (half - quarter)) and half > quarter
