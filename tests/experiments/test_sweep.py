@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -138,9 +139,9 @@ cluster.shutdown()
 def cluster() -> Iterator[str]:
     """The address of a Ray cluster of two nodes, both on this machine."""
     command = [sys.executable, "-W", "ignore", "-c", CLUSTER]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    pipe = subprocess.PIPE
+    eager = os.environ | {"RAY_worker_niceness": "0"}  # else they starve beside other tests
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=eager) as process:
         assert process.stdout
         yield next(line.split()[1] for line in process.stdout if line.startswith("address"))
         process.communicate("")
