@@ -74,7 +74,7 @@ def begin(argv: list[str]) -> list[subprocess.Popen[str]]:
 
 def together(argv: list[str]) -> None:
     processes = begin(argv)
-    ends = [process.communicate(timeout=300) for process in processes]
+    ends = [process.communicate(timeout=900) for process in processes]
     for process, (_, errors) in zip(processes, ends, strict=True):
         assert process.returncode == 0, errors[-3000:]
 
@@ -84,7 +84,7 @@ def lose_one(argv: list[str], path: Path) -> None:
     before = set(path.glob("checkpoints/[0-9]*"))
     processes = begin(argv)
     try:
-        for _ in range(3000):
+        for _ in range(6000):
             if set(path.glob("checkpoints/[0-9]*")) - before:
                 break
             assert all(process.poll() is None for process in processes)
