@@ -30,6 +30,9 @@ flags.DEFINE_string("workdir", "runs/compare", "folder of the runs and the table
 flags.DEFINE_multi_string(
     "set", [], "field=value, repeatable: for every method that has the field", **_OWN
 )
+flags.DEFINE_integer(
+    "last", 1, "the table's scores are means over so many evaluations", lower_bound=1, **_OWN
+)
 flags.DEFINE_string("against", "", "also show every variant's difference to this one", **_OWN)
 flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 
@@ -95,7 +98,7 @@ def _execute(variants: Sequence[Variant], console: Console) -> int:
             if code == run.INTERRUPTED:
                 return code
             worst = worst or code
-            grid = table.collect([folder], names)
+            grid = table.collect([folder], names, FLAGS.last)
             if grid.cells:
                 against = FLAGS.against if FLAGS.against in grid.columns else ""
                 table.publish(grid, folder, console, table.extras(grid, against))

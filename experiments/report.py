@@ -52,6 +52,32 @@ def summarise(evaluations: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, A
     return policies
 
 
+def late(
+    summary: Mapping[str, Any], evaluations: Iterable[Mapping[str, Any]], last: int
+) -> dict[str, Any]:
+    """A run's result with the mean of its last evaluations in place of its last iterate's score.
+
+    Args:
+        summary: the content of result.json; the headline policy's scores are replaced.
+        evaluations: rows of evaluations.jsonl.
+        last: so many evaluations, all of the run's last phase.
+
+    Raises:
+        ValueError: if the last phase has fewer evaluations.
+    """
+    mine = [row for row in evaluations if row["policy"] == summary["headline"]]
+    mine = [row for row in mine if row["phase"] == mine[-1]["phase"]]
+    steps = sorted({row["step"] for row in mine})[-last:]
+    if len(steps) < last:
+        raise ValueError(f"{len(steps)} evaluations in its last phase, {last} asked")
+    scores = [
+        float(np.mean([r["score"] for r in mine if r["seed"] == seed and r["step"] >= steps[0]]))
+        for seed in summary["seeds"]
+    ]
+    means = {"score_mean": float(np.mean(scores)), "score_ci": interval(scores)}
+    return {**summary, "scores": scores, **means}
+
+
 def rates(timings: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Updates per second of each seed, by phase; chunks that also compiled are left out.
 

@@ -2,8 +2,9 @@
 
 Reads every result.json below the folders. A row is a dataset, a column the folder of a run; a cell
 that nobody ran stays blank. `--published` sets what papers printed beside ours, `--iqm` adds the
-interquartile mean over all datasets with its stratified bootstrap interval. Writes table.md,
-table.csv and table.png beside the first folder's runs.
+interquartile mean over all datasets with its stratified bootstrap interval. Scores are the last
+iterate's; `--last=10` takes each seed's mean over its last ten evaluations, as TD3+BC's paper does.
+Writes table.md, table.csv and table.png beside the first folder's runs.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from rich.table import Table
 
 from experiments import aggregate, commandline, intervals, published, report, run
 from experiments.overrides import OverrideError
-from experiments.workdir import RESULT, read_json, write_text
+from experiments.workdir import EVALUATIONS, RESULT, Rows, read_json, write_text
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
 flags.DEFINE_string("against", "", "also show every column's difference to this one", **_OWN)
+flags.DEFINE_integer("last", 1, "mean over so many evaluations", lower_bound=1, **_OWN)
 flags.DEFINE_boolean("published", False, "also show what papers printed", **_OWN)
 flags.DEFINE_boolean("iqm", False, "also show the interquartile mean over datasets", **_OWN)
 flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
@@ -40,17 +42,19 @@ class Grid(NamedTuple):
     datasets: tuple[str, ...]
     columns: tuple[str, ...]
     cells: Mapping[Cell, Mapping[str, Any]]  # the contents of result.json
+    last: int = 1  # how many evaluations a seed's score is the mean of
 
 
-def collect(folders: Sequence[Path], columns: Sequence[str] = ()) -> Grid:
+def collect(folders: Sequence[Path], columns: Sequence[str] = (), last: int = 1) -> Grid:
     """Reads the finished runs below `folders`; a column is named by the run's own folder.
 
     Args:
         folders: searched at any depth.
         columns: these first, in this order; others follow by name.
+        last: a seed's score is its mean over so many evaluations, the last ones.
 
     Raises:
-        OverrideError: if two runs claim the same cell.
+        OverrideError: if two runs claim the same cell, or one has fewer evaluations.
     """
     cells: dict[Cell, Mapping[str, Any]] = {}
     for path in sorted(path for folder in folders for path in folder.rglob(RESULT)):
@@ -58,14 +62,24 @@ def collect(folders: Sequence[Path], columns: Sequence[str] = ()) -> Grid:
         cell = (result["dataset"], column)
         if cell in cells:
             raise OverrideError(f"two runs called {column!r} on {cell[0]}: one is {path.parent}")
-        cells[cell] = result
+        cells[cell] = _late(path, result, last)
     found = sorted({column for _, column in cells})
     first = [column for column in columns if column in found]
     return Grid(
         tuple(dict.fromkeys(dataset for dataset, _ in cells)),
         tuple(first + [column for column in found if column not in first]),
         cells,
+        last,
     )
+
+
+def _late(path: Path, result: dict[str, Any], last: int) -> Mapping[str, Any]:
+    if last == 1 or result["score_mean"] is None:
+        return result
+    try:
+        return report.late(result, Rows(path.parent / EVALUATIONS), last)
+    except ValueError as error:
+        raise OverrideError(f"--last: {path.parent} has {error}") from error
 
 
 def headline(result: Mapping[str, Any] | None) -> str:
@@ -176,8 +190,9 @@ def publish(grid: Grid, folder: Path, console: Console, more: Sequence[Titled] =
         console: where the tables go.
         more: further tables, each with its title.
     """
+    what = f"mean of its last {grid.last} evaluations, " if grid.last > 1 else ""
     tables: list[Titled] = [
-        ("score of the headline policy, 95 % bootstrap interval over seeds", rows(grid))
+        (f"score of the headline policy, {what}95 % bootstrap interval over seeds", rows(grid))
     ]
     tables += [(title, table) for title, table in more if len(table) > 1]
     for title, (head, *body) in tables:
@@ -222,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(commandline.usage(__doc__, FLAGS))
             return 0
         paths = [Path(folder) for folder in folders]
-        grid = collect(paths)
+        grid = collect(paths, last=FLAGS.last)
         if not grid.cells:
             raise OverrideError(f"no finished run below {' '.join(folders) or 'no folder'}")
         more = extras(grid, FLAGS.against, FLAGS.published, FLAGS.iqm)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import aggregate, published, run, table
+from experiments import aggregate, published, run, table, workdir
 from experiments.overrides import OverrideError
 
 
@@ -19,6 +19,7 @@ def finish(folder: Path, dataset: str, scores: list[float]) -> None:
     result = {
         "dataset": dataset,
         "seeds": list(range(len(scores))),
+        "headline": "actor",
         "scores": scores,
         "score_mean": float(np.mean(scores)) if scores else None,
         "score_ci": [min(scores), max(scores)] if scores else None,
@@ -82,6 +83,32 @@ def test_the_command_writes_text_figures_and_a_picture(
     assert "100.6 ± 0.7" in (runs / "table.md").read_text()
     assert table.main(["table", "--help"]) == 0
     assert "--published" in capsys.readouterr().out
+
+
+def test_the_last_evaluations_of_the_last_phase_are_averaged_by_seed(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    finish(folder, "a", [8.0, 9.0])
+    played = {"before": [(100, 1.0)], "train": [(200, 3.0), (300, 5.0), (400, 8.0)]}
+    rows = [
+        {
+            "step": step,
+            "phase": phase,
+            "policy": policy,
+            "seed": seed,
+            "score": score + seed + 100 * (policy == "other"),
+        }
+        for phase, evaluations in played.items()
+        for step, score in evaluations
+        for policy in ("actor", "other")
+        for seed in (0, 1)
+    ]
+    workdir.Rows(folder / workdir.EVALUATIONS).append(rows)
+    grid = table.collect([tmp_path], last=2)
+    assert grid.cells["a", "mine"]["scores"] == [6.5, 7.5]
+    assert table.rows(grid)[1][2] == "7.0 (6.5 to 7.5)"
+    assert table.collect([tmp_path]).cells["a", "mine"]["scores"] == [8.0, 9.0]
+    with pytest.raises(OverrideError, match="3 evaluations in its last phase, 4 asked"):
+        table.collect([tmp_path], last=4)
 
 
 def test_the_interquartile_mean_leaves_out_the_outer_quarters(tmp_path: Path) -> None:
