@@ -44,6 +44,7 @@ class Config:
     critic_hidden: tuple[int, ...] = (256, 256)
     critic_layer_norm: bool = False  # ours, for antmaze, adroit and kitchen
     actor_learning_rate: float = 3e-4
+    actor_decays: bool = False  # ours: cosine over train_steps of the actor's own updates
     critic_learning_rate: float = 3e-4
     tau: float = 0.005  # rate of both moving averages, which move with the policy
     noise: float = 0.2  # of the target's next action, in halves of the action box
@@ -59,22 +60,6 @@ class State:
 
     actor: Trainable  # with its moving average
     critic: Trainable  # twin Q, leaves [2, ...], with its moving average
-
-
-def build(config: Config, spec: Spec) -> Td3:
-    """Makes the networks and optimisers."""
-    return Td3(
-        policy=deterministic.policy(config.actor_hidden, spec),
-        critic=critics.twin(config.critic_hidden, layer_norm=config.critic_layer_norm),
-        low=spec.action_low,
-        high=spec.action_high,
-        actor_optimizer=learner.optimizer(config.actor_learning_rate),
-        critic_optimizer=learner.optimizer(config.critic_learning_rate),
-        tau=config.tau,
-        noise=config.noise,
-        noise_clip=config.noise_clip,
-        actor_interval=config.actor_interval,
-    )
 
 
 def init(key: Key, batch: Transition, *, parts: Td3) -> State:
@@ -128,7 +113,7 @@ def make(config: Config, spec: Spec) -> Method:
     """Binds TD3+BC to a config and to the data's sizes. Raises ValueError for a bad config."""
     fields.counts(config, "batch_size", "actor_interval")
     fields.strengths(config, "alpha", "noise", "noise_clip", "train_steps")
-    parts = build(config, spec)
+    parts = td3.of(config, spec)
     return Method(
         init=partial(init, parts=parts),
         phases=(

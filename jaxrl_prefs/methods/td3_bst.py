@@ -52,7 +52,7 @@ from jaxrl_prefs import learner
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops.shapes import uniform_in
-from jaxrl_prefs.parts import bst, critics, deterministic, fields, morse, td3
+from jaxrl_prefs.parts import bst, critics, fields, morse, td3
 from jaxrl_prefs.parts.morse import Morse
 from jaxrl_prefs.parts.td3 import Td3
 from jaxrl_prefs.types import Array, Key, Metrics, Params, Spec, Transition
@@ -83,6 +83,7 @@ class Config:
     critic_hidden: tuple[int, ...] = (256, 256)
     critic_layer_norm: bool = False  # [ours] on for antmaze, adroit and kitchen
     actor_learning_rate: float = 3e-4
+    actor_decays: bool = False  # [ours] cosine over train_steps of the actor's own updates
     critic_learning_rate: float = 3e-4
     tau: float = 0.005  # rate of both moving averages, which move with the policy
     noise: float = 0.2  # of the target's next action, in halves of the action box
@@ -121,18 +122,7 @@ def build(config: Config, spec: Spec) -> Parts:
             scale=config.kernel_scale,
             negative_weight=config.negative_weight,
         ),
-        td3=Td3(
-            policy=deterministic.policy(config.actor_hidden, spec),
-            critic=critics.twin(config.critic_hidden, layer_norm=config.critic_layer_norm),
-            low=spec.action_low,
-            high=spec.action_high,
-            actor_optimizer=learner.optimizer(config.actor_learning_rate),
-            critic_optimizer=learner.optimizer(config.critic_learning_rate),
-            tau=config.tau,
-            noise=config.noise,
-            noise_clip=config.noise_clip,
-            actor_interval=config.actor_interval,
-        ),
+        td3=td3.of(config, spec),
         morse_optimizer=learner.optimizer(config.morse_learning_rate),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,8 +12,8 @@ import optax
 
 from jaxrl_prefs import learner
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.parts import critics
-from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Transition
+from jaxrl_prefs.parts import critics, deterministic
+from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
 
 PolicyLoss = Callable[[Params, Params], tuple[Array, Metrics]]  # (policy, critic) -> loss, metrics
 
@@ -31,6 +31,25 @@ class Td3(NamedTuple):
     noise: float  # of the target's next action: deviation, in halves of the action box
     noise_clip: float  # its largest size
     actor_interval: int  # critic steps per policy step
+
+
+def of(config: Any, spec: Spec) -> Td3:
+    """Makes networks and optimisers from the fields that every method on TD3 has, so named."""
+    steps = -(-config.train_steps // config.actor_interval)  # of the actor
+    return Td3(
+        policy=deterministic.policy(config.actor_hidden, spec),
+        critic=critics.twin(config.critic_hidden, layer_norm=config.critic_layer_norm),
+        low=spec.action_low,
+        high=spec.action_high,
+        actor_optimizer=learner.optimizer(
+            config.actor_learning_rate, decay_steps=steps if config.actor_decays else 0
+        ),
+        critic_optimizer=learner.optimizer(config.critic_learning_rate),
+        tau=config.tau,
+        noise=config.noise,
+        noise_clip=config.noise_clip,
+        actor_interval=config.actor_interval,
+    )
 
 
 def init(key: Key, batch: Transition, *, td3: Td3) -> tuple[Trainable, Trainable]:

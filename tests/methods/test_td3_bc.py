@@ -9,6 +9,7 @@ import pytest
 
 from jaxrl_prefs.method import uniform
 from jaxrl_prefs.methods import td3_bc
+from jaxrl_prefs.parts import td3
 from jaxrl_prefs.types import Spec
 from tests import probes
 
@@ -49,7 +50,7 @@ def trained():
             tau=0.05,
             batch_size=64,
         )
-        parts = td3_bc.build(config, Spec.of(probes.constant_reward(size).data))
+        parts = td3.of(config, Spec.of(probes.constant_reward(size).data))
 
         def body(step, state):
             rows = uniform(jax.random.key(7), step, size, config.batch_size)

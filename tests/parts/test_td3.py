@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -12,8 +13,9 @@ import pytest
 
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.learner import Trainable
+from jaxrl_prefs.methods import td3_bc
 from jaxrl_prefs.parts import td3
-from jaxrl_prefs.types import Net
+from jaxrl_prefs.types import Net, Spec
 from tests.exact import batch_of, compiled
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -117,3 +119,17 @@ def test_fresh_parts_start_at_their_averages():
         actor, critic = td3.init(jax.random.key(0), batch(), td3=parts_of())
     for part in (actor, critic):
         np.testing.assert_array_equal(part.params, part.target)
+
+
+def test_the_actors_rate_decays_over_its_own_updates():
+    spec = Spec.of(batch())
+    still = td3_bc.Config(train_steps=7, actor_interval=3)
+    sizes = {}
+    for decays in (False, True):
+        opt = td3.of(replace(still, actor_decays=decays), spec).actor_optimizer
+        state, sizes[decays] = opt.init(jnp.zeros(())), []
+        for _ in range(3):  # at updates 0, 3 and 6; Adam's step along a constant slope is its rate
+            step, state = opt.update(jnp.ones(()), state)
+            sizes[decays].append(-float(step) / still.actor_learning_rate)
+    np.testing.assert_allclose(sizes[False], [1, 1, 1], rtol=1e-6)
+    np.testing.assert_allclose(sizes[True], [1, 0.75, 0.25], rtol=1e-6)
