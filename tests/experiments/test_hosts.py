@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ FIELDS = {  # a hundred updates of each; of ARQ behaviour and candidates alone
     | {"pretrain_steps": "30", "train_steps": "70", "warmup_steps": "0"},  # a program less
     "td3_bst": SHORT | OFTEN | {"morse_hidden": "8", "pretrain_steps": "30", "train_steps": "70"},
 }
+SLURM_PORTS = range(2**16 - 2**12, 2**16)  # where JAX puts the coordinator of a Slurm job
 LOST = 110  # seconds in which the others must notice, HASTY's heartbeat included
 # The command, with a heartbeat shorter than the minute that users have.
 HASTY = """
@@ -54,26 +57,48 @@ def flags(algo: str, path: Path, pendulum_file: Path) -> list[str]:
     ]
 
 
-def start(argv: list[str], number: int, port: int) -> subprocess.Popen[str]:
-    place = (f"--coordinator={LOOPBACK}:{port}", f"--process_id={number}", "--num_processes=2")
+Place = tuple[list[str], dict[str, str]]  # flags and environment of a process
+
+
+def by_flags(number: int, port: int) -> Place:
+    place = [f"--coordinator={LOOPBACK}:{port}", f"--process_id={number}", "--num_processes=2"]
+    return place, {}
+
+
+def by_slurm(number: int, port: int) -> Place:
+    """What srun sets for two tasks on this machine; JAX makes the port of the job's number."""
+    job = {"JOB_ID": port - SLURM_PORTS.start, "STEP_NODELIST": LOOPBACK, "NTASKS": 2}
+    task = {"PROCID": number, "LOCALID": number}
+    return ["--coordinator=auto"], {f"SLURM_{k}": str(v) for k, v in (job | task).items()}
+
+
+def free(ports: Iterable[int]) -> int:
+    for port in ports:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return int(probe.getsockname()[1])
+    raise AssertionError("no free port")
+
+
+def start(argv: list[str], place: Place) -> subprocess.Popen[str]:
+    flags, variables = place
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     return subprocess.Popen(
-        [sys.executable, "-c", HASTY, *argv[1:], *place],
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        [sys.executable, "-c", HASTY, *argv[1:], *flags],
+        env=os.environ | devices | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def begin(argv: list[str]) -> list[subprocess.Popen[str]]:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-    return [start(argv, number, port) for number in range(2)]
+def begin(argv: list[str], *, slurm: bool = False) -> list[subprocess.Popen[str]]:
+    port, place = (free(SLURM_PORTS), by_slurm) if slurm else (free([0]), by_flags)
+    return [start(argv, place(number, port)) for number in range(2)]
 
 
-def together(argv: list[str]) -> None:
-    processes = begin(argv)
+def together(argv: list[str], *, slurm: bool = False) -> None:
+    processes = begin(argv, slurm=slurm)
     ends = [process.communicate(timeout=900) for process in processes]
     for process, (_, errors) in zip(processes, ends, strict=True):
         assert process.returncode == 0, errors[-3000:]
@@ -146,7 +171,7 @@ def test_a_lost_process_ends_the_others_and_any_number_goes_on(
     argv = flags("td3_bst", paired, pendulum_file)
     assert run.main(flags("td3_bst", alone, pendulum_file)) == 0
     lose_one(argv, paired)
-    together(argv)
+    together(argv, slurm=True)  # and by another way to find each other
     assert_same_run(paired, alone)
     assert (paired / "result.json").exists()
 
