@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from experiments import commandline
+from experiments.overrides import OverrideError
 from jaxrl_prefs import ensemble, simulators
+from jaxrl_prefs.data import DataError
 from jaxrl_prefs.data import task as tasks
 from jaxrl_prefs.simulators import Simulator
 
@@ -40,6 +44,7 @@ flags.DEFINE_integer("steps", 50, "steps to compare", **_OWN)
 flags.DEFINE_float("moved", 1e-14, "size of the moves that MuJoCo's own starts are given", **_OWN)
 flags.DEFINE_integer("horizon", 200, "steps of an evaluation's episodes at most", **_OWN)
 flags.DEFINE_boolean("play", True, "compare evaluations too", **_OWN)
+flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 
 
 class Difference(NamedTuple):
@@ -244,28 +249,41 @@ def described(played: Played) -> str:
     )
 
 
-def main(argv: list[str]) -> None:
+def report(env_id: str) -> None:
+    """Prints the block of one environment."""
+    start = time.process_time()
+    with jax.enable_x64(True):
+        found = difference(env_id, FLAGS.episodes, FLAGS.steps)
+    spent = time.process_time() - start
+    itself = own_growth(env_id, FLAGS.episodes, FLAGS.steps, FLAGS.moved)
+    alone = "" if itself is None else f" (MuJoCo against itself: {itself})"
+    print(
+        f"{env_id}: {FLAGS.episodes} episodes, {found.steps} steps: observations differ by "
+        f"{found.observation:.1e}, rewards by {found.reward:.1e}, by more than {LIMIT:g} in "
+        f"{found.beyond} episodes{alone}; single steps by {found.single[0]:.1e} and "
+        f"{found.single[1]:.1e}; {found.ended} ended alike, {found.apart} differently "
+        f"({spent:.0f} CPU-s)",
+        flush=True,
+    )
+    if FLAGS.play:
+        host, device = play(env_id, FLAGS.episodes, FLAGS.horizon)
+        print(f"  gymnasium: {described(host)}\n  device:    {described(device)}", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Prints one block for each environment."""
-    FLAGS(argv)
-    for env_id in FLAGS.envs:
-        start = time.process_time()
-        with jax.enable_x64(True):
-            found = difference(env_id, FLAGS.episodes, FLAGS.steps)
-        spent = time.process_time() - start
-        itself = own_growth(env_id, FLAGS.episodes, FLAGS.steps, FLAGS.moved)
-        alone = "" if itself is None else f" (MuJoCo against itself: {itself})"
-        print(
-            f"{env_id}: {FLAGS.episodes} episodes, {found.steps} steps: observations differ by "
-            f"{found.observation:.1e}, rewards by {found.reward:.1e}, by more than {LIMIT:g} in "
-            f"{found.beyond} episodes{alone}; single steps by {found.single[0]:.1e} and "
-            f"{found.single[1]:.1e}; {found.ended} ended alike, {found.apart} differently "
-            f"({spent:.0f} CPU-s)",
-            flush=True,
-        )
-        if FLAGS.play:
-            host, device = play(env_id, FLAGS.episodes, FLAGS.horizon)
-            print(f"  gymnasium: {described(host)}\n  device:    {described(device)}", flush=True)
+    try:
+        commandline.read(FLAGS, argv, "; lists are parted by commas")
+        if FLAGS.help:
+            print(commandline.usage(__doc__, FLAGS))
+            return 0
+        for env_id in FLAGS.envs:
+            report(env_id)
+    except (flags.Error, OverrideError, DataError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv)
+    sys.exit(main())
