@@ -4,12 +4,13 @@
     python -m experiments.sweep --algo=td3_bc,iql --dataset=pendulum-mixed,maze2d/umaze-v0 \\
         --grid=alpha=2.5,40 --grid=expectile=0.7,0.9 --launcher=ray --cpus=2
 
-Several --grid make a product; a method takes those whose field it has. Here, points that differ in
-real numbers alone train together, as further members of one ensemble in one compiled step; others
-one after the other. With --launcher=ray every point is a task of its own, on this machine or on a
-cluster whose nodes see the project and --workdir under the same paths. The same command goes on
-where it was stopped, inside a run as well, and trains nothing twice; a point that fails is reported
-and the others go on. Writes sweep.json, sweep.md and sweep.png to the workdir.
+Several --grid make a product; a method takes those whose field it has. Several methods or datasets
+need none. Here, points that differ in real numbers alone train together, as further members of one
+ensemble in one compiled step; others one after the other. With --launcher=ray every point is a task
+of its own, on this machine or on a cluster whose nodes see the project and --workdir under the same
+paths. The same command goes on where it was stopped, inside a run as well, and trains nothing
+twice; a point that fails is reported and the others go on. Writes sweep.json, sweep.md and
+sweep.png to the workdir.
 """
 
 from __future__ import annotations
@@ -148,11 +149,11 @@ def _cells(axes: Sequence[Axis]) -> list[Cell]:
     Raises:
         OverrideError: for whatever it is.
     """
-    if not axes:
-        raise OverrideError("--grid names what to vary, such as --grid=eta=0.05,0.1")
     for flag, values in (("algo", FLAGS.algo), ("dataset", FLAGS.dataset)):
         if not values or len(set(values)) < len(values):
             raise OverrideError(f"--{flag} must name at least one, each once")
+    if not axes and len(FLAGS.algo) == len(FLAGS.dataset) == 1:
+        raise OverrideError("--grid names what to vary, such as --grid=eta=0.05,0.1")
     names = [each.field for each in axes]
     if len(set(names)) < len(names):
         raise OverrideError(f"--grid names a field twice: {', '.join(names)}")

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from experiments import run, session, sweep
+from experiments import commandline, run, session, sweep
 from experiments.config import Choice
 from experiments.sweep import Axis, Group
 from tests.experiments.conftest import SHORT
@@ -87,6 +87,7 @@ def test_groups_join_what_may_differ_in_one_program() -> None:
         Group({"policy": "b"}, [{"eta": "1"}, {"eta": "2"}]),
     ]
     assert len(sweep.groups(axes, [])) == 4
+    assert sweep.groups([], []) == [Group({}, [{}])]  # several methods or datasets, no field
     assert sweep.axis("actor_hidden=8;16,16") == Axis("actor_hidden", ("8", "16,16"))
 
 
@@ -121,6 +122,11 @@ def test_every_method_takes_the_fields_that_it_has_and_one_that_fails_stops_no_o
     content = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     found = [(point["algo"], point["settings"]) for point in content["points"]]
     assert found == [("bc", {})]
+
+
+def test_several_methods_need_no_grid(argv: list[str]) -> None:
+    commandline.read(sweep.FLAGS, [argv[0], "--algo=td3_bc,bc", *argv[2:]])
+    assert [(cell.algo, cell.axes) for cell in sweep._cells([])] == [("td3_bc", []), ("bc", [])]
 
 
 # Two nodes with one core each, until standard input ends. Not in a process with JAX: Ray forks.
