@@ -36,13 +36,21 @@ def join(coordinator: str, process_id: int | None = None, num_processes: int | N
     """
     # A scheduler's SIGTERM is ours: the run stops and resumes.
     jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(
-        None if coordinator == AUTO else coordinator,
-        num_processes,
-        process_id,
-        heartbeat_timeout_seconds=PATIENCE,
-        shutdown_timeout_seconds=PATIENCE // 2,  # so long a failed process waits for the others
-    )
+    try:
+        jax.distributed.initialize(
+            None if coordinator == AUTO else coordinator,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=PATIENCE,
+            shutdown_timeout_seconds=PATIENCE // 2,  # so long a failed process waits for the others
+        )
+    except ValueError as error:
+        if coordinator != AUTO:
+            raise
+        raise ValueError(
+            f"no Slurm, Kubernetes or TPU pod started this process ({error}); give the address and "
+            "port of process 0, this process's number and how many there are"
+        ) from error
 
 
 def leads() -> bool:

@@ -187,3 +187,11 @@ def test_a_number_without_a_coordinator_is_refused() -> None:
     found = run.parse(["run", "--coordinator=a:1", "--process_id=1", "--num_processes=2"]).place
     assert found == ("a:1", 1, 2)
     assert run.parse(["run", "--coordinator=auto"]).place == ("auto", None, None)
+
+
+def test_auto_outside_of_a_cluster_is_one_clear_line() -> None:
+    command = [sys.executable, "-m", "experiments.run", "--algo=bc", "--coordinator=auto"]
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
+    assert ended.returncode == run.WRONG_USE
+    assert "no Slurm, Kubernetes or TPU pod started this process" in ended.stderr
