@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_prefs.ops import likelihood
-from tests import mixtures
+from jaxrl_prefs.ops import likelihood, mixtures
 from tests.exact import compiled
 
 

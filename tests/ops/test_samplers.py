@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from jaxrl_prefs.ops import samplers
-from tests import mixtures
+from jaxrl_prefs.ops import mixtures, samplers
 
 COUNT = 10_000
 

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_prefs.ops import vpsde
-from tests import mixtures
+from jaxrl_prefs.ops import mixtures, vpsde
 
 # t, I, mean coefficient, std
 TABLE = [

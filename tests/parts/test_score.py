@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import learner
-from jaxrl_prefs.ops import likelihood, samplers, vpsde
+from jaxrl_prefs.ops import likelihood, mixtures, samplers, vpsde
 from jaxrl_prefs.parts import score
 from jaxrl_prefs.types import Net, Spec
-from tests import mixtures
 from tests.exact import compiled, fixed
 
 FIXED = score.Solver(lambda s, y, noise: likelihood.log_density(s, y), False)
