@@ -229,6 +229,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if FLAGS.help:
             print(commandline.usage(__doc__, FLAGS))
             return 0
+        if FLAGS.set and not FLAGS.dataset:
+            raise OverrideError("--set is for the model of a --dataset")
         run.prepare_jax()
         report(Console(width=110))
     except (flags.Error, OverrideError, data.DataError) as error:
