@@ -34,6 +34,7 @@ flags.DEFINE_integer(
     "last", 1, "the table's scores are means over so many evaluations", lower_bound=1, **_OWN
 )
 flags.DEFINE_string("against", "", "also show every variant's difference to this one", **_OWN)
+flags.DEFINE_boolean("policies", False, "a column for every policy of a method", **_OWN)
 flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 
 
@@ -99,6 +100,8 @@ def _execute(variants: Sequence[Variant], console: Console) -> int:
                 return code
             worst = worst or code
             grid = table.collect([folder], names, FLAGS.last)
+            if FLAGS.policies:
+                grid = table.by_policy(grid)
             if grid.cells:
                 against = FLAGS.against if FLAGS.against in grid.columns else ""
                 table.publish(grid, folder, console, table.extras(grid, against))

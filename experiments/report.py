@@ -13,6 +13,7 @@ import numpy as np
 from rich.table import Table
 
 LEVEL, RESAMPLES = 0.95, 10_000
+SCORES = ("scores", "score_mean", "score_ci")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -58,24 +59,32 @@ def late(
     """A run's result with the mean of its last evaluations in place of its last iterate's score.
 
     Args:
-        summary: the content of result.json; the headline policy's scores are replaced.
+        summary: the content of result.json; the scores of every policy are replaced. Policies
+            that were played less often, but for the headline, are left out.
         evaluations: rows of evaluations.jsonl.
         last: so many evaluations, all of the run's last phase.
 
     Raises:
-        ValueError: if the last phase has fewer evaluations.
+        ValueError: if the last phase has fewer evaluations of the headline policy.
     """
-    mine = [row for row in evaluations if row["policy"] == summary["headline"]]
-    mine = [row for row in mine if row["phase"] == mine[-1]["phase"]]
-    steps = sorted({row["step"] for row in mine})[-last:]
-    if len(steps) < last:
-        raise ValueError(f"{len(steps)} evaluations in its last phase, {last} asked")
-    scores = [
-        float(np.mean([r["score"] for r in mine if r["seed"] == seed and r["step"] >= steps[0]]))
-        for seed in summary["seeds"]
-    ]
-    means = {"score_mean": float(np.mean(scores)), "score_ci": interval(scores)}
-    return {**summary, "scores": scores, **means}
+    rows = list(evaluations)
+    rows = [row for row in rows if row["phase"] == rows[-1]["phase"]]
+    policies = {}
+    for name, entry in summary["policies"].items():
+        mine = [row for row in rows if row["policy"] == name]
+        steps = sorted({row["step"] for row in mine})[-last:]
+        if len(steps) == last:
+            late = [row for row in mine if row["step"] >= steps[0]]
+            policies[name] = {**entry, **_mean_by_seed(late, summary["seeds"])}
+        elif name == summary["headline"]:
+            raise ValueError(f"{len(steps)} evaluations in its last phase, {last} asked")
+    means = {key: policies[summary["headline"]][key] for key in SCORES}
+    return {**summary, **means, "policies": policies}
+
+
+def _mean_by_seed(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+    scores = [float(np.mean([row["score"] for row in rows if row["seed"] == s])) for s in seeds]
+    return dict(zip(SCORES, (scores, float(np.mean(scores)), interval(scores)), strict=True))
 
 
 def rates(timings: Iterable[Mapping[str, Any]]) -> dict[str, float]:

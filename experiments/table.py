@@ -4,6 +4,7 @@ Reads every result.json below the folders. A row is a dataset, a column the fold
 that nobody ran stays blank. `--published` sets what papers printed beside ours, `--iqm` adds the
 interquartile mean over all datasets with its stratified bootstrap interval. Scores are the last
 iterate's; `--last=10` takes each seed's mean over its last ten evaluations, as TD3+BC's paper does.
+Of several policies the headline is shown; `--policies` gives each a column, `arq/implicit`.
 Writes table.md, table.csv and table.png beside the first folder's runs.
 """
 
@@ -29,6 +30,7 @@ FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
 flags.DEFINE_string("against", "", "also show every column's difference to this one", **_OWN)
 flags.DEFINE_integer("last", 1, "mean over so many evaluations", lower_bound=1, **_OWN)
+flags.DEFINE_boolean("policies", False, "a column for every policy of a run", **_OWN)
 flags.DEFINE_boolean("published", False, "also show what papers printed", **_OWN)
 flags.DEFINE_boolean("iqm", False, "also show the interquartile mean over datasets", **_OWN)
 flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
@@ -80,6 +82,25 @@ def _late(path: Path, result: dict[str, Any], last: int) -> Mapping[str, Any]:
         return report.late(result, Rows(path.parent / EVALUATIONS), last)
     except ValueError as error:
         raise OverrideError(f"--last: {path.parent} has {error}") from error
+
+
+def by_policy(grid: Grid) -> Grid:
+    """The grid with a column per policy: `arq/implicit`.
+
+    A column of one policy keeps its name, and so does a run that was not evaluated.
+    """
+    several = {column for (_, column), result in grid.cells.items() if len(result["policies"]) > 1}
+    cells: dict[Cell, Mapping[str, Any]] = {}
+    for (dataset, column), result in grid.cells.items():
+        policies = result["policies"] if column in several else {}
+        for policy, entry in policies.items():
+            cells[dataset, f"{column}/{policy}"] = {**result, **entry, "headline": policy}
+        if not policies:
+            cells[dataset, column] = result
+    names = dict.fromkeys(column for _, column in cells)
+    places = {column: place for place, column in enumerate(grid.columns)}
+    ordered = sorted(names, key=lambda name: places[name.partition("/")[0]])
+    return grid._replace(columns=tuple(ordered), cells=cells)
 
 
 def headline(result: Mapping[str, Any] | None) -> str:
@@ -191,14 +212,12 @@ def publish(grid: Grid, folder: Path, console: Console, more: Sequence[Titled] =
         more: further tables, each with its title.
     """
     what = f"mean of its last {grid.last} evaluations, " if grid.last > 1 else ""
-    tables: list[Titled] = [
-        (f"score of the headline policy, {what}95 % bootstrap interval over seeds", rows(grid))
-    ]
+    tables: list[Titled] = [(f"score, {what}95 % bootstrap interval over seeds", rows(grid))]
     tables += [(title, table) for title, table in more if len(table) > 1]
     for title, (head, *body) in tables:
         view = Table(title=title)
         for name in head:
-            view.add_column(name, justify="left" if name == "dataset" else "right")
+            view.add_column(name, justify="left" if name == "dataset" else "right", overflow="fold")
         for row in body:
             view.add_row(*row)
         console.print(view)
@@ -240,6 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         grid = collect(paths, last=FLAGS.last)
         if not grid.cells:
             raise OverrideError(f"no finished run below {' '.join(folders) or 'no folder'}")
+        if FLAGS.policies:
+            grid = by_policy(grid)
         more = extras(grid, FLAGS.against, FLAGS.published, FLAGS.iqm)
         publish(grid, paths[0], Console(), more)
         return 0

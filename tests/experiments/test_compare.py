@@ -71,6 +71,7 @@ def result(dataset: str, scores: list[float], seeds: list[int]) -> dict[str, Any
         "scores": scores,
         "score_mean": mean,
         "score_ci": [mean - 1, mean + 1],
+        "policies": {"actor": {}},
         "score_kind": "normalised score",
         "data_score": 5.0,
     }

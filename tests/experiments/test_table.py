@@ -23,6 +23,7 @@ def finish(folder: Path, dataset: str, scores: list[float]) -> None:
         "scores": scores,
         "score_mean": float(np.mean(scores)) if scores else None,
         "score_ci": [min(scores), max(scores)] if scores else None,
+        "policies": {"actor": {"scores": scores}, "other": {"scores": scores}} if scores else {},
         "score_kind": "normalised score",
         "data_score": 40.0,
     }
@@ -109,6 +110,29 @@ def test_the_last_evaluations_of_the_last_phase_are_averaged_by_seed(tmp_path: P
     assert table.collect([tmp_path]).cells["a", "mine"]["scores"] == [8.0, 9.0]
     with pytest.raises(OverrideError, match="3 evaluations in its last phase, 4 asked"):
         table.collect([tmp_path], last=4)
+    both = table.by_policy(grid)
+    assert both.columns == ("mine/actor", "mine/other")
+    assert table.rows(both)[1][2:] == ["7.0 (6.5 to 7.5)", "107.0 (106.5 to 107.5)"]
+    assert table.rows(both, "mine/actor")[1][3] == "+100.0 (+100.0 to +100.0)"
+    # A policy that is played at the end alone has no mean of two.
+    kept = [row for row in rows if row["policy"] == "actor" or row["step"] == 400]
+    (folder / workdir.EVALUATIONS).unlink()
+    workdir.Rows(folder / workdir.EVALUATIONS).append(kept)
+    assert table.by_policy(table.collect([tmp_path], last=2)).columns == ("mine",)
+
+
+def test_one_policy_needs_no_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(tmp_path / "x" / "mine", "x", [1.0, 2.0])
+    finish(tmp_path / "y" / "mine", "y", [])
+    path = tmp_path / "x" / "bc" / "result.json"
+    finish(path.parent, "x", [3.0, 4.0])
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"policies": {"actor": {"scores": [3.0, 4.0]}}}))
+    grid = table.by_policy(table.collect([tmp_path]))
+    assert grid.columns == ("bc", "mine/actor", "mine/other", "mine")
+    assert table.rows(grid)[2] == ["y", "40.0", "", "", "", "not evaluated"]
+    assert table.main(["table", str(tmp_path), "--policies", "--against=mine/other"]) == 0
+    assert "seed by seed, less mine/other" in capsys.readouterr().out
 
 
 def test_the_interquartile_mean_leaves_out_the_outer_quarters(tmp_path: Path) -> None:
