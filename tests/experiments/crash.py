@@ -96,6 +96,18 @@ def run_in_child(argv: list[str], workdir: Path, log: Path, moment: Moment) -> i
     os._exit(code)
 
 
+def drawn_steps(wanted: int, last: int, draw: random.Random) -> list[int]:
+    """Updates to die after, rising but for every fifth: 0, the start of a run or continuation.
+
+    One is drawn from each of as many equal stretches of the run, so that all phases have theirs.
+    """
+    steps, stretches = [0] * wanted, wanted - len(range(0, wanted, 5))
+    places = [place for place in range(wanted) if place % 5]
+    for stretch, place in enumerate(places):
+        steps[place] = 1 + int((stretch + draw.random()) * last / stretches)
+    return steps
+
+
 def main() -> None:
     """Runs once undisturbed; then kills until enough were killed, and lets the last one finish."""
     forecast.PATIENCE = 0.0
@@ -117,8 +129,7 @@ def main() -> None:
         if len(finished) == 1 and not kills:
             operations, ticks, last = map(int, log.with_suffix(".count").read_text().split())
             each = operations // ticks
-            steps = sorted(draw.randint(1, last) for _ in range(wanted))
-            steps[::5] = [0] * len(steps[::5])  # at the start, of a run or of its continuation
+            steps = drawn_steps(wanted, last, draw)
     found = [json.loads(line) for line in log.read_text().splitlines()]
     print(json.dumps({"finished": finished, "kills": found}))
 
