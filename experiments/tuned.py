@@ -229,13 +229,21 @@ ARQ_TINY: Row = ARQ_SMALL | {
     "policy_alpha": 10.0,
     "implicit_last": False,
 }
+# In 30,000 updates of the critics their values must travel 100 steps back: fast averages. Q differs
+# little between candidates of one state (.1 to .3 on this scale), hence the alpha.
 ARQ_LOCOMOTION: Row = ARQ_SMALL | {
+    "normalize_observations": True,
     "behavior_width": 128,
     "behavior_learning_rate": 5e-4,
-    "behavior_steps": 60_000,
+    "behavior_steps": 40_000,
     "critic_hidden": (128, 128),
-    "critic_steps": 60_000,
+    "critic_learning_rate": 1e-3,
+    "tau": 0.02,
+    "critic_steps": 30_000,
+    "alpha": 5.0,
     "policy_hidden": (128, 128),
+    "policy_learning_rate": 1e-3,
+    "policy_alpha": 5.0,
     "policy_steps": 30_000,
     "eval_every": 30_000,
     "log_every": 500,

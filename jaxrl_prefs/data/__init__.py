@@ -38,6 +38,7 @@ __all__ = [
 ALIASES = {"pendulum-mixed": "pendulum/mixed-v0"}
 GENERATED = (  # made on this machine on first use
     *("pendulum/mixed-v0", "maze2d/umaze-v0", "maze2d/medium-v0", "maze2d/large-v0"),
+    "antmaze/umaze-v0",
 )
 FILES = r".+\.(hdf5|h5|npz)(#[^#/]+)?"
 MINARI_ID = r"[-\w/]+-v\d+"
@@ -47,9 +48,9 @@ def load(name: str, *, env: str = "", on_progress: Progress | None = None) -> Re
     """Loads a dataset, generating or downloading it first where needed.
 
     Args:
-      name: 'pendulum-mixed', 'maze2d/umaze-v0' (medium, large), any Minari id, or the path of a
-        file of D4RL, Robomimic (.hdf5; `file.hdf5#train` takes the mask `train`), OGBench or
-        NeoRL-2 (.npz).
+      name: 'pendulum-mixed', 'maze2d/umaze-v0' (medium, large), 'antmaze/umaze-v0', any Minari id,
+        or the path of a file of D4RL, Robomimic (.hdf5; `file.hdf5#train` takes the mask `train`),
+        OGBench or NeoRL-2 (.npz).
       env: id of the environment to evaluate in; replaces the one that a Minari dataset names.
       on_progress: called with (what, done, of) while a set is generated; by default a bar is drawn.
 
@@ -68,12 +69,14 @@ def load(name: str, *, env: str = "", on_progress: Progress | None = None) -> Re
 
 
 def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
-    from jaxrl_prefs.data import maze, minari, pendulum
+    from jaxrl_prefs.data import antmaze, maze, minari, pendulum
 
     if dataset_id in GENERATED:
         with shown(on_progress) as progress:
             if dataset_id == pendulum.DATASET_ID:
                 return pendulum.generate(roots.writable_root(), progress)
+            if dataset_id == antmaze.DATASET_ID:
+                return antmaze.generate(roots.writable_root(), progress)
             return maze.generate(roots.writable_root(), progress, dataset_id)
     if not re.fullmatch(MINARI_ID, dataset_id):
         raise DataError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,16 +14,17 @@ from jaxrl_prefs.data.task import Task
 
 
 class Generated(NamedTuple):
-    """E episodes of T steps each, all cut off by the time limit, and their provenance."""
+    """Episodes of T steps, each with a T of its own, and their provenance."""
 
     dataset_id: str
     task: Task
-    observation: np.ndarray  # [E, T + 1, O] float32
-    action: np.ndarray  # [E, T, A] float32
-    reward: np.ndarray  # [E, T] float64
-    references: tuple[float, float]  # raw returns of the random policy and of the controller
+    observation: np.ndarray | Sequence[np.ndarray]  # each [T + 1, O] float32
+    action: np.ndarray | Sequence[np.ndarray]  # each [T, A] float32
+    reward: np.ndarray | Sequence[np.ndarray]  # each [T] float64
+    references: tuple[float, float]  # the raw returns that score 0 and 100
     algorithm: str
     description: str
+    terminal: Sequence[bool] = ()  # the episode ended by itself; () says none did
 
 
 def save(generated: Generated, root: Path, progress: Progress) -> Path:
@@ -38,17 +39,19 @@ def save(generated: Generated, root: Path, progress: Progress) -> Path:
     from minari.data_collector import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
 
-    count, steps = generated.reward.shape
+    count = len(generated.reward)
 
     def episodes() -> Iterator[minari.data_collector.EpisodeBuffer]:
         for i in range(count):
+            last = np.arange(len(generated.reward[i])) == len(generated.reward[i]) - 1
+            over = bool(generated.terminal and generated.terminal[i])
             progress(f"storing {generated.dataset_id}", i + 1, count)
             yield EpisodeBuffer(
                 observations=generated.observation[i],
                 actions=generated.action[i],
                 rewards=generated.reward[i],
-                terminations=np.zeros(steps, bool),
-                truncations=np.arange(steps) == steps - 1,
+                terminations=last & over,
+                truncations=last & (not over),
             )
 
     def write(folder: Path) -> None:

@@ -99,7 +99,8 @@ def _register() -> None:
     """Registers our own environments, and those of the packages that are installed."""
     import gymnasium
 
-    import jaxrl_prefs.data.maze_env  # noqa: F401 - registers itself
+    import jaxrl_prefs.data.antmaze_env
+    import jaxrl_prefs.data.maze_env  # noqa: F401 - they register themselves
 
     for env_id, (place, horizon) in OURS.items():
         if env_id not in gymnasium.registry:
