@@ -45,7 +45,9 @@ Deviations and choices (where paper and code differ, the field says so):
     log-density minus infinity (code: its batch is drawn again).
 10. When all samples of the implicit policy are rejected it takes the densest: ours.
 11. Q^beta has batches of the paper's 512 (code: 100).
-12. `share_behavior` trains one score model and draws one candidate set for all seeds: ours. The
+12. The explicit policy's rate may decay (`policy_decays`): ours, for runs so short that the last
+    iterate would be a matter of chance.
+13. `share_behavior` trains one score model and draws one candidate set for all seeds: ours. The
     interval over seeds then leaves out how much behaviour models differ.
 """
 
@@ -135,6 +137,7 @@ class Config:
     policy: str = "stochastic"  # or "deterministic", "residual"
     policy_hidden: tuple[int, ...] = (256, 256)  # "residual": an entry for each block
     policy_learning_rate: float = 3e-4
+    policy_decays: bool = False  # ours: cosine over policy_steps
     policy_steps: int = 1_000_000
     batches: str = "epoch"  # shuffled passes over the data, or "uniform"
 
@@ -177,7 +180,10 @@ def build(config: Config, spec: Spec) -> Parts:
         policy=_policy_net(config, spec),
         behavior_optimizer=learner.optimizer(config.behavior_learning_rate),
         critic_optimizer=learner.optimizer(config.critic_learning_rate),
-        policy_optimizer=learner.optimizer(config.policy_learning_rate),
+        policy_optimizer=learner.optimizer(
+            config.policy_learning_rate,
+            decay_steps=config.policy_steps if config.policy_decays else 0,
+        ),
     )
 
 

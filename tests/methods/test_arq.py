@@ -195,6 +195,20 @@ def trained_policy(parts):
     return arq.State(fixed(()), fixed(jnp.zeros(2)), policy)
 
 
+@pytest.mark.parametrize(
+    ("decays", "shares"), [(True, [1.0, 0.75, 0.25]), (False, [1.0, 1.0, 1.0])]
+)
+def test_the_policys_rate_decays_to_nothing(decays, shares):
+    """Of constant gradients Adam moves by the rate; the cosine over three updates is by hand."""
+    parts = parts_of(policy_decays=decays, policy_steps=3, policy_learning_rate=0.1)
+    params = jnp.zeros(())
+    state, moves = parts.policy_optimizer.init(params), []
+    for _ in range(3):
+        move, state = parts.policy_optimizer.update(jnp.ones(()), state, params)
+        moves.append(float(-move / 0.1))
+    np.testing.assert_allclose(moves, shares, rtol=1e-4)
+
+
 def test_alpha_zero_is_behaviour_cloning():
     """The weighted loss with weights 1 is minus the mean log-likelihood, by hand."""
     parts = parts_of(policy_alpha=0.0)
