@@ -7,7 +7,9 @@
 
 `info` also plays a uniformly random policy, whose score should be near 0, and replays single steps
 where the environment can be set to a recorded state. `convert` writes a file of D4RL (.hdf5),
-Robomimic, OGBench or NeoRL-2 (--format), or a Minari id. `make` generates the sets of this library.
+Robomimic, OGBench or NeoRL-2 (--format), or a Minari id. `make` generates the sets of this library;
+online/hopper/medium-v0 and its like train an agent for hours first (pip install
+'jaxrl_prefs[online]'), and go on where they were stopped.
 """
 
 from __future__ import annotations
@@ -27,7 +29,18 @@ from rich.table import Table
 from experiments import commandline, overrides, run
 from experiments.overrides import OverrideError
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Recording, Task, environments, families, formats, parity, roots
+from jaxrl_prefs.data import (
+    Recording,
+    Task,
+    environments,
+    families,
+    formats,
+    online,
+    parity,
+    progress,
+    roots,
+)
+from jaxrl_prefs.data.sbx_agent import SbxAgent
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
@@ -92,7 +105,7 @@ def catalogue() -> Table:
     ids = roots.local_ids()
     for name in ids:
         view.add_row(*_row(name))
-    for name in data.GENERATED:
+    for name in (*data.GENERATED, *online.SETS):
         if name not in ids:
             view.add_row(name, families.family_of(name), "", "", "made by `make`", "")
     return view
@@ -260,11 +273,17 @@ def make(name: str) -> None:
 
     Raises:
         OverrideError: if the name is none of them.
+        DataError: if it cannot be made.
     """
     full = data.ALIASES.get(name, name)
-    if full not in data.GENERATED:
-        raise OverrideError(overrides.unknown("generated set", name, data.GENERATED))
-    data.load(full)
+    if full in online.SETS and roots.find(full) is None:
+        with progress.shown(None) as bars:
+            online.generate(full, roots.writable_root(), bars, SbxAgent, online.RECIPE)
+    elif full in (*data.GENERATED, *online.SETS):
+        data.load(full)
+    else:
+        known = (*data.GENERATED, *online.SETS)
+        raise OverrideError(overrides.unknown("generated set", name, known))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def load(name: str, *, env: str = "", on_progress: Progress | None = None) -> Re
 
 
 def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
-    from jaxrl_prefs.data import antmaze, maze, minari, pendulum
+    from jaxrl_prefs.data import antmaze, maze, minari, online, pendulum
 
     if dataset_id in GENERATED:
         with shown(on_progress) as progress:
@@ -78,6 +78,11 @@ def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
             if dataset_id == antmaze.DATASET_ID:
                 return antmaze.generate(roots.writable_root(), progress)
             return maze.generate(roots.writable_root(), progress, dataset_id)
+    if dataset_id in online.SETS:
+        raise DataError(
+            f"{dataset_id} comes from an agent that is trained for hours: make it by "
+            f"python -m experiments.data make {dataset_id}"
+        )
     if not re.fullmatch(MINARI_ID, dataset_id):
         raise DataError(
             f"unknown dataset {dataset_id!r}. Known here: "

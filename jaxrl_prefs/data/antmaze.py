@@ -12,18 +12,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxrl_prefs.data import gait, maze, task
+from jaxrl_prefs.data import gait, task
+from jaxrl_prefs.data.episodes import Act, play
+from jaxrl_prefs.data.mazes import ANT_UMAZE, Cell, centre, nearest, way
 from jaxrl_prefs.data.progress import Progress
 from jaxrl_prefs.data.store import Generated, save
-
-if TYPE_CHECKING:
-    import gymnasium
-
-    from jaxrl_prefs.data.maze_env import Cell
 
 DATASET_ID = "antmaze/umaze-v0"
 EPISODES = 150
@@ -31,30 +27,17 @@ SEED = 0
 NOISE = 0.2  # deviation of the noise on every torque
 PASSED, REACHED = 0.9, 0.3  # metres from a waypoint on the way, and from the last one
 
-Act = Callable[[np.ndarray], np.ndarray]  # observation [29] -> torques [8]
-
-
-class Episode(NamedTuple):
-    """T steps."""
-
-    observation: np.ndarray  # [T + 1, 29] float32
-    action: np.ndarray  # [T, 8] float32
-    reward: np.ndarray  # [T] float64
-    terminal: bool  # at the goal, not by the time limit
-
 
 def walker(rng: np.random.Generator, choose: Callable[[], Cell], noise: float) -> Act:
     """Trots to the cell that `choose` names, then to the next one."""
-    from jaxrl_prefs.data.antmaze_env import UMAZE, place
-
     waypoints: deque[np.ndarray] = deque()
     phase = rng.uniform(0, 2 * np.pi)
 
     def act(observation: np.ndarray) -> np.ndarray:
         nonlocal phase
         if not waypoints:
-            path = maze.way(nearest(observation[:2]), choose(), UMAZE)
-            waypoints.extend(place(cell) for cell in path)
+            path = way(nearest(observation[:2], ANT_UMAZE), choose(), ANT_UMAZE)
+            waypoints.extend(centre(cell, ANT_UMAZE) for cell in path)
         gap = waypoints[0] - observation[:2]
         distance = float(np.linalg.norm(gap))
         if distance < (PASSED if len(waypoints) > 1 else REACHED):
@@ -67,45 +50,14 @@ def walker(rng: np.random.Generator, choose: Callable[[], Cell], noise: float) -
     return act
 
 
-def nearest(position: np.ndarray) -> Cell:
-    """The free cell whose centre is nearest to a position [2] in metres."""
-    from jaxrl_prefs.data.antmaze_env import UMAZE, place
-
-    return min(UMAZE.cells, key=lambda cell: float(np.linalg.norm(place(cell) - position)))
-
-
 def wander(rng: np.random.Generator) -> Act:
     """The behaviour of the data."""
-    from jaxrl_prefs.data.antmaze_env import UMAZE
-
-    return walker(rng, lambda: UMAZE.cells[rng.integers(len(UMAZE.cells))], NOISE)
+    return walker(rng, lambda: ANT_UMAZE.cells[rng.integers(len(ANT_UMAZE.cells))], NOISE)
 
 
 def straight(rng: np.random.Generator) -> Act:
     """To the goal without noise; it always arrives."""
-    from jaxrl_prefs.data.antmaze_env import UMAZE
-
-    return walker(rng, lambda: UMAZE.goal, 0.0)
-
-
-def play(env: gymnasium.Env, rng: np.random.Generator, act: Act) -> Episode:
-    """Runs one episode to its end."""
-    observation, _ = env.reset(seed=int(rng.integers(2**31)))
-    observations, actions, rewards, over = [observation], [], [], False
-    terminated = False
-    while not over:
-        action = act(observation)
-        observation, reward, terminated, truncated, _ = env.step(action)
-        observations.append(observation)
-        actions.append(action)
-        rewards.append(float(reward))
-        over = terminated or truncated
-    return Episode(
-        np.asarray(observations, np.float32),
-        np.asarray(actions, np.float32),
-        np.asarray(rewards, np.float64),
-        terminated,
-    )
+    return walker(rng, lambda: ANT_UMAZE.goal, 0.0)
 
 
 def generate(root: Path, progress: Progress, *, episodes: int = EPISODES, seed: int = SEED) -> Path:
@@ -113,22 +65,17 @@ def generate(root: Path, progress: Progress, *, episodes: int = EPISODES, seed: 
 
     Returns the folder with its `metadata.json`.
     """
-    from jaxrl_prefs.data.antmaze_env import UMAZE
-
-    where = task.named(UMAZE.env_id)
+    where = task.named(ANT_UMAZE.env_id)
     env, rng = where.make(), np.random.default_rng(seed)
     played = []
-    for episode in range(episodes):
-        played.append(play(env, rng, wander(rng)))
-        progress(f"simulating {DATASET_ID}", episode + 1, episodes)
+    for done in range(1, episodes + 1):
+        played.append(play(env, wander(rng), int(rng.integers(2**31))))
+        progress(f"simulating {DATASET_ID}", done, episodes)
     env.close()
     generated = Generated(
         dataset_id=DATASET_ID,
         task=where,
-        observation=[episode.observation for episode in played],
-        action=[episode.action for episode in played],
-        reward=[episode.reward for episode in played],
-        terminal=[episode.terminal for episode in played],
+        episodes=played,
         references=(0.0, 1.0),
         algorithm="a scripted trot along waypoints to random cells, noise .2",
         description=(

@@ -11,24 +11,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from jaxrl_prefs.data.maze_env import Cell, Maze, centre
+from jaxrl_prefs.data.mazes import ANT_UMAZE, GOAL_RADIUS, Cell, centre
 
-SCALE = 4.0  # metres a cell
-GOAL_RADIUS = 0.5
 START: Cell = (1, 1)
-# Layout, start, goal and time limit of D4RL's antmaze-umaze.
-UMAZE = Maze(
-    env_id="jaxrl_prefs/AntMazeUMaze-v0",
-    rows=("#####", "#   #", "### #", "#   #", "#####"),
-    goal=(3, 1),
-    horizon=700,
-    cells=((1, 1), (1, 2), (1, 3), (2, 3), (3, 3), (3, 2), (3, 1)),
-)
-
-
-def place(cell: Cell) -> np.ndarray:
-    """The position [2] of a cell's centre in metres."""
-    return SCALE * centre(cell, UMAZE)
 
 
 class AntMaze(gymnasium.Env):
@@ -47,12 +32,13 @@ class AntMaze(gymnasium.Env):
 
         self.render_mode = render_mode
         self._maze = AntMazeEnv(
-            maze_map=UMAZE.walls,
+            maze_map=ANT_UMAZE.walls,
             render_mode=render_mode,
             continuing_task=True,  # it must not end at a goal of its own
             include_cfrc_ext_in_observation=False,
         )
-        self._goal = place(UMAZE.goal)
+        self._goal = centre(ANT_UMAZE.goal, ANT_UMAZE)
+        self.tmp_xml_file_path = self._maze.tmp_xml_file_path  # as it names its leftover
         self.action_space = self._maze.action_space
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (29,), np.float64)
 
@@ -62,7 +48,7 @@ class AntMaze(gymnasium.Env):
         """Starts an episode at `START`, or at `options["reset_cell"]`."""
         super().reset(seed=seed)
         cell = (options or {}).get("reset_cell", START)
-        cells = {"reset_cell": np.array(cell), "goal_cell": np.array(UMAZE.goal)}
+        cells = {"reset_cell": np.array(cell), "goal_cell": np.array(ANT_UMAZE.goal)}
         seen, _ = self._maze.reset(seed=seed, options=cells)
         return np.concatenate([seen["achieved_goal"], seen["observation"]]), {}
 
@@ -83,9 +69,9 @@ class AntMaze(gymnasium.Env):
         self._maze.close()
 
 
-if UMAZE.env_id not in gymnasium.registry:
+if ANT_UMAZE.env_id not in gymnasium.registry:
     gymnasium.register(
-        UMAZE.env_id,
+        ANT_UMAZE.env_id,
         entry_point="jaxrl_prefs.data.antmaze_env:AntMaze",
-        max_episode_steps=UMAZE.horizon,
+        max_episode_steps=ANT_UMAZE.horizon,
     )

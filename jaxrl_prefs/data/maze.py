@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxrl_prefs.data import task
+from jaxrl_prefs.data.episodes import Episode
+from jaxrl_prefs.data.mazes import MAZES, Cell, Maze, centre, nearest, way
 from jaxrl_prefs.data.progress import Progress
 from jaxrl_prefs.data.store import Generated, save
 
 if TYPE_CHECKING:
     import gymnasium
-
-    from jaxrl_prefs.data.maze_env import Cell, Maze
 
 EPISODES = {"maze2d/umaze-v0": 334, "maze2d/medium-v0": 167, "maze2d/large-v0": 125}
 REFERENCE_EPISODES = 100
@@ -35,33 +35,8 @@ REACHED = 0.1  # how near a waypoint counts as reached
 Act = Callable[[np.ndarray], np.ndarray]  # observation [4] -> force [2]
 
 
-def way(start: Cell, goal: Cell, maze: Maze) -> list[Cell]:
-    """The shortest way between two free cells, both included, by breadth-first search."""
-    came: dict[Cell, Cell] = {start: start}
-    queue = deque([start])
-    while queue and goal not in came:
-        row, column = cell = queue.popleft()
-        for step in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
-            if step in maze.cells and step not in came:
-                came[step] = cell
-                queue.append(step)
-    path = [goal]
-    while path[-1] != start:
-        path.append(came[path[-1]])
-    return path[::-1]
-
-
-def nearest(position: np.ndarray, maze: Maze) -> Cell:
-    """The free cell whose centre is nearest to a position [2]."""
-    from jaxrl_prefs.data.maze_env import centre
-
-    return min(maze.cells, key=lambda cell: float(np.linalg.norm(centre(cell, maze) - position)))
-
-
 def walker(rng: np.random.Generator, maze: Maze, choose: Callable[[], Cell], noise: float) -> Act:
     """Walks to the cell that `choose` names, then to the next one, by waypoints and PD control."""
-    from jaxrl_prefs.data.maze_env import centre
-
     waypoints: deque[np.ndarray] = deque()
 
     def act(observation: np.ndarray) -> np.ndarray:
@@ -135,8 +110,6 @@ def generate(
 
     Returns the folder with its `metadata.json`. `episodes` makes another number of them.
     """
-    from jaxrl_prefs.data.maze_env import MAZES
-
     maze = MAZES[dataset_id.removeprefix("maze2d/").removesuffix("-v0")]
     where = task.named(maze.env_id)
     env = where.make()
@@ -147,7 +120,7 @@ def generate(
     def report(before: int) -> Callable[[int], None]:
         return lambda done: progress(f"simulating {dataset_id}", before + done, total)
 
-    observation, action, reward = rollout(env, rng, episodes, maze, wander, report(0))
+    played = rollout(env, rng, episodes, maze, wander, report(0))
     low, high = (
         rollout(env, rng, reference_episodes, maze, policy, report(before))[2].sum(1).mean()
         for policy, before in ((aimless, episodes), (straight, episodes + reference_episodes))
@@ -156,9 +129,7 @@ def generate(
     generated = Generated(
         dataset_id=dataset_id,
         task=where,
-        observation=observation,
-        action=action,
-        reward=reward,
+        episodes=[Episode(*each, terminal=False) for each in zip(*played, strict=True)],
         references=(float(low), float(high)),
         algorithm="waypoints and PD control between random cells, noise .5",
         description=(

@@ -6,63 +6,12 @@ Importing this module needs Gymnasium and registers them; making one needs Gymna
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
 
-Cell = tuple[int, int]  # row and column
-GOAL_RADIUS = 0.5
-
-
-class Maze(NamedTuple):
-    """A layout: rows of walls (#) and free cells, the one rewarded cell, and the time limit."""
-
-    env_id: str
-    rows: tuple[str, ...]
-    goal: Cell
-    horizon: int
-    cells: tuple[Cell, ...]  # the free ones, in the order in which the data draws from them
-
-    @property
-    def walls(self) -> list[list[int]]:
-        """The layout as Gymnasium-Robotics takes it: 1 for a wall."""
-        return [[int(mark == "#") for mark in row] for row in self.rows]
-
-
-def _maze(name: str, goal: Cell, horizon: int, *rows: str) -> Maze:
-    free = [(i, j) for i, row in enumerate(rows) for j, mark in enumerate(row) if mark != "#"]
-    return Maze(f"jaxrl_prefs/Maze2d{name}-v0", rows, goal, horizon, tuple(free))
-
-
-# Layouts, goals and time limits of D4RL's maze2d.
-UMAZE = _maze("UMaze", (1, 1), 300, "#####", "#   #", "### #", "#   #", "#####")._replace(
-    cells=((1, 1), (1, 2), (1, 3), (2, 3), (3, 3), (3, 2), (3, 1))  # along the U
-)
-MAZES = {
-    "umaze": UMAZE,
-    "medium": _maze(
-        "Medium",
-        (6, 6),
-        600,
-        *("########", "#  ##  #", "#  #   #", "##   ###"),
-        *("#  #   #", "# #  # #", "#   #  #", "########"),
-    ),
-    "large": _maze(
-        "Large",
-        (7, 9),
-        800,
-        *("############", "#    #     #", "# ## # # # #"),
-        *("#      #   #", "# #### ### #", "#  # #     #"),
-        *("## # # # ###", "#  #   #   #", "############"),
-    ),
-}
-
-
-def centre(cell: Cell, maze: Maze = UMAZE) -> np.ndarray:
-    """The position [2] of a cell's centre; cells are 1 wide, and 0 is the middle of the maze."""
-    row, column = cell
-    return np.array([column + 0.5 - len(maze.rows[0]) / 2, len(maze.rows) / 2 - row - 0.5])
+from jaxrl_prefs.data.mazes import GOAL_RADIUS, MAZES, centre
 
 
 class Maze2d(gymnasium.Env):
@@ -83,6 +32,7 @@ class Maze2d(gymnasium.Env):
             maze_map=MAZES[maze].walls, render_mode=render_mode, continuing_task=True
         )
         self._goal = centre(MAZES[maze].goal, MAZES[maze])
+        self.tmp_xml_file_path = self._maze.tmp_xml_file_path  # as it names its leftover
         self.action_space = self._maze.action_space
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float64)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxrl_prefs.data import task
+from jaxrl_prefs.data.episodes import Episode
 from jaxrl_prefs.data.progress import Progress
 from jaxrl_prefs.data.store import Generated, save
 
@@ -119,13 +120,11 @@ def generate(root: Path, progress: Progress, *, episodes: int = EPISODES, seed: 
     Returns the folder with its `metadata.json`.
     """
     rng = np.random.default_rng([seed, 0])
-    observation, action, reward = rollout(rng, episodes, mixed(rng, episodes), progress)
+    played = rollout(rng, episodes, mixed(rng, episodes), progress)
     generated = Generated(
         dataset_id=DATASET_ID,
         task=task.named("Pendulum-v1"),
-        observation=observation,
-        action=action,
-        reward=reward,
+        episodes=[Episode(*each, terminal=False) for each in zip(*played, strict=True)],
         references=references(seed),
         algorithm="energy swing-up controllers of mixed gain, noise and held random actions",
         description=(

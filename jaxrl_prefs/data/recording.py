@@ -39,15 +39,18 @@ class Recording(NamedTuple):
     def score(self, raw_return: np.ndarray | float) -> np.ndarray:
         """A raw return on the 0 to 100 scale of the references; unchanged where there are none."""
         raw = np.asarray(raw_return, np.float64)
-        if self.references is None:
-            return raw
-        low, high = self.references
-        return 100.0 * (raw - low) / (high - low)
+        return raw if self.references is None else scaled(raw, self.references)
 
     @property
     def score_kind(self) -> str:
         """What `score` returns: 'normalised score' or 'raw return'."""
         return "raw return" if self.references is None else "normalised score"
+
+
+def scaled(raw: np.ndarray, references: tuple[float, float]) -> np.ndarray:
+    """Raw returns on the scale where the references score 0 and 100."""
+    low, high = references
+    return 100.0 * (raw - low) / (high - low)
 
 
 class Steps(NamedTuple):

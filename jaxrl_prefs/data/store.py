@@ -9,22 +9,20 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrl_prefs.data import roots
+from jaxrl_prefs.data.episodes import Episode
 from jaxrl_prefs.data.progress import Progress
 from jaxrl_prefs.data.task import Task
 
 
 class Generated(NamedTuple):
-    """Episodes of T steps, each with a T of its own, and their provenance."""
+    """Episodes and their provenance."""
 
     dataset_id: str
     task: Task
-    observation: np.ndarray | Sequence[np.ndarray]  # each [T + 1, O] float32
-    action: np.ndarray | Sequence[np.ndarray]  # each [T, A] float32
-    reward: np.ndarray | Sequence[np.ndarray]  # each [T] float64
+    episodes: Sequence[Episode]
     references: tuple[float, float]  # the raw returns that score 0 and 100
     algorithm: str
     description: str
-    terminal: Sequence[bool] = ()  # the episode ended by itself; () says none did
 
 
 def save(generated: Generated, root: Path, progress: Progress) -> Path:
@@ -39,19 +37,18 @@ def save(generated: Generated, root: Path, progress: Progress) -> Path:
     from minari.data_collector import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
 
-    count = len(generated.reward)
+    count = len(generated.episodes)
 
     def episodes() -> Iterator[minari.data_collector.EpisodeBuffer]:
-        for i in range(count):
-            last = np.arange(len(generated.reward[i])) == len(generated.reward[i]) - 1
-            over = bool(generated.terminal and generated.terminal[i])
+        for i, each in enumerate(generated.episodes):
             progress(f"storing {generated.dataset_id}", i + 1, count)
+            last = np.arange(len(each.reward)) == len(each.reward) - 1
             yield EpisodeBuffer(
-                observations=generated.observation[i],
-                actions=generated.action[i],
-                rewards=generated.reward[i],
-                terminations=last & over,
-                truncations=last & (not over),
+                observations=each.observation,
+                actions=each.action,
+                rewards=each.reward,
+                terminations=last & each.terminal,
+                truncations=last & (not each.terminal),
             )
 
     def write(folder: Path) -> None:

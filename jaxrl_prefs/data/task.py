@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,7 @@ class Task(NamedTuple):
             env = gymnasium.make(
                 spec, max_episode_steps=self.max_episode_steps, disable_env_checker=True
             )
+            _tidy(env)
             return _flat(env, self.env_id)
         except DataError:
             raise
@@ -120,6 +122,13 @@ def _import_robotics() -> None:
         import gymnasium_robotics
 
         gymnasium.register_envs(gymnasium_robotics)
+
+
+def _tidy(env: gymnasium.Env) -> None:
+    """Removes the file that Gymnasium-Robotics leaves of every maze that it built."""
+    leftover = getattr(env.unwrapped, "tmp_xml_file_path", None)
+    if leftover is not None:
+        Path(leftover).unlink(missing_ok=True)
 
 
 def bounds(space: Any, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -61,7 +61,7 @@ def point_maze(env: Any) -> Simulator:
 
 def hidden_goal(env: Any) -> Simulator:
     """Makes the simulator of `env`, a Maze2d."""
-    from jaxrl_prefs.data.maze_env import GOAL_RADIUS
+    from jaxrl_prefs.data.mazes import GOAL_RADIUS
 
     ball = _ball(env._maze)
 

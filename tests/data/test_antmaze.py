@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import antmaze, antmaze_env, gait, maze, maze_env, task
+from jaxrl_prefs.data import antmaze, antmaze_env, gait, mazes, task
+from jaxrl_prefs.data.episodes import play
 
-U = antmaze_env.UMAZE
+U = mazes.ANT_UMAZE
 STANDING = np.zeros(29)
 STANDING[[2, 3]] = 0.6, 1.0  # height, and the quaternion of no turn
 
@@ -62,24 +63,24 @@ def test_the_ant_walks_the_way_it_is_told(cell: tuple[int, int], angle: float) -
 
 def test_the_controller_reaches_the_goal() -> None:
     env, rng = task.named(U.env_id).make(), np.random.default_rng(0)
-    episode = antmaze.play(env, rng, antmaze.straight(rng))
+    episode = play(env, antmaze.straight(rng), 0)
     env.close()
     assert episode.terminal
     assert episode.reward.sum() == episode.reward[-1] == 1
-    distance = np.linalg.norm(episode.observation[:, :2] - antmaze_env.place(U.goal), axis=1)
-    assert distance[-1] <= antmaze_env.GOAL_RADIUS < distance[:-1].min()
-    assert np.linalg.norm(episode.observation[0, :2] - antmaze_env.place(antmaze_env.START)) < 1.5
+    distance = np.linalg.norm(episode.observation[:, :2] - mazes.centre(U.goal, U), axis=1)
+    assert distance[-1] <= mazes.GOAL_RADIUS < distance[:-1].min()
+    assert np.linalg.norm(episode.observation[0, :2] - mazes.centre(antmaze_env.START, U)) < 1.5
 
 
 def test_cells_have_the_simulators_positions() -> None:
     env = antmaze_env.AntMaze()
     for cell in U.cells:
         there = env._maze.maze.cell_rowcol_to_xy(np.array(cell))
-        np.testing.assert_allclose(antmaze_env.place(cell), there)
-        assert antmaze.nearest(antmaze_env.place(cell) + 1.0) == cell
+        np.testing.assert_allclose(mazes.centre(cell, U), there)
+        assert mazes.nearest(mazes.centre(cell, U) + 1.0, U) == cell
     env.close()
-    assert set(U.cells) == set(maze_env.UMAZE.cells)
-    assert len(maze.way(antmaze_env.START, U.goal, U)) == len(U.cells)
+    assert set(U.cells) == set(mazes.UMAZE.cells)
+    assert len(mazes.way(antmaze_env.START, U.goal, U)) == len(U.cells)
 
 
 def test_a_set_is_stored_as_it_was_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +91,7 @@ def test_a_set_is_stored_as_it_was_played(tmp_path: Path, monkeypatch: pytest.Mo
     assert recording.task is not None
     assert recording.task.env_id == U.env_id
     env, rng = recording.task.make(), np.random.default_rng(1)
-    played = [antmaze.play(env, rng, antmaze.wander(rng)) for _ in range(3)]
+    played = [play(env, antmaze.wander(rng), int(rng.integers(2**31))) for _ in range(3)]
     env.close()
     assert recording.lengths.tolist() == [len(each.reward) for each in played]
     for name in ("action", "reward"):

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
-import gymnasium
 import minari
 import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import DataError, Recording, maze, maze_env, task
+from jaxrl_prefs.data import DataError, Recording, maze, mazes, task
 
-U = maze_env.UMAZE
+U = mazes.UMAZE
 
 
 def quiet(what: str, done: int, of: int) -> None:
@@ -31,13 +31,13 @@ def recording(made: Path, monkeypatch: pytest.MonkeyPatch) -> Recording:
     return data.load("maze2d/umaze-v0")
 
 
-@pytest.mark.parametrize("name", maze_env.MAZES)
+@pytest.mark.parametrize("name", mazes.MAZES)
 def test_cells_have_the_simulators_positions(name: str) -> None:
     from gymnasium_robotics.envs.maze import maps
 
-    layout = maze_env.MAZES[name]
+    layout = mazes.MAZES[name]
     assert layout.walls == getattr(maps, {"umaze": "U"}.get(name, name.upper()) + "_MAZE")
-    env = gymnasium.make(layout.env_id).unwrapped
+    env = task.named(layout.env_id).make().unwrapped
     free = {
         (row, column)
         for row, line in enumerate(layout.walls)
@@ -48,28 +48,28 @@ def test_cells_have_the_simulators_positions(name: str) -> None:
     assert layout.goal in free
     for cell in layout.cells:
         np.testing.assert_allclose(
-            maze_env.centre(cell, layout), env._maze.maze.cell_rowcol_to_xy(np.array(cell))
+            mazes.centre(cell, layout), env._maze.maze.cell_rowcol_to_xy(np.array(cell))
         )
     env.close()
 
 
 def test_way_follows_the_u() -> None:
-    assert maze.way((3, 1), (1, 1), U) == list(U.cells[::-1])
-    assert maze.way((2, 3), (3, 2), U) == [(2, 3), (3, 3), (3, 2)]
-    assert maze.way((1, 2), (1, 2), U) == [(1, 2)]
+    assert mazes.way((3, 1), (1, 1), U) == list(U.cells[::-1])
+    assert mazes.way((2, 3), (3, 2), U) == [(2, 3), (3, 3), (3, 2)]
+    assert mazes.way((1, 2), (1, 2), U) == [(1, 2)]
 
 
 def test_every_cell_leads_to_the_goal() -> None:
-    for layout in maze_env.MAZES.values():
+    for layout in mazes.MAZES.values():
         for cell in layout.cells:
-            path = maze.way(cell, layout.goal, layout)
+            path = mazes.way(cell, layout.goal, layout)
             steps = np.abs(np.diff(np.array([cell, *path[1:]]), axis=0)).sum(1)
             assert (steps == 1).all()
 
 
 @pytest.mark.parametrize("name", ["medium", "large"])
 def test_the_controller_reaches_the_goal_of_the_other_mazes(name: str) -> None:
-    layout = maze_env.MAZES[name]
+    layout = mazes.MAZES[name]
     where = task.named(layout.env_id)
     assert where.max_episode_steps == layout.horizon
     env = where.make()
@@ -90,13 +90,22 @@ def test_another_maze_is_another_set(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert recording.task.env_id == "jaxrl_prefs/Maze2dMedium-v0"
 
 
+def test_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for env_id in (U.env_id, mazes.ANT_UMAZE.env_id, "PointMaze_UMaze-v3"):
+        env = task.named(env_id).make()
+        env.reset(seed=0)
+        env.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("cell", "reward"), [((1, 1), 1.0), ((1, 2), 0.0), ((3, 1), 0.0)])
 def test_the_reward_is_for_one_fixed_goal(cell: tuple[int, int], reward: float) -> None:
-    env = gymnasium.make(U.env_id)
+    env = task.named(U.env_id).make()
     observation, _ = env.reset(seed=0, options={"reset_cell": np.array(cell)})
     assert observation.shape == (4,)
     after, given, terminated, truncated, _ = env.step(np.zeros(2, np.float32))
-    near = np.linalg.norm(after[:2] - maze_env.centre((1, 1))) <= 0.5
+    near = np.linalg.norm(after[:2] - mazes.centre((1, 1), U)) <= 0.5
     assert (given, float(near)) == (reward, reward)
     assert not terminated
     assert not truncated
@@ -116,7 +125,7 @@ def test_recorded_rewards_and_observations_are_the_environments(recording: Recor
     assert set(recording.lengths) == {300}
     assert not recording.terminal.any()
     assert recording.family == "maze2d"
-    distance = np.linalg.norm(recording.next_observation[:, :2] - maze_env.centre((1, 1)), axis=1)
+    distance = np.linalg.norm(recording.next_observation[:, :2] - mazes.centre((1, 1), U), axis=1)
     np.testing.assert_array_equal(recording.reward, np.float32(distance <= 0.5))
 
 
@@ -138,7 +147,7 @@ def test_a_replay_in_the_evaluation_environment_gives_the_recorded_rows(
 
 
 def test_the_walk_visits_every_cell(recording: Recording) -> None:
-    cells = {maze.nearest(position, U) for position in recording.observation[::20, :2]}
+    cells = {mazes.nearest(position, U) for position in recording.observation[::20, :2]}
     assert cells == set(U.cells)
 
 

@@ -1,0 +1,47 @@
+"""SAC of sbx (Stable-Baselines in JAX) as the agent of online.py; needs `jaxrl_prefs[online]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrl_prefs.data.task import DataError
+
+
+class SbxAgent:
+    """SAC with sbx's own settings."""
+
+    def __init__(self, env: Any, seed: int) -> None:
+        """Makes an untrained agent.
+
+        Raises:
+          DataError: if sbx is not installed.
+        """
+        try:
+            from sbx import SAC
+        except ImportError as fault:
+            raise DataError(
+                "training an agent online needs sbx: pip install 'jaxrl_prefs[online]'"
+            ) from fault
+        self._kind, self._env = SAC, env
+        self._model = SAC("MlpPolicy", env, seed=seed)
+
+    def learn(self, steps: int) -> None:
+        """Goes on training."""
+        self._model.learn(steps, reset_num_timesteps=False)
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """Draws an action [A]."""
+        return self._model.predict(observation, deterministic=False)[0]
+
+    def save(self, folder: Path) -> None:
+        """Writes networks, optimisers and the replay memory."""
+        self._model.save(folder / "sac.zip")
+        self._model.save_replay_buffer(folder / "replay.pkl")
+
+    def load(self, folder: Path) -> None:
+        """Reads them back. These files are sbx's own and hold pickles: load none but your own."""
+        self._model = self._kind.load(folder / "sac.zip", env=self._env)
+        self._model.load_replay_buffer(folder / "replay.pkl")
