@@ -74,7 +74,11 @@ def _around_td3(data: Row, critic: Row) -> dict[str, Row]:
 # TD3-BST and IQL-BST: one setting for every set of a family, and for all families (the defaults of
 # their configs).
 AROUND: dict[str, dict[str, Row]] = {
-    "locomotion": _around_td3(STANDARDISED, {}),
+    "locomotion": {
+        **_around_td3(STANDARDISED, {}),
+        "iql": {},  # section 5 of its paper is the method's defaults
+        "iql_bst": {},
+    },
     "antmaze": {
         **_around_td3(MINUS_ONE, LAYER_NORM),
         "iql": MINUS_ONE | IQL_ANTMAZE | {"temperature": 10.0},
@@ -111,6 +115,7 @@ AROUND: dict[str, dict[str, Row]] = {
 # The middle of what the paper uses: for tasks that it does not have.
 FAMILIES: dict[str, dict[str, Row]] = {
     "locomotion": {
+        "arq": {},  # tables A.1 to A.3 of its paper are the method's defaults
         "bdpo": {"rho": 1.0, "eta": 0.15},
         "bpr": BPR_LOCOMOTION,
         "ibc": BPR_LOCOMOTION,
