@@ -37,10 +37,10 @@ SAMPLE = "#d62728"
 # Ours: a small network, on a CPU. Other fields are the method's defaults.
 SETTINGS: dict[str, Any] = {
     "policies": ("behavior",),
-    "behavior_width": 64,
+    "behavior_width": 128,
     "behavior_blocks": 3,
-    "behavior_learning_rate": 1e-3,
-    "behavior_steps": 8_000,
+    "behavior_learning_rate": 2e-3,
+    "behavior_steps": 20_000,
     "sampler": "few_step",
     "sampler_steps": 24,
     "density": "fixed",
