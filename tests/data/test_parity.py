@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import mujoco
 import numpy as np
 import pytest
 
@@ -43,8 +44,9 @@ def test_single_steps_from_recorded_states(name: str, real_data: Find) -> None:
 def test_episodes_from_their_seed(name: str, real_data: Find) -> None:
     """The first 50 steps of seeded episodes agree, and a whole one of Hopper.
 
-    HalfCheetah tumbles: in one of ten episodes rounding has grown past 1e-5 by then, though not
-    before step 30. Ten episodes of each are tried.
+    Ten episodes of each are tried. They were recorded with MuJoCo 4.0, where all of them agree to
+    the last bit. The pinned release rounds otherwise, by 4e-14 after one step of HalfCheetah, which
+    tumbles: in 10 of the 100 episodes of either set it is past 1e-5 by step 50, in none by step 30.
     """
     stored = real_data(name) / "data" / "main_data.hdf5"
     recording = data.load(name)
@@ -68,7 +70,7 @@ def test_episodes_from_their_seed(name: str, real_data: Find) -> None:
         worst.append(max(errors))
     env.close()
     assert np.median(worst) < 1e-5
-    if name.startswith("hopper"):
+    if name.startswith("hopper") or mujoco.__version__.startswith("4."):
         assert max(worst) < 1e-5
 
 
