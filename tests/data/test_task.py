@@ -62,3 +62,26 @@ def test_a_missing_simulator_is_one_line() -> None:
 def test_discrete_actions_are_refused() -> None:
     with pytest.raises(DataError, match=r"CartPole-v1: .*Discrete.* not a box"):
         task.named("CartPole-v1").make()
+
+
+SIZES = {  # the sets' environments: observations and actions, dictionaries laid end to end
+    **{"Hopper-v4": (11, 3), "HalfCheetah-v5": (17, 6), "Walker2d-v5": (17, 6)},
+    **{"Ant-v4": (27, 8), "Ant-v5": (105, 8), "PointMaze_Large-v3": (8, 2)},
+    **{"AntMaze_UMaze-v5": (109, 8), "AntMaze_Medium-v4": (31, 8)},
+    **{"AdroitHandPen-v1": (45, 24), "AdroitHandDoor-v1": (39, 28)},
+    **{"AdroitHandHammer-v1": (46, 26), "AdroitHandRelocate-v1": (39, 30)},
+    "FrankaKitchen-v1": (93, 9),  # not with a MuJoCo from 3.13 on
+}
+
+
+@pytest.mark.parametrize("env_id", SIZES)
+def test_the_papers_environments_are_played(env_id: str) -> None:
+    env = task.named(env_id).make()
+    observation, _ = env.reset(seed=0)
+    after, reward, *_ = env.step(np.zeros(env.action_space.shape, np.float32))
+    env.close()
+    for seen in (observation, after):
+        assert (seen.shape, seen.dtype) == ((SIZES[env_id][0],), np.float32)
+        assert np.isfinite(seen).all()
+    assert env.action_space.shape == (SIZES[env_id][1],)
+    assert np.isfinite(reward)
