@@ -47,7 +47,9 @@ Deviations and choices (where paper and code differ, the field says so):
 11. Q^beta has batches of the paper's 512 (code: 100).
 12. The explicit policy's rate may decay (`policy_decays`): ours, for runs so short that the last
     iterate would be a matter of chance.
-13. `share_behavior` trains one score model and draws one candidate set for all seeds: ours. The
+13. The critics may have layer normalisation (`critic_layer_norm`): ours. On small data it decides
+    whether Q's differences between candidates say anything (docs/arq.md).
+14. `share_behavior` trains one score model and draws one candidate set for all seeds: ours. The
     interval over seeds then leaves out how much behaviour models differ.
 """
 
@@ -125,6 +127,7 @@ class Config:
     floor: bool = True  # never below the recorded next action's value (code)
     critics: int = 2
     critic_hidden: tuple[int, ...] = (256, 256)
+    critic_layer_norm: bool = False  # ours
     critic_learning_rate: float = 3e-4
     tau: float = 0.005  # rate of the critics' moving average
     batch_size: int = 512  # of critics and policy
@@ -169,7 +172,12 @@ class Parts(NamedTuple):
 def build(config: Config, spec: Spec) -> Parts:
     """Makes networks, solvers and optimisers. Raises ValueError for a value no field allows."""
     net = nets.score_net(config.behavior_width, config.behavior_blocks, spec.action_dim)
-    critic = nets.scalar_mlp(config.critic_hidden, activation="relu", initialiser="glorot")
+    critic = nets.scalar_mlp(
+        config.critic_hidden,
+        activation="relu",
+        layer_norm=config.critic_layer_norm,
+        initialiser="glorot",
+    )
     return Parts(
         config=config,
         spec=spec,

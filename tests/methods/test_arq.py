@@ -209,6 +209,16 @@ def test_the_policys_rate_decays_to_nothing(decays, shares):
     np.testing.assert_allclose(moves, shares, rtol=1e-4)
 
 
+def test_layer_normalisation_makes_the_critics_blind_to_scale():
+    """One hidden layer, whose biases begin at 0: normalised, it cannot tell 2x from x."""
+    spec, x = SPEC, jnp.ones((1, 1))
+    for norm in (False, True):
+        net = arq.build(small(critic_layer_norm=norm), spec).critic
+        params = net.init(jax.random.key(0), x, x)
+        near, far = (net.apply(params, n * x, n * x) for n in (1e3, 2e3))
+        assert bool(jnp.allclose(near, far, rtol=1e-3)) == norm
+
+
 def test_alpha_zero_is_behaviour_cloning():
     """The weighted loss with weights 1 is minus the mean log-likelihood, by hand."""
     parts = parts_of(policy_alpha=0.0)
