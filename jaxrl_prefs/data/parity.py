@@ -33,21 +33,65 @@ class Parity(NamedTuple):
     unexplained: float  # squared error as a part of the squared change, entries by their spread
 
 
+class Rebuilt:
+    """The environment of a recording, which it can set to recorded states.
+
+    Raises:
+      DataError: if the environment cannot be made, or has other sizes than the recording.
+    """
+
+    def __init__(self, recording: Recording, hidden: int) -> None:
+        """Makes the environment; `hidden` positions are not among its observations."""
+        assert recording.task is not None
+        env: Any = recording.task.make()
+        self._env, self._hidden, self.robot = env, hidden, env.unwrapped
+        self._positions, self._velocities = self.robot.model.nq - hidden, self.robot.model.nv
+        width = recording.observation.shape[1]
+        sizes = env.observation_space.shape
+        if sizes != (width,) or width < self._positions + self._velocities:
+            env.close()
+            raise DataError(
+                f"{recording.task.env_id} has {sizes[0]} observations, but {recording.name} has "
+                f"{width}"
+            )
+        shown = recording.observation[:, self._positions : self._positions + self._velocities]
+        self.rows = np.flatnonzero((np.abs(shown) < CLIPPED).all(1))  # those that can be rebuilt
+        self._env.reset(seed=0)
+
+    def place(self, observation: np.ndarray) -> None:
+        """Sets the robot to the state of an observation [O]; what is hidden is 0."""
+        state = observation.astype(np.float64)
+        position = np.r_[np.zeros(self._hidden), state[: self._positions]]
+        self.robot.set_state(position, state[self._positions : self._positions + self._velocities])
+
+    def close(self) -> None:
+        """Frees the simulation."""
+        self._env.close()
+
+
+def rebuilt(recording: Recording) -> Rebuilt | None:
+    """The environment of a recording; None for one that cannot be set to a state.
+
+    Raises:
+      DataError: as `Rebuilt`.
+    """
+    hidden = None if recording.task is None else _hidden(recording.task)
+    return None if hidden is None else Rebuilt(recording, hidden)
+
+
 def replay(recording: Recording, rows: int = ROWS) -> Parity | None:
     """Replays steps spread over the recording; None for environments that cannot be set to a state.
 
     Raises:
       DataError: if the environment cannot be made, or has other sizes than the recording.
     """
-    task = recording.task
-    hidden = None if task is None else _hidden(task)
-    if task is None or hidden is None:
+    world = rebuilt(recording)
+    if world is None:
         return None
-    env = task.make()
     try:
-        return _replay(recording, env, hidden, rows)
+        return _replay(recording, world, rows)
     finally:
-        env.close()
+        world.close()
 
 
 def check(recording: Recording) -> None:
@@ -71,27 +115,15 @@ def _hidden(task: Task) -> int | None:
     return OURS.get(task.env_id, HIDDEN.get(task.env_id.partition("-")[0]))
 
 
-def _replay(recording: Recording, env: Any, hidden: int, rows: int) -> Parity | None:
-    robot = env.unwrapped
-    positions, velocities = robot.model.nq - hidden, robot.model.nv
-    width = recording.observation.shape[1]
-    if env.observation_space.shape != (width,) or width < positions + velocities:
-        raise DataError(
-            f"{robot.spec.id if robot.spec else env} has {env.observation_space.shape[0]} "
-            f"observations, but {recording.name} has {width}"
-        )
-    shown = recording.observation[:, positions : positions + velocities]
-    usable = np.flatnonzero((np.abs(shown) < CLIPPED).all(1))
+def _replay(recording: Recording, world: Rebuilt, rows: int) -> Parity | None:
+    usable = world.rows
     if not len(usable):
         return None
     chosen = usable[np.linspace(0, len(usable) - 1, min(rows, len(usable))).astype(int)]
     found, rewards = [], []
-    env.reset(seed=0)
     for row in chosen:
-        state = recording.observation[row].astype(np.float64)
-        position = np.r_[np.zeros(hidden), state[:positions]]
-        robot.set_state(position, state[positions : positions + velocities])
-        observation, reward, *_ = robot.step(recording.action[row])
+        world.place(recording.observation[row])
+        observation, reward, *_ = world.robot.step(recording.action[row])
         found.append(observation)
         rewards.append(reward)
     before, after = recording.observation[chosen], recording.next_observation[chosen]
