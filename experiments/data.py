@@ -101,13 +101,19 @@ def catalogue() -> Table:
     """What is on this machine, from the metadata alone, and what can be made here."""
     view = Table(title="datasets on this machine")
     for name in ("dataset", "family", "episodes", "steps", "evaluated in", "MB"):
-        view.add_column(name, justify="left" if name in ("dataset", "family") else "right")
+        justify: Any = "left" if name in ("dataset", "family") else "right"
+        view.add_column(name, justify=justify, overflow="fold")  # names are to be copied
     ids = roots.local_ids()
     for name in ids:
         view.add_row(*_row(name))
-    for name in (*data.GENERATED, *online.SETS):
+    for name in data.GENERATED:
         if name not in ids:
             view.add_row(name, families.family_of(name), "", "", "made by `make`", "")
+    robots, qualities = ", ".join(online.ROBOTS), ", ".join(online.QUALITIES)
+    view.caption = (
+        "`make` also trains agents, for online/ROBOT/QUALITY-v0\n"
+        f"ROBOT: {robots}; QUALITY: {qualities}"
+    )
     return view
 
 

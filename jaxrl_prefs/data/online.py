@@ -10,8 +10,8 @@ the last round the expert. Of a robot come
 
 (D4RL's have ten times as many.) A training takes hours, so it is started by `python -m
 experiments.data make` alone, never by loading. It goes on where it was stopped: a round is kept
-whole or not at all. Scores take D4RL's references, as the rewards are the same, but data and
-simulator are not: they are never put beside D4RL's rows.
+whole or not at all. Scores take D4RL's references, since the rewards are the same (nearly so for
+Ant, which pays for contacts here). Data and simulator are not: they never stand beside D4RL's rows.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from jaxrl_prefs.data.task import DataError
 
+DEEPEST = 5  # parts of an id; the published ones have two or three
+
 
 def roots() -> tuple[Path, Path]:
     """The folders that are searched: Minari's own, then this library's cache."""
@@ -33,11 +35,12 @@ def find(dataset_id: str) -> Path | None:
 
 
 def local_ids() -> list[str]:
-    """The ids of all datasets on this machine, sorted."""
+    """The ids of all datasets on this machine, sorted; folders that are links are entered."""
     found = {
         path.parent.parent.relative_to(root).as_posix()
         for root in roots()
-        for path in root.glob("**/data/metadata.json")
+        for depth in range(1, DEEPEST + 1)  # "**" would pass links by
+        for path in root.glob("*/" * depth + "data/metadata.json")
     }
     return sorted(name for name in found if not name.startswith("."))
 

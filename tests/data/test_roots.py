@@ -35,6 +35,8 @@ def test_installed_sets_are_found_by_id(root: Path) -> None:
     folder = roots.install("a/b/c-v0", root, fill("{}"))
     assert folder == roots.find("a/b/c-v0") == root / "a/b/c-v0/data"
     assert roots.local_ids() == ["a/b/c-v0"]
+    (root / "linked").symlink_to(root / "a", target_is_directory=True)
+    assert roots.local_ids() == ["a/b/c-v0", "linked/b/c-v0"]
     assert (root / "a/namespace_metadata.json").read_text() == "{}"
     assert (root / "a/b/namespace_metadata.json").read_text() == "{}"
 
