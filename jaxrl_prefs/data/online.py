@@ -1,7 +1,8 @@
 """The sets `online/...`: locomotion by D4RL's recipe, from an agent that is trained here.
 
-An agent learns online, in rounds. The first whose score reaches MEDIUM is the medium agent, that of
-the last round the expert. Of a robot come
+An agent learns online, in rounds. The first whose score reaches a third of D4RL's expert's is the
+medium agent, where training stops unless an expert is asked for: the agent of the last round. Of a
+robot come
 
     online/<robot>/medium-v0          100,000 steps by the medium agent, drawn as in training
     online/<robot>/medium-replay-v0   all that it had seen by then
@@ -17,6 +18,7 @@ Ant, which pays for contacts here). Data and simulator are not: they never stand
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -101,7 +103,9 @@ def generate(
     env_id, references = ROBOTS[robot]
     folder = root / ".online" / robot
     where = task.named(env_id)
-    train(where, references, folder, progress, make_agent, recipe)
+    by_expert = "expert" in quality
+    until = math.inf if by_expert else recipe.medium
+    train(where, references, folder, progress, make_agent, recipe, until)
     rounds = finished(folder)
     medium = next((place for place, each in enumerate(rounds) if each.score >= recipe.medium), None)
     if medium is None:
@@ -117,7 +121,9 @@ def generate(
         for place in players:
             agent = rounds[place].folder / "agent"
             episodes += sample(where, agent, dataset_id, progress, make_agent, recipe.steps)
-    scores = f"{rounds[medium].score:.1f} (medium), {rounds[-1].score:.1f} (expert)"
+    scores = f"{rounds[medium].score:.1f} (medium)"
+    if by_expert:
+        scores += f", {rounds[-1].score:.1f} (expert)"
     generated = Generated(
         dataset_id=dataset_id,
         task=where,
@@ -136,13 +142,14 @@ def train(
     progress: Progress,
     make_agent: Maker,
     recipe: Recipe,
+    until: float,
 ) -> None:
-    """Trains an agent from wherever `folder` stands to the last round."""
+    """Trains an agent from wherever `folder` stands to a round of that score, or the last one."""
     from jaxrl_prefs.data.recorder_env import Recorder
 
     folder.mkdir(parents=True, exist_ok=True)
     done = finished(folder)
-    if len(done) >= recipe.rounds:
+    if len(done) >= recipe.rounds or any(each.score >= until for each in done):
         return
     env = Recorder(where.make())
     agent = make_agent(env, SEED + len(done))  # a resumed training explores anew
@@ -157,7 +164,9 @@ def train(
         score = float(np.mean(scaled(np.array(returns), references)))
         _keep(folder, number, agent, env.take(), score)
         _forget(finished(folder), recipe.medium)
-        progress(f"training on {where.env_id}", number + 1, recipe.rounds)
+        progress(f"training on {where.env_id}, score {score:.1f}", number + 1, recipe.rounds)
+        if score >= until:
+            break
     judge.close()
     env.close()
 

@@ -74,9 +74,11 @@ def strength(recording: data.Recording) -> list[float]:
 
 
 def test_the_four_sets_of_one_training(root: Path) -> None:
+    learned = []
     for quality in online.QUALITIES:
         online.generate(f"online/hopper/{quality}-v0", root, quiet, Swinger, RECIPE)
-    assert len(Swinger.made) == RECIPE.rounds  # one training for all
+        learned.append(len(Swinger.made))
+    assert learned == [3, 3, 4, 4]  # one training for all, as far as each needs it
     rounds = online.finished(root / ".online" / "hopper")
     medium = next(i for i, each in enumerate(rounds) if each.score >= RECIPE.medium)
     sets = {q: data.load(f"online/hopper/{q}-v0") for q in online.QUALITIES}
@@ -189,6 +191,6 @@ def test_the_command_makes_a_set(
     for _ in range(2):  # the second finds it
         assert command.main(["data", "make", "online/hopper/medium-v0"]) == 0
         assert "Hopper-v5" in capsys.readouterr().out
-    assert len(Swinger.made) == RECIPE.rounds
-    score = json.loads((root / ".online/hopper/round-0003/score.json").read_text())
+    assert len(Swinger.made) == 3
+    score = json.loads((root / ".online/hopper/round-0002/score.json").read_text())
     assert isinstance(score, float)
