@@ -156,6 +156,9 @@ def train(
     if done:
         agent.load(done[-1].folder / "agent")
     judge = where.make()
+    goal = "" if math.isinf(until) else f" up to a score of {until:g}"
+    label = f"training on {where.env_id}{goal}, rounds"
+    progress(label, len(done), recipe.rounds)
     for number in range(len(done), recipe.rounds):
         agent.learn(recipe.round_steps)
         returns = [
@@ -164,7 +167,7 @@ def train(
         score = float(np.mean(scaled(np.array(returns), references)))
         _keep(folder, number, agent, env.take(), score)
         _forget(finished(folder), recipe.medium)
-        progress(f"training on {where.env_id}, score {score:.1f}", number + 1, recipe.rounds)
+        progress(label, number + 1, recipe.rounds)
         if score >= until:
             break
     judge.close()
