@@ -167,6 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if FLAGS.help:
             print(commandline.usage(__doc__, FLAGS))
             return 0
+        if not FLAGS.run:
+            raise OverrideError("name a run's folder: --run=DIR")
         report(Path(FLAGS.run), Console(width=110))
     except (flags.Error, OverrideError, ReleaseError, data.DataError) as error:
         print(error, file=sys.stderr)
