@@ -140,6 +140,8 @@ def inform(name: str, env: str, episodes: int, console: Console) -> None:
     view.add_column()
     for key, value in facts(recording).items():
         view.add_row(key, value)
+    if elsewhere := recorded_elsewhere(name):
+        view.add_row("recorded in", elsewhere)
     if recording.task is not None:
         view.add_row("replayed", replayed(recording))
         if episodes:
@@ -148,6 +150,21 @@ def inform(name: str, env: str, episodes: int, console: Console) -> None:
             )
     console.print(view, highlight=False)
     console.print("returns:", *histogram(recording.returns), sep="\n", highlight=False)
+
+
+def recorded_elsewhere(name: str) -> str:
+    """How the environment that recorded a set differs from that which it names for evaluation."""
+    folder = roots.find(name)
+    about = json.loads((folder / "metadata.json").read_text()) if folder else {}
+    if not (about.get("env_spec") and about.get("eval_env_spec")):
+        return ""
+    there, here = (
+        {"id": spec["id"], "max_episode_steps": spec["max_episode_steps"], **spec["kwargs"]}
+        for spec in (json.loads(about[key]) for key in ("env_spec", "eval_env_spec"))
+    )
+    changed = [key for key in there if there[key] != here.get(key)]
+    text = ", ".join(f"{key}={there[key]}" for key in changed)
+    return f"another: {text}. Scores need not compare with the data's" if text else ""
 
 
 def facts(recording: Recording) -> dict[str, str]:

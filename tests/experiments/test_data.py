@@ -95,3 +95,15 @@ def test_wrong_use(say: Callable[..., str]) -> None:
     assert "no generated set 'hopper/medium-v0'" in say("make", "hopper/medium-v0", code=2)
     assert "python -m experiments.data list" in say("--help")
     assert "made by `make`" in say("list")
+
+
+def test_info_tells_of_another_environment(
+    say: Callable[..., str], real_data: Callable[[str], Path]
+) -> None:
+    """Recorded with goal after goal and no time limit, evaluated with both at their defaults."""
+    real_data("pointmaze/umaze-v0")
+    text = " ".join(say("info", "pointmaze/umaze-v0", "--random=0").split())
+    for part in ("max_episode_steps=10000000", "continuing_task=True", "reset_target=True"):
+        assert part in text
+    real_data("hopper/medium-v0")
+    assert "recorded in" not in say("info", "hopper/medium-v0", "--random=0")
