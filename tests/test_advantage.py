@@ -7,12 +7,18 @@ import pytest
 
 from benchmarks import advantage
 
-RNG = np.random.default_rng(0)
-TRUTH = RNG.normal(size=(400, 10)) + 50 * RNG.normal(size=(400, 1))  # states differ far more
+SIZE = (4_000, 10)
+
+
+def normal(seed: int, *size: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=size)
+
+
+TRUTH = normal(0, *SIZE) + 50 * normal(1, SIZE[0], 1)  # states differ far more than actions
 
 
 def returns(noise: float, repeats: int = 4) -> np.ndarray:
-    return TRUTH[..., None] + noise * RNG.normal(size=(*TRUTH.shape, repeats))
+    return TRUTH[..., None] + noise * normal(2, *SIZE, repeats)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0, 4.0])
@@ -28,15 +34,14 @@ def test_a_perfect_q_reaches_the_ceiling(noise: float) -> None:
 
 
 def test_a_q_that_knows_the_state_alone_gains_nothing() -> None:
-    blind = TRUTH.mean(1, keepdims=True) + RNG.normal(size=TRUTH.shape)
+    blind = TRUTH.mean(1, keepdims=True) + normal(3, *SIZE)
     found = advantage.agreement(blind, returns(0.0))
     assert abs(found.correlation) < 0.04
     assert abs(found.gain) < 0.1
 
 
 def test_returns_of_noise_have_no_ceiling() -> None:
-    noise = RNG.normal(size=(400, 10, 4))
-    assert advantage.ceiling(noise) < 0.2
+    assert advantage.ceiling(normal(4, *SIZE, 4)) < 0.2
 
 
 class Line:
