@@ -234,8 +234,8 @@ ARQ_TINY: Row = ARQ_SMALL | {
     "policy_alpha": 10.0,
     "implicit_last": False,
 }
-# In 30,000 updates of the critics their values must travel 100 steps back: fast averages. Without
-# layer normalisation Q's differences between candidates are noise here (docs/arq.md).
+# In 30,000 updates of the critics their values must travel 100 steps back: fast averages. Pilots of
+# layer normalisation and of the alphas are in docs/arq.md.
 ARQ_LOCOMOTION: Row = ARQ_SMALL | {
     "normalize_observations": True,
     "behavior_width": 128,

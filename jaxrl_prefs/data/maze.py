@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxrl_prefs.data import task
-from jaxrl_prefs.data.episodes import Episode
+from jaxrl_prefs.data.episodes import Act, Episode
 from jaxrl_prefs.data.mazes import MAZES, Cell, Maze, centre, nearest, way
 from jaxrl_prefs.data.progress import Progress
 from jaxrl_prefs.data.store import Generated, save
@@ -31,8 +31,6 @@ SEED = 0
 
 NOISE = 0.5  # deviation of the noise on every force
 REACHED = 0.1  # how near a waypoint counts as reached
-
-Act = Callable[[np.ndarray], np.ndarray]  # observation [4] -> force [2]
 
 
 def walker(rng: np.random.Generator, maze: Maze, choose: Callable[[], Cell], noise: float) -> Act:

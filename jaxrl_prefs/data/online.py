@@ -152,7 +152,7 @@ def train(
     if len(done) >= recipe.rounds or any(each.score >= until for each in done):
         return
     env = Recorder(where.make())
-    agent = make_agent(env, SEED + len(done))  # a resumed training explores anew
+    agent = make_agent(env, SEED + len(done))  # a resumed training draws anew
     if done:
         agent.load(done[-1].folder / "agent")
     judge = where.make()

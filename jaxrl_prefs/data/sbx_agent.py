@@ -25,7 +25,7 @@ class SbxAgent:
             raise DataError(
                 "training an agent online needs sbx: pip install 'jaxrl_prefs[online]'"
             ) from fault
-        self._kind, self._env = SAC, env
+        self._kind, self._env, self._seed = SAC, env, seed
         self._model = SAC("MlpPolicy", env, seed=seed)
 
     def learn(self, steps: int) -> None:
@@ -43,5 +43,5 @@ class SbxAgent:
 
     def load(self, folder: Path) -> None:
         """Reads them back. These files are sbx's own and hold pickles: load none but your own."""
-        self._model = self._kind.load(folder / "sac.zip", env=self._env)
+        self._model = self._kind.load(folder / "sac.zip", env=self._env, seed=self._seed)
         self._model.load_replay_buffer(folder / "replay.pkl")
