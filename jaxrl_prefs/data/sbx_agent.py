@@ -21,12 +21,18 @@ class SbxAgent:
         """
         try:
             from sbx import SAC
+            from stable_baselines3.common.logger import Logger
         except ImportError as fault:
             raise DataError(
                 "training an agent online needs sbx: pip install 'jaxrl_prefs[online]'"
             ) from fault
         self._kind, self._env, self._seed = SAC, env, seed
-        self._model = SAC("MlpPolicy", env, seed=seed)
+        self._logger = Logger(None, [])  # its own makes a temporary folder at each `learn`
+        self._take(SAC("MlpPolicy", env, seed=seed))
+
+    def _take(self, model: Any) -> None:
+        model.set_logger(self._logger)
+        self._model = model
 
     def learn(self, steps: int) -> None:
         """Goes on training."""
@@ -43,5 +49,5 @@ class SbxAgent:
 
     def load(self, folder: Path) -> None:
         """Reads them back. These files are sbx's own and hold pickles: load none but your own."""
-        self._model = self._kind.load(folder / "sac.zip", env=self._env, seed=self._seed)
+        self._take(self._kind.load(folder / "sac.zip", env=self._env, seed=self._seed))
         self._model.load_replay_buffer(folder / "replay.pkl")
