@@ -27,13 +27,13 @@ def download(dataset_id: str) -> Path:
 
     root = roots.writable_root()
     try:
-        with roots.minari_root(root), _hushed("huggingface_hub"):
+        with roots.minari_root(root), _hushed():
             minari.download_dataset(dataset_id)
     except Exception as fault:  # each cloud client raises its own errors
         places = " or ".join(map(str, roots.roots()))
         raise DataError(
             f"dataset {dataset_id!r} is not on this machine ({places}) and could not be fetched: "
-            f"{_first_line(fault)}\nGet it where there is a network: minari download {dataset_id}"
+            f"{_first_line(fault)}. Where there is a network: minari download {dataset_id}"
         ) from fault
     return root / dataset_id / "data"
 
@@ -195,15 +195,14 @@ def _steps(
 
 
 @contextlib.contextmanager
-def _hushed(library: str) -> Iterator[None]:
-    """Keeps a library from logging every try; what comes of them is raised."""
-    logger = logging.getLogger(library)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+def _hushed() -> Iterator[None]:
+    """Keeps cloud clients from logging every try; what comes of them is raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logging.disable(before)
 
 
 def _first_line(fault: Exception) -> str:

@@ -17,6 +17,7 @@ Ant, which pays for contacts here). Data and simulator are not: they never stand
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -147,18 +148,18 @@ def train(
     """Trains an agent from wherever `folder` stands to a round of that score, or the last one."""
     from jaxrl_prefs.data.recorder_env import Recorder
 
-    folder.mkdir(parents=True, exist_ok=True)
     done = finished(folder)
     if len(done) >= recipe.rounds or any(each.score >= until for each in done):
         return
-    env = Recorder(where.make())
+    goal = "" if math.isinf(until) else f" up to a score of {until:g}"
+    label = f"training on {where.env_id}{goal}, steps"
+    steps = recipe.rounds * recipe.round_steps
+    count = itertools.count(len(done) * recipe.round_steps)
+    env = Recorder(where.make(), lambda: progress(label, next(count), steps))
     agent = make_agent(env, SEED + len(done))  # a resumed training draws anew
     if done:
         agent.load(done[-1].folder / "agent")
     judge = where.make()
-    goal = "" if math.isinf(until) else f" up to a score of {until:g}"
-    label = f"training on {where.env_id}{goal}, rounds"
-    progress(label, len(done), recipe.rounds)
     for number in range(len(done), recipe.rounds):
         agent.learn(recipe.round_steps)
         returns = [
@@ -167,7 +168,6 @@ def train(
         score = float(np.mean(scaled(np.array(returns), references)))
         _keep(folder, number, agent, env.take(), score)
         _forget(finished(folder), recipe.medium)
-        progress(label, number + 1, recipe.rounds)
         if score >= until:
             break
     judge.close()

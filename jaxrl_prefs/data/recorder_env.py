@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -13,9 +14,10 @@ from jaxrl_prefs.data.episodes import Episode, episode
 class Recorder(gymnasium.Wrapper):
     """An environment that keeps its steps; otherwise the environment itself."""
 
-    def __init__(self, env: gymnasium.Env) -> None:
-        """Records `env` from its next reset on."""
+    def __init__(self, env: gymnasium.Env, on_step: Callable[[], None] = lambda: None) -> None:
+        """Records `env` from its next reset on; calls `on_step` before each step."""
         super().__init__(env)
+        self._on_step = on_step
         self._episodes: list[Episode] = []
         self._begin(None)
 
@@ -28,6 +30,7 @@ class Recorder(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         """Steps the environment and keeps the step."""
+        self._on_step()
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._observations.append(np.array(observation))
         self._actions.append(np.array(action))

@@ -202,7 +202,7 @@ def test_offline_and_absent_names_the_command(root: Path, monkeypatch: pytest.Mo
     with pytest.raises(DataError) as caught:
         data.load("mujoco/hopper/medium-v0")
     message = str(caught.value)
-    assert "no route to host\n" in message
+    assert "no route to host. " in message
     assert "forty" not in message
     assert str(root) in message
     assert message.endswith("minari download mujoco/hopper/medium-v0")

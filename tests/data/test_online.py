@@ -105,7 +105,15 @@ def test_a_stopped_training_goes_on_after_its_last_whole_round(root: Path) -> No
     folder = root / ".online" / "hopper"
     assert len(online.finished(folder)) == 2
     (folder / ".round-0002" / "agent").mkdir(parents=True)  # as one who was killed leaves it
-    online.generate(name, root, quiet, Swinger, RECIPE)
+    told: dict[str, list[tuple[int, int]]] = {}
+    online.generate(
+        name,
+        root,
+        lambda what, *numbers: told.setdefault(what, []).append(numbers),
+        Swinger,
+        RECIPE,
+    )
+    assert told["training on Hopper-v5, steps"] == [(step, 120) for step in range(60, 120)]
     assert Swinger.made == [(0, 0), (0, 1), (2, 2), (2, 3)]
     assert strength(data.load(name)) == [0.1]
     kept = [
@@ -181,6 +189,7 @@ def test_the_command_says_what_is_missing(
     monkeypatch.setitem(sys.modules, "sbx", None)
     assert command.main(["data", "make", "online/hopper/medium-v0"]) == 2
     assert "pip install 'jaxrl_prefs[online]'" in capsys.readouterr().err
+    assert not any(root.rglob("*/*"))
 
 
 def test_the_command_makes_a_set(
