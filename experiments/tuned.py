@@ -312,8 +312,7 @@ SMALL: dict[str, dict[str, Row]] = {
     "hopper/medium-v0": {
         "*": {"eval_episodes": 10, "eval_every": 10_000, "checkpoint_every": 1_000},
         # Its scores swing from 26 to 110 between episodes.
-        "arq": ARQ_LOCOMOTION
-        | {"kth": 8, "alpha": 3.0, "policy_alpha": 3.0, "eval_episodes": 30},
+        "arq": ARQ_LOCOMOTION | {"kth": 8, "alpha": 3.0, "policy_alpha": 3.0, "eval_episodes": 30},
         # In 24,000 updates of the critics their values must travel 100 steps back: fast averages.
         # A young critic's policy must stay close to the data: ten times the published eta.
         "bdpo": BDPO_HOPPER

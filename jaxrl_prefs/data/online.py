@@ -1,8 +1,8 @@
 """The sets `online/...`: locomotion by D4RL's recipe, from an agent that is trained here.
 
-An agent learns online, in rounds. The first whose score reaches a third of D4RL's expert's is the
-medium agent, where training stops unless an expert is asked for: the agent of the last round. Of a
-robot come
+An agent learns online, in rounds, until its score has reached a third of D4RL's expert's, or to the
+last round if an expert is asked for. The medium agent is that of the round nearest to that score (a
+round may leap over it), the expert that of the last. Of a robot come
 
     online/<robot>/medium-v0          100,000 steps by the medium agent, drawn as in training
     online/<robot>/medium-replay-v0   all that it had seen by then
@@ -108,12 +108,12 @@ def generate(
     until = math.inf if by_expert else recipe.medium
     train(where, references, folder, progress, make_agent, recipe, until)
     rounds = finished(folder)
-    medium = next((place for place, each in enumerate(rounds) if each.score >= recipe.medium), None)
-    if medium is None:
+    if all(each.score < recipe.medium for each in rounds):
         raise DataError(
             f"{dataset_id}: no agent of {recipe.rounds * recipe.round_steps:,} steps reached a "
             f"score of {recipe.medium:g} (the best: {max(each.score for each in rounds):.1f})"
         )
+    medium = nearest(rounds, recipe.medium)
     if quality == "medium-replay":
         episodes = [each for past in rounds[: medium + 1] for each in read(past.folder)]
     else:
@@ -193,11 +193,17 @@ def _keep(folder: Path, number: int, agent: Agent, episodes: list[Episode], scor
     draft.rename(folder / f"round-{number:04d}")
 
 
+def nearest(rounds: list[Round], medium: float) -> int:
+    """The place of the round nearest to a score, of those up to the first that reaches it."""
+    last = next((i for i, each in enumerate(rounds) if each.score >= medium), len(rounds) - 1)
+    return min(range(last + 1), key=lambda i: abs(rounds[i].score - medium))
+
+
 def _forget(rounds: list[Round], medium: float) -> None:
-    """Removes the agents that are neither the last one nor the medium one."""
-    reached = [place for place, each in enumerate(rounds) if each.score >= medium]
-    for place, each in enumerate(rounds[:-1]):
-        if place not in reached[:1]:
+    """Removes the agents that are neither the last one nor the medium one so far."""
+    kept = {nearest(rounds, medium), len(rounds) - 1}
+    for place, each in enumerate(rounds):
+        if place not in kept:
             shutil.rmtree(each.folder / "agent", ignore_errors=True)
 
 

@@ -123,6 +123,14 @@ def test_a_stopped_training_goes_on_after_its_last_whole_round(root: Path) -> No
     assert kept == sorted({medium, "round-0003"})
 
 
+def test_a_round_that_leaps_over_the_medium_score(tmp_path: Path) -> None:
+    scores = (9.0, 31.0, 20.0, 79.0, 33.0)
+    rounds = [online.Round(score, tmp_path) for score in scores]
+    assert [online.nearest(rounds[: i + 1], 33.0) for i in range(5)] == [0, 1, 1, 1, 1]
+    assert online.nearest(rounds[2:], 33.0) == 0
+    assert online.nearest(rounds[3:], 33.0) == 0
+
+
 def test_an_agent_that_learns_nothing_is_told(root: Path) -> None:
     with pytest.raises(DataError, match="120 steps reached a score of 99"):
         recipe = RECIPE._replace(medium=99.0)
