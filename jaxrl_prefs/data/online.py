@@ -1,8 +1,8 @@
 """The sets `online/...`: locomotion by D4RL's recipe, from an agent that is trained here.
 
-An agent learns online, in rounds, until its score has reached a third of D4RL's expert's, or to the
-last round if an expert is asked for. The medium agent is that of the round nearest to that score (a
-round may leap over it), the expert that of the last. Of a robot come
+An agent learns online, in rounds, until its score has reached a third of D4RL's expert's, or all of
+it if an expert is asked for (the last round, should it never). The medium agent is that of the
+round nearest to its score (a round may leap over it), the expert that of the last. Of a robot come
 
     online/<robot>/medium-v0          100,000 steps by the medium agent, drawn as in training
     online/<robot>/medium-replay-v0   all that it had seen by then
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +73,7 @@ class Recipe(NamedTuple):
     rounds: int = 40
     round_steps: int = 25_000
     medium: float = 33.0  # score: a third of the way from a random policy to D4RL's expert
+    expert: float = 100.0
     judged: int = 10  # episodes for the score of a round
     steps: int = 100_000  # of each set that an agent plays
 
@@ -105,7 +105,7 @@ def generate(
     folder = root / ".online" / robot
     where = task.named(env_id)
     by_expert = "expert" in quality
-    until = math.inf if by_expert else recipe.medium
+    until = recipe.expert if by_expert else recipe.medium
     train(where, references, folder, progress, make_agent, recipe, until)
     rounds = finished(folder)
     if all(each.score < recipe.medium for each in rounds):
@@ -151,8 +151,7 @@ def train(
     done = finished(folder)
     if len(done) >= recipe.rounds or any(each.score >= until for each in done):
         return
-    goal = "" if math.isinf(until) else f" up to a score of {until:g}"
-    label = f"training on {where.env_id}{goal}, steps"
+    label = f"training on {where.env_id} up to a score of {until:g}, steps"
     steps = recipe.rounds * recipe.round_steps
     count = itertools.count(len(done) * recipe.round_steps)
     env = Recorder(where.make(), lambda: progress(label, next(count), steps))

@@ -113,7 +113,9 @@ def test_a_stopped_training_goes_on_after_its_last_whole_round(root: Path) -> No
         Swinger,
         RECIPE,
     )
-    assert told["training on Hopper-v5, steps"] == [(step, 120) for step in range(60, 120)]
+    assert told["training on Hopper-v5 up to a score of 100, steps"] == [
+        (step, 120) for step in range(60, 120)
+    ]
     assert Swinger.made == [(0, 0), (0, 1), (2, 2), (2, 3)]
     assert strength(data.load(name)) == [0.1]
     kept = [
@@ -129,6 +131,15 @@ def test_a_round_that_leaps_over_the_medium_score(tmp_path: Path) -> None:
     assert [online.nearest(rounds[: i + 1], 33.0) for i in range(5)] == [0, 1, 1, 1, 1]
     assert online.nearest(rounds[2:], 33.0) == 0
     assert online.nearest(rounds[3:], 33.0) == 0
+
+
+def test_training_stops_at_the_expert_score(root: Path) -> None:
+    recipe = RECIPE._replace(medium=2.2, expert=2.4)
+    online.generate("online/hopper/expert-v0", root, quiet, Swinger, recipe)
+    assert len(Swinger.made) == 3  # of four rounds
+    online.generate("online/hopper/medium-expert-v0", root, quiet, Swinger, recipe)
+    assert len(Swinger.made) == 3
+    assert strength(data.load("online/hopper/expert-v0")) == [0.2]
 
 
 def test_an_agent_that_learns_nothing_is_told(root: Path) -> None:
