@@ -42,11 +42,12 @@ def test_single_steps_from_recorded_states(name: str, real_data: Find) -> None:
 
 @pytest.mark.parametrize("name", SEEDED)
 def test_episodes_from_their_seed(name: str, real_data: Find) -> None:
-    """The first 50 steps of seeded episodes agree, and a whole one of Hopper.
+    """The first 50 steps of seeded episodes agree, and Hopper's to their end.
 
-    Ten episodes of each are tried. They were recorded with MuJoCo 4.0, where all of them agree to
-    the last bit. The pinned release rounds otherwise, by 4e-14 after one step of HalfCheetah, which
-    tumbles: in 10 of the 100 episodes of either set it is past 1e-5 by step 50, in none by step 30.
+    They were recorded with MuJoCo 4.0, where all of them agree; `make test` runs this file with it
+    too. The pinned release rounds otherwise, by 4e-14 after one step of HalfCheetah, which tumbles:
+    in 10 of the 100 episodes of either set it is past 1e-5 by step 50, in none by step 30. Ten are
+    tried with it, a hundred with MuJoCo 4.0.
     """
     stored = real_data(name) / "data" / "main_data.hdf5"
     recording = data.load(name)
@@ -54,23 +55,26 @@ def test_episodes_from_their_seed(name: str, real_data: Find) -> None:
     env = recording.task.make()
     starts = np.cumsum(recording.lengths) - recording.lengths
     last, worst = len(starts) - 1, []
+    recorder = mujoco.__version__ == "4.0.0"
+    tried = np.linspace(0, last, 100 if recorder else 10).astype(int)
     with h5py.File(stored) as file:
         seeds = [int(file[f"episode_{i}"].attrs["seed"]) for i in range(last + 1)]
-    for episode in np.linspace(0, last, 10).astype(int).tolist():
+    for episode in tried.tolist():
         length, first = int(recording.lengths[episode]), int(starts[episode])
-        steps = length if name.startswith("hopper") and episode == 0 else min(length, 50)
+        steps = length if name.startswith("hopper") else min(length, 50)
         now, errors = env.reset(seed=seeds[episode])[0], []
         for row in range(first, first + steps):
             error = np.abs(now - recording.observation[row])
             now, reward, terminated, truncated, _ = env.step(recording.action[row])
             errors.append(max(error.max(), abs(reward - recording.reward[row])))
             assert terminated == recording.terminal[row]
-            assert (terminated or truncated) == (row == first + length - 1)
+            if row < first + length - 1:  # the recording itself cut a few episodes earlier
+                assert not truncated
         assert max(errors[:30]) < 1e-5
         worst.append(max(errors))
     env.close()
     assert np.median(worst) < 1e-5
-    if name.startswith("hopper") or mujoco.__version__.startswith("4."):
+    if name.startswith("hopper") or recorder:
         assert max(worst) < 1e-5
 
 
