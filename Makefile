@@ -17,8 +17,9 @@ RECORDER := $(VENV)/mujoco-4.0.0
 run: $(STAMP)
 	$(BIN)/python -m experiments.run --algo=bdpo --seeds=5
 
+# A file stays in one process, since its tests share runs; long files come first (tests/conftest.py).
 test: lint $(RECORDER)
-	$(BIN)/python -m pytest -n 2 --dist=loadscope  # a file stays in one process: its runs are shared
+	$(BIN)/python -m pytest -n 2 --dist=loadscope --no-loadscope-reorder
 	PYTHONPATH=$(RECORDER) $(BIN)/python -m pytest tests/data/test_parity.py
 
 lint: $(STAMP)

@@ -22,10 +22,24 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")  # [B] against [B, 1] is an error
 
 
+LONG = ("test_contract.py", "tests/experiments", "tests/methods", "tests/simulators")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes first, or one process waits for another's last file."""
+
+    def rank(item: pytest.Item) -> int:
+        return next((i for i, part in enumerate(LONG) if part in str(item.path)), len(LONG))
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Compiles a program once per session, also for the processes that tests start."""
-    folder = str(tmp_path_factory.getbasetemp() / "compilation-cache")
+    """Compiles a program once per session, also for the processes beside it and those it starts."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = str(base / "compilation-cache")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
