@@ -8,7 +8,6 @@ The same command goes on where an interrupted run stopped and reports a finished
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from rich.console import Console
 from experiments import commandline, config, overrides
 from experiments.config import Choice
 from experiments.overrides import OverrideError
-from experiments.workdir import WorkdirError
+from experiments.workdir import WorkdirError, usual
 from jaxrl_prefs.data import DataError
 from jaxrl_prefs.methods import METHODS
 
@@ -112,8 +111,7 @@ def parse(argv: Sequence[str]) -> Command:
         seeds=config.parse_seeds(FLAGS.seeds),
         assignments=(*FLAGS.set, *own),
     )
-    name = re.sub(r"[^\w.-]+", "-", choice.dataset).strip("-.")
-    workdir = Path(FLAGS.workdir or f"runs/{choice.algo}-{name}")
+    workdir = Path(FLAGS.workdir or f"runs/{usual(choice.algo, choice.dataset)}")
     place = Place(FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes)
     if not place.coordinator and place[1:] != (None, None):
         raise OverrideError("--process_id and --num_processes go with --coordinator=address:port")

@@ -1,11 +1,12 @@
 """One table from many runs: `python -m experiments.table runs/compare --against=bc`.
 
-Reads every result.json below the folders. A row is a dataset, a column the folder of a run; a cell
-that nobody ran stays blank. `--published` sets what papers printed beside ours, `--iqm` adds the
-interquartile mean over all datasets with its stratified bootstrap interval. Scores are the last
-iterate's; `--last=10` takes each seed's mean over its last ten evaluations, as TD3+BC's paper does.
-Of several policies the headline is shown; `--policies` gives each a column, `arq/implicit`.
-Writes table.md, table.csv and table.png beside the first folder's runs.
+Reads every result.json below the folders. A row is a dataset, a column the method of runs in their
+usual folders (`runs/bc-pen-human-v0`), else the folder's name; a cell that nobody ran stays blank.
+`--published` sets what papers printed beside ours, `--iqm` adds the interquartile mean over all
+datasets with its stratified bootstrap interval. Scores are the last iterate's; `--last=10` takes
+each seed's mean over its last ten evaluations, as TD3+BC's paper does. Of several policies the
+headline is shown; `--policies` gives each a column, `arq/implicit`. Writes table.md, table.csv and
+table.png beside the first folder's runs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rich.table import Table
 
 from experiments import aggregate, commandline, intervals, published, report, run
 from experiments.overrides import OverrideError
-from experiments.workdir import EVALUATIONS, RESULT, Rows, read_json, write_text
+from experiments.workdir import EVALUATIONS, RESULT, Rows, read_json, usual, write_text
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
@@ -48,7 +49,9 @@ class Grid(NamedTuple):
 
 
 def collect(folders: Sequence[Path], columns: Sequence[str] = (), last: int = 1) -> Grid:
-    """Reads the finished runs below `folders`; a column is named by the run's own folder.
+    """Reads the finished runs below `folders`.
+
+    A column is named by the run's own folder, or by its method if that is called as usual.
 
     Args:
         folders: searched at any depth.
@@ -61,6 +64,8 @@ def collect(folders: Sequence[Path], columns: Sequence[str] = (), last: int = 1)
     cells: dict[Cell, Mapping[str, Any]] = {}
     for path in sorted(path for folder in folders for path in folder.rglob(RESULT)):
         result, column = read_json(path), path.parent.name
+        if column == usual(result["algo"], result["dataset"]):
+            column = result["algo"]
         cell = (result["dataset"], column)
         if cell in cells:
             raise OverrideError(f"two runs called {column!r} on {cell[0]}: one is {path.parent}")

@@ -19,6 +19,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,15 @@ from typing import Any
 CONFIG, FORECAST, RESULT, LOCK = "config.json", "forecast.json", "result.json", ".lock"
 METRICS, EVALUATIONS, TIMINGS = "metrics.jsonl", "evaluations.jsonl", "timings.jsonl"
 CHECKPOINTS, COLUMNS, EVENTS, DISCARDED = "checkpoints", "columns", "tensorboard", ".discarded"
+
+
+def usual(algo: str, dataset: str) -> str:
+    """The name of a run's folder where none is given.
+
+    >>> usual("bdpo", "hopper/medium-v0")
+    'bdpo-hopper-medium-v0'
+    """
+    return f"{algo}-" + re.sub(r"[^\w.-]+", "-", dataset).strip("-.")
 
 
 class WorkdirError(Exception):

@@ -66,6 +66,7 @@ def test_a_wrong_command_is_one_clear_line(
 def result(dataset: str, scores: list[float], seeds: list[int]) -> dict[str, Any]:
     mean = sum(scores) / len(scores)
     return {
+        "algo": "bdpo",
         "dataset": dataset,
         "seeds": seeds,
         "scores": scores,

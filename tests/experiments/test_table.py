@@ -17,6 +17,7 @@ def finish(folder: Path, dataset: str, scores: list[float]) -> None:
     """Leaves what a run leaves."""
     folder.mkdir(parents=True)
     result = {
+        "algo": "bdpo",
         "dataset": dataset,
         "seeds": list(range(len(scores))),
         "headline": "actor",
@@ -84,6 +85,19 @@ def test_the_command_writes_text_figures_and_a_picture(
     assert "100.6 ± 0.7" in (runs / "table.md").read_text()
     assert table.main(["table", "--help"]) == 0
     assert "--published" in capsys.readouterr().out
+
+
+def test_runs_in_their_usual_folders_stand_below_their_method(tmp_path: Path) -> None:
+    finish(tmp_path / "bdpo-hopper-medium-v2", "hopper-medium-v2", [90.0])
+    finish(tmp_path / "bdpo-pen-human-v0", "pen/human-v0", [60.0])
+    finish(tmp_path / "wider", "pen/human-v0", [61.0])
+    grid = table.collect([tmp_path])
+    assert grid.columns == ("bdpo", "wider")
+    assert set(grid.cells) == {
+        ("hopper-medium-v2", "bdpo"),
+        ("pen/human-v0", "bdpo"),
+        ("pen/human-v0", "wider"),
+    }
 
 
 def test_the_last_evaluations_of_the_last_phase_are_averaged_by_seed(tmp_path: Path) -> None:
