@@ -3,26 +3,33 @@
 Brandfonbrener, Whitney, Ranganath and Bruna, NeurIPS 2021, arXiv 2106.08909.
 
     Q_k  <- r + discount * mean_k Q_k(s', a')        a' the data's own next action (SARSA)
-    pi   -> maximise  alpha Q_1(s, pi(s)) / mean|Q_1|  -  mean (pi(s) - a)^2
+    pi   -> gradient:  maximise  alpha Q_1(s, pi(s)) / mean|Q_1|  -  mean (pi(s) - a)^2
+            weighted:  minimise  mean  min(exp(T A / rms A), 100) (pi(s) - a)^2
+                       with  A = mean_k [ Q_k(s, a) - Q_k(s, pi(s)) ]
 
     symbol      name in code     shape
     Q_k         critic           [2, B], an estimate of the behaviour's Q
     pi          actor            policy network [B, A], tanh onto the action box
     alpha       config.alpha     scalar
+    T           config.temperature    scalar, an inverse temperature
 
 Phases: `critic` -> `train` (critic frozen). Rows whose episode was cut, so that no next action is
 known, are left out of the critic's loss; terminals stay in, with their reward as target.
 
-Deviations: the paper studies three improvement operators for stochastic policies. Ours is TD3+BC's
-policy step for a deterministic one, the counterpart of its regularisation by reverse KL, so that
-one-step and TD3+BC differ in the critic alone; networks, rates and alpha are TD3+BC's. The
-behaviour is not modelled. Two critics, averaged in the target: there is no maximisation to be wary
-of.
+Deviations from the paper, which improves stochastic policies by three operators:
+ 1. `gradient` is TD3+BC's policy step for a deterministic one, the counterpart of the paper's
+    regularisation by reverse KL: one-step and TD3+BC then differ in the critic alone. Networks,
+    rates and alpha are TD3+BC's.
+ 2. `weighted` is its exponentially weighted imitation. The paper takes the behaviour's value off Q,
+    by samples of a behaviour model; ours takes off the policy's own Q, and needs no model. Its
+    temperature counts advantages in units of their root mean square, so it has no reward's scale.
+ 3. Two critics, averaged in the target: there is no maximisation to be wary of.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -37,18 +44,24 @@ from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy, Update
 from jaxrl_prefs.ops.shapes import uniform_in
 from jaxrl_prefs.parts import critics, deterministic, fields
-from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
+from jaxrl_prefs.types import Array, Key, Metrics, Net, Spec, Transition
+
+IMPROVEMENTS = ("gradient", "weighted")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Sizes, rates and alpha are TD3+BC's; the numbers of steps are ours."""
+    """Sizes, rates and alpha are TD3+BC's; the numbers of steps and the temperature are ours."""
 
-    alpha: float = 2.5  # weight of the value against imitation; 0 is behaviour cloning
+    improvement: str = "gradient"  # or "weighted"
+    alpha: float = 2.5  # gradient: weight of the value against imitation; 0 is behaviour cloning
+    temperature: float = 0.5  # weighted: inverse, of advantages over their rms; 0 clones too
+    largest_weight: float = 100.0  # weighted: of an action
     actor_hidden: tuple[int, ...] = (256, 256)
     critic_hidden: tuple[int, ...] = (256, 256)
     critic_layer_norm: bool = False  # ours, for antmaze, adroit and kitchen
     actor_learning_rate: float = 3e-4
+    actor_decays: bool = False  # ours: cosine over train_steps
     critic_learning_rate: float = 3e-4
     tau: float = 0.005  # rate of the critic's moving average
     batch_size: int = 256
@@ -70,6 +83,7 @@ class Parts(NamedTuple):
     config: Config
     policy: Net  # observation -> action in the box
     critic: Net  # (observation, action) -> [E, ...]
+    loss: Callable[..., tuple[Array, Metrics]]  # of the policy, bound to its strength
     actor_optimizer: optax.GradientTransformation
     critic_optimizer: optax.GradientTransformation
     low: np.ndarray  # [A], the action box
@@ -77,12 +91,23 @@ class Parts(NamedTuple):
 
 
 def build(config: Config, spec: Spec) -> Parts:
-    """Makes the networks and optimisers."""
+    """Makes the networks and optimisers. Raises ValueError for an unknown improvement."""
+    if fields.chosen("improvement", config.improvement, IMPROVEMENTS) == "gradient":
+        loss = partial(deterministic.bc_loss, alpha=config.alpha)
+    else:
+        loss = partial(
+            deterministic.weighted_loss,
+            temperature=config.temperature,
+            largest=config.largest_weight,
+        )
     return Parts(
         config=config,
         policy=deterministic.policy(config.actor_hidden, spec),
         critic=critics.twin(config.critic_hidden, layer_norm=config.critic_layer_norm),
-        actor_optimizer=learner.optimizer(config.actor_learning_rate),
+        loss=loss,
+        actor_optimizer=learner.optimizer(
+            config.actor_learning_rate, decay_steps=config.train_steps if config.actor_decays else 0
+        ),
         critic_optimizer=learner.optimizer(config.critic_learning_rate),
         low=spec.action_low,
         high=spec.action_high,
@@ -124,16 +149,13 @@ def update_actor(
     """One step of the policy on the behaviour's value, which stays as it is."""
     del key, step
 
-    def loss(params: Params) -> tuple[Array, Metrics]:
-        return deterministic.bc_loss(
-            params,
-            policy=parts.policy,
-            critic=parts.critic,
-            judge=state.critic.params,
-            batch=batch,
-            alpha=parts.config.alpha,
-        )
-
+    loss = partial(
+        parts.loss,
+        policy=parts.policy,
+        critic=parts.critic,
+        judge=state.critic.params,
+        batch=batch,
+    )
     actor, metrics = learner.descend(state.actor, parts.actor_optimizer, loss)
     return replace(state, actor=actor), metrics
 
@@ -155,7 +177,8 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
 def make(config: Config, spec: Spec) -> Method:
     """Binds one-step RL to a config and to the data's sizes. Raises ValueError for a bad config."""
     fields.counts(config, "batch_size")
-    fields.strengths(config, "alpha", "pretrain_steps", "train_steps")
+    fields.strengths(config, "alpha", "temperature", "pretrain_steps", "train_steps")
+    fields.strengths(config, "largest_weight")
     parts = build(config, spec)
 
     def phase(name: str, steps: int, update: Update) -> Phase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from jaxrl_prefs import learner, nets
@@ -47,3 +48,32 @@ def bc_loss(
     gap = distance(action, batch.action)
     loss = jnp.mean(gap) - alpha * jnp.mean(values.normalised(q))
     return loss, learner.measured(actor_loss=loss, bc_error=gap)
+
+
+def weighted_loss(
+    params: Params,
+    *,
+    policy: Net,
+    critic: Net,
+    judge: Params,
+    batch: Transition,
+    temperature: float,
+    largest: float,
+) -> tuple[Array, Metrics]:
+    """mean[ w (pi(s) - a)^2 ] with w = min(exp(temperature A / rms A), largest), held fixed.
+
+    A = mean_k [ Q_k(s, a) - Q_k(s, pi(s)) ]: both values are one critic's at one state, so that what
+    it gets wrong of the state cancels; this is far more than what actions differ by in most data.
+    The root mean square over the batch makes the temperature free of the reward's scale.
+    """
+    action = policy.apply(params, batch.observation)
+    both = jnp.stack([batch.action, jax.lax.stop_gradient(action)])
+    q = critic.apply(judge, batch.observation[None], both).mean(0)
+    advantage = q[0] - q[1]
+    scale = jnp.sqrt(jnp.mean(jnp.square(advantage)))
+    weight = values.advantage_weight(
+        advantage / jnp.maximum(scale, jnp.finfo(scale.dtype).tiny), temperature, largest
+    )
+    gap = distance(action, batch.action)
+    loss = jnp.mean(weight * gap)
+    return loss, learner.measured(actor_loss=loss, bc_error=gap, actor_weight=weight)
