@@ -62,7 +62,7 @@ def weighted_loss(
 ) -> tuple[Array, Metrics]:
     """mean[ w (pi(s) - a)^2 ] with w = min(exp(temperature A / rms A), largest), held fixed.
 
-    A = mean_k [ Q_k(s, a) - Q_k(s, pi(s)) ]: both values are one critic's at one state, so that what
+    A = mean_k [ Q_k(s, a) - Q_k(s, pi(s)) ]: both values are one critic's at one state, so what
     it gets wrong of the state cancels; this is far more than what actions differ by in most data.
     The root mean square over the batch makes the temperature free of the reward's scale.
     """
