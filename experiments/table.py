@@ -219,6 +219,7 @@ def publish(grid: Grid, folder: Path, console: Console, more: Sequence[Titled] =
     what = f"mean of its last {grid.last} evaluations, " if grid.last > 1 else ""
     tables: list[Titled] = [(f"score, {what}95 % bootstrap interval over seeds", rows(grid))]
     tables += [(title, table) for title, table in more if len(table) > 1]
+    empty = [title for title, table in more if len(table) == 1]
     for title, (head, *body) in tables:
         view = Table(title=title)
         for name in head:
@@ -226,6 +227,8 @@ def publish(grid: Grid, folder: Path, console: Console, more: Sequence[Titled] =
         for row in body:
             view.add_row(*row)
         console.print(view)
+    for title in empty:
+        console.print(f"nothing to show of these runs: {title}")
     text = "\n".join(f"{title}:\n\n{markdown(table)}" for title, table in tables)
     write_text(folder / "table.md", text)
     write_text(folder / "table.csv", comma_separated(grid))

@@ -169,6 +169,12 @@ def test_aggregates_take_columns_with_all_datasets(tmp_path: Path) -> None:
     assert [row[0] for row in shown] == ["column", "whole"]
 
 
+def test_a_table_without_rows_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(tmp_path / "one" / "bc", "toy/set-v0", [1.0])
+    assert table.main(["table", str(tmp_path), "--published"]) == 0
+    assert "nothing to show of these runs: what papers printed" in capsys.readouterr().out
+
+
 def test_without_rliable_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rliable", None)
     with pytest.raises(OverrideError, match=r"jaxrl_prefs\[aggregate\]"):
