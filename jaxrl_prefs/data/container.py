@@ -50,8 +50,8 @@ def npz(path: Path) -> dict[str, np.ndarray]:
         if isinstance(fault, DataError):
             raise
         raise DataError(
-            f"{path} holds pickled objects or is no numpy archive ({fault}); objects are never "
-            "unpickled, because that would run whatever code they name"
+            f"{path} holds pickled objects or is no numpy archive; objects are never unpickled, "
+            "because that would run whatever code they name"
         ) from fault
     except DAMAGES as fault:
         raise DataError(f"{path} cannot be read, it was cut short or damaged: {fault}") from fault
