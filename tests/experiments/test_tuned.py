@@ -147,13 +147,14 @@ def test_iql_has_the_papers_settings() -> None:
 
 @pytest.mark.parametrize("algo", ["td3_bst", "iql_bst"])
 def test_behavioural_supervisor_tuning_has_one_setting(algo: str) -> None:
-    """For all families and sets: that is what it promises."""
+    """For all families and sets, as it promises; but the pendulum needs a weaker pull."""
     names = [*tuned.TUNED, *(f"unknown/{family}-v0" for family in tuned.FAMILIES)]
-    methods = [config.resolve(choice(n, algo), n, family_of(n))[1] for n in names]
     fields = "kernel", "kernel_scale", "mu", "weight_gradient", "distance"
-    assert {tuple(getattr(m, field) for field in fields) for m in methods} == {
-        ("rbf", "k/2", 1.0, "full", "mean")
-    }
+    for name in names:
+        method = config.resolve(choice(name, algo), name, family_of(name))[1]
+        mu = 16.0 if family_of(name) == "pendulum" else 1.0
+        found = tuple(getattr(method, field) for field in fields)
+        assert found == ("rbf", "k/2", mu, "full", "mean"), name
 
 
 def test_bdpo_s_rows_are_not_shortened() -> None:
