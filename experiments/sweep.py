@@ -6,11 +6,12 @@
 
 Several --grid make a product; a method takes those whose field it has. Several methods or datasets
 need none. Here, points that differ in real numbers alone train together, as further members of one
-ensemble in one compiled step; others one after the other. With --launcher=ray every point is a task
-of its own, on this machine or on a cluster whose nodes see the project and --workdir under the same
-paths. The same command goes on where it was stopped, inside a run as well, and trains nothing
-twice; a point that fails is reported and the others go on. Writes sweep.json, sweep.md and
-sweep.png to the workdir.
+ensemble in one compiled step; phases that read none of those numbers are trained once for each seed
+(not on an accelerator, whose members run side by side). Other points train one after the other.
+With --launcher=ray every point is a task of its own, on this machine or on a cluster whose nodes
+see the project and --workdir under the same paths. The same command goes on where it was stopped,
+inside a run as well, and trains nothing twice; a point that fails is reported and the others go on.
+Writes sweep.json, sweep.md and sweep.png to the workdir.
 """
 
 from __future__ import annotations

@@ -96,9 +96,38 @@ def share(state: State, member: State, fields: Sequence[str], mesh: Mesh) -> Sta
         first = np.asarray(leaf.addressable_data(0))[0]
         return np.broadcast_to(first, (members, *first.shape))
 
-    new = {name: ensemble.pad(jax.tree.map(spread, getattr(member, name)), mesh) for name in fields}
+    for path in fields:
+        part = functools.reduce(getattr, path.split("."), member)
+        state = _replaced(state, path, ensemble.pad(jax.tree.map(spread, part), mesh))
+    return state
+
+
+def _replaced(state: State, path: str, value: Any) -> State:
+    """A state whose field `path` (`a`, or `a.b` for a state within it) is `value`."""
+    name, _, rest = path.partition(".")
+    new = {name: _replaced(getattr(state, name), rest, value) if rest else value}
     is_tuple = isinstance(state, tuple)
     return state._replace(**new) if is_tuple else dataclasses.replace(state, **new)
+
+
+# --- Members that are alike -----------------------------------------------------------------------
+
+
+def stand_ins(seeds: Sequence[int], devices: int) -> tuple[int, ...]:
+    """For every member the one of its seed that is trained in a phase that leaves them alike.
+
+    Each seed's is on the device that has the fewest yet; devices have equal numbers of members.
+
+    >>> stand_ins((0, 1, 0, 1), devices=2)
+    (0, 3, 0, 3)
+    """
+    each_has = -(-len(seeds) // devices)
+    busy, chosen = [0] * devices, dict[int, int]()
+    for seed in dict.fromkeys(seeds):
+        places = [place for place, other in enumerate(seeds) if other == seed]
+        chosen[seed] = min(places, key=lambda place: busy[place // each_has])
+        busy[chosen[seed] // each_has] += 1
+    return tuple(chosen[seed] for seed in seeds)
 
 
 # --- The program of one member --------------------------------------------------------------------
@@ -216,6 +245,7 @@ class Chunk(NamedTuple):
     longest: int  # steps that one call can take
     constants: tuple  # keys (for rows, for updates) [P], data, own columns, common columns
     feed: Feed | None = None  # of the blocks that stand in place of data that stay on the host
+    standing: tuple[int, ...] = ()  # for every member, who runs for it; () where each runs itself
 
     def __call__(self, state: State, first: int, stop: int) -> tuple[State, Report]:
         """Runs updates first ... stop - 1 of the phase on `state` [P, ...], which is used up.
@@ -225,7 +255,16 @@ class Chunk(NamedTuple):
         after, report = self.compiled(*self.arguments(state, first, stop))
         if self.phase.shared:
             after = share(state, after, self.phase.shared, self.crew.mesh)
+        if self.standing:
+            for path in self.phase.alike:
+                part = self._stood_for(functools.reduce(getattr, path.split("."), after))
+                after = _replaced(after, path, ensemble.pad(part, self.crew.mesh))
+            report = self._stood_for(report)
         return after, report
+
+    def _stood_for(self, tree: Any) -> Any:
+        """Gives every member [S, ...] what its stand-in has, on the host."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[list(self.standing)], tree)
 
     def arguments(self, state: State, first: int, stop: int) -> tuple:
         """Puts the program's arguments in order."""
@@ -246,8 +285,9 @@ class Chunk(NamedTuple):
     def _bounds(self, first: int, stop: int) -> tuple[Any, Any]:
         """First and stop, per member where members run one after the other.
 
-        Then padding runs no step at all, and the devices share a filling phase by each taking every
-        D-th step. Members that run side by side have the same bounds: a step must not be batched.
+        Then padding runs no step at all, nor does a member for which another one stands, and the
+        devices share a filling phase by each taking every D-th step. Members that run side by side
+        have the same bounds: a step must not be batched.
         """
         if self.members.mapping == "vmap":
             return np.int32(first), np.int32(stop)
@@ -255,6 +295,8 @@ class Chunk(NamedTuple):
         if self.phase.shared:
             return first + place, np.full_like(place, stop)
         live = place < len(self.members.seeds)
+        if self.standing:
+            live &= np.isin(place, self.standing)
         return np.full_like(place, first), np.where(live, stop, first).astype(np.int32)
 
     def _placed(self, bounds: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -352,7 +394,16 @@ def build_chunk(
             common,
         ),
         feed=feed,
+        standing=_standing(phase, crew, mapping),
     )
+
+
+def _standing(phase: Phase, crew: Ensemble, mapping: str) -> tuple[int, ...]:
+    """Nobody stands for others where members run side by side: it would save no time."""
+    found = stand_ins(crew.seeds, crew.mesh.devices.size)
+    apart = phase.shared or mapping == "vmap" or jax.process_count() > 1
+    needed = phase.alike and not apart and len(set(found)) < len(found)
+    return found if needed else ()
 
 
 def _longest(phase: Phase, slots: int, stride: int, feed: Feed | None) -> int:

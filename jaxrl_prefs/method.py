@@ -76,6 +76,7 @@ class Phase(NamedTuple):
     rows: Rows = uniform
     columns: Mapping[str, jax.ShapeDtypeStruct] = {}  # shape and dtype per row
     shared: tuple[str, ...] = ()  # state fields trained once for all seeds; () is per seed
+    alike: tuple[str, ...] = ()  # state fields in which members of one seed leave it alike
     period: int = 1  # updates in which a branch of `learner.every` is taken once
 
 

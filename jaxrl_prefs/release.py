@@ -24,7 +24,7 @@ from jaxrl_prefs import ensemble
 from jaxrl_prefs.data.transforms import Affine
 from jaxrl_prefs.method import Method, State
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.types import Array, Key, Spec, Transition
+from jaxrl_prefs.types import Array, Key, Spec
 
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"
 PLATFORMS = ("cpu", "cuda", "tpu")  # an exported policy runs on all of them
@@ -186,16 +186,7 @@ def load_run(workdir: str | Path) -> Run:
 def abstract_state(method: Method, spec: Spec, seeds: int) -> State:
     """Shapes and dtypes [S, ...] of an ensemble's state, without computing one."""
     keys = jax.eval_shape(lambda: ensemble.seed_keys(range(seeds)))
-    return jax.eval_shape(jax.vmap(method.init, (0, None)), keys, example(spec))
-
-
-def example(spec: Spec) -> Transition:
-    """A batch of one row of zeros, for shapes."""
-    row, index = np.zeros(1, np.float32), np.zeros(1, np.int32)
-    observation = np.zeros((1, spec.observation_dim), np.float32)
-    action = np.zeros((1, spec.action_dim), np.float32)
-    rows: Any = (observation, action, row, row, observation, action, row, index, index)
-    return Transition(*rows)
+    return jax.eval_shape(jax.vmap(method.init, (0, None)), keys, spec.example())
 
 
 def _about(folder: Path) -> Mapping[str, Any]:

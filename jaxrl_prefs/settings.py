@@ -5,7 +5,8 @@
     for tick in train.run(method, data, crew.seeds, crew.mesh, every=1000, state=state): ...
 
 The numbers live in the state, so that all members share one compiled program. A seed may stand in
-`crew.seeds` several times, once for each setting: its members then draw the same numbers.
+`crew.seeds` several times, once for each setting: its members then draw the same numbers. They are
+alike until a phase reads a setting, so the phases before are trained once for each seed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -40,20 +42,18 @@ class Varied:
 def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
     """The method `make(config, spec)` whose fields `names` are read from each member's state.
 
-    `init` takes them from `config`; `assign` gives every member its own.
+    `init` takes them from `config`; `assign` gives every member its own. Every function is traced,
+    none is run.
 
     Raises:
         ValueError: as `make`.
-        Fixed: if a field is no real number; if a phase is shared by all seeds, which cannot have
-            several settings.
+        Fixed: if a field is no real number; if the program depends on a setting, and not only its
+            numbers; if a phase that all seeds share comes after a setting was read.
     """
     plain = make(config, spec)
     for name in names:
         if isinstance(getattr(config, name), bool) or not isinstance(getattr(config, name), float):
             raise Fixed(f"field {name!r} is no real number: members cannot differ in it")
-    for phase in plain.phases:
-        if phase.shared:
-            raise Fixed(f"phase {phase.name!r} is shared by all members: none can differ")
 
     def own(state: Varied) -> Method:
         return make(dataclasses.replace(config, **state.settings), spec)
@@ -71,7 +71,9 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
             inner = own(state).phases[place].enter(state.inner, key)
             return dataclasses.replace(state, inner=inner)
 
-        return plain.phases[place]._replace(update=update, enter=enter)
+        phase = plain.phases[place]
+        shared = tuple(f"inner.{field}" for field in phase.shared)
+        return phase._replace(update=update, enter=enter, shared=shared)
 
     def policy(name: str) -> Policy:
         def act(state: Varied, observation: Array, key: Key) -> Array:
@@ -83,33 +85,61 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
         return own(state).diagnose(state.inner, batch, key)
 
     phases = tuple(stretch(place) for place in range(len(plain.phases)))
-    return Method(init, phases, {name: policy(name) for name in plain.policies}, diagnose)
+    policies = {name: policy(name) for name in plain.policies}
+    return _checked(Method(init, phases, policies, diagnose), spec.example())
 
 
-def check(method: Method, data: Transition) -> None:
-    """Traces every function of a varied method, without running any.
-
-    Raises:
-        Fixed: if its program depends on a setting, and not only its numbers.
-    """
+def _checked(method: Method, row: Transition) -> Method:
+    """Marks the phases that leave members of one seed alike. Raises Fixed as `vary`."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    one = _rows(data, 1)
-    state = jax.eval_shape(method.init, key, one)
+    state = jax.eval_shape(method.init, key, row)
     columns: dict[str, Any] = {}
+    alike, phases = True, []
     try:
         for phase in method.phases:
-            batch = _rows(data._replace(columns=columns), phase.batch_size)
+            batch = _rows(row._replace(columns=columns), phase.batch_size)
+            step = jax.ShapeDtypeStruct((), jnp.int32)
+            alike = not _reads(phase.enter, state, key) and alike
             state = jax.eval_shape(phase.enter, state, key)
-            jax.eval_shape(phase.update, state, batch, key, jax.ShapeDtypeStruct((), jnp.int32))
-            for name, row in phase.columns.items():
-                column = jax.ShapeDtypeStruct((1, *row.shape), row.dtype)
+            alike = not _reads(phase.update, state, batch, key, step) and alike
+            if phase.shared and not alike:
+                raise Fixed(f"phase {phase.name!r} is shared by all members: none can differ")
+            phases.append(phase._replace(alike=("inner",) if alike else ()))
+            for name, leaf in phase.columns.items():
+                column = jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype)
                 columns |= {name: column, f"next_{name}": column}
         for policy in method.policies.values():
-            jax.eval_shape(policy.act, state, one.observation, key)
-        jax.eval_shape(method.diagnose, state, one, key)
+            jax.eval_shape(policy.act, state, row.observation, key)
+        jax.eval_shape(method.diagnose, state, row, key)
     except (jax.errors.ConcretizationTypeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise Fixed(f"the program depends on a setting: {reason}") from error
+    return method._replace(phases=tuple(phases))
+
+
+def _reads(fn: Callable[..., Any], state: Varied, *rest: Any) -> bool:
+    """Whether what `fn` returns for a state, but for the settings in it, depends on the settings.
+
+    An operation with an inner program (a branch, a loop) counts as one that reads all it is given.
+    """
+
+    def results(state: Varied, *rest: Any) -> Any:
+        found = fn(state, *rest)
+        after, *more = found if isinstance(found, tuple) else (found,)
+        return after.inner, more
+
+    program = jax.make_jaxpr(results)(state, *rest).jaxpr
+    needed = set(_variables(program.outvars))
+    for operation in reversed(program.eqns):
+        if not needed.isdisjoint(operation.outvars):
+            needed.update(_variables(operation.invars))
+    settings = program.invars[: len(jax.tree.leaves(state.settings))]
+    return not needed.isdisjoint(settings)
+
+
+def _variables(atoms: Sequence[Any]) -> list[Any]:
+    """Without literals, which cannot be hashed."""
+    return [atom for atom in atoms if isinstance(atom, jax.extend.core.Var)]
 
 
 def _rows(data: Any, count: int) -> Any:

@@ -80,3 +80,11 @@ class Spec(NamedTuple):
             action_mean=action.mean(0),
             action_std=action.std(0),
         )
+
+    def example(self) -> Transition:
+        """A batch of one row of zeros, for shapes."""
+        row, index = np.zeros(1, np.float32), np.zeros(1, np.int32)
+        observation = np.zeros((1, self.observation_dim), np.float32)
+        action = np.zeros((1, self.action_dim), np.float32)
+        rows: Any = (observation, action, row, row, observation, action, row, index, index)
+        return Transition(*rows)

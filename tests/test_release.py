@@ -43,7 +43,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "config.json").write_text(json.dumps(about))
     mesh = ensemble.seed_mesh()
     init = ensemble.over_seeds(method.init, mesh, (0, None))
-    state = init(ensemble.pad(ensemble.seed_keys(SEEDS), mesh), release.example(spec))
+    state = init(ensemble.pad(ensemble.seed_keys(SEEDS), mesh), spec.example())
     with Checkpoints(path / "checkpoints") as checkpoints:
         checkpoints.save(7, ensemble.trim(state, len(SEEDS)))
     return path
@@ -121,6 +121,6 @@ def test_shapes_are_known_without_a_state(workdir: Path) -> None:
 
 def test_an_example_has_the_fields_of_a_transition() -> None:
     one = np.ones(2, np.float32)
-    row = release.example(Spec(2, 2, 5, -one, one, one, one, one, one))
+    row = Spec(2, 2, 5, -one, one, one, one, one, one).example()
     assert isinstance(row, Transition)
     assert {len(leaf) for leaf in row[:-1]} == {1}

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from typing import Any
 
 import chex
+import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxrl_prefs import chunk, ensemble, settings, train
+from jaxrl_prefs.method import Method, Phase, walk
 from jaxrl_prefs.methods import bdpo
 from jaxrl_prefs.types import Spec, Transition
 from tests import probes
 
 CONFIG = probes.Config(model_steps=3, train_steps=5)
+SHARED = dataclasses.replace(CONFIG, shared=True)
 SEEDS = (3, 4)
 RATES = (0.05, 0.2)
 
@@ -39,7 +44,6 @@ def begin(method: Any, data: Transition, seeds: tuple[int, ...]) -> Any:
 def test_a_member_with_its_settings_is_the_plain_method_with_them(data: Transition) -> None:
     spec, seeds = Spec.of(data), SEEDS * 2
     method = settings.vary(probes.make, CONFIG, spec, ("learning_rate", "exploration"))
-    settings.check(method, data)
     fields = {"learning_rate": np.repeat(RATES, 2), "exploration": [0, 0, 1, 1]}
     start = settings.assign(begin(method, data, seeds), fields)
     varied = end(method, data, seeds, state=start)
@@ -60,9 +64,103 @@ def test_a_member_with_its_settings_is_the_plain_method_with_them(data: Transiti
 
 
 def test_bdpo_can_vary_the_strengths_of_its_objective(data: Transition) -> None:
+    """The behaviour model reads none of them but the rate of its average."""
     config = bdpo.Config(actor_hidden=(8,), critic_hidden=(8,), ensemble_size=2)
-    names = ("eta", "rho", "actor_learning_rate", "tau")
-    settings.check(settings.vary(bdpo.make, config, Spec.of(data), names), data)
+    for names, alike in ((("eta", "rho", "actor_learning_rate"), True), (("tau",), False)):
+        phases = settings.vary(bdpo.make, config, Spec.of(data), names).phases
+        assert [bool(phase.alike) for phase in phases] == [alike, False, False]
+
+
+@flax.struct.dataclass
+class Walker:
+    place: jax.Array
+    scaled: jax.Array
+
+
+def counting(runs: list[tuple[str, float]]) -> Any:
+    """A method in three phases, each of which notes who runs: `first`, `fill`, `second`."""
+
+    def make(config: Any, spec: Spec) -> Method:
+        def note(name: str, state: Walker) -> None:
+            jax.debug.callback(lambda place: runs.append((name, float(place))), state.place)
+
+        def init(key: jax.Array, batch: Transition) -> Walker:
+            del batch
+            return Walker(jax.random.normal(key), jnp.zeros(()))
+
+        def first(state: Walker, batch: Transition, key: jax.Array, step: jax.Array) -> tuple:
+            note("first", state)
+            state = state.replace(place=state.place + jax.random.normal(key) + batch.reward.mean())
+            return state, {"place": (state.place, jnp.ones(()))}
+
+        def fill(state: Walker, batch: Transition, key: jax.Array, step: jax.Array) -> tuple:
+            note("fill", state)
+            return state, {}, {"sum": state.place + batch.reward}
+
+        def second(state: Walker, batch: Transition, key: jax.Array, step: jax.Array) -> tuple:
+            note("second", state)
+            gain = config.rate * (state.place + batch.columns["sum"].mean())
+            return state.replace(scaled=state.scaled + gain), {"gain": (gain, jnp.ones(()))}
+
+        column = {"sum": jax.ShapeDtypeStruct((), np.dtype(np.float32))}
+        phases = (
+            Phase("first", 4, first, 8),
+            Phase("fill", spec.size // 8, fill, 8, rows=walk, columns=column),
+            Phase("second", 2, second, 8),
+        )
+        return Method(init, phases, {})
+
+    return make
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """A config whose number only the last phase reads."""
+
+    rate: float = 1.0
+
+
+@pytest.mark.parametrize("mapping", ["loop", "vmap"])
+def test_members_of_one_seed_are_trained_once_until_a_setting_is_read(
+    data: Transition, mapping: str
+) -> None:
+    runs: list[tuple[str, float]] = []
+    mesh, spec, rates = ensemble.seed_mesh(jax.devices()[:2]), Spec.of(data), (0.5, 2.0, 3.0)
+    method = settings.vary(counting(runs), Rate(), spec, ("rate",))
+    assert [phase.alike for phase in method.phases] == [("inner",), ("inner",), ()]
+    seeds = SEEDS * len(rates)
+    start = settings.assign(begin(method, data, seeds), {"rate": np.repeat(rates, 2)})
+    ticks = {}
+    for tick in train.run(method, data, seeds, mesh, every=3, state=start, mapping=mapping):
+        jax.effects_barrier()
+        ticks[tick.step] = tick.metrics, ensemble.trim(tick.state, len(seeds)).inner
+    counts = collections.Counter(name for name, _ in runs)
+    once, each = len(SEEDS), len(seeds)
+    trained = once if mapping == "loop" else each  # side by side another member costs nothing
+    assert counts == {"first": 4 * trained, "fill": 3 * trained, "second": 2 * each}
+    for i, rate in enumerate(rates):
+        plain_ticks = train.run(
+            counting([])(Rate(rate), spec), data, SEEDS, mesh, every=3, mapping=mapping
+        )
+        for plain in plain_ticks:
+            metrics, state = ticks[plain.step]
+            own = slice(2 * i, 2 * i + 2)
+            chex.assert_trees_all_close(
+                {k: v[own] for k, v in metrics.items()}, plain.metrics, rtol=1e-6
+            )
+            one = jax.tree.map(lambda x, own=own: x[own], state)
+            chex.assert_trees_all_close(one, ensemble.trim(plain.state, 2), rtol=1e-6)
+
+
+def test_seeds_may_share_a_phase_that_reads_no_setting(data: Transition) -> None:
+    seeds, spec = SEEDS * 2, Spec.of(data)
+    method = settings.vary(probes.make, SHARED, spec, ("exploration",))
+    start = settings.assign(begin(method, data, seeds), {"exploration": [0, 0, 1, 1]})
+    varied = end(method, data, seeds, state=start)
+    plain = end(probes.make(SHARED, spec), data, SEEDS)
+    for own in (slice(0, 2), slice(2, 4)):
+        members = jax.tree.map(lambda x, own=own: x[own], varied.inner)
+        chex.assert_trees_all_close(members, plain, rtol=1e-6)
 
 
 def test_a_field_that_shapes_the_program_is_refused(data: Transition) -> None:
@@ -70,10 +168,9 @@ def test_a_field_that_shapes_the_program_is_refused(data: Transition) -> None:
     with pytest.raises(settings.Fixed, match="candidates"):
         settings.vary(bdpo.make, config, spec, ("candidates",))
     with pytest.raises(settings.Fixed, match="depends on a setting"):
-        settings.check(settings.vary(bdpo.make, config, spec, ("clip_norm",)), data)
+        settings.vary(bdpo.make, config, spec, ("clip_norm",))
     with pytest.raises(settings.Fixed, match="'model' is shared"):
-        shared = dataclasses.replace(CONFIG, shared=True)
-        settings.vary(probes.make, shared, spec, ("learning_rate",))
+        settings.vary(probes.make, SHARED, spec, ("learning_rate",))
 
 
 def test_settings_fit_the_members_and_the_fields(data: Transition) -> None:
