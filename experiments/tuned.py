@@ -355,7 +355,8 @@ SMALL: dict[str, dict[str, Row]] = {
 }
 
 # The methods on TD3's and IQL's parts on the sets that a CPU serves: fewer updates of networks of
-# half the width, the family's settings otherwise. Morse networks: fewer and smaller steps too.
+# half the width, the family's settings otherwise. Morse networks: fewer and smaller steps too. So
+# few updates from raw observations leave IQL at 27 on hopper/medium-v0, from standardised ones at 37.
 SLIM_ACTOR: Row = {"actor_hidden": (128, 128)}
 SLIM: Row = SLIM_ACTOR | {"critic_hidden": (128, 128)}
 SHORT_MORSE: Row = {
@@ -369,10 +370,10 @@ SHORT_RUN: Row = {"train_steps": 50_000, "eval_every": 5_000, "checkpoint_every"
 SHORT: dict[str, Row] = {
     "bc": SHORT_RUN | SLIM_ACTOR,
     "td3_bc": SHORT_RUN | SLIM,
-    "iql": SHORT_RUN | SLIM,
+    "iql": SHORT_RUN | SLIM | NORMALISED,
     "one_step": SHORT_RUN | SLIM | {"pretrain_steps": 50_000, "train_steps": 25_000},
     "td3_bst": SHORT_RUN | SLIM | SHORT_MORSE,
-    "iql_bst": SHORT_RUN | SLIM | SHORT_MORSE,
+    "iql_bst": SHORT_RUN | SLIM | SHORT_MORSE | NORMALISED,
 }
 SHORT_SETS: dict[str, str] = {
     "pendulum/mixed-v0": "pendulum",
