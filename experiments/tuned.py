@@ -76,8 +76,10 @@ def _around_td3(data: Row, critic: Row) -> dict[str, Row]:
 AROUND: dict[str, dict[str, Row]] = {
     "locomotion": {
         **_around_td3(STANDARDISED, {}),
+        # Where certainty is 1 nothing holds the policy but the critic's own errors.
+        "td3_bst": STANDARDISED | LAYER_NORM,
         "iql": {},  # section 5 of its paper is the method's defaults
-        "iql_bst": {},
+        "iql_bst": LAYER_NORM,
     },
     "antmaze": {
         **_around_td3(MINUS_ONE, LAYER_NORM),
