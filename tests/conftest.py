@@ -7,9 +7,6 @@ import os
 # Read at import, also by the processes that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"  # a missing dataset is not looked for
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # a quarter of the contract suite's time
-# Compiling is most of what the suite costs; a quarter of its CPU time less (tests/methods/
-# test_td3_bst.py: 28.0 s, so 20.4 s). Users run level 3.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
 
 from collections.abc import Callable
 from pathlib import Path
