@@ -73,9 +73,9 @@ def _around_td3(data: Row, critic: Row) -> dict[str, Row]:
 
 # TD3-BST and IQL-BST: one setting for every set of a family. Locomotion's is chosen on
 # hopper/medium-v0 and halfcheetah/mixed-v0 (docs/td3_bst.md): certain where the data are denser
-# than one action in half a box per dimension, and where they are not at all, pulled by TD3+BC's
-# weight. The other families but the pendulum have the configs' defaults, critics layer-normalised.
-BST_LOCOMOTION: Row = {"negative_weight": 2.0, "mu": 3.0}
+# than one action in half a box per dimension, and where they are not at all, pulled by a third of
+# TD3+BC's weight. Other families but the pendulum: the configs' defaults, layer-normalised critics.
+BST_LOCOMOTION: Row = {"negative_weight": 2.0, "mu": 8.0}
 AROUND: dict[str, dict[str, Row]] = {
     "locomotion": {
         **_around_td3(STANDARDISED, {}),

@@ -30,8 +30,8 @@ Choices where it is silent, all ours:
     policy goes to the mean of the modes like behaviour cloning, which the paper says it does not.
  3. |pi - a|^2 is the mean over action dimensions, as in TD3+BC; "sum" is the other reading.
  4. mean|Q_1| divides the value, held fixed, as in TD3+BC; the policy climbs the first critic.
- 5. mu = 1; the tuned rows have 3 on locomotion, which at worst has TD3+BC's weight, and 16 on
-    our pendulum. Larger is weaker.
+ 5. mu = 1; the tuned rows have 8 on locomotion and 16 on our pendulum. Larger is weaker: mu near 3
+    has TD3+BC's weight at worst.
  6. Every constant of TD3 is TD3+BC's; so are kernels at the start and the policy's first step.
  7. `negative_weight` is 1, the usual loss: certainty is then 1 wherever the data are denser than
     uniform actions. 2 per dimension makes it 1 where they are denser than 1 (in halves of the box).
