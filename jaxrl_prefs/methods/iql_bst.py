@@ -69,7 +69,8 @@ class Config:
     kernel: str = "rbf"  # or "laplace", "cauchy", "rational_quadratic"
     morse_hidden: tuple[int, ...] = (256, 256, 256)  # [ours]
     morse_learning_rate: float = 3e-4  # [ours]
-    negatives: int = 10  # [ours] J, uniform actions per row
+    negatives: int = 10  # [ours] J, actions per row to tell the data's from
+    shuffled: float = 0.0  # [ours] share of them that are other rows' actions, not uniform
     negative_weight: float = 1.0  # [ours] of their term, to the power of k; 2 weighs volume
     pretrain_batch_size: int = 1024  # [ours]
     pretrain_steps: int = 100_000  # [ours]
@@ -111,6 +112,7 @@ def build(config: Config, spec: Spec) -> Parts:
             kernel=config.kernel,
             scale=config.kernel_scale,
             negative_weight=config.negative_weight,
+            shuffled=config.shuffled,
         ),
         iql=Iql(
             critic=critics.twin(config.critic_hidden, layer_norm=norm, initialiser="orthogonal"),

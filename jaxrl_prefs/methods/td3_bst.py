@@ -35,7 +35,9 @@ Choices where it is silent, all ours:
  6. Every constant of TD3 is TD3+BC's; so are kernels at the start and the policy's first step.
  7. `negative_weight` is 1, the usual loss: certainty is then 1 wherever the data are denser than
     uniform actions. 2 per dimension makes it 1 where they are denser than 1 (in halves of the box).
- 8. Kernels other than the RBF are offered with parameterisations of ours (parts/morse.py).
+ 8. `shuffled` is 0, uniform negatives alone, as usual. In 24 dimensions such a network does not
+    know states from each other; the rows of adroit and kitchen draw half from other rows.
+ 9. Kernels other than the RBF are offered with parameterisations of ours (parts/morse.py).
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ class Config:
     kernel: str = "rbf"  # or "laplace", "cauchy", "rational_quadratic"
     morse_hidden: tuple[int, ...] = (256, 256, 256)  # [ours]
     morse_learning_rate: float = 3e-4  # [ours]
-    negatives: int = 10  # [ours] J, uniform actions per row
+    negatives: int = 10  # [ours] J, actions per row to tell the data's from
+    shuffled: float = 0.0  # [ours] share of them that are other rows' actions, not uniform
     negative_weight: float = 1.0  # [ours] of their term, to the power of k; 2 weighs volume
     pretrain_batch_size: int = 1024  # [ours]
     pretrain_steps: int = 100_000  # [ours]
@@ -122,6 +125,7 @@ def build(config: Config, spec: Spec) -> Parts:
             kernel=config.kernel,
             scale=config.kernel_scale,
             negative_weight=config.negative_weight,
+            shuffled=config.shuffled,
         ),
         td3=td3.of(config, spec),
         morse_optimizer=learner.optimizer(config.morse_learning_rate),

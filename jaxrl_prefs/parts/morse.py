@@ -11,6 +11,10 @@ certainty is a kernel of how far it misses.
 
 The optimum of L is M*(s, a) = min(1, p(a|s) / u(a)): a density ratio, clipped at 1. All is
 computed from log K; log(exp(.)) would underflow a few kernel widths from the data.
+
+Where actions have many dimensions no uniform one comes near the data, and a network that knows p(a)
+but not p(a|s) has the loss of one that knows both (docs/td3_bst.md). A share of the u_j may
+therefore be actions of the batch's other rows: u is then the mixture of both.
 """
 
 from __future__ import annotations
@@ -112,7 +116,8 @@ class Morse(NamedTuple):
     kernel: Callable[[Array], Array]  # squared distance -> log K
     low: np.ndarray  # [A], the box of the uniform actions
     high: np.ndarray  # [A]
-    negative_weight: float | Array = 1.0  # of the uniform actions' term
+    negative_weight: float | Array = 1.0  # of the negatives' term
+    shuffled: float | Array = 0.0  # share of the negatives that are other rows' actions
 
 
 def network(
@@ -122,6 +127,7 @@ def network(
     kernel: str,
     scale: str | float | Array,
     negative_weight: float | Array = 1.0,
+    shuffled: float | Array = 0.0,
 ) -> Morse:
     """A ReLU perceptron with a linear output of the action's size, under a kernel.
 
@@ -130,16 +136,19 @@ def network(
         spec: of the data.
         kernel: one of KERNELS.
         scale: as `scale_of` reads it.
-        negative_weight: of the uniform actions, for each dimension: the term has its k-th power.
+        negative_weight: of the negatives, for each dimension: their term has its k-th power.
+        shuffled: share of the negatives that are other rows' actions; the rest is uniform.
 
     Raises:
-        ValueError: for an unknown kernel, a scale that cannot be read, and a weight that is not
-            above 0.
+        ValueError: for an unknown kernel, a scale that cannot be read, a weight that is not above
+            0, and a share that is not in 0 to 1.
     """
     if kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, not {kernel!r}")
     if not isinstance(negative_weight, jax.Array) and not negative_weight > 0:
         raise ValueError(f"negative_weight must be above 0, it is {negative_weight}")
+    if not isinstance(shuffled, jax.Array) and not 0 <= shuffled <= 1:
+        raise ValueError(f"shuffled must be in 0 to 1, it is {shuffled}")
     width = scale_of(scale, spec.action_dim)
     return Morse(
         net=nets.mlp(hidden, spec.action_dim, activation="relu", initialiser="lecun"),
@@ -147,6 +156,7 @@ def network(
         low=spec.action_low,
         high=spec.action_high,
         negative_weight=negative_weight**spec.action_dim,
+        shuffled=shuffled,
     )
 
 
@@ -173,28 +183,50 @@ class Found(NamedTuple):
     """What one evaluation of the loss saw."""
 
     energy: Array  # [B], of the data's actions
-    uniform: Array  # [B, J], certainty of the uniform actions
+    negative: Array  # [B, J], certainty of the negatives
+
+
+def negatives_of(morse: Morse, action: Array, key: Key, count: int) -> tuple[Array, Array]:
+    """Draws `count` actions per row to tell the rows' actions from.
+
+    Args:
+        morse: the network: its box, and the share of other rows' actions.
+        action: [B, A] of the batch. A row may draw its own.
+        key: of the draws.
+        count: J.
+
+    Returns:
+        The negatives [B, J, A], and 1 where they are uniform, 0 where another row's: [B, J].
+    """
+    uniform_key, row_key, share_key = jax.random.split(key, 3)
+    shape = (len(action), count)
+    uniform = uniform_in(
+        morse.low, morse.high, uniform_key, (*shape, action.shape[1]), action.dtype
+    )
+    other = jnp.take(action, jax.random.randint(row_key, shape, 0, len(action)), axis=0)
+    is_other = jax.random.bernoulli(share_key, morse.shuffled, shape)
+    return jnp.where(is_other[..., None], other, uniform), 1 - is_other.astype(action.dtype)
 
 
 def loss(
-    params: Params, *, morse: Morse, batch: Transition, uniform: Array, weight: Array
+    params: Params, *, morse: Morse, batch: Transition, negatives: Array, weight: Array
 ) -> tuple[Array, Found]:
     """sum_i w_i [-log M(s_i, a_i) + c mean_j M(s_i, u_ij)] / sum_i w_i.
 
     c is the network's `negative_weight`. Over all functions the optimum is min(1, p / (c u)), with
-    the data's density p and the uniform one u: for c = 1 a ratio, for c = 1 / u the density itself.
+    the data's density p and the negatives' u: for c = 1 a ratio, for c = 1 / u the density itself.
 
     Args:
         params: of f.
         morse: the network.
         batch: [B] transitions, of which observation and action are read.
-        uniform: [B, J, A] actions drawn from the box.
+        negatives: [B, J, A], the u_ij.
         weight: [B]; 0 leaves a row out.
     """
-    action = jnp.concatenate([batch.action[:, None], uniform], 1)  # one pass for both terms
+    action = jnp.concatenate([batch.action[:, None], negatives], 1)  # one pass for both terms
     energies = energy(morse, params, batch.observation[:, None], action)
     found = Found(energies[:, 0], jnp.exp(-energies[:, 1:]))
-    per_row = found.energy + morse.negative_weight * found.uniform.mean(1)
+    per_row = found.energy + morse.negative_weight * found.negative.mean(1)
     return jnp.sum(weight * per_row) / jnp.maximum(jnp.sum(weight), 1), found
 
 
@@ -207,35 +239,39 @@ def update(
     opt: optax.GradientTransformation,
     negatives: int,
 ) -> tuple[Trainable, Metrics]:
-    """One step on the loss with `negatives` uniform actions per row.
+    """One step on the loss with `negatives` actions per row to tell the data's from.
 
-    Every 20th row of the dataset, by its number, is left out of the loss; `certainty_held_out` is
-    the mean certainty there, and counts only where the batch holds such rows.
+    Every 20th row of the dataset, by its number, is left out of the loss (its action may be another
+    row's negative); `certainty_held_out` is the mean certainty there, and counts only where the
+    batch holds such rows. `certainty_uniform` is that of the negatives that are uniform.
     """
     held_out = (batch.index % HELD_OUT == 0).astype(batch.action.dtype)
-    rows, size = batch.action.shape
-    shape = (rows, negatives, size)
-    uniform = uniform_in(morse.low, morse.high, key, shape, batch.action.dtype)
+    drawn, is_uniform = negatives_of(morse, batch.action, key, negatives)
 
     def objective(params: Params) -> tuple[Array, tuple[Array, Found]]:
-        value, found = loss(params, morse=morse, batch=batch, uniform=uniform, weight=1 - held_out)
+        value, found = loss(params, morse=morse, batch=batch, negatives=drawn, weight=1 - held_out)
         return value, (value, found)
 
     part, (value, found) = learner.descend(part, opt, objective)
     on_data = jnp.exp(-found.energy)
-    metrics = learner.measured(morse_loss=value, certainty_uniform=found.uniform)
-    for name, chosen in (("certainty_data", 1 - held_out), ("certainty_held_out", held_out)):
-        metrics[name] = jnp.float32(jnp.sum(on_data * chosen)), jnp.float32(jnp.sum(chosen))
+    metrics = learner.measured(morse_loss=value)
+    for name, certain, chosen in (
+        ("certainty_data", on_data, 1 - held_out),
+        ("certainty_held_out", on_data, held_out),
+        ("certainty_uniform", found.negative, is_uniform),
+    ):
+        metrics[name] = jnp.float32(jnp.sum(certain * chosen)), jnp.float32(jnp.sum(chosen))
     return part, metrics
 
 
 def diagnosis(
     morse: Morse, params: Params, batch: Transition, policy: Array, uniform: Array
 ) -> Metrics:
-    """Mean certainty of the data's, the policy's and uniform actions.
+    """Mean certainty of the data's, the policy's, uniform and shuffled actions.
 
     Low on data is a kernel too narrow or a network trained too little; high on uniform actions is
-    one that lost its negatives; low on the policy's actions is a policy that left the data.
+    one that lost its negatives; high on shuffled ones, the data's own at other rows' states, is one
+    that knows the actions but not the states; low on the policy's is a policy that left the data.
     """
 
     def mean(action: Array) -> Array:
@@ -245,4 +281,5 @@ def diagnosis(
         certainty_data=mean(batch.action),
         certainty_policy=mean(policy),
         certainty_uniform=mean(uniform),
+        certainty_shuffled=mean(jnp.roll(batch.action, len(batch.action) // 2, 0)),
     )

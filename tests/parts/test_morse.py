@@ -87,7 +87,7 @@ def test_other_scales_are_refused_with_an_example(text):
 def loss_of(network, action, uniform, weight=None):
     weight = np.ones(len(action)) if weight is None else weight
     return compiled(
-        lambda a, u, w: morse.loss((), morse=network, batch=batch_of(a), uniform=u, weight=w)[0],
+        lambda a, u, w: morse.loss((), morse=network, batch=batch_of(a), negatives=u, weight=w)[0],
         action,
         uniform,
         weight,
@@ -148,8 +148,8 @@ def test_the_target_moves_with_the_action():
 # -------------------------------------------------------------- T3: the population optimum
 
 
-def optimum(share, steps=3_000, weight=1.0):
-    """M by bins that minimise the loss for data of these shares, under a uniform of equal bins."""
+def optimum(share, steps=3_000, weight=1.0, negatives=None):
+    """M by bins that minimise the loss for data of these shares. Negatives: all, or these."""
     bins = len(share)
     action = np.arange(bins, dtype=float)[:, None]
 
@@ -160,12 +160,13 @@ def optimum(share, steps=3_000, weight=1.0):
         net=Net(lambda key, *inputs: (), apply), negative_weight=weight
     )
     opt = optax.adam(optax.cosine_decay_schedule(0.03, steps))
-    batch, uniform = batch_of(action), jnp.broadcast_to(action[None], (bins, bins, 1))
+    drawn = action if negatives is None else action[negatives]
+    batch, drawn = batch_of(action), jnp.broadcast_to(drawn[None], (bins, len(drawn), 1))
 
     def step(_, carry):
         miss, state = carry
         slope = jax.grad(
-            lambda m: morse.loss(m, morse=network, batch=batch, uniform=uniform, weight=share)[0]
+            lambda m: morse.loss(m, morse=network, batch=batch, negatives=drawn, weight=share)[0]
         )(miss)
         move, state = opt.update(slope, state)
         return optax.apply_updates(miss, move), state
@@ -208,6 +209,44 @@ def test_certainty_of_bins_is_their_ratio_clipped_at_one():
     np.testing.assert_allclose(
         optimum(np.array([0.5, 0.3, 0.15, 0.05])), [1, 1, 0.6, 0.2], atol=1e-3
     )
+
+
+def test_against_shuffled_actions_certainty_is_the_ratio_to_the_mixture():
+    """p(a|s) = .5, .3, .15, .05; u = .5 * 1/4 + .5 * p(a) with p(a) = .2, .2, .2, .4."""
+    mixture = np.repeat(np.arange(4), [9, 9, 9, 13])  # of 40: .225, .225, .225, .325
+    found = optimum(np.array([0.5, 0.3, 0.15, 0.05]), negatives=mixture)
+    np.testing.assert_allclose(found, [1, 1, 0.15 / 0.225, 0.05 / 0.325], atol=1e-3)
+
+
+# --------------------------------------------------------------------------- the negatives
+
+
+def test_negatives_are_uniform_but_for_their_share_of_other_rows():
+    action = 10 * np.arange(1.0, 6)[:, None] + np.arange(2)  # outside of the box: 10, 11; 20, ..
+    network = modes.shifted([0.0, 0.0], 1.0)._replace(shuffled=0.25)
+    drawn, is_uniform = morse.negatives_of(network, action, jax.random.key(0), 20_000)
+    assert drawn.shape == (5, 20_000, 2) and is_uniform.shape == (5, 20_000)
+    inside = (np.abs(drawn) <= 1).all(-1)
+    np.testing.assert_array_equal(inside, is_uniform == 1)
+    assert inside.mean() == pytest.approx(0.75, abs=5 * np.sqrt(0.75 * 0.25 / 1e5))
+    uniform = drawn[inside]
+    assert np.abs(uniform.mean(0)).max() < 0.02 and np.abs(uniform.var(0) - 1 / 3).max() < 0.01
+    rows, counts = np.unique(drawn[~inside], axis=0, return_counts=True)
+    np.testing.assert_array_equal(rows, action)  # whole rows, each as often
+    assert np.abs(counts / counts.sum() - 0.2).max() < 0.02
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_share_of_none_or_all_is_exact(share):
+    network = modes.shifted([0.0], 1.0)._replace(shuffled=share)
+    _, is_uniform = morse.negatives_of(network, jnp.zeros((3, 1)), jax.random.key(0), 1_000)
+    assert (is_uniform == 1 - share).all()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, np.nan])
+def test_a_share_is_in_0_to_1(share):
+    with pytest.raises(ValueError, match="shuffled must be in 0 to 1"):
+        morse.network((8,), spec(), kernel="rbf", scale="k", shuffled=share)
 
 
 # --------------------------------------------------------------------------- the update
@@ -256,6 +295,40 @@ def test_held_out_rows_are_measured_and_not_trained_on():
     assert metrics["certainty_uniform"][0] == 0
     loss = -np.log(certain)[trained].mean()
     assert metrics["morse_loss"][0] == pytest.approx(loss, rel=1e-6)
+
+
+def test_shuffled_actions_teach_states_in_many_dimensions():
+    """Two states, 16 action dimensions, negatives of other rows alone: the optimum is
+    min(1, p(a|s) / p(a)), which is 1 for a state's own actions and 0 for the other's."""
+    with jax.enable_x64(False):
+        rng, size = np.random.default_rng(0), 16
+        state = np.sign(rng.normal(size=(2_000, 1)))
+        noise = 0.01 * rng.normal(size=(2_000, size))
+        action = 0.2 * state * np.sign(rng.normal(size=size)) + noise
+        data = batch_of(action.astype("f"))._replace(
+            observation=state.astype("f"), index=np.arange(2_000, dtype=np.int32)
+        )
+        opt = optax.adam(2e-3)
+
+        network = morse.network((32, 32), spec(size), kernel="rbf", scale="k/2", shuffled=1.0)
+
+        def step(i, part):
+            key, rows_key = jax.random.split(jax.random.fold_in(jax.random.key(1), i))
+            rows = jax.random.randint(rows_key, (64,), 0, 2_000)
+            batch = jax.tree.map(lambda x: jnp.asarray(x)[rows], data)
+            return morse.update(part, batch, key, morse=network, opt=opt, negatives=4)[0]
+
+        @jax.jit
+        def certainties():
+            start = network.net.init(jax.random.key(0), jnp.zeros((1, 1)), jnp.zeros((1, size)))
+            part = jax.lax.fori_loop(0, 1_000, step, learner.fresh(start, opt))
+            return tuple(
+                morse.certainty(network, part.params, sign * data.observation, data.action).mean()
+                for sign in (1, -1)
+            )
+
+        own, others = certainties()
+    assert own > 0.9 and others < 0.05, (own, others)
 
 
 # ---------------------------------------------------------------- T4: a trained network
