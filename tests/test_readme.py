@@ -92,7 +92,8 @@ def test_a_policy_as_one_file() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_parse(page: Path) -> None:
-    for line in "\n".join(blocks(page, "bash")).splitlines():
+    commands = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
+    for line in commands.splitlines():
         words = line.split("#")[0].replace("'", "").split()
         if words[:3] == ["python", "-m", "experiments.run"]:
             config.check(run.parse(["run", *words[3:]]).choice)
