@@ -36,7 +36,9 @@ Deviations and choices (the main text leaves all of them open; "ours" unless a s
     While the critic is young mean |Q| is near 0, and the actor follows magnified noise: on
     pendulum-mixed differences of 70 nats before the first update, of 1 after 1,000.
  2. Negatives are uniform on the action box, so differences of E are differences of log-density, as
-    equation 7 needs. `negatives = "langevin"` has the negatives and the gradient penalty of
+    equation 7 needs. `negatives = "guided"` draws half of them from a Gaussian fitted beside the
+    energy, whose density is known as well: where behaviour is narrow, uniform ones are all far from
+    it and teach nothing (docs/bpr.md). `"langevin"` has the negatives and the gradient penalty of
     implicit behavioural cloning (Florence et al. 2022), whose scale is not calibrated.
  3. Energy network: pre-activation residual, spectral norm on every layer (paper), one power
     iteration per step, times a learned gain, because a slope of 2^blocks is too small for narrow
@@ -86,7 +88,7 @@ CHOICES = {
     "critic": ("sac", "onestep", "ensemble"),
     "spread": ("variance", "std"),
     "behavior": ("energy", "gaussian"),
-    "negatives": ("uniform", "langevin"),
+    "negatives": ("uniform", "guided", "langevin"),
     "batches": tuple(ROWS),
 }
 COUNTS = (
@@ -131,13 +133,13 @@ class Config:
     behavior: str = "energy"  # or "gaussian"
     energy_width: int = 256
     energy_blocks: int = 4  # of two layers each: depth 8
-    negatives: str = "uniform"  # or "langevin"
+    negatives: str = "uniform"  # or "guided", half of them near the data; "langevin"
     negative_samples: int = 256  # n
     langevin_steps: int = 100
     search_samples: int = 256  # candidates of the derivative-free search
     search_rounds: int = 3  # (the authors of the search draw 16,384)
     # actor
-    actor_hidden: tuple[int, ...] = (256, 256)  # also of the Gaussian behaviour
+    actor_hidden: tuple[int, ...] = (256, 256)  # also of a Gaussian behaviour or proposal
     # optimisation
     energy_learning_rate: float = 5e-4  # falls to 0 by a cosine over pretrain_steps
     actor_learning_rate: float = 3e-4
@@ -212,9 +214,10 @@ def _double(config: Config, spec: Spec) -> Net:
 
 def _model(config: Config, spec: Spec) -> energy.Model:
     low, high = spec.action_low, spec.action_high
+    gaussian = energy.GaussianModel(_double(config, spec), low, high)
     if config.behavior == "gaussian":
-        return energy.GaussianModel(_double(config, spec), low, high)
-    return energy.EnergyModel(
+        return gaussian
+    model = energy.EnergyModel(
         net=residual.scalar(config.energy_width, config.energy_blocks),
         low=low,
         high=high,
@@ -224,6 +227,7 @@ def _model(config: Config, spec: Spec) -> energy.Model:
         candidates=config.search_samples,
         rounds=config.search_rounds,
     )
+    return energy.GuidedModel(model, gaussian) if config.negatives == "guided" else model
 
 
 # ---------------------------------------------------------------------------------- losses

@@ -9,7 +9,9 @@ paper's gradient penalty.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,8 +21,7 @@ import optax
 
 from jaxrl_prefs import learner, residual
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.ops import contrastive
-from jaxrl_prefs.ops.gaussian import log_density
+from jaxrl_prefs.ops import contrastive, gaussian
 from jaxrl_prefs.ops.shapes import aligned, boxed, uniform_in
 from jaxrl_prefs.parts.gaussian import gaussian_head
 from jaxrl_prefs.residual import Residual, Vectors
@@ -42,18 +43,70 @@ EnergyFn = Callable[[Array, Array], Array]  # (observation [..., O], action [...
 class Proposal(NamedTuple):
     """A density that can be drawn from, over actions in every state."""
 
-    draw: Callable[[Key, tuple[int, int]], Array]  # (key, (B, n)) -> [B, n, A]
-    log_density: Callable[[Array], Array]  # [..., A] -> [...]
+    draw: Callable[[Array, Key, int], Array]  # (observation [B, O], key, n) -> [B, n, A]
+    log_density: EnergyFn
 
 
 def uniform(low: np.ndarray, high: np.ndarray) -> Proposal:
     """The uniform density on the box between `low` and `high`, [A] each."""
     level = -float(np.sum(np.log(np.asarray(high, np.float64) - low)))
 
-    def draw(key: Key, shape: tuple[int, int]) -> Array:
-        return uniform_in(low, high, key, (*shape, len(low)), jnp.dtype(jnp.float32))
+    def draw(observation: Array, key: Key, count: int) -> Array:
+        shape = (len(observation), count, len(low))
+        return uniform_in(low, high, key, shape, jnp.dtype(jnp.float32))
 
-    return Proposal(draw, lambda action: jnp.full(action.shape[:-1], level, action.dtype))
+    def log_density(observation: Array, action: Array) -> Array:
+        del observation
+        return jnp.full(action.shape[:-1], level, action.dtype)
+
+    return Proposal(draw, log_density)
+
+
+def normal(
+    law: Callable[[Array], tuple[Array, Array]], low: np.ndarray, high: np.ndarray
+) -> Proposal:
+    """Diagonal Gaussians, cut off at the box.
+
+    Args:
+        law: observation [..., O] -> mean, inside the box, and standard deviation, [..., A] each.
+        low: [A].
+        high: [A].
+    """
+
+    def bounds(mean: Array, std: Array) -> tuple[Array, Array]:
+        return (aligned(low, mean.ndim) - mean) / std, (aligned(high, mean.ndim) - mean) / std
+
+    def draw(observation: Array, key: Key, count: int) -> Array:
+        mean, std = (x[:, None] for x in law(observation))
+        shape = (len(observation), count, len(low))
+        z = jax.random.truncated_normal(key, *bounds(mean, std), shape, mean.dtype)
+        return boxed(mean + std * z, low, high)
+
+    def log_density(observation: Array, action: Array) -> Array:
+        mean, std = law(observation)
+        least, most = (jax.scipy.stats.norm.cdf(x) for x in bounds(mean, std))
+        return gaussian.log_density(action, mean, std) - jnp.sum(jnp.log(most - least), -1)
+
+    return Proposal(draw, log_density)
+
+
+def half_and_half(one: Proposal, other: Proposal) -> Proposal:
+    """Draws either with probability 1/2."""
+
+    def draw(observation: Array, key: Key, count: int) -> Array:
+        one_key, other_key, coin_key = jax.random.split(key, 3)
+        first, second = (
+            law.draw(observation, k, count) for law, k in ((one, one_key), (other, other_key))
+        )
+        return jnp.where(
+            jax.random.bernoulli(coin_key, 0.5, first.shape[:2])[..., None], first, second
+        )
+
+    def log_density(observation: Array, action: Array) -> Array:
+        densities = one.log_density(observation, action), other.log_density(observation, action)
+        return jnp.logaddexp(*densities) - math.log(2)
+
+    return Proposal(draw, log_density)
 
 
 def held_out(index: Array) -> Array:
@@ -142,7 +195,7 @@ class EnergyModel(NamedTuple):
     def draw(self, energy: EnergyFn, observation: Array, key: Key) -> Array:
         """Negatives for each observation: [B, n, A]."""
         draw_key, chain_key = jax.random.split(key)
-        start = self.proposal.draw(draw_key, (observation.shape[0], self.negatives))
+        start = self.proposal.draw(observation, draw_key, self.negatives)
         if not self.langevin_steps:
             return start
         return langevin(
@@ -151,10 +204,9 @@ class EnergyModel(NamedTuple):
 
     def log_q(self, observation: Array, action: Array) -> Array:
         """What is subtracted from the logits; 0 where the negatives' density is not known."""
-        del observation
         if self.langevin_steps:
             return jnp.zeros(action.shape[:-1], action.dtype)
-        return self.proposal.log_density(action)
+        return self.proposal.log_density(observation, action)
 
 
 class GaussianModel(NamedTuple):
@@ -181,17 +233,18 @@ class GaussianModel(NamedTuple):
     def energy(self, params: Params, vectors: Vectors) -> EnergyFn:
         """-log N(a; mean(s), std(s)^2)."""
         del vectors
-        head = gaussian_head(self.low, self.high)
+        return lambda observation, action: (
+            -gaussian.log_density(action, *self.law(params, observation))
+        )
 
-        def energy(observation: Array, action: Array) -> Array:
-            return -log_density(action, *head(self.net.apply(params, observation)))
-
-        return energy
+    def law(self, params: Params, observation: Array) -> tuple[Array, Array]:
+        """Mean, inside the box, and standard deviation: [..., A] each."""
+        return gaussian_head(self.low, self.high)(self.net.apply(params, observation))
 
     def act(self, params: Params, vectors: Vectors, observation: Array, key: Key) -> Array:
         """One draw, clipped to the box: [B, A]."""
         del vectors
-        mean, std = gaussian_head(self.low, self.high)(self.net.apply(params, observation))
+        mean, std = self.law(params, observation)
         return boxed(mean + std * jax.random.normal(key, mean.shape), self.low, self.high)
 
     def fit(
@@ -208,7 +261,72 @@ class GaussianModel(NamedTuple):
         return split_loss(self.energy(params, vectors)(observation, action), index)
 
 
-Model = EnergyModel | GaussianModel
+class GuidedModel(NamedTuple):
+    """An energy network told from draws near the data, of a Gaussian that is fitted beside it.
+
+    Half of its negatives are uniform, half the Gaussian's, cut off at the box; the density of both
+    is known, so that the energy is as calibrated as with uniform ones (ops/contrastive.py). Where
+    the behaviour is narrow and actions have several dimensions no uniform draw comes near it, and
+    an energy that is far too wide has next to no loss (docs/bpr.md).
+
+    Parameters are {"energy": EnergyModel's, "proposal": GaussianModel's}; vectors the energy's.
+    """
+
+    contrasted: EnergyModel
+    gaussian: GaussianModel
+
+    @property
+    def low(self) -> np.ndarray:
+        """Of the action box, [A]."""
+        return self.contrasted.low
+
+    @property
+    def high(self) -> np.ndarray:
+        """Of the action box, [A]."""
+        return self.contrasted.high
+
+    def init(self, key: Key, observation: Array, action: Array) -> tuple[Params, Vectors]:
+        """Parameters and power-iteration vectors; the arrays are read for shapes only."""
+        energy_key, proposal_key = jax.random.split(key)
+        params, vectors = self.contrasted.init(energy_key, observation, action)
+        proposal, _ = self.gaussian.init(proposal_key, observation, action)
+        return {"energy": params, "proposal": proposal}, vectors
+
+    def advance(self, params: Params, vectors: Vectors) -> Vectors:
+        """One power iteration, before each gradient step."""
+        return self.contrasted.advance(params["energy"], vectors)
+
+    def energy(self, params: Params, vectors: Vectors) -> EnergyFn:
+        """E(s, a) as a function, with parameters held."""
+        return self.contrasted.energy(params["energy"], vectors)
+
+    def act(self, params: Params, vectors: Vectors, observation: Array, key: Key) -> Array:
+        """The lowest energy that the derivative-free search finds: [B, A]."""
+        return self.contrasted.act(params["energy"], vectors, observation, key)
+
+    def fit(
+        self,
+        params: Params,
+        vectors: Vectors,
+        observation: Array,
+        action: Array,
+        index: Array,
+        key: Key,
+    ) -> tuple[Array, Metrics]:
+        """The contrastive loss of a batch, plus the Gaussian's own: neither moves the other."""
+        model = self.contrasted._replace(proposal=self.proposal(params["proposal"]))
+        loss, metrics = model.fit(params["energy"], vectors, observation, action, index, key)
+        own, found = self.gaussian.fit(params["proposal"], {}, observation, action, index, key)
+        return loss + own, metrics | {"proposal_loss": found["behavior_loss"]}
+
+    def proposal(self, params: Params) -> Proposal:
+        """Half uniform, half the Gaussian with these parameters, held."""
+        held = jax.lax.stop_gradient(params)
+        near = normal(partial(self.gaussian.law, held), self.low, self.high)
+        return half_and_half(self.contrasted.proposal, near)
+
+
+Model = EnergyModel | GaussianModel | GuidedModel
 
 
 def train(
@@ -289,7 +407,7 @@ def search(
     """
     start_key, *keys = jax.random.split(key, rounds)
     radius, context = aligned((high - low) / 2, 3), observation[:, None]
-    action = uniform(low, high).draw(start_key, (observation.shape[0], count))
+    action = uniform(low, high).draw(observation, start_key, count)
     for i, round_key in enumerate(keys):
         choice_key, noise_key = jax.random.split(round_key)
         action = resampled(action, -energy(context, action), choice_key)

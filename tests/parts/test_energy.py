@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxrl_prefs import learner, residual
+from jaxrl_prefs import learner, nets, residual
 from jaxrl_prefs.parts import energy
 from jaxrl_prefs.types import Net
 from tests.exact import batch_of, compiled
@@ -47,12 +47,54 @@ def model_of(**changes):
 
 def test_the_uniform_proposal_fills_its_box():
     proposal = energy.uniform(LOW2, HIGH2)
-    drawn = compiled(lambda: proposal.draw(jax.random.key(0), (50, 400))).reshape(-1, 2)
+    states = jnp.zeros((50, 1))
+    drawn = compiled(lambda: proposal.draw(states, jax.random.key(0), 400)).reshape(-1, 2)
     assert (drawn >= LOW2).all() and (drawn <= HIGH2).all()
     np.testing.assert_allclose(drawn.mean(0), [0, 2], atol=0.04)
     np.testing.assert_allclose(drawn.var(0), [4 / 12, 16 / 12], rtol=0.03)
-    density = proposal.log_density(jnp.asarray(drawn))
+    density = proposal.log_density(states, jnp.asarray(drawn))
     np.testing.assert_allclose(density, -np.log(8), rtol=1e-6)
+
+
+def by_state(observation):
+    """Mean s / 2 and 2 + s, deviations .4 and 1.5."""
+    mean = jnp.concatenate([observation / 2, 2 + observation], -1)
+    return mean, jnp.broadcast_to(jnp.array([0.4, 1.5]), mean.shape)
+
+
+def cut_off(state):
+    mean, std = np.array([state / 2, 2 + state]), np.array([0.4, 1.5])
+    return scipy.stats.truncnorm((LOW2 - mean) / std, (HIGH2 - mean) / std, mean, std)
+
+
+def test_gaussian_proposals_are_cut_off_at_the_box():
+    proposal, states = energy.normal(by_state, LOW2, HIGH2), np.array([[0.0], [1.9]], "f")
+    drawn = compiled(lambda: proposal.draw(jnp.asarray(states), jax.random.key(0), 20_000))
+    assert (drawn >= LOW2).all() and (drawn <= HIGH2).all()
+    density = proposal.log_density(jnp.asarray(states)[:, None], jnp.asarray(drawn))
+    for state, actions, levels in zip(states[:, 0], drawn, density, strict=True):
+        law = cut_off(state)
+        np.testing.assert_allclose(actions.mean(0), law.mean(), atol=0.03)
+        np.testing.assert_allclose(actions.var(0), law.var(), rtol=0.05)
+        np.testing.assert_allclose(levels, law.logpdf(actions).sum(-1), atol=2e-4)
+
+
+def test_half_of_a_mixture_s_draws_are_each_law_s():
+    states = jnp.array([[0.0], [1.9]])
+    low, high = LOW2 + np.array([0.9, 0], "f"), HIGH2  # a part of the box
+    whole, part = energy.uniform(LOW2, HIGH2), energy.uniform(low, high)
+    mixture = energy.half_and_half(whole, part)
+    drawn = compiled(lambda: mixture.draw(states, jax.random.key(0), 20_000))
+    inside = (drawn >= low).all(-1)
+    share = 0.5 + 0.5 * 1.1 / 2
+    assert np.abs(inside.mean(1) - share).max() < 5 * np.sqrt(share * (1 - share) / 20_000)
+    middle = energy.half_and_half(whole, energy.normal(by_state, LOW2, HIGH2))
+    point = jnp.array([[0.1, 1.0], [0.5, 3.0]])
+    exact = [
+        0.5 / 8 + 0.5 * np.exp(cut_off(state).logpdf(x).sum())
+        for state, x in zip(states[:, 0], point, strict=True)
+    ]
+    np.testing.assert_allclose(middle.log_density(states, point), np.log(exact), rtol=1e-5)
 
 
 # --------------------------------------------------------------------------- what is trained on
@@ -126,11 +168,11 @@ def fitted(model, steps=1_500, rate=0.05, rows=512):
     return np.asarray(jax.jit(program)(data))
 
 
-def normal(mean, std):
+def line(mean, std):
     """A proposal that is not uniform, on the whole line."""
     return energy.Proposal(
-        lambda key, shape: mean + std * jax.random.normal(key, (*shape, 1)),
-        lambda a: jax.scipy.stats.norm.logpdf(a[..., 0], mean, std),
+        lambda s, key, count: mean + std * jax.random.normal(key, (len(s), count, 1)),
+        lambda s, a: jax.scipy.stats.norm.logpdf(a[..., 0], mean, std),
     )
 
 
@@ -144,11 +186,17 @@ def test_energies_are_minus_log_density_by_uniform_draws():
 def test_energies_are_minus_log_density_by_any_known_proposal():
     """log q is subtracted from every logit; without it the optimum is p / q."""
     # the data fill [-1, 1] to .4 %, so the untruncated normal is what is seen on the line
-    proposal = normal(0.0, 0.6)
+    proposal = line(0.0, 0.6)
     np.testing.assert_allclose(fitted(model_of(proposal=proposal)), EXACT, rtol=0.07)
-    blind = proposal._replace(log_density=lambda a: jnp.zeros(a.shape[:-1]))
+    blind = proposal._replace(log_density=lambda s, a: jnp.zeros(a.shape[:-1]))
     ratio = EXACT - np.array([0, 1 / (2 * 0.6**2)])
     np.testing.assert_allclose(fitted(model_of(proposal=blind)), ratio, rtol=0.07)
+
+
+def test_energies_are_minus_log_density_by_draws_near_the_data():
+    near = energy.normal(lambda s: (0 * s + 0.1, 0 * s + 0.4), LOW, HIGH)
+    proposal = energy.half_and_half(energy.uniform(LOW, HIGH), near)
+    np.testing.assert_allclose(fitted(model_of(proposal=proposal)), EXACT, rtol=0.05)
 
 
 def test_loss_at_the_optimum_is_the_bound_less_the_divergence():
@@ -164,39 +212,96 @@ def test_loss_at_the_optimum_is_the_bound_less_the_divergence():
     assert trained == pytest.approx(np.log(n + 1) - 0.49757, abs=0.03)
 
 
-def test_a_network_learns_the_shape():
-    net = residual.scalar(32, 2)
-    model = model_of(net=net, negatives=16)
-    data = truncated(20_000)
+def trained(model, states, data, steps, rate=1e-2):
+    """The model after so many batches of 128 states [N, 1] and their actions [N, A]."""
+    opt, data = learner.optimizer(rate, decay_steps=steps), jnp.asarray(data)
+    states, index = jnp.asarray(states), 20 * jnp.arange(128, dtype=jnp.int32) + 1
 
-    steps = 600
-    opt = learner.optimizer(1e-2, decay_steps=steps)
-
+    @jax.jit
     def program(key):
-        params = net.init(key, jnp.zeros((1, 1)), jnp.zeros((1, 1)))
-
         def step(i, carry):
-            part, vectors = carry
-            vectors = net.advance(part.params, vectors)
             rows_key, key = jax.random.split(jax.random.fold_in(jax.random.key(0), i))
-            action = data[jax.random.randint(rows_key, (128,), 0, len(data))]
-            index, states = 20 * jnp.arange(128) + 1, jnp.zeros((128, 1))
+            rows = jax.random.randint(rows_key, (128,), 0, len(data))
+            batch = batch_of(data[rows])._replace(observation=states[rows], index=index)
+            return energy.train(*carry, model, opt, batch, key)[:2]
 
-            def loss(params):
-                return model.fit(params, vectors, states, action, index, key)
+        params, vectors = model.init(key, states, data)
+        return jax.lax.fori_loop(0, steps, step, (learner.fresh(params, opt), vectors))
 
-            return learner.descend(part, opt, loss)[0], vectors
+    part, vectors = program(jax.random.key(1))
+    return part.params, vectors
 
-        start = learner.fresh(params, opt), net.start(key, params)
-        part, vectors = jax.lax.fori_loop(0, steps, step, start)
-        a = jnp.linspace(-0.6, 1.0, 9)[:, None]
-        return net.apply(part.params, vectors, jnp.zeros((1, 1)), a), residual.gain(part.params)
 
-    data = jnp.asarray(data)
-    found, gain = map(np.asarray, jax.jit(program)(jax.random.key(1)))
-    exact = (np.linspace(-0.6, 1.0, 9) - 0.2) ** 2 / 0.18
+def test_a_network_learns_the_shape():
+    model = model_of(net=residual.scalar(32, 2), negatives=16)
+    params, vectors = trained(model, np.zeros((20_000, 1), "f"), truncated(20_000), steps=600)
+    a = np.linspace(-0.6, 1.0, 9, dtype="f")
+    found = model.energy(params, vectors)(jnp.zeros((1, 1)), jnp.asarray(a[:, None]))
+    exact = (a - 0.2) ** 2 / 0.18
     np.testing.assert_allclose(found - found[4], exact - exact[4], atol=0.45)
-    assert gain > 1
+    assert residual.gain(params) > 1
+
+
+# ------------------------------------------------------------ a proposal fitted beside the energy
+
+
+def gaussian_of(size):
+    net = nets.mlp((16,), 2 * size, activation="relu", initialiser="lecun", last_gain=0.01)
+    box = np.ones(size, "f")
+    return energy.GaussianModel(net, -box, box)
+
+
+def guided_of(size, **changes):
+    box = np.ones(size, "f")
+    model = model_of(low=-box, high=box, proposal=energy.uniform(-box, box), **changes)
+    return energy.GuidedModel(model, gaussian_of(size))
+
+
+def test_neither_the_energy_nor_its_proposal_moves_the_other():
+    model, key = guided_of(1), jax.random.key(0)
+    batch = jnp.ones((60, 1)), jnp.asarray(truncated(60)), jnp.arange(60)
+    params, vectors = model.init(key, *batch[:2])
+    params["energy"]["p"] = jnp.array([1.0, 2.0])
+
+    @jax.jit
+    def slopes(params):
+        whole = jax.grad(lambda p: model.fit(p, vectors, *batch, key)[0])(params)
+        held = model.contrasted._replace(proposal=model.proposal(params["proposal"]))
+        alone = {
+            "energy": jax.grad(lambda p: held.fit(p, vectors, *batch, key)[0])(params["energy"]),
+            "proposal": jax.grad(lambda p: model.gaussian.fit(p, {}, *batch, key)[0])(
+                params["proposal"]
+            ),
+        }
+        return whole, alone
+
+    whole, alone = slopes(params)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), whole, alone)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(whole["energy"]["p"]))
+
+
+def test_draws_near_the_data_teach_a_narrow_energy():
+    """Deviation .05 about a curve in six dimensions: two deviations off it in one dimension cost 2
+    nats. Eight uniform draws are all far away, and do not tell where the curve is."""
+    rng, size, count = np.random.default_rng(0), 6, 20_000
+    states = rng.uniform(-1, 1, (count, 1)).astype("f")
+
+    def curve(states):
+        return 0.5 * np.sin(3 * states + np.arange(size)).astype("f")
+
+    data = curve(states) + 0.05 * rng.normal(size=(count, size)).astype("f")
+    away = 0.1 * np.concatenate([np.eye(size), -np.eye(size)]).astype("f")
+    new = np.linspace(-0.9, 0.9, 50, dtype="f")[:, None]
+    guided = guided_of(size, net=residual.scalar(32, 2), negatives=8)
+
+    def error(model):
+        found = model.energy(*trained(model, states, data, steps=1_500))
+        context, centre = jnp.asarray(new)[:, None], curve(new)[:, None]
+        rise = found(context, jnp.asarray(centre + away)) - found(context, jnp.asarray(centre))
+        return np.abs(rise - 2).mean()
+
+    near, far = error(guided), error(guided.contrasted)
+    assert near < 0.5 and far > 1, (near, far)
 
 
 # ------------------------------------------------------------------------------------- Langevin
@@ -233,7 +338,7 @@ def test_langevin_chains_settle_where_energy_is_low():
 
         return energy.langevin(bowl, jnp.zeros((4, 1)), start, jax.random.key(0), 100, LOW2, HIGH2)
 
-    start = energy.uniform(LOW2, HIGH2).draw(jax.random.key(1), (4, 50))
+    start = energy.uniform(LOW2, HIGH2).draw(jnp.zeros((4, 1)), jax.random.key(1), 50)
     drawn = compiled(chains, start)
     assert (drawn >= LOW2).all() and (drawn <= HIGH2).all()
     np.testing.assert_allclose(drawn.reshape(-1, 2).mean(0), [0.5, 1.0], atol=0.05)
