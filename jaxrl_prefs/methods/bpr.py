@@ -436,8 +436,6 @@ def make(config: Config, spec: Spec) -> Method:
     """Binds BPR to a config and to the data's sizes. Raises ValueError for a bad config."""
     check(config)
     parts, rows = build(config, spec), ROWS[config.batches]
-    search = f"lowest energy of {config.search_rounds} rounds"
-    gaussian = config.behavior == "gaussian"
     return Method(
         init=partial(init, parts=parts),
         phases=(
@@ -458,11 +456,7 @@ def make(config: Config, spec: Spec) -> Method:
         ),
         policies={
             "actor": Policy(partial(act, parts=parts), 1, "the mean"),
-            "behavior": Policy(
-                partial(act_behavior, parts=parts),
-                1 if gaussian else config.search_samples,
-                "the one drawn" if gaussian else search,
-            ),
+            "behavior": Policy(partial(act_behavior, parts=parts), *parts.model.rule),
         },
         diagnose=partial(diagnose, parts=parts),
     )

@@ -135,12 +135,11 @@ def make(config: Config, spec: Spec) -> Method:
     counts(config, *COUNTS)
     strengths(config, *STRENGTHS)
     parts = build(config, spec)
-    rule = f"lowest energy of {config.search_rounds} rounds"
     step = partial(update, parts=parts)
     rows = ROWS[config.batches]
     return Method(
         init=partial(init, parts=parts),
         phases=(Phase("train", config.train_steps, step, config.batch_size, rows=rows),),
-        policies={"actor": Policy(partial(act, parts=parts), config.search_samples, rule)},
+        policies={"actor": Policy(partial(act, parts=parts), *parts.model.rule)},
         diagnose=partial(diagnose, parts=parts),
     )

@@ -148,6 +148,11 @@ class EnergyModel(NamedTuple):
     candidates: int  # K of the search by which the model acts
     rounds: int  # of that search
 
+    @property
+    def rule(self) -> tuple[int, str]:
+        """How many candidates the model acts by, and how one is chosen."""
+        return self.candidates, f"lowest energy of {self.rounds} rounds"
+
     def init(self, key: Key, observation: Array, action: Array) -> tuple[Params, Vectors]:
         """Parameters and power-iteration vectors; the arrays are read for shapes only."""
         net_key, vector_key = jax.random.split(key)
@@ -220,6 +225,11 @@ class GaussianModel(NamedTuple):
     low: np.ndarray  # [A]
     high: np.ndarray  # [A]
 
+    @property
+    def rule(self) -> tuple[int, str]:
+        """How many candidates the model acts by, and how one is chosen."""
+        return 1, "the one drawn"
+
     def init(self, key: Key, observation: Array, action: Array) -> tuple[Params, Vectors]:
         """Parameters, and no vectors."""
         del action
@@ -285,6 +295,11 @@ class GuidedModel(NamedTuple):
         """Of the action box, [A]."""
         return self.contrasted.high
 
+    @property
+    def rule(self) -> tuple[int, str]:
+        """How many candidates the model acts by, and how one is chosen."""
+        return self.contrasted.candidates, "lowest energy"
+
     def init(self, key: Key, observation: Array, action: Array) -> tuple[Params, Vectors]:
         """Parameters and power-iteration vectors; the arrays are read for shapes only."""
         energy_key, proposal_key = jax.random.split(key)
@@ -301,8 +316,14 @@ class GuidedModel(NamedTuple):
         return self.contrasted.energy(params["energy"], vectors)
 
     def act(self, params: Params, vectors: Vectors, observation: Array, key: Key) -> Array:
-        """The lowest energy that the derivative-free search finds: [B, A]."""
-        return self.contrasted.act(params["energy"], vectors, observation, key)
+        """Of draws of the proposal the one of lowest energy: [B, A].
+
+        The search's own steps, a sixth of the box in the end, are wider than such behaviour.
+        """
+        candidates = self.proposal(params["proposal"]).draw(
+            observation, key, self.contrasted.candidates
+        )
+        return lowest(candidates, self.energy(params, vectors)(observation[:, None], candidates))
 
     def fit(
         self,

@@ -106,6 +106,8 @@ def test_rules_say_how_actions_are_chosen():
     assert policies["behavior"].rule == "lowest energy of 3 rounds"
     gaussian = bpr.make(dataclasses.replace(SMALL, behavior="gaussian"), SPEC).policies
     assert (gaussian["behavior"].candidates, gaussian["behavior"].rule) == (1, "the one drawn")
+    guided = bpr.make(dataclasses.replace(SMALL, negatives="guided"), SPEC).policies
+    assert (guided["behavior"].candidates, guided["behavior"].rule) == (8, "lowest energy")
 
 
 @pytest.mark.parametrize("field", bpr.CHOICES)

@@ -280,6 +280,16 @@ def test_neither_the_energy_nor_its_proposal_moves_the_other():
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(whole["energy"]["p"]))
 
 
+def test_a_guided_model_acts_by_the_best_of_its_proposal_s_draws():
+    """E = 5 a^2 - 4 a has its lowest point at .4."""
+    model = guided_of(1)
+    params, vectors = model.init(jax.random.key(0), jnp.zeros((7, 1)), jnp.zeros((7, 1)))
+    params["energy"]["p"] = jnp.array([-4.0, 5.0])
+    found = compiled(lambda: model.act(params, vectors, jnp.zeros((7, 1)), jax.random.key(0)))
+    np.testing.assert_allclose(found, 0.4, atol=0.03)
+    assert model.rule == (256, "lowest energy")
+
+
 def test_draws_near_the_data_teach_a_narrow_energy():
     """Deviation .05 about a curve in six dimensions: two deviations off it in one dimension cost 2
     nats. Eight uniform draws are all far away, and do not tell where the curve is."""
