@@ -36,10 +36,8 @@ Deviations and choices (the main text leaves all of them open; "ours" unless a s
     While the critic is young mean |Q| is near 0, and the actor follows magnified noise: on
     pendulum-mixed differences of 70 nats before the first update, of 1 after 1,000.
  2. Negatives are uniform on the action box, so differences of E are differences of log-density, as
-    equation 7 needs. `negatives = "guided"` draws half of them from a Gaussian fitted beside the
-    energy, whose density is known as well: where behaviour is narrow, uniform ones are all far from
-    it and teach nothing (docs/bpr.md). `"langevin"` has the negatives and the gradient penalty of
-    implicit behavioural cloning (Florence et al. 2022), whose scale is not calibrated.
+    equation 7 needs. `"langevin"` has the negatives and the gradient penalty of implicit
+    behavioural cloning (Florence et al. 2022), whose scale is not calibrated.
  3. Energy network: pre-activation residual, spectral norm on every layer (paper), one power
     iteration per step, times a learned gain, because a slope of 2^blocks is too small for narrow
     behaviour. Every 20th row is held out of its loss.
@@ -53,7 +51,9 @@ Deviations and choices (the main text leaves all of them open; "ours" unless a s
     omega * variance (paper); `spread = "std"` takes the deviation, as the work it cites does.
  7. K `samples` per state are compared pair by pair; K = 2 is the paper's. `sampling = "reference"`
     compares the data's action with K - 1 of the actor's, the alternative that the paper weighs.
- 8. `behavior = "gaussian"` puts a diagonal Gaussian in the energy's place: an ablation.
+ 8. `behavior = "tilted"` adds the energy network to a Gaussian fitted beside it, whose draws are
+    half of its negatives: where behaviour is narrow, uniform ones are all far from it and teach
+    nothing (docs/bpr.md). `"gaussian"` puts the Gaussian alone in the energy's place: an ablation.
  9. Tanh-Gaussian with log standard deviation in -5 to 2, started near the uniform law; its
     gradient is clipped to `clip_norm`. Evaluation by the tanh of the mean.
 """
@@ -87,8 +87,8 @@ CHOICES = {
     "q_scale": ("mean_abs", "raw"),
     "critic": ("sac", "onestep", "ensemble"),
     "spread": ("variance", "std"),
-    "behavior": ("energy", "gaussian"),
-    "negatives": ("uniform", "guided", "langevin"),
+    "behavior": ("energy", "tilted", "gaussian"),
+    "negatives": ("uniform", "langevin"),
     "batches": tuple(ROWS),
 }
 COUNTS = (
@@ -130,10 +130,10 @@ class Config:
     critic_hidden: tuple[int, ...] = (256, 256, 256)
     critic_layer_norm: bool = True
     # behaviour
-    behavior: str = "energy"  # or "gaussian"
+    behavior: str = "energy"  # or "tilted", a Gaussian that the network corrects; "gaussian"
     energy_width: int = 256
     energy_blocks: int = 4  # of two layers each: depth 8
-    negatives: str = "uniform"  # or "guided", half of them near the data; "langevin"
+    negatives: str = "uniform"  # of "energy"; or "langevin"
     negative_samples: int = 256  # n
     langevin_steps: int = 100
     search_samples: int = 256  # candidates of the derivative-free search
@@ -215,10 +215,13 @@ def _double(config: Config, spec: Spec) -> Net:
 def _model(config: Config, spec: Spec) -> energy.Model:
     low, high = spec.action_low, spec.action_high
     gaussian = energy.GaussianModel(_double(config, spec), low, high)
+    net = residual.scalar(config.energy_width, config.energy_blocks)
     if config.behavior == "gaussian":
         return gaussian
-    model = energy.EnergyModel(
-        net=residual.scalar(config.energy_width, config.energy_blocks),
+    if config.behavior == "tilted":
+        return energy.TiltedModel(net, gaussian, config.negative_samples, config.search_samples)
+    return energy.EnergyModel(
+        net=net,
         low=low,
         high=high,
         negatives=config.negative_samples,
@@ -227,7 +230,6 @@ def _model(config: Config, spec: Spec) -> energy.Model:
         candidates=config.search_samples,
         rounds=config.search_rounds,
     )
-    return energy.GuidedModel(model, gaussian) if config.negatives == "guided" else model
 
 
 # ---------------------------------------------------------------------------------- losses
@@ -428,6 +430,8 @@ def check(config: Config) -> None:
     counts(config, *COUNTS)
     strengths(config, *STRENGTHS)
     positive(config, "lam")
+    if config.negatives != "uniform" and config.behavior != "energy":
+        raise ValueError(f"negatives={config.negatives} needs behavior=energy")
     if config.samples < 2:
         raise ValueError(f"samples must be at least 2, not {config.samples}")
 

@@ -136,6 +136,22 @@ def split_loss(loss: Array, index: Array) -> tuple[Array, Metrics]:
     return total / jnp.maximum(kept.sum(), 1), metrics
 
 
+def contrasted(
+    energy: EnergyFn,
+    log_q: EnergyFn,
+    observation: Array,
+    action: Array,
+    negatives: Array,
+    index: Array,
+) -> tuple[Array, Metrics]:
+    """InfoNCE of data actions [B, A] against negatives [B, n, A] of density q, and metrics."""
+    candidates = jnp.concatenate([action[:, None], negatives], 1)
+    logits = contrast(energy, log_q, observation, candidates)
+    loss, metrics = split_loss(contrastive.infonce(logits), index)
+    apart, ranks = held_out(index), contrastive.rank_accuracy(logits)
+    return loss, metrics | {"rank_accuracy": (jnp.sum(apart * ranks), apart.sum())}
+
+
 class EnergyModel(NamedTuple):
     """An energy network with the box of its actions and the way its negatives are made."""
 
@@ -186,14 +202,12 @@ class EnergyModel(NamedTuple):
         """The contrastive loss of a batch; with Langevin negatives, plus the gradient penalty."""
         energy = self.energy(params, vectors)
         held = self.energy(jax.lax.stop_gradient(params), vectors)
-        candidates = jnp.concatenate([action[:, None], self.draw(held, observation, key)], 1)
-        logits = contrast(energy, self.log_q, observation, candidates)
-        loss, metrics = split_loss(contrastive.infonce(logits), index)
-        apart, ranks = held_out(index), contrastive.rank_accuracy(logits)
-        metrics["rank_accuracy"] = (jnp.sum(apart * ranks), apart.sum())
+        negatives = self.draw(held, observation, key)
+        loss, metrics = contrasted(energy, self.log_q, observation, action, negatives, index)
         metrics |= learner.measured(gain=residual.gain(params))
         if not self.langevin_steps:
             return loss, metrics
+        candidates = jnp.concatenate([action[:, None], negatives], 1)
         penalty = jnp.mean(contrastive.slope_penalty(slopes(energy, observation, candidates)))
         return loss + penalty, metrics | learner.measured(slope_penalty=penalty)
 
@@ -271,59 +285,64 @@ class GaussianModel(NamedTuple):
         return split_loss(self.energy(params, vectors)(observation, action), index)
 
 
-class GuidedModel(NamedTuple):
-    """An energy network told from draws near the data, of a Gaussian that is fitted beside it.
+class TiltedModel(NamedTuple):
+    """A Gaussian that a network corrects: E(s, a) = f(s, a) - log N(a; mean(s), std(s)^2).
 
-    Half of its negatives are uniform, half the Gaussian's, cut off at the box; the density of both
-    is known, so that the energy is as calibrated as with uniform ones (ops/contrastive.py). Where
-    the behaviour is narrow and actions have several dimensions no uniform draw comes near it, and
-    an energy that is far too wide has next to no loss (docs/bpr.md).
+    The Gaussian is fitted by likelihood, f by contrast: half of its negatives are uniform, half the
+    Gaussian's, cut off at the box. Both densities are known, so the energy is as calibrated as with
+    uniform ones (ops/contrastive.py). Where the behaviour is narrow and actions have several
+    dimensions no uniform draw comes near it, and a network that is far too wide has next to no
+    loss; between the data and the uniform draws nothing tells it where down is, while the Gaussian
+    leads to the data from everywhere (docs/bpr.md). Ours.
 
-    Parameters are {"energy": EnergyModel's, "proposal": GaussianModel's}; vectors the energy's.
+    Parameters are {"tilt": the network's, "gaussian": GaussianModel's}; vectors the network's.
     """
 
-    contrasted: EnergyModel
+    net: Residual
     gaussian: GaussianModel
+    negatives: int  # n
+    candidates: int  # K draws, by the best of which the model acts
 
     @property
     def low(self) -> np.ndarray:
         """Of the action box, [A]."""
-        return self.contrasted.low
+        return self.gaussian.low
 
     @property
     def high(self) -> np.ndarray:
         """Of the action box, [A]."""
-        return self.contrasted.high
+        return self.gaussian.high
 
     @property
     def rule(self) -> tuple[int, str]:
         """How many candidates the model acts by, and how one is chosen."""
-        return self.contrasted.candidates, "lowest energy"
+        return self.candidates, "lowest energy"
 
     def init(self, key: Key, observation: Array, action: Array) -> tuple[Params, Vectors]:
         """Parameters and power-iteration vectors; the arrays are read for shapes only."""
-        energy_key, proposal_key = jax.random.split(key)
-        params, vectors = self.contrasted.init(energy_key, observation, action)
-        proposal, _ = self.gaussian.init(proposal_key, observation, action)
-        return {"energy": params, "proposal": proposal}, vectors
+        net_key, vector_key, gaussian_key = jax.random.split(key, 3)
+        tilt = self.net.init(net_key, observation, action)
+        gaussian, _ = self.gaussian.init(gaussian_key, observation, action)
+        return {"tilt": tilt, "gaussian": gaussian}, self.net.start(vector_key, tilt)
 
     def advance(self, params: Params, vectors: Vectors) -> Vectors:
         """One power iteration, before each gradient step."""
-        return self.contrasted.advance(params["energy"], vectors)
+        return self.net.advance(params["tilt"], vectors)
 
     def energy(self, params: Params, vectors: Vectors) -> EnergyFn:
-        """E(s, a) as a function, with parameters held."""
-        return self.contrasted.energy(params["energy"], vectors)
+        """E(s, a) as a function; gradients reach the network alone."""
+        base = self.gaussian.energy(jax.lax.stop_gradient(params["gaussian"]), {})
+        return lambda observation, action: (
+            self.net.apply(params["tilt"], vectors, observation, action) + base(observation, action)
+        )
 
     def act(self, params: Params, vectors: Vectors, observation: Array, key: Key) -> Array:
         """Of draws of the proposal the one of lowest energy: [B, A].
 
-        The search's own steps, a sixth of the box in the end, are wider than such behaviour.
+        The steps of `search`, a sixth of the box in the end, are wider than such behaviour.
         """
-        candidates = self.proposal(params["proposal"]).draw(
-            observation, key, self.contrasted.candidates
-        )
-        return lowest(candidates, self.energy(params, vectors)(observation[:, None], candidates))
+        drawn = self.proposal(params).draw(observation, key, self.candidates)
+        return lowest(drawn, self.energy(params, vectors)(observation[:, None], drawn))
 
     def fit(
         self,
@@ -335,19 +354,23 @@ class GuidedModel(NamedTuple):
         key: Key,
     ) -> tuple[Array, Metrics]:
         """The contrastive loss of a batch, plus the Gaussian's own: neither moves the other."""
-        model = self.contrasted._replace(proposal=self.proposal(params["proposal"]))
-        loss, metrics = model.fit(params["energy"], vectors, observation, action, index, key)
-        own, found = self.gaussian.fit(params["proposal"], {}, observation, action, index, key)
-        return loss + own, metrics | {"proposal_loss": found["behavior_loss"]}
+        energy, proposal = self.energy(params, vectors), self.proposal(params)
+        negatives = proposal.draw(observation, key, self.negatives)
+        loss, metrics = contrasted(
+            energy, proposal.log_density, observation, action, negatives, index
+        )
+        own, found = self.gaussian.fit(params["gaussian"], {}, observation, action, index, key)
+        metrics |= learner.measured(gain=residual.gain(params["tilt"]))
+        return loss + own, metrics | {"gaussian_loss": found["behavior_loss"]}
 
     def proposal(self, params: Params) -> Proposal:
-        """Half uniform, half the Gaussian with these parameters, held."""
-        held = jax.lax.stop_gradient(params)
+        """Half uniform, half the Gaussian, held."""
+        held = jax.lax.stop_gradient(params["gaussian"])
         near = normal(partial(self.gaussian.law, held), self.low, self.high)
-        return half_and_half(self.contrasted.proposal, near)
+        return half_and_half(uniform(self.low, self.high), near)
 
 
-Model = EnergyModel | GaussianModel | GuidedModel
+Model = EnergyModel | GaussianModel | TiltedModel
 
 
 def train(

@@ -74,6 +74,12 @@ def test_lam_must_be_positive():
         bpr.make(bpr.Config(lam=0), SPEC)
 
 
+@pytest.mark.parametrize("behavior", ["tilted", "gaussian"])
+def test_langevin_negatives_are_the_plain_energy_s(behavior):
+    with pytest.raises(ValueError, match="negatives=langevin needs behavior=energy"):
+        bpr.make(bpr.Config(negatives="langevin", behavior=behavior), SPEC)
+
+
 def test_the_numbers_of_its_objective_may_differ_between_members():
     """What a sweep over lam needs: no program depends on them."""
     for critic in ("sac", "ensemble"):
@@ -106,8 +112,8 @@ def test_rules_say_how_actions_are_chosen():
     assert policies["behavior"].rule == "lowest energy of 3 rounds"
     gaussian = bpr.make(dataclasses.replace(SMALL, behavior="gaussian"), SPEC).policies
     assert (gaussian["behavior"].candidates, gaussian["behavior"].rule) == (1, "the one drawn")
-    guided = bpr.make(dataclasses.replace(SMALL, negatives="guided"), SPEC).policies
-    assert (guided["behavior"].candidates, guided["behavior"].rule) == (8, "lowest energy")
+    tilted = bpr.make(dataclasses.replace(SMALL, behavior="tilted"), SPEC).policies
+    assert (tilted["behavior"].candidates, tilted["behavior"].rule) == (8, "lowest energy")
 
 
 @pytest.mark.parametrize("field", bpr.CHOICES)

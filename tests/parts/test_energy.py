@@ -251,46 +251,75 @@ def gaussian_of(size):
     return energy.GaussianModel(net, -box, box)
 
 
-def guided_of(size, **changes):
-    box = np.ones(size, "f")
-    model = model_of(low=-box, high=box, proposal=energy.uniform(-box, box), **changes)
-    return energy.GuidedModel(model, gaussian_of(size))
+def tilted_of(size, net=PARABOLA, negatives=8):
+    return energy.TiltedModel(net, gaussian_of(size), negatives, 256)
 
 
-def test_neither_the_energy_nor_its_proposal_moves_the_other():
-    model, key = guided_of(1), jax.random.key(0)
+def test_a_tilted_energy_is_the_gaussian_s_plus_the_network_s():
+    model, key = tilted_of(1), jax.random.key(0)
+    states, actions = jnp.zeros((5, 1)), jnp.linspace(-1, 1, 5)[:, None]
+    params, vectors = model.init(key, states, actions)
+    params["tilt"]["p"] = jnp.array([-4.0, 5.0])
+    mean, std = model.gaussian.law(params["gaussian"], states)
+    exact = parabola([-4.0, 5.0], actions) - scipy.stats.norm(mean, std).logpdf(actions)
+    found = model.energy(params, vectors)(states, actions)
+    np.testing.assert_allclose(found, exact[:, 0], rtol=1e-5)
+
+
+def test_neither_the_tilt_nor_its_gaussian_moves_the_other():
+    model, key = tilted_of(1), jax.random.key(0)
     batch = jnp.ones((60, 1)), jnp.asarray(truncated(60)), jnp.arange(60)
     params, vectors = model.init(key, *batch[:2])
-    params["energy"]["p"] = jnp.array([1.0, 2.0])
+    params["tilt"]["p"] = jnp.array([1.0, 2.0])
+
+    def tilt_alone(tilt):
+        proposal = model.proposal(params)
+        found = model.energy(params | {"tilt": tilt}, vectors)
+        negatives = proposal.draw(batch[0], key, 8)
+        return energy.contrasted(found, proposal.log_density, *batch[:2], negatives, batch[2])[0]
 
     @jax.jit
-    def slopes(params):
+    def slopes():
         whole = jax.grad(lambda p: model.fit(p, vectors, *batch, key)[0])(params)
-        held = model.contrasted._replace(proposal=model.proposal(params["proposal"]))
         alone = {
-            "energy": jax.grad(lambda p: held.fit(p, vectors, *batch, key)[0])(params["energy"]),
-            "proposal": jax.grad(lambda p: model.gaussian.fit(p, {}, *batch, key)[0])(
-                params["proposal"]
+            "tilt": jax.grad(tilt_alone)(params["tilt"]),
+            "gaussian": jax.grad(lambda p: model.gaussian.fit(p, {}, *batch, key)[0])(
+                params["gaussian"]
             ),
         }
         return whole, alone
 
-    whole, alone = slopes(params)
+    whole, alone = slopes()
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), whole, alone)
-    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(whole["energy"]["p"]))
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(whole["tilt"]["p"]))
 
 
-def test_a_guided_model_acts_by_the_best_of_its_proposal_s_draws():
-    """E = 5 a^2 - 4 a has its lowest point at .4."""
-    model = guided_of(1)
-    params, vectors = model.init(jax.random.key(0), jnp.zeros((7, 1)), jnp.zeros((7, 1)))
-    params["energy"]["p"] = jnp.array([-4.0, 5.0])
-    found = compiled(lambda: model.act(params, vectors, jnp.zeros((7, 1)), jax.random.key(0)))
-    np.testing.assert_allclose(found, 0.4, atol=0.03)
+def test_a_tilted_model_acts_by_the_best_of_its_proposal_s_draws():
+    """Mean m, variance v: E = (a - m)^2 / 2v + 5 a^2 - 4 a + c, lowest where its slope is 0."""
+    model, states = tilted_of(1), jnp.zeros((7, 1))
+    params, vectors = model.init(jax.random.key(0), states, states)
+    params["tilt"]["p"] = jnp.array([-4.0, 5.0])
+    mean, std = model.gaussian.law(params["gaussian"], states)
+    lowest = (4 + mean / std**2) / (10 + 1 / std**2)
+    found = compiled(lambda: model.act(params, vectors, states, jax.random.key(0)))
+    np.testing.assert_allclose(found, lowest, atol=0.03)
     assert model.rule == (256, "lowest energy")
 
 
-def test_draws_near_the_data_teach_a_narrow_energy():
+def test_a_tilt_finds_what_its_gaussian_cannot_hold():
+    """Two modes of deviation .2 at -.5 and .5: the middle is 2.43 nats below them, not above."""
+    rng = np.random.default_rng(0)
+    data = rng.choice([-0.5, 0.5], (20_000, 1)) + 0.2 * rng.normal(size=(20_000, 1))
+    model = tilted_of(1, residual.scalar(32, 2), 16)
+    params, vectors = trained(model, np.zeros((20_000, 1), "f"), data.astype("f"), steps=600)
+    a = np.linspace(-0.75, 0.75, 7)
+    found = model.energy(params, vectors)(jnp.zeros((1, 1)), jnp.asarray(a[:, None], jnp.float32))
+    exact = -np.logaddexp(*(scipy.stats.norm(m, 0.2).logpdf(a) for m in (-0.5, 0.5)))
+    np.testing.assert_allclose(found - found.mean(), exact - exact.mean(), atol=0.25)
+    assert exact[3] - exact[1] == pytest.approx(2.43, abs=0.01)
+
+
+def test_a_tilt_is_right_where_uniform_draws_teach_nothing():
     """Deviation .05 about a curve in six dimensions: two deviations off it in one dimension cost 2
     nats. Eight uniform draws are all far away, and do not tell where the curve is."""
     rng, size, count = np.random.default_rng(0), 6, 20_000
@@ -302,16 +331,17 @@ def test_draws_near_the_data_teach_a_narrow_energy():
     data = curve(states) + 0.05 * rng.normal(size=(count, size)).astype("f")
     away = 0.1 * np.concatenate([np.eye(size), -np.eye(size)]).astype("f")
     new = np.linspace(-0.9, 0.9, 50, dtype="f")[:, None]
-    guided = guided_of(size, net=residual.scalar(32, 2), negatives=8)
+    box, net = np.ones(size, "f"), residual.scalar(32, 2)
+    plain = model_of(net=net, low=-box, high=box, proposal=energy.uniform(-box, box))
 
     def error(model):
-        found = model.energy(*trained(model, states, data, steps=1_500))
+        found = model.energy(*trained(model, states, data, steps=1_000))
         context, centre = jnp.asarray(new)[:, None], curve(new)[:, None]
         rise = found(context, jnp.asarray(centre + away)) - found(context, jnp.asarray(centre))
         return np.abs(rise - 2).mean()
 
-    near, far = error(guided), error(guided.contrasted)
-    assert near < 0.5 and far > 1, (near, far)
+    tilted, uniform = error(tilted_of(size, net)), error(plain)
+    assert tilted < 0.5 and uniform > 1, (tilted, uniform)
 
 
 # ------------------------------------------------------------------------------------- Langevin
