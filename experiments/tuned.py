@@ -52,8 +52,13 @@ ARQ_HUMAN: Row = ARQ_MACHINE | {"behavior_steps": 150_000, "alpha": 0.1, "policy
 
 # BPR, Srinivasan and Knottenbelt 2025 (arXiv 2503.00930): lam = 1 on every task is the paper's; all
 # else is ours, the main text does not say. Its weight of Q is chosen on hopper/medium-v0 and
-# halfcheetah/mixed-v0 (docs/bpr.md). IBC shares the energy and its inputs.
-BPR_LOCOMOTION: Row = {"normalize_observations": True, "q_weight": 100.0}
+# halfcheetah/mixed-v0 (docs/bpr.md); its energy is a tilted Gaussian, since against uniform negatives
+# alone it learns nothing where behaviour is narrow. IBC shares the inputs.
+BPR_LOCOMOTION: Row = {
+    "normalize_observations": True,
+    "behavior": "tilted",
+    "q_weight": 100.0,
+}
 IBC_LOCOMOTION: Row = {"normalize_observations": True}
 BPR_ANTMAZE: Row = {"normalize_observations": True, "reward_scale": 1.0, "reward_shift": -1.0}
 
