@@ -141,7 +141,7 @@ FAMILIES: dict[str, dict[str, Row]] = {
         "*": {"eval_episodes": 100},
         "arq": ARQ_ANTMAZE,
         "bdpo": BDPO_ANTMAZE | {"eta": 0.5},
-        "bpr": BPR_ANTMAZE,
+        "bpr": BPR_ANTMAZE | {"behavior": "tilted"},  # as in locomotion; not measured here
         "ibc": BPR_ANTMAZE,
         **AROUND["antmaze"],
     },
