@@ -36,8 +36,8 @@ Deviations and choices (the main text leaves all of them open; "ours" unless a s
     While the critic is young mean |Q| is near 0, and the actor follows magnified noise: on
     pendulum-mixed differences of 70 nats before the first update, of 1 after 1,000.
  2. Negatives are uniform on the action box, so differences of E are differences of log-density, as
-    equation 7 needs. `"langevin"` has the negatives and the gradient penalty of implicit
-    behavioural cloning (Florence et al. 2022), whose scale is not calibrated.
+    equation 7 needs. `negatives = "langevin"` has the negatives and the gradient penalty of
+    implicit behavioural cloning (Florence et al. 2022), whose scale is not calibrated.
  3. Energy network: pre-activation residual, spectral norm on every layer (paper), one power
     iteration per step, times a learned gain, because a slope of 2^blocks is too small for narrow
     behaviour. Every 20th row is held out of its loss.
@@ -136,10 +136,10 @@ class Config:
     negatives: str = "uniform"  # of "energy"; or "langevin"
     negative_samples: int = 256  # n
     langevin_steps: int = 100
-    search_samples: int = 256  # candidates of the derivative-free search
+    search_samples: int = 256  # of the derivative-free search, or draws of a tilted model
     search_rounds: int = 3  # (the authors of the search draw 16,384)
     # actor
-    actor_hidden: tuple[int, ...] = (256, 256)  # also of a Gaussian behaviour or proposal
+    actor_hidden: tuple[int, ...] = (256, 256)  # also of the Gaussian of a behaviour
     # optimisation
     energy_learning_rate: float = 5e-4  # falls to 0 by a cosine over pretrain_steps
     actor_learning_rate: float = 3e-4

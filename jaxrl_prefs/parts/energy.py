@@ -137,18 +137,13 @@ def split_loss(loss: Array, index: Array) -> tuple[Array, Metrics]:
 
 
 def contrasted(
-    energy: EnergyFn,
-    log_q: EnergyFn,
-    observation: Array,
-    action: Array,
-    negatives: Array,
-    index: Array,
+    energy: EnergyFn, log_q: EnergyFn, batch: Transition, negatives: Array
 ) -> tuple[Array, Metrics]:
-    """InfoNCE of data actions [B, A] against negatives [B, n, A] of density q, and metrics."""
-    candidates = jnp.concatenate([action[:, None], negatives], 1)
-    logits = contrast(energy, log_q, observation, candidates)
-    loss, metrics = split_loss(contrastive.infonce(logits), index)
-    apart, ranks = held_out(index), contrastive.rank_accuracy(logits)
+    """InfoNCE of a batch's actions against negatives [B, n, A] of density q, and metrics."""
+    candidates = jnp.concatenate([batch.action[:, None], negatives], 1)
+    logits = contrast(energy, log_q, batch.observation, candidates)
+    loss, metrics = split_loss(contrastive.infonce(logits), batch.index)
+    apart, ranks = held_out(batch.index), contrastive.rank_accuracy(logits)
     return loss, metrics | {"rank_accuracy": (jnp.sum(apart * ranks), apart.sum())}
 
 
@@ -191,24 +186,19 @@ class EnergyModel(NamedTuple):
         )
 
     def fit(
-        self,
-        params: Params,
-        vectors: Vectors,
-        observation: Array,
-        action: Array,
-        index: Array,
-        key: Key,
+        self, params: Params, vectors: Vectors, batch: Transition, key: Key
     ) -> tuple[Array, Metrics]:
         """The contrastive loss of a batch; with Langevin negatives, plus the gradient penalty."""
         energy = self.energy(params, vectors)
         held = self.energy(jax.lax.stop_gradient(params), vectors)
-        negatives = self.draw(held, observation, key)
-        loss, metrics = contrasted(energy, self.log_q, observation, action, negatives, index)
+        negatives = self.draw(held, batch.observation, key)
+        loss, metrics = contrasted(energy, self.log_q, batch, negatives)
         metrics |= learner.measured(gain=residual.gain(params))
         if not self.langevin_steps:
             return loss, metrics
-        candidates = jnp.concatenate([action[:, None], negatives], 1)
-        penalty = jnp.mean(contrastive.slope_penalty(slopes(energy, observation, candidates)))
+        candidates = jnp.concatenate([batch.action[:, None], negatives], 1)
+        steepness = slopes(energy, batch.observation, candidates)
+        penalty = jnp.mean(contrastive.slope_penalty(steepness))
         return loss + penalty, metrics | learner.measured(slope_penalty=penalty)
 
     def draw(self, energy: EnergyFn, observation: Array, key: Key) -> Array:
@@ -272,17 +262,12 @@ class GaussianModel(NamedTuple):
         return boxed(mean + std * jax.random.normal(key, mean.shape), self.low, self.high)
 
     def fit(
-        self,
-        params: Params,
-        vectors: Vectors,
-        observation: Array,
-        action: Array,
-        index: Array,
-        key: Key,
+        self, params: Params, vectors: Vectors, batch: Transition, key: Key
     ) -> tuple[Array, Metrics]:
         """Minus the mean log-likelihood of a batch."""
         del key
-        return split_loss(self.energy(params, vectors)(observation, action), index)
+        energy = self.energy(params, vectors)
+        return split_loss(energy(batch.observation, batch.action), batch.index)
 
 
 class TiltedModel(NamedTuple):
@@ -345,21 +330,13 @@ class TiltedModel(NamedTuple):
         return lowest(drawn, self.energy(params, vectors)(observation[:, None], drawn))
 
     def fit(
-        self,
-        params: Params,
-        vectors: Vectors,
-        observation: Array,
-        action: Array,
-        index: Array,
-        key: Key,
+        self, params: Params, vectors: Vectors, batch: Transition, key: Key
     ) -> tuple[Array, Metrics]:
         """The contrastive loss of a batch, plus the Gaussian's own: neither moves the other."""
         energy, proposal = self.energy(params, vectors), self.proposal(params)
-        negatives = proposal.draw(observation, key, self.negatives)
-        loss, metrics = contrasted(
-            energy, proposal.log_density, observation, action, negatives, index
-        )
-        own, found = self.gaussian.fit(params["gaussian"], {}, observation, action, index, key)
+        negatives = proposal.draw(batch.observation, key, self.negatives)
+        loss, metrics = contrasted(energy, proposal.log_density, batch, negatives)
+        own, found = self.gaussian.fit(params["gaussian"], {}, batch, key)
         metrics |= learner.measured(gain=residual.gain(params["tilt"]))
         return loss + own, metrics | {"gaussian_loss": found["behavior_loss"]}
 
@@ -385,7 +362,7 @@ def train(
     vectors = model.advance(part.params, vectors)
 
     def loss(params: Params) -> tuple[Array, Metrics]:
-        return model.fit(params, vectors, batch.observation, batch.action, batch.index, key)
+        return model.fit(params, vectors, batch, key)
 
     part, metrics = learner.descend(part, opt, loss)
     return part, vectors, metrics

@@ -125,12 +125,11 @@ def test_the_ranks_of_a_batch_are_those_of_its_held_out_rows():
     """E = a: data at -.5 rank above a uniform draw in 3 of 4 cases; rows that are trained on,
     at .5, do not enter."""
     params = {"p": jnp.array([1.0, 0.0]), "log_gain": jnp.zeros(())}
-    index = jnp.arange(4_000)
-    action = jnp.where(index % 20 == 0, -0.5, 0.5)[:, None]
+    rows = batch_of(jnp.where(jnp.arange(4_000) % 20 == 0, -0.5, 0.5)[:, None])
     model = model_of(negatives=64)
 
     def metrics():
-        return model.fit(params, {}, jnp.zeros((4_000, 1)), action, index, jax.random.key(0))[1]
+        return model.fit(params, {}, rows, jax.random.key(0))[1]
 
     total, count = compiled(metrics)["rank_accuracy"]
     assert count == 200
@@ -150,8 +149,7 @@ def fitted(model, steps=1_500, rate=0.05, rows=512):
     def program(data):
         def loss(p, action, key):
             params = {"p": p, "log_gain": jnp.zeros(())}
-            index, states = jnp.arange(1, rows + 1), jnp.zeros((rows, 1))
-            return model.fit(params, {}, states, action, index, key)[0]
+            return model.fit(params, {}, batch_of(action), key)[0]
 
         def step(i, carry):
             p, total = carry
@@ -204,10 +202,8 @@ def test_loss_at_the_optimum_is_the_bound_less_the_divergence():
     rows, n = 4_000, 512
     model = model_of(negatives=n)
     params = {"p": jnp.asarray(EXACT, jnp.float32), "log_gain": jnp.zeros(())}
-    index, states = jnp.arange(1, rows + 1), jnp.zeros((rows, 1))
     trained, _ = compiled(
-        lambda a: model.fit(params, {}, states, a, index * 20 + 1, jax.random.key(0)),
-        truncated(rows),
+        lambda a: model.fit(params, {}, batch_of(a), jax.random.key(0)), truncated(rows)
     )
     assert trained == pytest.approx(np.log(n + 1) - 0.49757, abs=0.03)
 
@@ -242,7 +238,7 @@ def test_a_network_learns_the_shape():
     assert residual.gain(params) > 1
 
 
-# ------------------------------------------------------------ a proposal fitted beside the energy
+# --------------------------------------------------------- a Gaussian fitted beside the network
 
 
 def gaussian_of(size):
@@ -268,22 +264,22 @@ def test_a_tilted_energy_is_the_gaussian_s_plus_the_network_s():
 
 def test_neither_the_tilt_nor_its_gaussian_moves_the_other():
     model, key = tilted_of(1), jax.random.key(0)
-    batch = jnp.ones((60, 1)), jnp.asarray(truncated(60)), jnp.arange(60)
-    params, vectors = model.init(key, *batch[:2])
+    batch = batch_of(truncated(60))._replace(observation=jnp.ones((60, 1)))
+    params, vectors = model.init(key, batch.observation, batch.action)
     params["tilt"]["p"] = jnp.array([1.0, 2.0])
 
     def tilt_alone(tilt):
         proposal = model.proposal(params)
         found = model.energy(params | {"tilt": tilt}, vectors)
-        negatives = proposal.draw(batch[0], key, 8)
-        return energy.contrasted(found, proposal.log_density, *batch[:2], negatives, batch[2])[0]
+        negatives = proposal.draw(batch.observation, key, 8)
+        return energy.contrasted(found, proposal.log_density, batch, negatives)[0]
 
     @jax.jit
     def slopes():
-        whole = jax.grad(lambda p: model.fit(p, vectors, *batch, key)[0])(params)
+        whole = jax.grad(lambda p: model.fit(p, vectors, batch, key)[0])(params)
         alone = {
             "tilt": jax.grad(tilt_alone)(params["tilt"]),
-            "gaussian": jax.grad(lambda p: model.gaussian.fit(p, {}, *batch, key)[0])(
+            "gaussian": jax.grad(lambda p: model.gaussian.fit(p, {}, batch, key)[0])(
                 params["gaussian"]
             ),
         }
@@ -388,10 +384,10 @@ def test_langevin_chains_settle_where_energy_is_low():
 
 def test_langevin_negatives_come_with_the_gradient_penalty_and_no_log_q():
     steep = {"p": jnp.array([3.0, 0.0]), "log_gain": jnp.zeros(())}
-    batch = jnp.zeros((6, 1)), jnp.zeros((6, 1)), jnp.arange(1, 7)
+    batch = batch_of(jnp.zeros((6, 1)))._replace(index=jnp.arange(1, 7))
 
     def losses(model, params):
-        loss, metrics = model.fit(params, {}, *batch, jax.random.key(0))
+        loss, metrics = model.fit(params, {}, batch, jax.random.key(0))
         return loss, {
             name: total / count
             for name, (total, count) in metrics.items()
@@ -485,10 +481,9 @@ def test_a_gaussian_is_an_energy():
 
 def test_it_is_fitted_by_likelihood_of_the_rows_that_are_trained_on():
     model, a = gaussian_model(), truncated(60)
-    index = jnp.arange(60)
 
     def loss(params):
-        return model.fit(params, {}, jnp.zeros((60, 1)), a, index, jax.random.key(0))[0]
+        return model.fit(params, {}, batch_of(a), jax.random.key(0))[0]
 
     kept = a[np.arange(60) % 20 > 0]
     best = jnp.array([np.arctanh(kept.mean()), np.log(kept.std())])
