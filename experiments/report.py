@@ -59,27 +59,41 @@ def late(
     """A run's result with the mean of its last evaluations in place of its last iterate's score.
 
     Args:
-        summary: the content of result.json; the scores of every policy are replaced. Policies
-            that were played less often, but for the headline, are left out.
+        summary: the content of result.json; the scores of every policy are replaced, at every
+            point of a sweep. Policies that were played less often, but for the headline, are left
+            out.
         evaluations: rows of evaluations.jsonl.
         last: so many evaluations, all of the run's last phase.
 
     Raises:
         ValueError: if the last phase has fewer evaluations of the headline policy.
     """
-    rows = list(evaluations)
+    rows, seeds = list(evaluations), summary["seeds"]
     rows = [row for row in rows if row["phase"] == rows[-1]["phase"]]
-    policies = {}
-    for name, entry in summary["policies"].items():
+    if "points" in summary:
+        points = [
+            {**point, "policies": _late(point["policies"], _at(rows, point), seeds, last)}
+            for point in summary["points"]
+        ]
+        return {**summary, "points": points}
+    policies = _late(summary["policies"], rows, seeds, last)
+    means = {key: policies[summary["headline"]][key] for key in SCORES}
+    return {**summary, **means, "policies": policies}
+
+
+def _late(
+    policies: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seeds: Sequence[int], last: int
+) -> dict[str, Any]:
+    found = {}
+    for place, (name, entry) in enumerate(policies.items()):
         mine = [row for row in rows if row["policy"] == name]
         steps = sorted({row["step"] for row in mine})[-last:]
         if len(steps) == last:
             late = [row for row in mine if row["step"] >= steps[0]]
-            policies[name] = {**entry, **_mean_by_seed(late, summary["seeds"])}
-        elif name == summary["headline"]:
+            found[name] = {**entry, **_mean_by_seed(late, seeds)}
+        elif place == 0:  # the headline
             raise ValueError(f"{len(steps)} evaluations in its last phase, {last} asked")
-    means = {key: policies[summary["headline"]][key] for key in SCORES}
-    return {**summary, **means, "policies": policies}
+    return found
 
 
 def _mean_by_seed(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
@@ -112,12 +126,17 @@ def by_point(
         evaluations: rows of evaluations.jsonl, which carry the settings of their member.
     """
     rows = list(evaluations)
-    points = [dict(zip(sweep, values, strict=True)) for values in zip(*sweep.values(), strict=True)]
+    values = zip(*sweep.values(), strict=True)
+    points = [{"settings": dict(zip(sweep, each, strict=True))} for each in values]
+    return [{**p, "policies": summarise(_at(rows, p)) if rows else {}} for p in points]
 
-    def mine(point: Mapping[str, float]) -> list[Mapping[str, Any]]:
-        return [row for row in rows if all(row[name] == point[name] for name in point)]
 
-    return [{"settings": p, "policies": summarise(mine(p)) if rows else {}} for p in points]
+def _at(
+    rows: Iterable[Mapping[str, Any]], point: Mapping[str, Mapping[str, float]]
+) -> list[Mapping[str, Any]]:
+    """The rows of one point's members."""
+    settings = point["settings"].items()
+    return [row for row in rows if all(row[name] == value for name, value in settings)]
 
 
 def result(

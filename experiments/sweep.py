@@ -32,7 +32,7 @@ from experiments import commandline, config, launchers, overrides, run, table
 from experiments.display import line
 from experiments.launchers import Job
 from experiments.overrides import OverrideError
-from experiments.workdir import RESULT, claim, clear, read_json, write_json, write_text
+from experiments.workdir import RESULT, claim, clear, write_json, write_text
 from jaxrl_prefs.methods import METHODS
 
 FLAGS = flags.FlagValues()
@@ -46,6 +46,7 @@ flags.DEFINE_string("workdir", "", "folder (default: runs/sweep-<algo>-<dataset>
 flags.DEFINE_multi_string(
     "set", [], "field=value, repeatable: for every method that has the field", **_OWN
 )
+flags.DEFINE_integer("last", 1, "scores are means over so many evaluations", lower_bound=1, **_OWN)
 flags.DEFINE_enum("launcher", "local", ["local", "ray"], "who trains: local or ray", **_OWN)
 flags.DEFINE_string(
     "ray_address", "local", "of a Ray cluster (auto finds it); local: this machine as one", **_OWN
@@ -238,7 +239,7 @@ def _results(job: Job, cell: Cell, group: Group) -> Iterator[Found]:
     """What the points of a job came to; nothing before it is finished."""
     if not (job.path / RESULT).exists():
         return
-    result = read_json(job.path / RESULT)
+    result = table.finished(job.path, FLAGS.last)
     parts = result.get("points") or [{"policies": result["policies"]}]
     for written, part in zip(group.points, parts, strict=True):
         yield Found(cell.algo, cell.dataset, group.fixed | written, part["policies"])
@@ -247,14 +248,19 @@ def _results(job: Job, cell: Cell, group: Group) -> Iterator[Found]:
 def _publish(found: Sequence[Found], folder: Path) -> None:
     """Writes sweep.json, sweep.md and sweep.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "sweep.json", {"points": [each._asdict() for each in found]})
+    points = [each._asdict() for each in found]
+    write_json(folder / "sweep.json", {"last": FLAGS.last, "points": points})
     write_text(folder / "sweep.md", table.markdown(rows(found)))
-    draw(found, folder / "sweep.png")
+    draw(found, folder / "sweep.png", _what())
+
+
+def _what() -> str:
+    return f"score, mean of its last {FLAGS.last} evaluations" if FLAGS.last > 1 else "score"
 
 
 def _view(found: Sequence[Found]) -> Table:
     head, *body = rows(found)
-    view = Table(title=f"{FLAGS.seeds} seeds, 95 % bootstrap interval over seeds")
+    view = Table(title=f"{_what()}, {FLAGS.seeds} seeds, 95 % bootstrap interval over seeds")
     for name in head:
         view.add_column(name, justify="left" if name in ("dataset", "algo") else "right")
     for row in body:
@@ -274,9 +280,15 @@ def rows(found: Sequence[Found]) -> list[list[str]]:
     return [["dataset", "algo", *fields, *policies], *body]
 
 
-def draw(found: Sequence[Found], path: Path) -> None:
+def draw(found: Sequence[Found], path: Path, what: str = "score") -> None:
     """A panel for each method on each dataset, with the headline policy's score over the first of
-    the method's fields and a line for each setting of the others. Draws nothing without scores."""
+    the method's fields and a line for each setting of the others. Draws nothing without scores.
+
+    Args:
+        found: the points.
+        path: of the PNG.
+        what: the scores are, for the axis.
+    """
     from matplotlib.figure import Figure
 
     panels: dict[tuple[str, str], list[Found]] = {}
@@ -290,7 +302,7 @@ def draw(found: Sequence[Found], path: Path) -> None:
     figure = Figure(figsize=(6 * across, 4 * down), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for panel, ((algo, dataset), points) in zip(axes, panels.items(), strict=False):
-        _draw_panel(panel, points)
+        _draw_panel(panel, points, what)
         panel.set_title(f"{algo} on {dataset}", fontsize=10)
     for panel in axes[len(panels) :]:
         panel.set_axis_off()
@@ -299,7 +311,7 @@ def draw(found: Sequence[Found], path: Path) -> None:
     draft.replace(path)
 
 
-def _draw_panel(panel: Any, points: Sequence[Found]) -> None:
+def _draw_panel(panel: Any, points: Sequence[Found], what: str) -> None:
     first, *others = points[0].settings
     values = list(dict.fromkeys(each.settings[first] for each in points))
     lines: dict[str, list[Found]] = {}
@@ -316,7 +328,7 @@ def _draw_panel(panel: Any, points: Sequence[Found]) -> None:
         panel.fill_between(places, low, high, color=drawn.get_color(), alpha=0.2)
     panel.set_xticks(range(len(values)), values)
     panel.set_xlabel(first)
-    panel.set_ylabel("score, 95 % interval over seeds")
+    panel.set_ylabel(f"{what},\n95 % interval over seeds", fontsize=9)
     panel.grid(alpha=0.3)
     if others:
         panel.legend(fontsize=8)

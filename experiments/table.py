@@ -63,13 +63,13 @@ def collect(folders: Sequence[Path], columns: Sequence[str] = (), last: int = 1)
     """
     cells: dict[Cell, Mapping[str, Any]] = {}
     for path in sorted(path for folder in folders for path in folder.rglob(RESULT)):
-        result, column = read_json(path), path.parent.name
+        result, column = finished(path.parent, last), path.parent.name
         if column == usual(result["algo"], result["dataset"]):
             column = result["algo"]
         cell = (result["dataset"], column)
         if cell in cells:
             raise OverrideError(f"two runs called {column!r} on {cell[0]}: one is {path.parent}")
-        cells[cell] = _late(path, result, last)
+        cells[cell] = result
     found = sorted({column for _, column in cells})
     first = [column for column in columns if column in found]
     return Grid(
@@ -80,13 +80,20 @@ def collect(folders: Sequence[Path], columns: Sequence[str] = (), last: int = 1)
     )
 
 
-def _late(path: Path, result: dict[str, Any], last: int) -> Mapping[str, Any]:
-    if last == 1 or result["score_mean"] is None:
+def finished(folder: Path, last: int = 1) -> dict[str, Any]:
+    """A finished run's result.json, its scores means over the `last` evaluations.
+
+    Raises:
+        OverrideError: if there were fewer.
+    """
+    result: dict[str, Any] = read_json(folder / RESULT)
+    played = result["policies"] or any(point["policies"] for point in result.get("points", ()))
+    if last == 1 or not played:
         return result
     try:
-        return report.late(result, Rows(path.parent / EVALUATIONS), last)
+        return report.late(result, Rows(folder / EVALUATIONS), last)
     except ValueError as error:
-        raise OverrideError(f"--last: {path.parent} has {error}") from error
+        raise OverrideError(f"--last: {folder} has {error}") from error
 
 
 def by_policy(grid: Grid) -> Grid:

@@ -39,6 +39,7 @@ def test_points_train_together_where_they_can_and_equal_runs_of_their_own(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    argv.append("--set=eval_every=2")
     grid = ["--grid=actor_learning_rate=0.001,0.3", "--grid=batch_size=8,16"]
     assert sweep.main([*argv, *grid]) == 0
     folder = tmp_path / "sweep"
@@ -70,6 +71,18 @@ def test_points_train_together_where_they_can_and_equal_runs_of_their_own(
     assert sweep.main([*argv, *grid]) == 0
     assert capsys.readouterr().out.count("is finished") == 2
     assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoints/*")}
+
+    # Of two evaluations, after 2 and 4 updates, both can be averaged.
+    assert sweep.main([*argv, *grid, "--last=2"]) == 0
+    played = next(folder.rglob("batch_size=8/evaluations.jsonl")).read_text().splitlines()
+    rows = [row for row in map(json.loads, played) if row["actor_learning_rate"] == 0.3]
+    first = [np.mean([row["score"] for row in rows if row["seed"] == seed]) for seed in (0, 1)]
+    late = json.loads((folder / "sweep.json").read_text())
+    assert late["last"] == 2 and len(rows) == 4
+    assert late["points"][1]["policies"]["actor"]["scores"] == pytest.approx(first)
+    assert late["points"][1] != content["points"][1]
+    assert sweep.main([*argv, *grid, "--last=3"]) == run.WRONG_USE
+    assert "batch_size=8 has 2 evaluations in its last phase, 3 asked" in capsys.readouterr().err
 
 
 def test_a_scale_in_action_dimensions_is_a_number_to_a_sweep(pendulum_file: Path) -> None:
