@@ -221,7 +221,7 @@ def _note_other_versions(path: Path, versions: dict[str, Any], console: Console)
     before = workdir.read_json(path / CONFIG).get("versions", {})
     changed = [name for name in versions if before.get(name) != versions[name] and name != "git"]
     if changed:
-        text = f"{path} was begun with another {', '.join(changed)}: results may differ in rounding"
+        text = f"{path} was begun with other {', '.join(changed)}: results may differ in rounding"
         line(console, text)
 
 
