@@ -172,6 +172,7 @@ def result(
         "policies": policies,
         **({"points": by_point(sweep, rows)} if sweep else {}),
         "data_score": data["score"],
+        "data_recorded_with": list(about.get("recorded_with", ())),
         "reference_source": data["reference_source"],
         "step": clock[-1]["step"] if clock else 0,
         "wall_seconds": seconds,
@@ -192,6 +193,8 @@ def table(summary: Mapping[str, Any]) -> Table:
         title += " on the device"
     kind = "0-100" if summary["score_kind"] == "normalised score" else "not normalised"
     data_score = f"the data itself: {summary['data_score']:.1f}"
+    if told := summary.get("data_recorded_with"):
+        data_score += f", recorded with {', '.join(told)}, so not comparable"
     source = f"references: {summary['reference_source']}"
     view = Table(title=title, caption=f"{summary['score_kind']} ({kind}); {data_score}; {source}")
     view.add_column("seed", justify="right")

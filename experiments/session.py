@@ -176,6 +176,7 @@ def _about(trial: Trial, method_config: Any) -> dict[str, Any]:
             "reference_source": recording.reference_source,
             "score": float(np.mean(recording.score(recording.returns))),
         },
+        "recorded_with": recording.task.recorded_with if recording.task else (),
         "steps": trial.steps,
         "release": release.describe(dataset.spec, dataset.observation, dataset.action),
         "versions": _versions(trial),

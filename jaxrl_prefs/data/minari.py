@@ -79,8 +79,14 @@ def read(folder: Path, dataset_id: str, env: str = "") -> Recording:
 def _task(metadata: dict[str, Any], env: str, dataset_id: str, longest: int) -> Task | None:
     if env:
         return task.named(env, longest)
-    spec = metadata.get("eval_env_spec") or metadata.get("env_spec")
-    return task.recorded(spec, longest) if spec else environments.of(dataset_id, longest)
+    own = metadata.get("env_spec")
+    spec = metadata.get("eval_env_spec") or own
+    if not spec:
+        return environments.of(dataset_id, longest)
+    told = json.loads(spec).get("kwargs", {})
+    before = json.loads(own or spec).get("kwargs", {})
+    other = [f"{name}={x}" for name, x in before.items() if (name, x) not in told.items()]
+    return task.recorded(spec, longest)._replace(recorded_with=tuple(other))
 
 
 def _references(metadata: dict[str, Any]) -> References:

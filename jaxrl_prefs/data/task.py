@@ -32,6 +32,9 @@ class Task(NamedTuple):
     env_id: str  # printed beside every score
     spec_json: str  # a Gymnasium EnvSpec
     max_episode_steps: int  # the time limit of an episode
+    # What the data's own environment was told and this one is not ("reset_target=True"): returns
+    # of the data and of the evaluation are then not alike.
+    recorded_with: tuple[str, ...] = ()
 
     def make(self) -> gymnasium.Env:
         """Makes the environment; its observations are float32 vectors [O] in `flatten`'s order.

@@ -101,6 +101,22 @@ def test_references_and_evaluation_environment_come_from_the_metadata(root: Path
     assert [env.step(np.zeros(1, np.float32))[3] for _ in range(77)].index(True) == 76
 
 
+def test_what_the_recorded_environment_was_told_and_the_evaluation_is_not(root: Path) -> None:
+    spec = gymnasium.spec("Pendulum-v1")
+    told = {"g": 9.81, "render_mode": None}
+    own = gymnasium.envs.registration.EnvSpec.from_json(
+        json.dumps(json.loads(spec.to_json()) | {"kwargs": told | {"g": 1.6}})
+    )
+    evaluation = json.dumps(json.loads(spec.to_json()) | {"kwargs": told})
+    for name, more, expected in (
+        ("mine/moon-v0", {"eval_env_spec": evaluation}, ("g=1.6",)),
+        ("mine/same-v0", {}, ()),  # the recorded one serves
+    ):
+        files.write_minari(root, name, files.two_episodes(), env_spec=own, **more)
+        task = data.load(name).task
+        assert task is not None and task.recorded_with == expected
+
+
 def test_env_replaces_the_recorded_environment(root: Path) -> None:
     files.write_minari(root, "mine/two-v0", files.two_episodes())
     recording = data.load("mine/two-v0", env="Pendulum-v1")

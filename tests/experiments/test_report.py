@@ -140,6 +140,15 @@ def test_the_table_shows_seeds_mean_interval_candidates_and_kind() -> None:
     text = " ".join(lines)
     assert "normalised score (0-100)" in text and "the data itself: 3.2" in text
     assert "bdpo on toy/set-v0, played in Toy-v0" in text
+    assert "recorded with" not in text
+
+
+def test_the_table_says_when_the_data_were_recorded_in_another_form() -> None:
+    about = {**ABOUT, "recorded_with": ["reset_target=True"]}
+    console = Console(record=True, width=160, file=io.StringIO())
+    console.print(report.table(report.result(about, ROWS, TIMINGS)))
+    text = " ".join(console.export_text().split())
+    assert "3.2, recorded with reset_target=True, so not comparable" in text
 
 
 def test_curves_are_drawn(tmp_path: Path) -> None:
