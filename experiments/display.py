@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -20,10 +20,19 @@ def line(console: Console, text: str) -> None:
 
 
 class Display:
-    """A bar for the phase that runs, with updates per second and the time left for all of them."""
+    """A bar for the phase that runs, with updates per second and the time left for all of them.
 
-    def __init__(self, console: Console, method: Method, step: int) -> None:
-        self._console = console
+    `points` are those of a sweep, whose scores are shown apart.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        method: Method,
+        step: int,
+        points: Sequence[Mapping[str, float]] = (),
+    ) -> None:
+        self._console, self._points = console, points or ({},)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -73,11 +82,13 @@ class Display:
         )
 
     def evaluated(self, phase: str, phase_step: int, scores: Mapping[str, Score]) -> None:
-        """Prints one line about an evaluation."""
-        parts = []
-        for name, score in scores.items():
-            seeds = score.scores.mean(1)
-            bounds = report.interval(seeds)
-            spread = f" ({report.spread(bounds)})" if bounds else ""
-            parts.append(f"{name} {np.mean(seeds):.1f}{spread}")
-        line(self._console, f"{phase} {phase_step}: {', '.join(parts)}")
+        """Prints one line about an evaluation, or one for each point of a sweep."""
+        for place, point in enumerate(self._points):
+            parts = []
+            for name, score in scores.items():
+                seeds = np.split(score.scores.mean(1), len(self._points))[place].tolist()
+                bounds = report.interval(seeds)
+                spread = f" ({report.spread(bounds)})" if bounds else ""
+                parts.append(f"{name} {np.mean(seeds):.1f}{spread}")
+            where = "".join(f", {field}={value:g}" for field, value in point.items())
+            line(self._console, f"{phase} {phase_step}{where}: {', '.join(parts)}")

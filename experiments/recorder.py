@@ -88,7 +88,7 @@ class Recorder:
         self._forecast = self._measure()
         left = forecast.duration(self._forecast.left(start))
         line(console, f"estimated time: {left}, evaluation included")
-        self._display = Display(console, method, start)
+        self._display = Display(console, method, start, trial.points)
 
     def __enter__(self) -> Recorder:
         self._display.__enter__()

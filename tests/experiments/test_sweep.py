@@ -42,6 +42,7 @@ def test_points_train_together_where_they_can_and_equal_runs_of_their_own(
     argv.append("--set=eval_every=2")
     grid = ["--grid=actor_learning_rate=0.001,0.3", "--grid=batch_size=8,16"]
     assert sweep.main([*argv, *grid]) == 0
+    shown = capsys.readouterr().out
     folder = tmp_path / "sweep"
     content = json.loads((folder / "sweep.json").read_text())
     found = [point["settings"] for point in content["points"]]
@@ -51,6 +52,10 @@ def test_points_train_together_where_they_can_and_equal_runs_of_their_own(
         {"batch_size": "16", "actor_learning_rate": "0.001"},
         {"batch_size": "16", "actor_learning_rate": "0.3"},
     ]
+    # Scores on the way are shown point by point.
+    for value, point in zip(("0.001", "0.3"), content["points"], strict=False):
+        mean = point["policies"]["actor"]["score_mean"]
+        assert f"train 4, actor_learning_rate={value}: actor {mean:.1f}" in shown
     runs = sorted(path.parent.name for path in folder.rglob("result.json"))
     assert runs == ["batch_size=16", "batch_size=8"]
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
