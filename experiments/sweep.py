@@ -242,7 +242,9 @@ def _results(job: Job, cell: Cell, group: Group) -> Iterator[Found]:
     result = table.finished(job.path, FLAGS.last)
     parts = result.get("points") or [{"policies": result["policies"]}]
     for written, part in zip(group.points, parts, strict=True):
-        yield Found(cell.algo, cell.dataset, group.fixed | written, part["policies"])
+        settings = group.fixed | written
+        ordered = {each.field: settings[each.field] for each in cell.axes}
+        yield Found(cell.algo, cell.dataset, ordered, part["policies"])
 
 
 def _publish(found: Sequence[Found], folder: Path) -> None:
@@ -282,7 +284,7 @@ def rows(found: Sequence[Found]) -> list[list[str]]:
 
 def draw(found: Sequence[Found], path: Path, what: str = "score") -> None:
     """A panel for each method on each dataset, with the headline policy's score over the first of
-    the method's fields and a line for each setting of the others. Draws nothing without scores.
+    the grid's fields and a line for each setting of the others. Draws nothing without scores.
 
     Args:
         found: the points.

@@ -60,8 +60,8 @@ def test_points_train_together_where_they_can_and_equal_runs_of_their_own(
     assert runs == ["batch_size=16", "batch_size=8"]
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     head, _, first, *_ = (folder / "sweep.md").read_text().splitlines()
-    assert head == "| dataset | algo | batch_size | actor_learning_rate | actor |"
-    assert f"{pendulum_file} | td3_bc | 8 | 0.001 |" in first
+    assert head == "| dataset | algo | actor_learning_rate | batch_size | actor |"  # as in the grid
+    assert f"{pendulum_file} | td3_bc | 0.001 | 8 |" in first
 
     alone = [*argv[:5], f"--workdir={tmp_path / 'alone'}", *argv[6:]]
     assert run.main([*alone, "--set=actor_learning_rate=0.3", "--set=batch_size=16"]) == 0
