@@ -87,6 +87,7 @@ class Found(NamedTuple):
     algo: str
     dataset: str
     settings: Point
+    kind: str  # what a score is: normalised, or a raw return
     policies: Mapping[str, Mapping[str, Any]]  # as in result.json
 
 
@@ -244,7 +245,7 @@ def _results(job: Job, cell: Cell, group: Group) -> Iterator[Found]:
     for written, part in zip(group.points, parts, strict=True):
         settings = group.fixed | written
         ordered = {each.field: settings[each.field] for each in cell.axes}
-        yield Found(cell.algo, cell.dataset, ordered, part["policies"])
+        yield Found(cell.algo, cell.dataset, ordered, result["score_kind"], part["policies"])
 
 
 def _publish(found: Sequence[Found], folder: Path) -> None:
@@ -253,16 +254,18 @@ def _publish(found: Sequence[Found], folder: Path) -> None:
     points = [each._asdict() for each in found]
     write_json(folder / "sweep.json", {"last": FLAGS.last, "points": points})
     write_text(folder / "sweep.md", table.markdown(rows(found)))
-    draw(found, folder / "sweep.png", _what())
+    draw(found, folder / "sweep.png", FLAGS.last)
 
 
-def _what() -> str:
-    return f"score, mean of its last {FLAGS.last} evaluations" if FLAGS.last > 1 else "score"
+def _mean_of(last: int) -> str:
+    return f", mean of its last {last} evaluations" if last > 1 else ""
 
 
 def _view(found: Sequence[Found]) -> Table:
     head, *body = rows(found)
-    view = Table(title=f"{_what()}, {FLAGS.seeds} seeds, 95 % bootstrap interval over seeds")
+    view = Table(
+        title=f"score{_mean_of(FLAGS.last)}, {FLAGS.seeds} seeds, 95 % bootstrap interval over seeds"
+    )
     for name in head:
         view.add_column(name, justify="left" if name in ("dataset", "algo") else "right")
     for row in body:
@@ -282,14 +285,14 @@ def rows(found: Sequence[Found]) -> list[list[str]]:
     return [["dataset", "algo", *fields, *policies], *body]
 
 
-def draw(found: Sequence[Found], path: Path, what: str = "score") -> None:
+def draw(found: Sequence[Found], path: Path, last: int = 1) -> None:
     """A panel for each method on each dataset, with the headline policy's score over the first of
     the grid's fields and a line for each setting of the others. Draws nothing without scores.
 
     Args:
         found: the points.
         path: of the PNG.
-        what: the scores are, for the axis.
+        last: over how many evaluations the scores are means, for the axis.
     """
     from matplotlib.figure import Figure
 
@@ -304,7 +307,7 @@ def draw(found: Sequence[Found], path: Path, what: str = "score") -> None:
     figure = Figure(figsize=(6 * across, 4 * down), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for panel, ((algo, dataset), points) in zip(axes, panels.items(), strict=False):
-        _draw_panel(panel, points, what)
+        _draw_panel(panel, points, last)
         panel.set_title(f"{algo} on {dataset}", fontsize=10)
     for panel in axes[len(panels) :]:
         panel.set_axis_off()
@@ -313,7 +316,7 @@ def draw(found: Sequence[Found], path: Path, what: str = "score") -> None:
     draft.replace(path)
 
 
-def _draw_panel(panel: Any, points: Sequence[Found], what: str) -> None:
+def _draw_panel(panel: Any, points: Sequence[Found], last: int) -> None:
     first, *others = points[0].settings
     values = list(dict.fromkeys(each.settings[first] for each in points))
     lines: dict[str, list[Found]] = {}
@@ -330,7 +333,7 @@ def _draw_panel(panel: Any, points: Sequence[Found], what: str) -> None:
         panel.fill_between(places, low, high, color=drawn.get_color(), alpha=0.2)
     panel.set_xticks(range(len(values)), values)
     panel.set_xlabel(first)
-    panel.set_ylabel(f"{what},\n95 % interval over seeds", fontsize=9)
+    panel.set_ylabel(f"{points[0].kind}{_mean_of(last)},\n95 % interval over seeds", fontsize=9)
     panel.grid(alpha=0.3)
     if others:
         panel.legend(fontsize=8)

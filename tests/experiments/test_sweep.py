@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from matplotlib.figure import Figure
 
 from experiments import commandline, run, session, sweep
 from experiments.config import Choice
@@ -96,6 +97,14 @@ def test_a_scale_in_action_dimensions_is_a_number_to_a_sweep(pendulum_file: Path
     trial, about = session.prepare(choice, Path("unused"), points)
     assert trial.settings == {"kernel_scale": [0.5, 0.5, 2.0, 2.0]} and trial.seeds == (0, 1) * 2
     assert about["sweep"] == {"kernel_scale": [0.5, 2.0]}
+
+
+def test_the_figures_axis_names_what_a_score_is() -> None:
+    panel = Figure().subplots()
+    policies = {"actor": {"score_mean": 3.0, "score_ci": None}}
+    points = [sweep.Found("bc", "mine", {"eta": x}, "raw return", policies) for x in "12"]
+    sweep._draw_panel(panel, points, 5)
+    assert panel.get_ylabel().startswith("raw return, mean of its last 5 evaluations")
 
 
 def test_groups_join_what_may_differ_in_one_program() -> None:
