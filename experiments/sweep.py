@@ -263,9 +263,8 @@ def _mean_of(last: int) -> str:
 
 def _view(found: Sequence[Found]) -> Table:
     head, *body = rows(found)
-    view = Table(
-        title=f"score{_mean_of(FLAGS.last)}, {FLAGS.seeds} seeds, 95 % bootstrap interval over seeds"
-    )
+    title = f"score{_mean_of(FLAGS.last)}, {FLAGS.seeds} seeds, 95 % bootstrap interval over seeds"
+    view = Table(title=title)
     for name in head:
         view.add_column(name, justify="left" if name in ("dataset", "algo") else "right")
     for row in body:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,18 @@ class Arena(Protocol):
     def close(self) -> None:
         """Frees the environments."""
         ...
+
+
+class Cast(NamedTuple):
+    """Who plays what: every policy of every training seed, from the same starts."""
+
+    task: Task
+    policies: Mapping[str, Policy]
+    dataset: Dataset  # says how observations were processed
+    seeds: Sequence[int]
+    mesh: Mesh
+    starts: Sequence[int]  # [E], an environment seed for each episode
+    mapping: str  # as `Ensemble.mapping` of chunk.py
 
 
 def chosen_backend(backend: str, dataset: Dataset, mesh: Mesh) -> str:
@@ -82,8 +94,8 @@ def make(
     if task is None:
         raise DataError(f"{dataset.recording.name} names no environment to evaluate in")
     starts = [eval_seed + episode for episode in range(episodes)]
-    arena = OnDevice if backend == "mjx" else OnHost
-    return arena(task, policies, dataset, seeds, mesh, starts=starts, mapping=mapping)
+    cast = Cast(task, policies, dataset, seeds, mesh, starts, mapping)
+    return OnDevice(cast) if backend == "mjx" else OnHost(cast)
 
 
 # --- On the device --------------------------------------------------------------------------------
@@ -92,33 +104,23 @@ def make(
 class OnDevice:
     """Policy and simulator, all seeds and episodes: one compiled program, sharded over seeds."""
 
-    def __init__(
-        self,
-        task: Task,
-        policies: Mapping[str, Policy],
-        dataset: Dataset,
-        seeds: Sequence[int],
-        mesh: Mesh,
-        *,
-        starts: Sequence[int],
-        mapping: str,
-    ) -> None:
-        simulator = simulators.build(task)
+    def __init__(self, cast: Cast) -> None:
+        simulator = simulators.build(cast.task)
         world = jax.eval_shape(simulator.reset, jax.random.key(0))
         width = jax.eval_shape(simulator.observe, world).shape[0]
-        _check_sizes(task, dataset, width, simulator.actions)
-        self.horizon = task.max_episode_steps
-        self._seeds = len(seeds)
-        keys = jax.vmap(jax.random.key)(np.asarray(starts, np.uint32))
-        self._starts = ensemble.replicate(np.asarray(jax.random.key_data(keys)), mesh)
+        _check_sizes(cast, width, simulator.actions)
+        self.horizon = cast.task.max_episode_steps
+        self._seeds = len(cast.seeds)
+        keys = jax.vmap(jax.random.key)(np.asarray(cast.starts, np.uint32))
+        self._starts = ensemble.replicate(np.asarray(jax.random.key_data(keys)), cast.mesh)
         self._programs = {
             name: ensemble.over_seeds(
-                _episodes(simulator, dataset, policy.act),
-                mesh,
+                _episodes(simulator, cast.dataset, policy.act),
+                cast.mesh,
                 (0, 0, None, None),
-                mapping=mapping,
+                mapping=cast.mapping,
             )
-            for name, policy in policies.items()
+            for name, policy in cast.policies.items()
         }
 
     def play(self, name: str, state: State, keys: Key, horizon: int) -> tuple[np.ndarray, ...]:
@@ -184,28 +186,19 @@ def _where(live: Array, new: Array, old: Array) -> Array:
 class OnHost:
     """One vector environment of S * E copies of Gymnasium's; the policies act in compiled calls."""
 
-    def __init__(
-        self,
-        task: Task,
-        policies: Mapping[str, Policy],
-        dataset: Dataset,
-        seeds: Sequence[int],
-        mesh: Mesh,
-        *,
-        starts: Sequence[int],
-        mapping: str,
-    ) -> None:
-        self.horizon = task.max_episode_steps
-        self._dataset, self._seeds, self._whole = dataset, len(seeds), mesh
-        self._mesh = ensemble.here(mesh)  # each process plays its own members, padding too
-        rounds = -(-len(seeds) // mesh.devices.size)
-        self._members = len(seeds) if self._mesh is mesh else rounds * self._mesh.devices.size
-        self._starts = list(starts) * self._members
-        self._envs = _copies(task, dataset, len(self._starts))
+    def __init__(self, cast: Cast) -> None:
+        self.horizon = cast.task.max_episode_steps
+        self._dataset, self._seeds, self._whole = cast.dataset, len(cast.seeds), cast.mesh
+        self._mesh = ensemble.here(cast.mesh)  # each process plays its own members, padding too
+        rounds = -(-self._seeds // cast.mesh.devices.size)
+        alone = self._mesh is cast.mesh
+        self._members = self._seeds if alone else rounds * self._mesh.devices.size
+        self._starts = list(cast.starts) * self._members
+        self._envs = _copies(cast, len(self._starts))
         act = functools.partial(
-            ensemble.over_seeds, mesh=self._mesh, in_axes=(0, 0, 0, None), mapping=mapping
+            ensemble.over_seeds, mesh=self._mesh, in_axes=(0, 0, 0, None), mapping=cast.mapping
         )
-        self._acts = {name: act(_at_time(policy.act)) for name, policy in policies.items()}
+        self._acts = {name: act(_at_time(policy.act)) for name, policy in cast.policies.items()}
 
     def play(self, name: str, state: State, keys: Key, horizon: int) -> tuple[np.ndarray, ...]:
         """As Arena.play."""
@@ -254,18 +247,17 @@ def _at_time(act: Callable[[State, Array, Key], Array]) -> Callable[..., Array]:
     )
 
 
-def _copies(task: Task, dataset: Dataset, count: int) -> Any:
+def _copies(cast: Cast, count: int) -> Any:
     """Makes a vector environment of `count` copies."""
     from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
     envs = SyncVectorEnv(
-        [lambda: OneEpisode(task.make())] * count,  # type: ignore[list-item,return-value]
+        [lambda: OneEpisode(cast.task.make())] * count,  # type: ignore[list-item,return-value]
         autoreset_mode=AutoresetMode.NEXT_STEP,
     )
     try:
         _check_sizes(
-            task,
-            dataset,
+            cast,
             (envs.single_observation_space.shape or (0,))[0],
             (envs.single_action_space.shape or (0,))[0],
         )
@@ -275,12 +267,12 @@ def _copies(task: Task, dataset: Dataset, count: int) -> Any:
     return envs
 
 
-def _check_sizes(task: Task, dataset: Dataset, observations: int, actions: int) -> None:
-    expected = (dataset.spec.observation_dim, dataset.spec.action_dim)
-    if (observations, actions) != expected:
+def _check_sizes(cast: Cast, observations: int, actions: int) -> None:
+    spec, name = cast.dataset.spec, cast.dataset.recording.name
+    if (observations, actions) != (spec.observation_dim, spec.action_dim):
         raise DataError(
-            f"{task.env_id} has {observations} observations and {actions} actions, but the dataset "
-            f"{dataset.recording.name} has {expected[0]} and {expected[1]}"
+            f"{cast.task.env_id} has {observations} observations and {actions} actions, but the "
+            f"dataset {name} has {spec.observation_dim} and {spec.action_dim}"
         )
 
 
