@@ -155,8 +155,7 @@ def _member_program(recipe: _Recipe) -> Callable[..., Any]:
     """
     # Under jit the update is traced once, though both eval_shape and the loop call it. A filling
     # update is left bare, so that an unchanged state can be recognised.
-    name, bare, choose, batch_size, fills, slots, stride = recipe
-    update = bare if fills else jax.jit(bare)
+    update = recipe.update if recipe.fills else jax.jit(recipe.update)
 
     def draw(
         rows_key: Key, data: Transition | Block, columns: Any, step: Array, slot: Array
@@ -164,7 +163,7 @@ def _member_program(recipe: _Recipe) -> Callable[..., Any]:
         if isinstance(data, Block):
             block: Block = jax.tree.map(lambda leaf: leaf[slot], data)
             return _with_columns(block.batches, block.rows, columns)
-        rows = choose(rows_key, step, data.reward.shape[0], batch_size)
+        rows = recipe.rows(rows_key, step, data.reward.shape[0], recipe.batch_size)
         return take(data, rows, columns)
 
     def advance(
@@ -172,12 +171,12 @@ def _member_program(recipe: _Recipe) -> Callable[..., Any]:
     ) -> tuple:
         rows_key, update_key = keys
         batch = draw(rows_key, data, columns, step, slot)
-        if not fills:
+        if not recipe.fills:
             return (*update(state, batch, jax.random.fold_in(update_key, step), step), {})
         after, metrics, filled = update(state, batch, update_key, step)
         pairs = zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True)
         if not all(old is new for old, new in pairs):
-            raise ValueError(f"phase {name!r} fills columns: its state must stay as it is")
+            raise ValueError(f"phase {recipe.name!r} fills columns: its state must stay as it is")
         return after, metrics, filled
 
     def program(state: State, keys: Any, bounds: Any, data: Any, own: dict, common: dict) -> tuple:
@@ -186,7 +185,7 @@ def _member_program(recipe: _Recipe) -> Callable[..., Any]:
 
         def body(slot: Array, carry: tuple) -> tuple:
             state, report = carry
-            step = first + slot * stride
+            step = first + slot * recipe.stride
             state, metrics, filled = advance(state, keys, data, columns, step, slot)
             filled = jax.tree.map(lambda to, x: to.at[slot].set(x), report.columns, filled)
             return state, _observed(report, metrics, step)._replace(columns=filled)
@@ -198,9 +197,9 @@ def _member_program(recipe: _Recipe) -> Callable[..., Any]:
             bad_step=jnp.int32(-1),
             bad_metric=jnp.int32(-1),
             bad_state=jnp.bool_(False),
-            columns=jax.tree.map(lambda x: jnp.zeros((slots, *x.shape), x.dtype), filled),
+            columns=jax.tree.map(lambda x: jnp.zeros((recipe.slots, *x.shape), x.dtype), filled),
         )
-        count = (stop - first + stride - 1) // stride
+        count = (stop - first + recipe.stride - 1) // recipe.stride
         state, report = jax.lax.fori_loop(0, count, body, (state, report))
         return state, report._replace(bad_state=_broken(state))
 
