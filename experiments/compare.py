@@ -92,20 +92,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _execute(variants: Sequence[Variant], console: Console) -> int:
     folder, worst = Path(FLAGS.workdir), 0
-    names = [each.name for each in variants]
     for dataset in FLAGS.datasets:
         for each in variants:
             code = run.main(["run", *_arguments(each, dataset, folder)])
             if code == run.INTERRUPTED:
                 return code
             worst = worst or code
-            grid = table.collect([folder], names, FLAGS.last)
-            if FLAGS.policies:
-                grid = table.by_policy(grid)
-            if grid.cells:
-                against = FLAGS.against if FLAGS.against in grid.columns else ""
-                table.publish(grid, folder, console, table.extras(grid, against))
+            try:
+                _publish(folder, variants, console)
+            except OverrideError as error:  # what --last asks for may be there for other runs
+                worst = run.say(str(error), run.WRONG_USE)
     return worst
+
+
+def _publish(folder: Path, variants: Sequence[Variant], console: Console) -> None:
+    grid = table.collect([folder], [each.name for each in variants], FLAGS.last)
+    if FLAGS.policies:
+        grid = table.by_policy(grid)
+    if grid.cells:
+        against = FLAGS.against if FLAGS.against in grid.columns else ""
+        table.publish(grid, folder, console, table.extras(grid, against))
 
 
 def _arguments(each: Variant, dataset: str, folder: Path) -> list[str]:

@@ -190,8 +190,11 @@ def _execute(cells: Sequence[Cell], console: Console) -> int:
     for ended in launch([job for job, _, _ in plan], console):
         if ended.error:
             worst = run.say(f"{ended.job.name}: {ended.error}", run.FAILED)
-        found = [each for job, cell, group in plan for each in _results(job, cell, group)]
-        _publish(found, folder)
+        try:
+            found = [each for job, cell, group in plan for each in _results(job, cell, group)]
+            _publish(found, folder)
+        except OverrideError as error:  # the other points train all the same
+            worst = run.say(str(error), run.WRONG_USE)
     console.print(_view(found))
     return worst
 

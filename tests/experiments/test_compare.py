@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from experiments import compare, run, table
+from experiments.overrides import OverrideError
 from tests.experiments.conftest import SHORT, record_pendulum
 
 
@@ -41,6 +42,17 @@ def test_every_variant_is_trained_once_and_stands_in_the_table(
 
 def test_a_run_that_fails_does_not_stop_the_others(argv: list[str], tmp_path: Path) -> None:
     argv[2] = f"--datasets={tmp_path / 'missing.hdf5'},{argv[2].split('=', 1)[1]}"
+    assert compare.main(argv) == run.WRONG_USE
+    assert len(list((tmp_path / "all").rglob("result.json"))) == 2
+
+
+def test_a_table_that_cannot_be_made_yet_does_not_stop_the_others(
+    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def collect(*_: Any) -> table.Grid:
+        raise OverrideError("--last: a run has 2 evaluations in its last phase, 5 asked")
+
+    monkeypatch.setattr(table, "collect", collect)
     assert compare.main(argv) == run.WRONG_USE
     assert len(list((tmp_path / "all").rglob("result.json"))) == 2
 

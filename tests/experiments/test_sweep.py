@@ -87,7 +87,9 @@ def test_points_train_together_where_they_can_and_equal_runs_of_their_own(
     assert late["last"] == 2 and len(rows) == 4
     assert late["points"][1]["policies"]["actor"]["scores"] == pytest.approx(first)
     assert late["points"][1] != content["points"][1]
-    assert sweep.main([*argv, *grid, "--last=3"]) == run.WRONG_USE
+    fresh = f"--workdir={tmp_path / 'fresh'}"  # all points are trained all the same
+    assert sweep.main([*argv, *grid, fresh, "--last=3"]) == run.WRONG_USE
+    assert len(list((tmp_path / "fresh").rglob("result.json"))) == 2
     assert "batch_size=8 has 2 evaluations in its last phase, 3 asked" in capsys.readouterr().err
 
 
