@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from experiments import aggregate, commandline, intervals, published, report, run
@@ -227,13 +228,11 @@ def publish(grid: Grid, folder: Path, console: Console, more: Sequence[Titled] =
     tables: list[Titled] = [(f"score, {what}95 % bootstrap interval over seeds", rows(grid))]
     tables += [(title, table) for title, table in more if len(table) > 1]
     empty = [title for title, table in more if len(table) == 1]
-    for title, (head, *body) in tables:
-        view = Table(title=title)
-        for name in head:
-            view.add_column(name, justify="left" if name == "dataset" else "right", overflow="fold")
-        for row in body:
-            view.add_row(*row)
-        console.print(view)
+    for title, each in tables:
+        view = _view(title, each)
+        endless = console.options.update(max_width=10_000)
+        wide = Measurement.get(console, endless, view).maximum > console.width
+        console.print(_view(title, one_cell_a_line(each)) if wide else view)
     for title in empty:
         console.print(f"nothing to show of these runs: {title}")
     text = "\n".join(f"{title}:\n\n{markdown(table)}" for title, table in tables)
@@ -245,6 +244,30 @@ def publish(grid: Grid, folder: Path, console: Console, more: Sequence[Titled] =
         if result["score_mean"] is not None
     }
     intervals.draw(folder / "table.png", grid.datasets, grid.columns, means)
+
+
+def one_cell_a_line(table: Sequence[Sequence[str]]) -> list[list[str]]:
+    """A table turned narrow: of each row a line for every cell that is not blank.
+
+    >>> one_cell_a_line([["dataset", "bc", "iql"], ["mine", "1.0", "2.0"], ["yours", "", "3.0"]])
+    [['dataset', '', ''], ['mine', 'bc', '1.0'], ['', 'iql', '2.0'], ['yours', 'iql', '3.0']]
+    """
+    (first, *names), *body = table
+    lines = [[first, "", ""]]
+    for dataset, *cells in body:
+        filled = [[name, cell] for name, cell in zip(names, cells, strict=True) if cell]
+        lines += [["" if place else dataset, *pair] for place, pair in enumerate(filled)]
+    return lines
+
+
+def _view(title: str, table: Sequence[Sequence[str]]) -> Table:
+    head, *body = table
+    view = Table(title=title)
+    for name in head:
+        view.add_column(name, justify="left" if name == "dataset" else "right", overflow="fold")
+    for row in body:
+        view.add_row(*row)
+    return view
 
 
 def extras(grid: Grid, against: str = "", papers: bool = False, iqm: bool = False) -> list[Titled]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from experiments import aggregate, published, run, table, workdir
 from experiments.overrides import OverrideError
@@ -183,3 +185,16 @@ def test_without_rliable_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_nothing_to_show_is_wrong_use(tmp_path: Path) -> None:
     assert table.main(["table", str(tmp_path), "--iqm"]) == run.WRONG_USE
+
+
+@pytest.mark.parametrize(("width", "lines"), [(80, 1), (40, 2)])
+def test_a_table_wider_than_the_terminal_is_shown_a_cell_a_line(
+    tmp_path: Path, width: int, lines: int
+) -> None:
+    finish(tmp_path / "bc", "mine", [1.0, 3.0])
+    finish(tmp_path / "iql", "mine", [5.0, 7.0])
+    screen = io.StringIO()
+    table.publish(table.collect([tmp_path]), tmp_path, Console(file=screen, width=width))
+    shown = screen.getvalue().splitlines()
+    assert sum("2.0 (1.0 to 3.0)" in x or "6.0 (5.0 to 7.0)" in x for x in shown) == lines
+    assert "| dataset | data | bc | iql |" in (tmp_path / "table.md").read_text()
