@@ -100,7 +100,7 @@ def _execute(variants: Sequence[Variant], console: Console) -> int:
             worst = worst or code
             try:
                 _publish(folder, variants, console)
-            except OverrideError as error:  # what --last asks for may be there for other runs
+            except OverrideError as error:  # no table yet is no reason not to train the others
                 worst = run.say(str(error), run.WRONG_USE)
     return worst
 

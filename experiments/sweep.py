@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 from absl import flags
 from rich.console import Console
-from rich.table import Table
 
 from experiments import commandline, config, launchers, overrides, run, table
 from experiments.display import line
@@ -195,7 +194,8 @@ def _execute(cells: Sequence[Cell], console: Console) -> int:
             _publish(found, folder)
         except OverrideError as error:  # the other points train all the same
             worst = run.say(str(error), run.WRONG_USE)
-    console.print(_view(found))
+    title = f"score{table.mean_of(FLAGS.last)}, {FLAGS.seeds} seeds, {table.INTERVAL}"
+    console.print(table.view(title, rows(found)))
     return worst
 
 
@@ -260,21 +260,6 @@ def _publish(found: Sequence[Found], folder: Path) -> None:
     draw(found, folder / "sweep.png", FLAGS.last)
 
 
-def _mean_of(last: int) -> str:
-    return f", mean of its last {last} evaluations" if last > 1 else ""
-
-
-def _view(found: Sequence[Found]) -> Table:
-    head, *body = rows(found)
-    title = f"score{_mean_of(FLAGS.last)}, {FLAGS.seeds} seeds, 95 % bootstrap interval over seeds"
-    view = Table(title=title)
-    for name in head:
-        view.add_column(name, justify="left" if name in ("dataset", "algo") else "right")
-    for row in body:
-        view.add_row(*row)
-    return view
-
-
 def rows(found: Sequence[Found]) -> list[list[str]]:
     """The table as text, its head first: dataset, method, the fields of the grid, the policies."""
     policies = list(dict.fromkeys(name for each in found for name in each.policies))
@@ -335,7 +320,9 @@ def _draw_panel(panel: Any, points: Sequence[Found], last: int) -> None:
         panel.fill_between(places, low, high, color=drawn.get_color(), alpha=0.2)
     panel.set_xticks(range(len(values)), values)
     panel.set_xlabel(first)
-    panel.set_ylabel(f"{points[0].kind}{_mean_of(last)},\n95 % interval over seeds", fontsize=9)
+    panel.set_ylabel(
+        f"{points[0].kind}{table.mean_of(last)},\n95 % interval over seeds", fontsize=9
+    )
     panel.grid(alpha=0.3)
     if others:
         panel.legend(fontsize=8)

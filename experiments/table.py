@@ -16,7 +16,7 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -36,6 +36,9 @@ flags.DEFINE_boolean("policies", False, "a column for every policy of a run", **
 flags.DEFINE_boolean("published", False, "also show what papers printed", **_OWN)
 flags.DEFINE_boolean("iqm", False, "also show the interquartile mean over datasets", **_OWN)
 flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
+
+INTERVAL = "95 % bootstrap interval over seeds"
+NAMES = ("dataset", "algo")  # columns of words, set to the left
 
 Cell = tuple[str, str]  # (dataset, column)
 
@@ -224,15 +227,14 @@ def publish(grid: Grid, folder: Path, console: Console, more: Sequence[Titled] =
         console: where the tables go.
         more: further tables, each with its title.
     """
-    what = f"mean of its last {grid.last} evaluations, " if grid.last > 1 else ""
-    tables: list[Titled] = [(f"score, {what}95 % bootstrap interval over seeds", rows(grid))]
+    tables: list[Titled] = [(f"score{mean_of(grid.last)}, {INTERVAL}", rows(grid))]
     tables += [(title, table) for title, table in more if len(table) > 1]
     empty = [title for title, table in more if len(table) == 1]
     for title, each in tables:
-        view = _view(title, each)
+        whole = view(title, each)
         endless = console.options.update(max_width=10_000)
-        wide = Measurement.get(console, endless, view).maximum > console.width
-        console.print(_view(title, one_cell_a_line(each)) if wide else view)
+        wide = Measurement.get(console, endless, whole).maximum > console.width
+        console.print(view(title, one_cell_a_line(each)) if wide else whole)
     for title in empty:
         console.print(f"nothing to show of these runs: {title}")
     text = "\n".join(f"{title}:\n\n{markdown(table)}" for title, table in tables)
@@ -260,14 +262,21 @@ def one_cell_a_line(table: Sequence[Sequence[str]]) -> list[list[str]]:
     return lines
 
 
-def _view(title: str, table: Sequence[Sequence[str]]) -> Table:
+def view(title: str, table: Sequence[Sequence[str]]) -> Table:
+    """A table for the terminal, its head first."""
     head, *body = table
-    view = Table(title=title)
+    drawn = Table(title=title)
     for name in head:
-        view.add_column(name, justify="left" if name == "dataset" else "right", overflow="fold")
+        justify: Literal["left", "right"] = "left" if name in NAMES else "right"
+        drawn.add_column(name, justify=justify, overflow="fold")
     for row in body:
-        view.add_row(*row)
-    return view
+        drawn.add_row(*row)
+    return drawn
+
+
+def mean_of(last: int) -> str:
+    """What a title says of scores that are means over so many evaluations."""
+    return f", mean of its last {last} evaluations" if last > 1 else ""
 
 
 def extras(grid: Grid, against: str = "", papers: bool = False, iqm: bool = False) -> list[Titled]:
