@@ -194,8 +194,9 @@ def _execute(cells: Sequence[Cell], console: Console) -> int:
             _publish(found, folder)
         except OverrideError as error:  # the other points train all the same
             worst = run.say(str(error), run.WRONG_USE)
-    title = f"score{table.mean_of(FLAGS.last)}, {FLAGS.seeds} seeds, {table.INTERVAL}"
-    console.print(table.view(title, rows(found)))
+    if found:
+        title = f"score{table.mean_of(FLAGS.last)}, {FLAGS.seeds} seeds, {table.INTERVAL}"
+        console.print(table.view(title, rows(found)))
     return worst
 
 
