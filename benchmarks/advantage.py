@@ -22,13 +22,15 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import commandline
-from experiments.overrides import OverrideError
-from jaxrl_prefs import data, ensemble, release
+from jaxrl_prefs import data
+from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.data import Recording, parity
 from jaxrl_prefs.data.parity import Rebuilt
+from jaxrl_prefs.errors import ConfigError, DataError, LoadError
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.release import ReleaseError, Run
+from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.runs import load as release
+from jaxrl_prefs.runs.load import Run
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
@@ -133,19 +135,19 @@ def report(folder: Path, console: Console) -> None:
     """Prints a row for each seed of a run.
 
     Raises:
-        ReleaseError: if the folder holds no run, or one without `behavior`.
+        LoadError: if the folder holds no run, or one without `behavior`.
         DataError: if its dataset cannot be loaded.
-        OverrideError: if the run has no critic, or its environment no states to be set.
+        ConfigError: if the run has no critic, or its environment no states to be set.
     """
     run = release.load_run(folder)
     about = json.loads((folder / "config.json").read_text())["run"]
     recording = data.load(about["dataset"])
     if getattr(run.state, "critic", None) is None:
-        raise OverrideError(f"{folder}: this run has no critic")
+        raise ConfigError(f"{folder}: this run has no critic")
     made = [parity.rebuilt(recording) for _ in range(FLAGS.actions * FLAGS.repeats)]
     worlds = [world for world in made if world is not None]
     if not worlds:
-        raise OverrideError(f"{recording.name}: its environment cannot be set to recorded states")
+        raise ConfigError(f"{recording.name}: its environment cannot be set to recorded states")
     settings = data.Processing(**{name: about[name] for name in data.Processing._fields})
     unit = float(data.prepare(recording, settings).reward.scale)  # what Q counts as 1
     table = Table(title=f"{recording.name}: {FLAGS.states} states x {FLAGS.actions} actions")
@@ -168,9 +170,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(commandline.usage(__doc__, FLAGS))
             return 0
         if not FLAGS.run:
-            raise OverrideError("name a run's folder: --run=DIR")
+            raise ConfigError("name a run's folder: --run=DIR")
         report(Path(FLAGS.run), Console(width=110))
-    except (flags.Error, OverrideError, ReleaseError, data.DataError) as error:
+    except (flags.Error, ConfigError, LoadError, DataError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import speed
-from jaxrl_prefs import ensemble
 from jaxrl_prefs.methods import METHODS
+from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.types import Array, Key, Spec, Transition
 
 FLAGS = flags.FLAGS
@@ -218,7 +218,7 @@ def measure(data: Transition) -> dict[str, np.ndarray]:
 def main(_: list[str]) -> None:
     """Measures and prints; ratios are taken round by round."""
     os.sched_setaffinity(0, {FLAGS.core})
-    ensemble.use_cores()
+    devices.use_cores()
     rates = measure(speed.dataset(speed.ROWS))
     table = Table("method", "updates/CPU-s", "min-max", "times the plain one")
     for name in ("td3_bc", "iql"):

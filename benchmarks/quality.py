@@ -24,13 +24,17 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import commandline, overrides, run
-from experiments.overrides import OverrideError
-from jaxrl_prefs import data, ensemble, train
+from jaxrl_prefs import data
+from jaxrl_prefs.behavior import score
+from jaxrl_prefs.cli import commandline
+from jaxrl_prefs.errors import ConfigError, DataError
 from jaxrl_prefs.methods import arq
 from jaxrl_prefs.ops import mixtures, samplers
 from jaxrl_prefs.ops.mixtures import Mixture
-from jaxrl_prefs.parts import score
+from jaxrl_prefs.parallel import devices
+from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.runs import overrides
+from jaxrl_prefs.training import loop as train
 from jaxrl_prefs.types import Spec, Transition
 
 FLAGS = flags.FlagValues()
@@ -104,7 +108,7 @@ def learn(dataset: str, assignments: Sequence[str]) -> tuple[arq.Config, Spec, T
     """Trains ARQ's score model on a dataset; returns what it was made from, and its parameters.
 
     Raises:
-        OverrideError, DataError: for a field or dataset that does not fit.
+        ConfigError, DataError: for a field or dataset that does not fit.
     """
     config = overrides.apply(overrides.replace(arq.Config(), MODEL), assignments)
     recording = data.load(dataset)
@@ -230,10 +234,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(commandline.usage(__doc__, FLAGS))
             return 0
         if FLAGS.set and not FLAGS.dataset:
-            raise OverrideError("--set is for the model of a --dataset")
-        run.prepare_jax()
+            raise ConfigError("--set is for the model of a --dataset")
+        devices.prepare()
         report(Console(width=110))
-    except (flags.Error, OverrideError, data.DataError) as error:
+    except (flags.Error, ConfigError, DataError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.speed import clock, yardstick
-from experiments import overrides
-from experiments.flops import matmul_flops
-from jaxrl_prefs import ensemble
+from jaxrl_prefs.behavior import score
+from jaxrl_prefs.cli.flops import matmul_flops
 from jaxrl_prefs.methods import arq
-from jaxrl_prefs.parts import score
+from jaxrl_prefs.parallel import devices
+from jaxrl_prefs.runs import overrides
 from jaxrl_prefs.types import Spec, Transition
 
 FLAGS = flags.FLAGS
@@ -103,7 +103,7 @@ def main(_: list[str]) -> None:
     """Compiles all cases, measures them in turn, prints."""
     if FLAGS.cores:
         os.sched_setaffinity(0, range(FLAGS.cores))
-    ensemble.use_cores()
+    devices.use_cores()
     chosen = {name: CASES[name] for name in CASES if not FLAGS.cases or name in FLAGS.cases}
     cases = [prepared(name, set_, FLAGS.observation, FLAGS.action) for name, set_ in chosen.items()]
     product, products = yardstick(), []

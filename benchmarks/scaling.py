@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import commandline, config
-from experiments.overrides import OverrideError
+from jaxrl_prefs.cli import commandline
+from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.runs import config
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
@@ -51,10 +52,11 @@ def play(devices: int, seeds: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:devices])
     jax.config.update("jax_num_cpu_devices", devices)
     from benchmarks.speed import dataset
-    from experiments import overrides
-    from experiments.trial import mesh_for
-    from jaxrl_prefs import chunk, train
     from jaxrl_prefs.methods import METHODS
+    from jaxrl_prefs.runs import overrides
+    from jaxrl_prefs.runs.job import mesh_for
+    from jaxrl_prefs.training import loop as train
+    from jaxrl_prefs.training import program as chunk
     from jaxrl_prefs.types import Spec
 
     data = dataset(10_000)
@@ -192,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(commandline.usage(__doc__, FLAGS))
             return 0
         config.check(config.Choice(FLAGS.algo, "", "", (0,), tuple(FLAGS.set)))
-    except (flags.Error, OverrideError) as error:
+    except (flags.Error, ConfigError) as error:
         print(error, file=sys.stderr)
         return 2
     if FLAGS.cell:

@@ -24,12 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import commandline
-from experiments.overrides import OverrideError
-from jaxrl_prefs import ensemble, simulators
-from jaxrl_prefs.data import DataError
-from jaxrl_prefs.data import task as tasks
-from jaxrl_prefs.simulators import Simulator
+from jaxrl_prefs.cli import commandline
+from jaxrl_prefs.environments import mjx as simulators
+from jaxrl_prefs.environments import task as tasks
+from jaxrl_prefs.environments.mjx import Simulator
+from jaxrl_prefs.errors import ConfigError, DataError
+from jaxrl_prefs.keys import seed_keys
+from jaxrl_prefs.parallel import seed_axis as ensemble
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
@@ -173,8 +174,8 @@ class Played(NamedTuple):
 
 def play(env_id: str, episodes: int, horizon: int) -> tuple[Played, Played]:
     """Evaluates the fixed policy by Gymnasium and on the device."""
-    from jaxrl_prefs import arenas
     from jaxrl_prefs.data import Processing, prepare
+    from jaxrl_prefs.evaluation import rollout as arenas
     from jaxrl_prefs.method import Policy
 
     made_up = prepare(_recording(env_id), Processing())
@@ -186,7 +187,7 @@ def play(env_id: str, episodes: int, horizon: int) -> tuple[Played, Played]:
         return jnp.tanh(observation @ jnp.asarray(weights, jnp.float32))
 
     mesh = ensemble.seed_mesh(jax.devices()[:1])
-    keys = ensemble.pad(ensemble.seed_keys([0]), mesh)
+    keys = ensemble.pad(seed_keys([0]), mesh)
     found = []
     for backend in ("gymnasium", "mjx"):
         arena = arenas.make(
@@ -279,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         for env_id in FLAGS.envs:
             report(env_id)
-    except (flags.Error, OverrideError, DataError) as error:
+    except (flags.Error, ConfigError, DataError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

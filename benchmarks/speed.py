@@ -27,11 +27,14 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import overrides
-from experiments.flops import matmul_flops
-from jaxrl_prefs import chunk, ensemble, train
+from jaxrl_prefs.cli.flops import matmul_flops
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
+from jaxrl_prefs.parallel import devices
+from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.runs import overrides
+from jaxrl_prefs.training import loop as train
+from jaxrl_prefs.training import program as chunk
 from jaxrl_prefs.types import Spec, Transition
 
 FLAGS = flags.FLAGS
@@ -194,7 +197,7 @@ def main(_: list[str]) -> None:
     """Compiles every phase for every number of seeds, measures, prints."""
     if FLAGS.cores:
         os.sched_setaffinity(0, range(FLAGS.cores))
-    ensemble.use_cores()
+    devices.use_cores()
     module = METHODS[FLAGS.algo]
     config = overrides.apply(module.Config(), FLAGS.set)
     data = dataset(ROWS)

@@ -1,73 +1,13 @@
-"""Writes a trained policy as one file that runs with jax alone.
-
-    python -m experiments.export --run=runs/bdpo-pendulum-mixed
-
-The README shows how to load it. It takes raw observations [batch, O] float32 and the number of a
-draw (uint32), and returns raw actions [batch, A].
-"""
+"""`python -m experiments.export` is the command `jaxrl-prefs export`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from absl import flags
-from rich.console import Console
+from jaxrl_prefs.__main__ import command
+from jaxrl_prefs.cli.export import main
 
-from experiments import commandline, run
-from experiments.memory import amount
-from experiments.overrides import OverrideError
-from experiments.workdir import write_bytes
-
-FLAGS = flags.FlagValues()
-_OWN: dict[str, Any] = {"flag_values": FLAGS}
-flags.DEFINE_string("run", "", "folder of the run", **_OWN)
-flags.DEFINE_string("policy", "", "one of the method's policies (default: the headline)", **_OWN)
-flags.DEFINE_integer("seed", None, "one of the run's seeds (default: its first)", **_OWN)
-flags.DEFINE_string("out", "", "the file (default: policy.jaxexport in the run's folder)", **_OWN)
-flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
-    from jaxrl_prefs.release import ReleaseError
-
-    console = Console()
-    try:
-        commandline.read(FLAGS, argv)
-        if FLAGS.help:
-            console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
-            return 0
-        _execute(console)
-        return 0
-    except (*run.USER_ERRORS, ReleaseError) as error:
-        return run.say(str(error), run.WRONG_USE)
-    except OSError as error:
-        return run.say(str(error), run.FAILED)
-
-
-def _execute(console: Console) -> None:
-    if not FLAGS.run:
-        raise OverrideError("--run names the folder of a run")
-    from jaxrl_prefs import load_run
-
-    folder = Path(FLAGS.run)
-    trained = load_run(folder)
-    seed = trained.seeds[0] if FLAGS.seed is None else FLAGS.seed
-    name = FLAGS.policy or next(iter(trained.method.policies))
-    content = bytes(trained.export(seed, name).serialize())
-    target = Path(FLAGS.out) if FLAGS.out else folder / "policy.jaxexport"
-    write_bytes(target, content)
-    spec = trained.spec
-    console.print(
-        f"{target}: {trained.algo}'s {name} of seed {seed} after {trained.step} updates, "
-        f"{spec.observation_dim} observations to {spec.action_dim} actions, {amount(len(content))}",
-        highlight=False,
-        soft_wrap=True,
-    )
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(["jaxrl-prefs", "export", *sys.argv[1:]])

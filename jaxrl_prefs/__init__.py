@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.release import load_run
+from jaxrl_prefs.runs.load import load_run
 from jaxrl_prefs.types import Net, Spec, Transition
 
 __version__ = "0.1.0"

@@ -22,7 +22,14 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")  # [B] against [B, 1] is an error
 
 
-LONG = ("test_contract.py", "tests/experiments", "tests/methods", "tests/simulators")
+LONG = (
+    "test_contract.py",
+    "tests/cli",
+    "tests/runs",
+    "tests/toy",
+    "tests/methods",
+    "tests/environments",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,7 +16,7 @@ from jaxrl_prefs import nets
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.methods import bdpo
 from jaxrl_prefs.ops import ddpm, schedules
-from jaxrl_prefs.parts import diffusion
+from jaxrl_prefs.policies import diffusion
 from jaxrl_prefs.types import Array, Net, Params, Transition
 
 M = np.array([1.5, -0.5])  # |m|^2 = 2.5

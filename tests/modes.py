@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_prefs.parts import morse
+from jaxrl_prefs.behavior import morse
 from jaxrl_prefs.types import Array, Net, Transition
 from tests.exact import batch_of
 

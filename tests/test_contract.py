@@ -17,9 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_prefs import chunk, ensemble, train
+from jaxrl_prefs.keys import phase_keys, seed_keys
 from jaxrl_prefs.method import Method, Phase, walk
 from jaxrl_prefs.methods import METHODS
+from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.training import loop as train
+from jaxrl_prefs.training import program as chunk
 from jaxrl_prefs.types import Key, Spec, Transition
 from tests import probes
 
@@ -251,7 +254,7 @@ def walked(method: Method, data: Transition, whole: list[Run]) -> Walk:
     state = ensemble.one(train.begin(method, data, chunk.Ensemble(SEEDS, ensemble.seed_mesh())), 0)
     walk_through, ticks = Walk([], []), iter(whole)
     for index, phase in enumerate(method.phases):
-        enter_key = chunk.phase_keys(ensemble.seed_keys(SEEDS[:1]), index)[0][0]
+        enter_key = phase_keys(seed_keys(SEEDS[:1]), index)[0][0]
         enter = jax.jit(phase.enter)
         entered, again = (enter(state, enter_key) for _ in range(2))
         walk_through.enters.append((state, entered, again))
@@ -371,7 +374,7 @@ def test_a_method_trains_inside_anybodys_scan(
 ) -> None:
     """vmap over two seeds, scan over steps, no runner: the same as with it."""
     phase = method.phases[0]
-    _, rows_key, update_key = (key[0] for key in chunk.phase_keys(ensemble.seed_keys(SEEDS[:1]), 0))
+    _, rows_key, update_key = (key[0] for key in phase_keys(seed_keys(SEEDS[:1]), 0))
 
     def one(state: Any, key: Key) -> Any:
         def body(state: Any, step: Any) -> tuple:

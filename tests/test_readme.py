@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import jaxrl_prefs
-from experiments import config, export, run
-from tests.experiments.conftest import brisk  # noqa: F401 - for the runs here too
+from jaxrl_prefs.cli import export, run
+from jaxrl_prefs.runs import config
+from tests.small_runs import brisk  # noqa: F401 - for the runs here too
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "BUILD.md", "CONTRIBUTING.md")]

@@ -1,1 +1,1 @@
-"""The 2-D tasks: `python -m experiments.toy --algo=bdpo --task=8gaussians`."""
+"""`python -m experiments.toy` is the command `jaxrl-prefs toy`."""

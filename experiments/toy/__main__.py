@@ -1,10 +1,10 @@
-"""Runs the command line."""
+"""Runs the command `jaxrl-prefs toy`."""
 
 from __future__ import annotations
 
 import sys
 
-from experiments.toy.command import main
+from jaxrl_prefs.__main__ import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(["jaxrl-prefs", "toy", *sys.argv[1:]])

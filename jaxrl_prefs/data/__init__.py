@@ -17,8 +17,9 @@ from jaxrl_prefs.data.dataset import Dataset, prepare
 from jaxrl_prefs.data.families import Processing, defaults
 from jaxrl_prefs.data.progress import Progress, shown
 from jaxrl_prefs.data.recording import Recording
-from jaxrl_prefs.data.task import DataError, Task
 from jaxrl_prefs.data.transforms import Affine
+from jaxrl_prefs.environments.task import Task
+from jaxrl_prefs.errors import DataError
 
 __all__ = [
     "ALIASES",
@@ -58,10 +59,10 @@ def load(name: str, *, env: str = "", on_progress: Progress | None = None) -> Re
       DataError: if there is no such dataset, or it cannot be used; the message says what to do.
     """
     if re.fullmatch(FILES, name):
-        from jaxrl_prefs.data import files
+        from jaxrl_prefs.data.readers import files
 
         return files.read(name, env)
-    from jaxrl_prefs.data import minari
+    from jaxrl_prefs.data.readers import minari
 
     dataset_id = ALIASES.get(name, name)
     folder = roots.find(dataset_id) or _obtain(dataset_id, on_progress)
@@ -69,7 +70,8 @@ def load(name: str, *, env: str = "", on_progress: Progress | None = None) -> Re
 
 
 def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
-    from jaxrl_prefs.data import antmaze, maze, minari, online, pendulum
+    from jaxrl_prefs.data.generate import antmaze, maze, online, pendulum
+    from jaxrl_prefs.data.readers import minari
 
     if dataset_id in GENERATED:
         with shown(on_progress) as progress:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxrl_prefs.data import transforms
 from jaxrl_prefs.data.families import Processing
 from jaxrl_prefs.data.recording import Recording
-from jaxrl_prefs.data.task import DataError
 from jaxrl_prefs.data.transforms import Affine
+from jaxrl_prefs.errors import DataError
 from jaxrl_prefs.types import Spec, Transition
 
 

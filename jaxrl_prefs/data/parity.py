@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrl_prefs.data.recording import Recording
-from jaxrl_prefs.data.task import DataError, Task
+from jaxrl_prefs.environments.task import Task
+from jaxrl_prefs.errors import DataError
 
 ROWS = 32
 CLIPPED = 10.0  # Hopper and Walker2d show velocities clipped to it: such states cannot be rebuilt

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrl_prefs.data.families import family_of
-from jaxrl_prefs.data.task import DataError, Task
+from jaxrl_prefs.environments.task import Task
+from jaxrl_prefs.errors import DataError
 
 ACTION_SLACK = 1e-3  # how far beyond its box an action may lie, in parts of the box's width
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jaxrl_prefs.data.task import DataError
+from jaxrl_prefs.errors import DataError
 
 DEEPEST = 5  # parts of an id; the published ones have two or three
 

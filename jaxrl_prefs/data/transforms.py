@@ -5,8 +5,7 @@ All arrays here are numpy arrays: transforms run on the host, before and after a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,19 +56,3 @@ def standardise(x: np.ndarray, floor: float = 1e-3) -> Affine:
 def line(slope: float, offset: float) -> Affine:
     """The scalar map y = slope * x + offset; the slope must not be 0."""
     return _affine(-offset / slope, 1.0 / slope)
-
-
-def flatten(observation: Any, lead: int = 0) -> np.ndarray:
-    """Flattens an observation to a vector, keeping the `lead` first axes of every leaf.
-
-    The documented order: a mapping's entries by sorted key, a tuple's in their own order, each
-    recursively, each array in C order. An evaluation environment uses `lead=0` for one observation,
-    a dataset `lead=1` for a stack of them.
-    """
-    if isinstance(observation, Mapping):
-        parts = [flatten(observation[key], lead) for key in sorted(observation)]
-        return np.concatenate(parts, axis=-1)
-    if isinstance(observation, tuple):
-        return np.concatenate([flatten(part, lead) for part in observation], axis=-1)
-    array = np.asarray(observation)
-    return array.reshape(*array.shape[:lead], -1)

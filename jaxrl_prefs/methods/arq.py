@@ -68,14 +68,16 @@ import numpy as np
 import optax
 
 from jaxrl_prefs import learner, nets
+from jaxrl_prefs import validation as fields
+from jaxrl_prefs.behavior import score
+from jaxrl_prefs.behavior.score import Solver
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy, epoch, uniform, walk
 from jaxrl_prefs.ops import gaussian, likelihood, samplers, support
 from jaxrl_prefs.ops.shapes import aligned, boxed, squashed, uniform_in
 from jaxrl_prefs.ops.values import advantage_weight, td_target
-from jaxrl_prefs.parts import critics, fields, score
-from jaxrl_prefs.parts.score import Solver
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
+from jaxrl_prefs.values import critics
 
 POLICIES = ("explicit", "implicit", "behavior")
 HEADS = ("stochastic", "deterministic", "residual")

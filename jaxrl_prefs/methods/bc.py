@@ -25,10 +25,11 @@ import numpy as np
 import optax
 
 from jaxrl_prefs import learner, nets
+from jaxrl_prefs import validation as fields
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
-from jaxrl_prefs.parts import fields, gaussian
-from jaxrl_prefs.parts.gaussian import Head
+from jaxrl_prefs.policies import gaussian
+from jaxrl_prefs.policies.gaussian import Head
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
 
 POLICIES = ("deterministic", "gaussian")

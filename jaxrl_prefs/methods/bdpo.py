@@ -62,10 +62,10 @@ from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy, Update, epoch, uniform
 from jaxrl_prefs.ops import ddpm, schedules, values
 from jaxrl_prefs.ops.shapes import aligned
-from jaxrl_prefs.parts import diffusion, gaussian
-from jaxrl_prefs.parts.family import Family, Refinement
-from jaxrl_prefs.parts.fields import chosen, counts, strengths
+from jaxrl_prefs.policies import diffusion, gaussian
+from jaxrl_prefs.policies.family import Family, Refinement
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
+from jaxrl_prefs.validation import chosen, counts, strengths
 
 ROWS = {"epoch": epoch, "uniform": uniform}
 STEPS = {"ddpm": ddpm.ancestral, "ddim": ddpm.ddim}

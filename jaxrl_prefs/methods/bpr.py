@@ -70,16 +70,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrl_prefs import learner, nets, residual
+from jaxrl_prefs import learner, nets
+from jaxrl_prefs.behavior import energy
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy, epoch, uniform
+from jaxrl_prefs.nets import spectral_residual as residual
+from jaxrl_prefs.nets.spectral_residual import Vectors
 from jaxrl_prefs.ops import preference, values
 from jaxrl_prefs.ops.shapes import uniform_in
-from jaxrl_prefs.parts import critics, energy
-from jaxrl_prefs.parts.fields import chosen, counts, positive, strengths
-from jaxrl_prefs.parts.squashed import Squashed
-from jaxrl_prefs.residual import Vectors
+from jaxrl_prefs.policies.tanh_gaussian import Squashed
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
+from jaxrl_prefs.validation import chosen, counts, positive, strengths
+from jaxrl_prefs.values import critics
 
 ROWS = {"epoch": epoch, "uniform": uniform}
 CHOICES = {

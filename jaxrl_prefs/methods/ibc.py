@@ -38,13 +38,14 @@ from typing import NamedTuple
 import flax.struct
 import optax
 
-from jaxrl_prefs import learner, residual
+from jaxrl_prefs import learner
+from jaxrl_prefs.behavior import energy
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy, epoch, uniform
-from jaxrl_prefs.parts import energy
-from jaxrl_prefs.parts.fields import chosen, counts, strengths
-from jaxrl_prefs.residual import Vectors
+from jaxrl_prefs.nets import spectral_residual as residual
+from jaxrl_prefs.nets.spectral_residual import Vectors
 from jaxrl_prefs.types import Array, Key, Metrics, Spec, Transition
+from jaxrl_prefs.validation import chosen, counts, strengths
 
 ROWS = {"epoch": epoch, "uniform": uniform}
 NEGATIVES = ("uniform", "langevin")

@@ -38,15 +38,17 @@ import numpy as np
 import optax
 
 from jaxrl_prefs import learner, nets
+from jaxrl_prefs import validation as fields
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops import gaussian as normal
 from jaxrl_prefs.ops import values
 from jaxrl_prefs.ops.shapes import uniform_in
-from jaxrl_prefs.parts import critics, fields, gaussian, iql
-from jaxrl_prefs.parts.gaussian import Head
-from jaxrl_prefs.parts.iql import Iql
+from jaxrl_prefs.policies import gaussian
+from jaxrl_prefs.policies.gaussian import Head
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
+from jaxrl_prefs.values import critics, iql
+from jaxrl_prefs.values.iql import Iql
 
 
 @dataclasses.dataclass(frozen=True)

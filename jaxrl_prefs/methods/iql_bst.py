@@ -36,13 +36,16 @@ import numpy as np
 import optax
 
 from jaxrl_prefs import learner, nets
+from jaxrl_prefs import validation as fields
+from jaxrl_prefs.behavior import morse
+from jaxrl_prefs.behavior.morse import Morse
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops.shapes import uniform_in
-from jaxrl_prefs.parts import bst, critics, deterministic, fields, iql, morse
-from jaxrl_prefs.parts.iql import Iql
-from jaxrl_prefs.parts.morse import Morse
+from jaxrl_prefs.policies import deterministic
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
+from jaxrl_prefs.values import bst, critics, iql
+from jaxrl_prefs.values.iql import Iql
 
 # Fields written as text that are numbers once the data's sizes are known: a sweep may vary them.
 NUMBERS = {"kernel_scale": lambda text, spec: morse.scale_of(text, spec.action_dim)}

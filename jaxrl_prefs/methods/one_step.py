@@ -40,11 +40,13 @@ import numpy as np
 import optax
 
 from jaxrl_prefs import learner
+from jaxrl_prefs import validation as fields
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy, Update
 from jaxrl_prefs.ops.shapes import uniform_in
-from jaxrl_prefs.parts import critics, deterministic, fields
+from jaxrl_prefs.policies import deterministic
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Spec, Transition
+from jaxrl_prefs.values import critics
 
 IMPROVEMENTS = ("gradient", "weighted")
 

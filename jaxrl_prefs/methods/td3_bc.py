@@ -27,12 +27,14 @@ from functools import partial
 import flax.struct
 
 from jaxrl_prefs import learner
+from jaxrl_prefs import validation as fields
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops.shapes import uniform_in
-from jaxrl_prefs.parts import critics, deterministic, fields, td3
-from jaxrl_prefs.parts.td3 import Td3
+from jaxrl_prefs.policies import deterministic
 from jaxrl_prefs.types import Array, Key, Metrics, Params, Spec, Transition
+from jaxrl_prefs.values import critics, td3
+from jaxrl_prefs.values.td3 import Td3
 
 
 @dataclasses.dataclass(frozen=True)

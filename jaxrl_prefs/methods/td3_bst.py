@@ -52,13 +52,15 @@ import jax
 import optax
 
 from jaxrl_prefs import learner
+from jaxrl_prefs import validation as fields
+from jaxrl_prefs.behavior import morse
+from jaxrl_prefs.behavior.morse import Morse
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops.shapes import uniform_in
-from jaxrl_prefs.parts import bst, critics, fields, morse, td3
-from jaxrl_prefs.parts.morse import Morse
-from jaxrl_prefs.parts.td3 import Td3
 from jaxrl_prefs.types import Array, Key, Metrics, Params, Spec, Transition
+from jaxrl_prefs.values import bst, critics, td3
+from jaxrl_prefs.values.td3 import Td3
 
 # Fields written as text that are numbers once the data's sizes are known: a sweep may vary them.
 NUMBERS = {"kernel_scale": lambda text, spec: morse.scale_of(text, spec.action_dim)}

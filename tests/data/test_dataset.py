@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl_prefs.data import DataError, Processing, prepare
+from jaxrl_prefs.data import Processing, prepare
 from jaxrl_prefs.data.recording import Recording, References, Steps, record
+from jaxrl_prefs.errors import DataError
 
 RAW = Processing(gamma=0.9)
 

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import DataError, Recording, parity, task
+from jaxrl_prefs.data import Recording, parity
+from jaxrl_prefs.environments import task
+from jaxrl_prefs.errors import DataError
 
 Find = Callable[[str], Path]
 

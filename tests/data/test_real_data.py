@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data.transforms import flatten
+from jaxrl_prefs.environments.spaces import flatten
 
 
 class Known(NamedTuple):

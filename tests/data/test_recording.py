@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.data.recording import Recording, References, Steps, record
-from jaxrl_prefs.data.task import DataError
+from jaxrl_prefs.errors import DataError
 
 BOX = (np.array([-2.0]), np.array([2.0]))
 NONE = References(None, "none")

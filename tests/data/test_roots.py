@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxrl_prefs.data import DataError, roots
+from jaxrl_prefs.data import roots
+from jaxrl_prefs.errors import DataError
 
 
 def fill(text: str) -> roots.Callable[[Path], None]:

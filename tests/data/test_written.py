@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import DataError, Recording, formats, task
+from jaxrl_prefs.data import Recording
+from jaxrl_prefs.data import writers as formats
 from jaxrl_prefs.data.recording import References, Steps, record
+from jaxrl_prefs.environments import task
+from jaxrl_prefs.errors import DataError
 
 ARRAYS = ("observation", "action", "reward", "terminal", "next_observation", "continues")
 FILES: dict[str, tuple[Callable[[Recording, Path], None], str]] = {

@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_prefs import ensemble, nets, settings, train
+from jaxrl_prefs import nets
+from jaxrl_prefs.behavior import score
 from jaxrl_prefs.methods import arq
 from jaxrl_prefs.ops import gaussian, vpsde
-from jaxrl_prefs.parts import score
+from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.training import loop as train
+from jaxrl_prefs.training import sweep as settings
 from jaxrl_prefs.types import Net, Spec, Transition
 from tests.exact import compiled, fixed
 

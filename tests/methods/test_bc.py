@@ -10,7 +10,7 @@ import scipy.stats
 
 from jaxrl_prefs import learner
 from jaxrl_prefs.methods import bc
-from jaxrl_prefs.parts import gaussian
+from jaxrl_prefs.policies import gaussian
 from jaxrl_prefs.types import Net, Spec
 from tests.exact import batch_of, compiled
 

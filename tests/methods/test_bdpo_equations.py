@@ -15,7 +15,7 @@ import pytest
 from jaxrl_prefs import nets
 from jaxrl_prefs.methods import bdpo
 from jaxrl_prefs.ops import ddpm, schedules
-from jaxrl_prefs.parts.family import Refinement
+from jaxrl_prefs.policies.family import Refinement
 from jaxrl_prefs.types import Net, Spec
 from tests.exact import (
     ETA,

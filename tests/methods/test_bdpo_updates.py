@@ -16,7 +16,7 @@ import pytest
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.methods import bdpo
-from jaxrl_prefs.parts.family import Family, Refinement
+from jaxrl_prefs.policies.family import Family, Refinement
 from jaxrl_prefs.types import Net, Spec
 from tests.exact import batch_of, compiled, filled
 

@@ -13,11 +13,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrl_prefs import learner, nets, settings
+from jaxrl_prefs import learner, nets
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.methods import bpr
 from jaxrl_prefs.ops import gaussian
-from jaxrl_prefs.parts.squashed import Squashed
+from jaxrl_prefs.policies.tanh_gaussian import Squashed
+from jaxrl_prefs.training import sweep as settings
 from jaxrl_prefs.types import Net, Spec
 from tests import probes
 from tests.exact import batch_of, compiled, filled

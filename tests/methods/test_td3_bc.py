@@ -9,8 +9,8 @@ import pytest
 
 from jaxrl_prefs.method import uniform
 from jaxrl_prefs.methods import td3_bc
-from jaxrl_prefs.parts import td3
 from jaxrl_prefs.types import Spec
+from jaxrl_prefs.values import td3
 from tests import probes
 
 SPEC = Spec(1, 2, 100, -np.ones(2, "f"), np.ones(2, "f"), *[np.zeros(1)] * 4)

@@ -1,0 +1,1 @@
+"""Behaviour models: what describes the data's own actions."""

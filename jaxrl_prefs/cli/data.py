@@ -1,0 +1,302 @@
+"""What datasets there are, and what they hold.
+
+    python -m experiments.data list
+    python -m experiments.data info hopper/medium-v0
+    python -m experiments.data convert hopper/medium-v0 out/hopper_medium-v2.hdf5
+    python -m experiments.data make maze2d/umaze-v0
+
+`info` also plays a uniformly random policy, whose score should be near 0, and replays single steps
+where the environment can be set to a recorded state. `convert` writes a file of D4RL (.hdf5),
+Robomimic, OGBench or NeoRL-2 (--format), or a Minari id. `make` generates the sets of this library;
+online/hopper/medium-v0 and its like train an agent for hours first (pip install
+'jaxrl_prefs[online]'), and go on where they were stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from jaxrl_prefs import data
+from jaxrl_prefs.cli import commandline
+from jaxrl_prefs.data import Recording, Task, families, parity, progress, roots
+from jaxrl_prefs.data import writers as formats
+from jaxrl_prefs.data.generate import online
+from jaxrl_prefs.data.generate.sbx_agent import SbxAgent
+from jaxrl_prefs.data.readers import default_task as environments
+from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.runs import overrides
+
+FLAGS = flags.FlagValues()
+_OWN: dict[str, Any] = {"flag_values": FLAGS}
+flags.DEFINE_string("env", "", "as experiments.run takes", **_OWN)
+flags.DEFINE_integer("random", 20, "info: episodes of a random policy; 0 plays none", **_OWN)
+flags.DEFINE_string("format", "", "convert: d4rl, robomimic, ogbench, neorl2 or minari", **_OWN)
+flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
+
+FORMATS: dict[str, Callable[[Recording, Any], None]] = {
+    "d4rl": formats.d4rl,
+    "robomimic": formats.robomimic,
+    "ogbench": formats.ogbench,
+    "neorl2": formats.neorl2,
+    "minari": formats.minari,
+}
+ENDINGS = {".hdf5": "d4rl", ".h5": "d4rl", ".npz": "ogbench"}
+BINS, BAR = 10, 40  # of the histogram of returns: how many, and the longest in characters
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
+    console = Console()
+    try:
+        words = commandline.words(FLAGS, argv)
+        if FLAGS.help or not words:
+            console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
+            return 0
+        _execute(words[0], words[1:], console)
+        return 0
+    except commandline.USER_ERRORS as error:
+        return commandline.fail(str(error), commandline.WRONG_USE)
+    except OSError as error:
+        return commandline.fail(str(error), commandline.FAILED)
+
+
+def _execute(command: str, names: Sequence[str], console: Console) -> None:
+    wanted = {"list": 0, "info": 1, "convert": 2, "make": 1}
+    if command not in wanted:
+        raise ConfigError(overrides.unknown("command", command, wanted))
+    if len(names) != wanted[command]:
+        raise ConfigError(f"{command} takes {wanted[command]} name(s), got {len(names)}")
+    if command == "list":
+        console.print(catalogue())
+    elif command == "convert":
+        convert(*names, env=FLAGS.env, form=FLAGS.format)
+        console.print(f"wrote {names[1]}", highlight=False)
+    elif command == "make":
+        make(names[0])
+        inform(names[0], "", 0, console)
+    else:
+        inform(names[0], FLAGS.env, FLAGS.random, console)
+
+
+# --- list -----------------------------------------------------------------------------------------
+
+
+def catalogue() -> Table:
+    """What is on this machine, from the metadata alone, and what can be made here."""
+    view = Table(title="datasets on this machine")
+    for name in ("dataset", "family", "episodes", "steps", "evaluated in", "MB"):
+        justify: Any = "left" if name in ("dataset", "family") else "right"
+        view.add_column(name, justify=justify, overflow="fold")  # names are to be copied
+    ids = roots.local_ids()
+    for name in ids:
+        view.add_row(*_row(name))
+    for name in data.GENERATED:
+        if name not in ids:
+            view.add_row(name, families.family_of(name), "", "", "made by `make`", "")
+    robots, qualities = ", ".join(online.ROBOTS), ", ".join(online.QUALITIES)
+    view.caption = (
+        "`make` also trains agents, for online/ROBOT/QUALITY-v0\n"
+        f"ROBOT: {robots}; QUALITY: {qualities}"
+    )
+    return view
+
+
+def _row(name: str) -> tuple[str, ...]:
+    folder = roots.find(name)
+    assert folder is not None
+    about = json.loads((folder / "metadata.json").read_text())
+    spec = about.get("eval_env_spec") or about.get("env_spec")
+    found = None if spec else environments.of(name)
+    env_id = json.loads(spec)["id"] if spec else found.env_id if found else "-"
+    counts = (f"{about.get(key, 0):,}" for key in ("total_episodes", "total_steps"))
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return (name, families.family_of(name, env_id), *counts, env_id, f"{size / 1e6:.1f}")
+
+
+# --- info -----------------------------------------------------------------------------------------
+
+
+def inform(name: str, env: str, episodes: int, console: Console) -> None:
+    """Prints what a dataset holds, how it would be prepared, and what a random policy scores."""
+    recording = data.load(name, env=env)
+    view = Table(title=recording.name, show_header=False)
+    view.add_column()
+    view.add_column()
+    for key, value in facts(recording).items():
+        view.add_row(key, value)
+    if elsewhere := recorded_elsewhere(name):
+        view.add_row("recorded in", elsewhere)
+    if recording.task is not None:
+        view.add_row("replayed", replayed(recording))
+        if episodes:
+            view.add_row(
+                "random policy", played(recording, random_returns(recording.task, episodes))
+            )
+    console.print(view, highlight=False)
+    console.print("returns:", *histogram(recording.returns), sep="\n", highlight=False)
+
+
+def recorded_elsewhere(name: str) -> str:
+    """How the environment that recorded a set differs from that which it names for evaluation."""
+    folder = roots.find(name)
+    about = json.loads((folder / "metadata.json").read_text()) if folder else {}
+    if not (about.get("env_spec") and about.get("eval_env_spec")):
+        return ""
+    there, here = (
+        {"id": spec["id"], "max_episode_steps": spec["max_episode_steps"], **spec["kwargs"]}
+        for spec in (json.loads(about[key]) for key in ("env_spec", "eval_env_spec"))
+    )
+    changed = [key for key in there if there[key] != here.get(key)]
+    text = ", ".join(f"{key}={there[key]}" for key in changed)
+    return f"another: {text}. Scores need not compare with the data's" if text else ""
+
+
+def facts(recording: Recording) -> dict[str, str]:
+    """What a recording holds, as text."""
+    last = np.logical_not(recording.continues)
+    over = int((last & recording.terminal).sum())
+    inside = int((recording.continues & recording.terminal).sum())
+    task, action = recording.task, recording.action
+    score = float(np.mean(recording.score(recording.returns)))
+    known = ""
+    if recording.references:
+        known = "{:g} scores 0, {:g} scores 100; ".format(*recording.references)
+    place = "-" if task is None else f"{task.env_id}, at most {task.max_episode_steps} steps"
+    return {
+        "family": recording.family,
+        "evaluated in": place,
+        "episodes": f"{len(recording.lengths):,}",
+        "transitions": f"{recording.size:,} (of {recording.lengths.sum():,} steps)",
+        "lengths": spread(recording.lengths),
+        "ends": f"{over:,} by a terminal, {len(recording.lengths) - over:,} cut off"
+        + (f"; {inside:,} terminals inside episodes" if inside else ""),
+        "observations": f"{recording.observation.shape[1]}, {_range(recording.observation)}",
+        "actions": f"{action.shape[1]}, {_range(action)}; the box is "
+        f"{recording.action_low.min():g} to {recording.action_high.max():g}",
+        "at the box's edge": f"{100 * at_the_edge(recording):.1f} % of all entries of actions",
+        "rewards": spread(recording.reward),
+        "returns": spread(recording.returns),
+        "references": known + recording.reference_source,
+        "score of the data": f"{score:.2f} ({recording.score_kind})",
+        "prepared by": ", ".join(
+            f"{key}={value}" for key, value in data.defaults(recording.family)._asdict().items()
+        ),
+    }
+
+
+def spread(values: np.ndarray) -> str:
+    """Smallest, median, mean and largest."""
+    parts = (values.min(), np.median(values), values.mean(dtype=np.float64), values.max())
+    names = ("min", "median", "mean", "max")
+    return ", ".join(f"{name} {part:.6g}" for name, part in zip(names, parts, strict=True))
+
+
+def _range(values: np.ndarray) -> str:
+    return f"{values.min():.4g} to {values.max():.4g}"
+
+
+def at_the_edge(recording: Recording) -> float:
+    """The part of the entries of actions that lies within a thousandth of the box's bounds."""
+    width = recording.action_high - recording.action_low
+    near = np.minimum(
+        recording.action - recording.action_low, recording.action_high - recording.action
+    )
+    return float((near <= 1e-3 * width).mean())
+
+
+def histogram(values: np.ndarray) -> list[str]:
+    """Lines with the count of `values` in each of ten equal ranges, and a bar."""
+    counts, edges = np.histogram(values, BINS)
+    return [
+        f"{edges[i]:>12.5g} to {edges[i + 1]:>12.5g} {count:>7,} "
+        + "█" * int(np.ceil(BAR * count / counts.max()))
+        for i, count in enumerate(counts.tolist())
+    ]
+
+
+def replayed(recording: Recording) -> str:
+    """How single steps from recorded states compare with the recording."""
+    found = parity.replay(recording)
+    if found is None:
+        return "not possible: states cannot be rebuilt from observations"
+    return (
+        f"{found.rows} single steps: observations differ by {found.observation.max():.1e}, "
+        f"rewards by {found.reward.max():.1e} at most"
+    )
+
+
+def random_returns(task: Task, episodes: int, seed: int = 0) -> np.ndarray:
+    """Returns [episodes] of a uniformly random policy."""
+    env = task.make()
+    env.action_space.seed(seed)
+    returns = np.zeros(episodes)
+    for episode in range(episodes):
+        env.reset(seed=seed + episode)
+        over = False
+        while not over:
+            _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+            returns[episode] += float(reward)
+            over = terminated or truncated
+    env.close()
+    return returns
+
+
+def played(recording: Recording, returns: np.ndarray) -> str:
+    """A random policy's mean return and its score."""
+    score = float(np.mean(recording.score(returns)))
+    return f"return {returns.mean():.6g}, score {score:.2f} ({len(returns)} episodes)"
+
+
+# --- convert, make --------------------------------------------------------------------------------
+
+
+def convert(source: str, target: str, *, env: str = "", form: str = "") -> None:
+    """Writes the dataset `source` to the file or Minari id `target`.
+
+    Raises:
+        ConfigError: for an unknown format, or one that does not fit the target's name.
+        DataError: if the source cannot be loaded, or the format cannot hold it.
+    """
+    ending = Path(target).suffix
+    form = form or ENDINGS.get(ending, "minari")
+    if form not in FORMATS:
+        raise ConfigError(overrides.unknown("format", form, FORMATS))
+    fitting = {"d4rl": ".hdf5", "robomimic": ".hdf5", "ogbench": ".npz", "neorl2": ".npz"}
+    if ending != fitting.get(form, ending) or (form == "minari" and ending in ENDINGS):
+        raise ConfigError(f"{target} does not name a dataset of the format {form}")
+    recording = data.load(source, env=env)
+    if form == "minari":
+        if not re.fullmatch(data.MINARI_ID, target):
+            raise ConfigError(f"{target!r} is no Minari id, such as mine/hopper-v0")
+        formats.minari(recording, target)
+        return
+    path = Path(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FORMATS[form](recording, path)
+
+
+def make(name: str) -> None:
+    """Generates one of this library's sets, unless it is there.
+
+    Raises:
+        ConfigError: if the name is none of them.
+        DataError: if it cannot be made.
+    """
+    full = data.ALIASES.get(name, name)
+    if full in online.SETS and roots.find(full) is None:
+        with progress.shown(None) as bars:
+            online.generate(full, roots.writable_root(), bars, SbxAgent, online.RECIPE)
+    elif full in (*data.GENERATED, *online.SETS):
+        data.load(full)
+    else:
+        known = (*data.GENERATED, *online.SETS)
+        raise ConfigError(overrides.unknown("generated set", name, known))

@@ -1,0 +1,205 @@
+"""What a run will need, without running it: memory, operations, time.
+
+    python -m experiments.plan --algo=bdpo --dataset=pendulum-mixed --seeds=64 --devices=4 --rate=20
+
+Operations are those of matrix products, read off the updates' programs. The time is for --devices
+that sustain --rate TFLOP/s each; without --rate, updates of one seed are timed here, for a second
+or two, and the devices are taken to be like this one. Evaluations come on top.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from jaxrl_prefs.cli import commandline
+from jaxrl_prefs.cli.flops import matmul_flops
+from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.parallel import devices
+from jaxrl_prefs.runs import config
+from jaxrl_prefs.runs.config import Choice
+
+FLAGS = flags.FlagValues()
+_OWN: dict[str, Any] = {"flag_values": FLAGS}
+flags.DEFINE_string("algo", "bdpo", "the method", **_OWN)
+flags.DEFINE_string("dataset", "pendulum-mixed", "as experiments.run takes it", **_OWN)
+flags.DEFINE_string("env", "", "as experiments.run takes it", **_OWN)
+flags.DEFINE_string("seeds", "5", "as experiments.run takes them", **_OWN)
+flags.DEFINE_multi_string("set", [], "field=value, as experiments.run takes it", **_OWN)
+flags.DEFINE_integer("devices", 1, "over how many devices the seeds are spread", **_OWN)
+flags.DEFINE_float("rate", 0.0, "TFLOP/s that a device sustains; 0 measures here", **_OWN)
+flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
+
+
+class Stretch(NamedTuple):
+    """One phase."""
+
+    name: str
+    steps: int
+    flops: float  # of one update of one seed
+    temporary: int  # bytes, of one seed's compiled program
+    seconds: float  # of one update of one seed
+
+
+class Plan(NamedTuple):
+    """What a run needs."""
+
+    seeds: int
+    devices: int
+    state: int  # bytes of one seed's state
+    data: int  # bytes, on every device
+    columns: int  # bytes of all seeds' columns on the host
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def rounds(self) -> int:
+        """Seeds on one device."""
+        return math.ceil(self.seeds / self.devices)
+
+    @property
+    def flops(self) -> float:
+        """Operations of the whole run, all seeds."""
+        return self.seeds * sum(phase.steps * phase.flops for phase in self.stretches)
+
+    @property
+    def seconds(self) -> float:
+        """The run's time, evaluations left out."""
+        return self.rounds * sum(phase.steps * phase.seconds for phase in self.stretches)
+
+    def device_bytes(self, side_by_side: bool) -> int:
+        """State, data and temporaries on one device, its seeds side by side or in turn."""
+        temporary = max((phase.temporary for phase in self.stretches), default=0)
+        return (
+            self.data + self.rounds * self.state + temporary * (self.rounds if side_by_side else 1)
+        )
+
+
+def plan(choice: Choice, devices: int, rate: float) -> Plan:
+    """Plans a choice on `devices` that sustain `rate` FLOP/s each; 0 measures on this one.
+
+    Raises:
+        ConfigError, DataError: for what the user can put right.
+    """
+    import jax
+
+    from jaxrl_prefs.parallel import seed_axis as ensemble
+    from jaxrl_prefs.runs import estimate as forecast
+    from jaxrl_prefs.runs import memory
+    from jaxrl_prefs.runs import prepare as session
+    from jaxrl_prefs.runs.load import abstract_state
+    from jaxrl_prefs.training import loop as train
+    from jaxrl_prefs.training import program as chunk
+
+    with tempfile.TemporaryDirectory() as folder:
+        trial, _ = session.prepare(choice, Path(folder))
+    method, data = trial.method, trial.dataset.transitions
+    mesh = ensemble.seed_mesh(jax.local_devices()[:1])
+    crew = chunk.Ensemble(trial.seeds[:1], mesh)
+    measured: dict[str, float] = {}
+    if not rate:
+        measured = forecast.seconds_per_update(method, data, crew.seeds, mesh, "auto")
+
+    state = train.begin(method, data, crew)
+    one = ensemble.one(state, 0)
+    stretches = []
+    for index, phase in enumerate(method.phases):
+        if not phase.steps:
+            continue
+        columns = forecast.empty_columns(method, index, 1, len(data.reward))
+        program = chunk.compile_chunk(method, index, data, crew, state=state, columns=columns)
+        batch = jax.eval_shape(
+            lambda rows, data, columns: chunk.take(data, rows, columns),
+            jax.ShapeDtypeStruct((phase.batch_size,), "int32"),
+            data,
+            {name: x if x.shape[0] == len(data.reward) else x[0] for name, x in columns.items()},
+        )
+        step = jax.ShapeDtypeStruct((), "int32")
+        key, share = jax.random.key(0), 1 / phase.period
+        flops = matmul_flops(phase.update, one, batch, key, step, share=share)
+        stretches.append(
+            Stretch(
+                phase.name,
+                phase.steps,
+                flops,
+                program.compiled.memory_analysis().temp_size_in_bytes,
+                flops / rate if rate else measured.get(phase.name, 0.0),
+            )
+        )
+    held = jax.tree.leaves(abstract_state(method, trial.dataset.spec, 1))
+    return Plan(
+        seeds=len(trial.seeds),
+        devices=devices,
+        state=sum(x.size * x.dtype.itemsize for x in held),
+        data=sum(x.nbytes for x in jax.tree.leaves(data)),
+        columns=sum(memory.column_bytes(method, len(data.reward), len(trial.seeds)).values()),
+        stretches=tuple(stretches),
+    )
+
+
+def table(found: Plan) -> Table:
+    """A row for each phase."""
+    from jaxrl_prefs.runs.estimate import duration
+    from jaxrl_prefs.runs.memory import amount
+
+    view = Table()
+    for title in ("phase", "updates", "GFLOP per update", "temporary", "time"):
+        view.add_column(title, justify="right" if title != "phase" else "left")
+    for phase in found.stretches:
+        seconds = found.rounds * phase.steps * phase.seconds
+        view.add_row(
+            phase.name,
+            f"{phase.steps:,}",
+            f"{phase.flops / 1e9:.3g}",
+            amount(phase.temporary),
+            duration(seconds),
+        )
+    return view
+
+
+def summary(found: Plan) -> list[str]:
+    """What all phases come to."""
+    from jaxrl_prefs.runs.estimate import duration
+    from jaxrl_prefs.runs.memory import amount
+
+    in_turn, batched = (amount(found.device_bytes(side)) for side in (False, True))
+    lines = [
+        f"state: {amount(found.state)} for each seed, {amount(found.seeds * found.state)} in all",
+        f"data: {amount(found.data)} on every device",
+        f"a device with {found.rounds} seeds: {in_turn} with the seeds in turn (a CPU), {batched} "
+        "with all side by side (an accelerator)",
+        f"the whole run: {found.flops / 1e15:.3g} PFLOP, {duration(found.seconds)} on "
+        f"{found.devices} device(s), evaluations left out",
+    ]
+    if found.columns:
+        lines.insert(2, f"columns: {amount(found.columns)} on the host and on the disk")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit code: 0, or 2 for wrong use."""
+    console = Console()
+    try:
+        commandline.read(FLAGS, argv)
+        if FLAGS.help:
+            console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
+            return 0
+        if FLAGS.devices < 1 or FLAGS.rate < 0:
+            raise ConfigError("--devices is 1 or more, --rate 0 or more")
+        seeds = config.parse_seeds(FLAGS.seeds)
+        choice = Choice(FLAGS.algo, FLAGS.dataset, FLAGS.env, seeds, tuple(FLAGS.set))
+        config.check(choice)
+        devices.prepare()
+        found = plan(choice, FLAGS.devices, 1e12 * FLAGS.rate)
+        console.print(table(found))
+        for text in summary(found):
+            console.print(text, soft_wrap=True, highlight=False)
+        return 0
+    except commandline.USER_ERRORS as error:
+        return commandline.fail(str(error), commandline.WRONG_USE)

@@ -1,0 +1,1 @@
+"""Datasets that are generated on this machine."""

@@ -1,0 +1,34 @@
+"""A dataset in a file: opened by its ending, told apart by what it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxrl_prefs.data.readers import container, d4rl, neorl2, ogbench, robomimic
+from jaxrl_prefs.data.recording import Recording
+from jaxrl_prefs.errors import DataError
+
+
+def read(name: str, env: str = "") -> Recording:
+    """Reads a file of D4RL or Robomimic (.hdf5, .h5), of OGBench or NeoRL-2 (.npz).
+
+    `file.hdf5#train` takes those demonstrations of a Robomimic file that its mask `train` lists.
+
+    Raises:
+      DataError: if the file is none of these, is damaged or incomplete.
+    """
+    place, _, mask = name.partition("#")
+    path = Path(place).expanduser()
+    if path.suffix == ".npz":
+        if mask:
+            raise DataError(f"{name}: only Robomimic's files have masks")
+        arrays = container.npz(path)
+        source = neorl2 if "obs" in arrays else ogbench
+        return source.read(path, arrays, env)
+    with container.hdf5(path) as file:
+        nested = "data" in file and hasattr(file["data"], "keys")
+    if nested:
+        return robomimic.read(path, mask, env)
+    if mask:
+        raise DataError(f"{name}: only Robomimic's files have masks")
+    return d4rl.read(path, env)

@@ -1,0 +1,175 @@
+"""Reads Robomimic's HDF5 files with low-dimensional observations (layout of robomimic 0.2 to 0.5).
+
+`data/demo_<i>` holds `actions`, `rewards`, `dones` and the groups `obs` and `next_obs`, one array
+per observation key; `mask/<key>` lists the demonstrations of a subset.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrl_prefs.data.families import words
+from jaxrl_prefs.data.readers import container
+from jaxrl_prefs.data.readers import default_task as environments
+from jaxrl_prefs.data.recording import Recording, References, Steps, record
+from jaxrl_prefs.environments import task
+from jaxrl_prefs.environments.task import Task
+from jaxrl_prefs.errors import DataError
+
+ROBOT = ("eef_pos", "eef_quat", "gripper_qpos")
+OBJECT = "object"
+FLAT = "flat"  # the one key of files that robomimic made of D4RL's
+
+# Time limits of the evaluation by kind of data and task (robomimic's experiments); others take 400.
+HORIZON = 400
+HORIZONS = {
+    "ph": {"TwoArmTransport": 700, "ToolHang": 700},
+    "mh": {"Lift": 500, "PickPlaceCan": 500, "NutAssemblySquare": 500, "TwoArmTransport": 1100},
+}
+
+
+def keys(robots: int) -> tuple[str, ...]:
+    """The observation keys in their order: every robot's hand, then the object."""
+    return (*(f"robot{i}_{part}" for i in range(robots) for part in ROBOT), OBJECT)
+
+
+def read(path: Path, mask: str = "", env: str = "") -> Recording:
+    """Reads all demonstrations by their number, or those that the filter key `mask` lists.
+
+    Rewards and dones are taken as stored: an episode goes on after a done, which may come again. In
+    files of sparse rewards, 1 at success and 0 elsewhere, an episode's return is 1 if it ever
+    succeeds, because the evaluation ends there. Such a file is evaluated in the task of robosuite
+    that it names, where robosuite is installed. Actions must lie in [-1, 1].
+
+    Raises:
+      DataError: if the file is damaged or incomplete, or has no such mask.
+    """
+    with container.hdf5(path) as file:
+        demos = _demos(path, file, mask)
+        about = file["data"].attrs.get("env_args", "")
+        names = _keys(path, demos[0])
+        parts = [_demo(f"{path}: {demo.name}", demo, names) for demo in demos]
+    reward = np.concatenate([part.reward for part in parts])
+    sparse = bool(np.isin(reward, (0, 1)).all())
+    where = task.named(env) if env else _task(path, about, names) if sparse else None
+    steps = Steps(
+        observation=np.concatenate([part.observation for part in parts]),
+        action=np.concatenate([part.action for part in parts]),
+        reward=reward,
+        terminal=np.concatenate([part.terminal for part in parts]),
+        next_observation=np.concatenate([part.next_observation for part in parts]),
+        lengths=np.array([len(part.reward) for part in parts]),
+        successor=np.concatenate([part.successor for part in parts]),
+    )
+    box = environments.box(where if env else None, steps.action.shape[1])
+    references = (
+        References((0.0, 1.0), "success: 0 and 1")
+        if sparse
+        else References(None, "none: the rewards are not those of success")
+    )
+    name = f"{path}#{mask}" if mask else str(path)
+    family = "" if names == (FLAT,) else "robomimic"
+    recording = record(name, steps, box, where, references, family=family)
+    return recording._replace(returns=np.minimum(recording.returns, 1.0)) if sparse else recording
+
+
+def _demos(path: Path, file: Any, mask: str) -> list[Any]:
+    """The groups of the chosen demonstrations, by number."""
+    names = [name for name in file["data"] if re.fullmatch(r"demo_\d+", name)]
+    if mask:
+        masks = file.get("mask", {})
+        if mask not in masks:
+            known = ", ".join(masks) or "none"
+            raise DataError(f"{path} has no mask {mask!r}; it has {known}")
+        listed = masks[mask][()].tolist()
+        chosen = [each.decode() if isinstance(each, bytes) else str(each) for each in listed]
+        lost = sorted(set(chosen) - set(names))
+        if lost:
+            raise DataError(f"{path}: the mask {mask!r} lists {lost[0]}, which is not in the file")
+        names = chosen
+    if not names:
+        raise DataError(f"{path}: the dataset has no episodes")
+    return [file["data"][name] for name in sorted(names, key=lambda name: int(name[5:]))]
+
+
+def _keys(path: Path, demo: Any) -> tuple[str, ...]:
+    stored = list(demo.get("obs", {}))
+    if stored == [FLAT]:
+        return (FLAT,)
+    names = keys(2 if "robot1_eef_pos" in stored else 1)
+    missing = [name for name in names if name not in stored]
+    if missing:
+        raise DataError(
+            f"{path}: missing the observations {', '.join(missing)}; it has "
+            f"{', '.join(stored) or 'none'} (a raw file, or one of images, must be converted)"
+        )
+    return names
+
+
+def _demo(place: str, demo: Any, names: Sequence[str]) -> Steps:
+    """One demonstration; without `next_obs`, its last step has no successor."""
+    where = Path(place)
+    container.need(where, demo, ("actions", "rewards", "dones", "obs"), "Robomimic's format")
+    action = demo["actions"][()]
+    if not len(action):
+        raise DataError(f"{place} has no steps")
+    reward = container.column(where, "rewards", demo["rewards"][()])
+    terminal = container.flags(where, "dones", demo["dones"][()])
+    observation = _observations(where, demo["obs"], names)
+    arrays = {"actions": action, "rewards": reward, "dones": terminal, "obs": observation}
+    if "next_obs" in demo:
+        following, successor = _observations(where, demo["next_obs"], names), np.ones_like(terminal)
+        arrays["next_obs"] = following
+    else:
+        following = np.roll(observation, -1, axis=0)
+        successor = terminal | (np.arange(len(terminal)) < len(terminal) - 1)
+    container.matrices(where, ("actions", action))
+    count = container.check_rows(where, arrays)
+    if demo.attrs.get("num_samples", count) != count:
+        said = demo.attrs["num_samples"]
+        raise DataError(f"{place}: has {count} steps, but says {said} (num_samples)")
+    length = np.array([count])
+    return Steps(observation, action, reward, terminal, following, length, successor)
+
+
+def _observations(where: Path, group: Any, names: Sequence[str]) -> np.ndarray:
+    container.need(where, group, names, "its first demonstration")
+    parts = [group[name][()] for name in names]
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=-1)
+
+
+def _task(path: Path, about: str, names: Sequence[str]) -> Task | None:
+    """The task of robosuite that a file's `env_args` describe; None without one or without it."""
+    if not about or not importlib.util.find_spec("robosuite"):
+        return None
+    from gymnasium.envs.registration import EnvSpec
+
+    try:
+        args = json.loads(about)
+        name, settings = str(args["env_name"]), dict(args["env_kwargs"])
+    except (ValueError, TypeError, KeyError) as fault:
+        raise DataError(f"{path}: env_args are damaged: {fault}") from fault
+    spec = EnvSpec(
+        f"jaxrl_prefs/Robosuite{re.sub(r'[^A-Za-z0-9]', '', name)}-v0",
+        entry_point="jaxrl_prefs.environments.robosuite_task:Robosuite",
+        kwargs={"task": name, "settings": settings, "keys": list(names)},
+        max_episode_steps=horizon(path, name),
+    )
+    return task.recorded(spec.to_json(), 0)
+
+
+def horizon(path: Path, name: str) -> int:
+    """The time limit in steps, by the kind of data in the file's path and robosuite's task.
+
+    >>> horizon(Path("datasets/lift/mh/low_dim_v15.hdf5"), "Lift")
+    500
+    """
+    kind = next((word for word in words(str(path)) if word in HORIZONS), "")
+    return HORIZONS.get(kind, {}).get(name, HORIZON)

@@ -1,0 +1,175 @@
+"""Writes a Recording in the formats that `load` reads.
+
+Only what every format holds is written: transitions and ends of episodes, in raw units. Minari's
+keeps environment and references too; of the others, `load` knows them by the file's name or not at
+all. Steps that a source dropped, because they had no successor, are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrl_prefs.data import roots
+from jaxrl_prefs.data.recording import Recording
+from jaxrl_prefs.errors import DataError
+
+
+def episodes(recording: Recording) -> list[slice]:
+    """The rows of each episode, as far as they are kept: a step without a successor cuts it."""
+    ends = np.flatnonzero(np.logical_not(recording.continues)) + 1
+    return [slice(int(a), int(b)) for a, b in zip(np.r_[0, ends[:-1]], ends, strict=True)]
+
+
+def d4rl(recording: Recording, path: Path) -> None:
+    """Flat arrays in HDF5, with `timeouts` and `next_observations`."""
+    import h5py
+
+    cut = np.logical_not(recording.continues | recording.terminal)
+    with h5py.File(path, "x") as file:
+        for name, array in (
+            ("observations", recording.observation),
+            ("actions", _unit(recording)),
+            ("rewards", recording.reward),
+            ("terminals", recording.terminal),
+            ("timeouts", cut),
+            ("next_observations", recording.next_observation),
+        ):
+            file.create_dataset(name, data=array, compression="gzip")
+
+
+def robomimic(recording: Recording, path: Path) -> None:
+    """A demonstration per episode in HDF5, its observation under the one key `flat`."""
+    import h5py
+
+    action = _unit(recording)
+    with h5py.File(path, "x") as file:
+        data = file.create_group("data")
+        data.attrs["total"] = recording.size
+        for place, rows in enumerate(episodes(recording)):
+            demo = data.create_group(f"demo_{place}")
+            demo.attrs["num_samples"] = rows.stop - rows.start
+            demo["actions"], demo["rewards"] = action[rows], recording.reward[rows]
+            demo["dones"] = recording.terminal[rows].astype(int)
+            demo["obs/flat"] = recording.observation[rows]
+            demo["next_obs/flat"] = recording.next_observation[rows]
+
+
+def ogbench(recording: Recording, path: Path) -> None:
+    """A numpy archive as OGBench's package returns it, with `rewards` and `masks`."""
+    _archive(
+        path,
+        observations=recording.observation,
+        next_observations=recording.next_observation,
+        actions=_unit(recording),
+        rewards=recording.reward,
+        masks=1.0 - recording.terminal,
+        terminals=1.0 - recording.continues,
+    )
+
+
+def neorl2(recording: Recording, path: Path) -> None:
+    """A numpy archive as NeoRL-2's, which cannot hold a terminal inside an episode."""
+    inside = recording.continues & recording.terminal
+    if inside.any():
+        raise DataError(
+            f"{recording.name}: {inside.sum()} terminals lie inside episodes, which NeoRL-2's "
+            "format cannot say; take OGBench's"
+        )
+    _archive(
+        path,
+        obs=recording.observation,
+        next_obs=recording.next_observation,
+        action=_unit(recording),
+        reward=recording.reward[:, None],
+        done=recording.terminal[:, None],
+        truncated=np.logical_not(recording.continues | recording.terminal)[:, None],
+    )
+
+
+def _archive(path: Path, **arrays: Any) -> None:
+    with path.open("xb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _unit(recording: Recording) -> np.ndarray:
+    """The actions; refuses those of another box than [-1, 1], which these formats do not name."""
+    if not ((recording.action_low == -1).all() and (recording.action_high == 1).all()):
+        raise DataError(
+            f"{recording.name}: actions lie in [{recording.action_low.min():g}, "
+            f"{recording.action_high.max():g}], but this format takes [-1, 1] for granted; "
+            "take Minari's"
+        )
+    return recording.action
+
+
+def minari(recording: Recording, dataset_id: str) -> None:
+    """A Minari dataset in this machine's folder, with environment and references.
+
+    Raises:
+      DataError: if the id is taken, or successors do not lead to the next row.
+    """
+    from minari.data_collector import EpisodeBuffer
+
+    on = np.flatnonzero(recording.continues)
+    if (recording.next_observation[on] != recording.observation[on + 1]).any():
+        raise DataError(
+            f"{recording.name}: successors differ from the next step's observation, which Minari's "
+            "format cannot say"
+        )
+    if roots.find(dataset_id):
+        raise DataError(f"{dataset_id} is already on this machine")
+    parts = episodes(recording)
+
+    def buffers() -> Iterator[Any]:
+        for rows in parts:
+            last = rows.stop - 1
+            over = np.arange(rows.start, rows.stop) == last
+            seen = recording.observation[rows], recording.next_observation[last:][:1]
+            yield EpisodeBuffer(
+                observations=np.concatenate(seen),
+                actions=recording.action[rows],
+                rewards=recording.reward[rows].astype(np.float64),
+                terminations=recording.terminal[rows],
+                truncations=over & np.logical_not(recording.terminal[rows]),
+            )
+
+    roots.install(dataset_id, roots.writable_root(), _minari_writer(recording, dataset_id, buffers))
+
+
+def _minari_writer(
+    recording: Recording, dataset_id: str, buffers: Callable[[], Iterator[Any]]
+) -> Callable[[Path], None]:
+    from importlib.metadata import version
+
+    from gymnasium.spaces import Box
+    from minari.dataset.minari_storage import MinariStorage
+
+    low, high = recording.references or (None, None)
+    about = {
+        "dataset_id": dataset_id,
+        "minari_version": version("minari"),
+        "code_permalink": "jaxrl_prefs.data",
+        "description": f"converted from {Path(recording.name).name} by jaxrl_prefs",
+        **({} if low is None else {"ref_min_score": low, "ref_max_score": high}),
+    }
+
+    spec = None if recording.task is None else recording.task.spec()
+    if spec is not None and recording.task is not None:
+        spec.max_episode_steps = recording.task.max_episode_steps
+
+    def write(folder: Path) -> None:
+        width = recording.observation.shape[1:]
+        storage = MinariStorage.new(
+            folder,
+            Box(-np.inf, np.inf, width, np.float32),
+            Box(recording.action_low, recording.action_high, dtype=np.float32),
+            spec,
+        )
+        storage.update_metadata(about)
+        storage.update_episodes(buffers())
+
+    return write

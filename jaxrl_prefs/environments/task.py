@@ -1,0 +1,129 @@
+"""Where a dataset's policies are evaluated: a Gymnasium environment, made when asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from jaxrl_prefs.environments import spaces
+from jaxrl_prefs.errors import DataError
+
+if TYPE_CHECKING:
+    import gymnasium
+    from gymnasium.envs.registration import EnvSpec
+
+
+# Environments of ours that Gymnasium is told of: where they are, and their time limits.
+OURS = {"jaxrl_prefs/SafetyHalfCheetah-v0": ("safety_half_cheetah:SafetyHalfCheetah", 1000)}
+
+
+class Task(NamedTuple):
+    """An evaluation environment, as a value."""
+
+    env_id: str  # printed beside every score
+    spec_json: str  # a Gymnasium EnvSpec
+    max_episode_steps: int  # the time limit of an episode
+    # What the data's own environment was told and this one is not ("reset_target=True"): returns
+    # of the data and of the evaluation are then not alike.
+    recorded_with: tuple[str, ...] = ()
+
+    def make(self) -> gymnasium.Env:
+        """Makes the environment; its observations are float32 vectors [O] in `flatten`'s order.
+
+        Raises:
+          DataError: if a package that the environment needs is missing or fails.
+        """
+        import gymnasium
+
+        spec = self.spec()
+        if str(spec.entry_point).startswith(("gymnasium_robotics", __package__)):
+            _import_robotics()
+        try:
+            env = gymnasium.make(
+                spec, max_episode_steps=self.max_episode_steps, disable_env_checker=True
+            )
+            _tidy(env)
+            return spaces.flat(env, self.env_id)
+        except DataError:
+            raise
+        except Exception as fault:  # whatever a simulator raises, the user must see one line
+            raise DataError(f"cannot make the environment {self.env_id}: {fault}") from fault
+
+    def spec(self) -> EnvSpec:
+        """Gymnasium's own record of the environment; fields of other versions are left out."""
+        from gymnasium.envs.registration import EnvSpec
+
+        content = json.loads(self.spec_json)
+        known = {field.name for field in dataclasses.fields(EnvSpec) if field.init}
+        content = {key: value for key, value in content.items() if key in known}
+        content.setdefault("additional_wrappers", [])
+        return EnvSpec.from_json(json.dumps(content))
+
+
+def named(env_id: str, longest: int = 0) -> Task:
+    """The task of a registered environment, such as 'Hopper-v5'.
+
+    `longest` is the time limit for environments that have none of their own.
+
+    Raises:
+      DataError: if no such environment is registered, or it has no time limit.
+    """
+    import gymnasium
+
+    if env_id not in gymnasium.registry:
+        _register()
+    try:
+        spec = gymnasium.spec(env_id)
+    except Exception as fault:
+        hint = ""
+        if "singletask" in env_id:
+            hint = " (OGBench's environments need its package: pip install ogbench)"
+        raise DataError(f"unknown environment {env_id!r}: {fault}{hint}") from fault
+    return recorded(spec.to_json(), longest)
+
+
+def recorded(spec_json: str, longest: int) -> Task:
+    """The task of an EnvSpec that was stored with a dataset, as JSON; `longest` as in `named`."""
+    content = json.loads(spec_json)
+    limit = content.get("max_episode_steps") or longest
+    if limit < 1:
+        raise DataError(f"the environment {content['id']} has no time limit")
+    return Task(content["id"], spec_json, int(limit))
+
+
+def _register() -> None:
+    """Registers our own environments, and those of the packages that are installed."""
+    import gymnasium
+
+    import jaxrl_prefs.environments.antmaze
+    import jaxrl_prefs.environments.maze2d  # noqa: F401 - they register themselves
+
+    for env_id, (place, horizon) in OURS.items():
+        if env_id not in gymnasium.registry:
+            gymnasium.register(
+                env_id, entry_point=f"jaxrl_prefs.environments.{place}", max_episode_steps=horizon
+            )
+    with contextlib.suppress(ImportError):
+        import ogbench  # noqa: F401 - registers itself
+    _import_robotics()
+
+
+def _import_robotics() -> None:
+    """Registers Gymnasium-Robotics where it is installed; drops its notice on Adroit's rewards."""
+    import gymnasium
+
+    with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):
+        import gymnasium_robotics
+
+        gymnasium.register_envs(gymnasium_robotics)
+
+
+def _tidy(env: gymnasium.Env) -> None:
+    """Removes the file that Gymnasium-Robotics leaves of every maze that it built."""
+    leftover = getattr(env.unwrapped, "tmp_xml_file_path", None)
+    if leftover is not None:
+        Path(leftover).unlink(missing_ok=True)

@@ -1,0 +1,46 @@
+"""The exceptions that users meet. Each message names what is wrong and the remedy."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """A dataset that cannot be used; the message names the fault and what to do about it."""
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be applied; the message names the field and what it takes."""
+
+
+class WorkdirError(Exception):
+    """A folder that this run cannot use; the message names it and says what to do."""
+
+
+class CheckpointError(OSError):
+    """A checkpoint cannot be written, or none can be read; the message says which and why."""
+
+
+class CheckpointMismatch(CheckpointError):
+    """A checkpoint is whole, but holds another tree than the one asked for."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A NaN or an infinity in a metric, or in the state itself (`metric` is "state.<field>").
+
+    `seed` is None in a phase that all seeds share. `step` is the update's number in its phase; the
+    state is looked at once per chunk, so there it is the chunk's last update.
+    """
+
+    def __init__(self, seed: int | None, phase: str, step: int, metric: str) -> None:
+        super().__init__(seed, phase, step, metric)
+        self.seed, self.phase, self.step, self.metric = seed, phase, step, metric
+
+    def __str__(self) -> str:
+        who = "all seeds" if self.seed is None else f"seed {self.seed}"
+        return (
+            f"{self.metric} is NaN or infinite: {who}, phase {self.phase!r}, step {self.step}. "
+            "Training stops; a lower learning rate or a gradient clip may help."
+        )
+
+
+class LoadError(ValueError):
+    """A folder from which no policy can be loaded, or a policy that the run does not have."""

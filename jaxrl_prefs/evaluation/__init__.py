@@ -1,0 +1,1 @@
+"""Evaluation: playing the policies of all seeds, and a method's own warning signs."""

@@ -1,0 +1,311 @@
+"""Where episodes are played: in Gymnasium's environments on the host, or all on the device.
+
+Both arenas play E episodes for each of S training seeds, the same E starts for every seed, and give
+the policies what they saw in training. In Gymnasium episode e starts from environment seed
+`eval_seed + e`; on the device the same number makes JAX's key, so the starts are others from the
+same distribution.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxrl_prefs.data import Dataset, Task
+from jaxrl_prefs.environments import mjx as simulators
+from jaxrl_prefs.environments.mjx import Simulator
+from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.method import Policy, State
+from jaxrl_prefs.parallel import processes as hosts
+from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.types import Array, Key
+
+BACKENDS = ("auto", "gymnasium", "mjx")
+
+
+class Arena(Protocol):
+    """Plays one episode in every copy."""
+
+    horizon: int  # the time limit of an episode
+
+    def play(self, name: str, state: State, keys: Key, horizon: int) -> tuple[np.ndarray, ...]:
+        """Returns (returns, lengths), each [S, E], of at most `horizon` steps.
+
+        Args:
+            name: of the policy.
+            state: the runner's, [P, ...] on the mesh.
+            keys: [P], of this evaluation.
+            horizon: steps, at most the time limit.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees the environments."""
+        ...
+
+
+class Cast(NamedTuple):
+    """Who plays what: every policy of every training seed, from the same starts."""
+
+    task: Task
+    policies: Mapping[str, Policy]
+    dataset: Dataset  # says how observations were processed
+    seeds: Sequence[int]
+    mesh: Mesh
+    starts: Sequence[int]  # [E], an environment seed for each episode
+    mapping: str  # as `Ensemble.mapping` of chunk.py
+
+
+def chosen_backend(backend: str, dataset: Dataset, mesh: Mesh) -> str:
+    """Resolves "auto": "gymnasium" on a CPU and where no simulator is at hand, else "mjx".
+
+    A CPU core steps Gymnasium's environments ten times as fast as their copies in JAX; an
+    accelerator plays thousands of the copies at once and never waits for the host.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"eval_backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend != "auto":
+        return backend
+    task, platform = dataset.recording.task, mesh.devices.flat[0].platform
+    able = platform != "cpu" and task is not None and simulators.available(task)
+    return "mjx" if able else "gymnasium"
+
+
+def make(
+    backend: str,
+    policies: Mapping[str, Policy],
+    dataset: Dataset,
+    seeds: Sequence[int],
+    mesh: Mesh,
+    *,
+    episodes: int,
+    eval_seed: int,
+    mapping: str,
+) -> Arena:
+    """Makes the arena of a backend, "gymnasium" or "mjx".
+
+    Raises:
+        DataError: if the dataset names no environment, or it cannot be made by this backend.
+    """
+    task = dataset.recording.task
+    if task is None:
+        raise DataError(f"{dataset.recording.name} names no environment to evaluate in")
+    starts = [eval_seed + episode for episode in range(episodes)]
+    cast = Cast(task, policies, dataset, seeds, mesh, starts, mapping)
+    return OnDevice(cast) if backend == "mjx" else OnHost(cast)
+
+
+# --- On the device --------------------------------------------------------------------------------
+
+
+class OnDevice:
+    """Policy and simulator, all seeds and episodes: one compiled program, sharded over seeds."""
+
+    def __init__(self, cast: Cast) -> None:
+        simulator = simulators.build(cast.task)
+        world = jax.eval_shape(simulator.reset, jax.random.key(0))
+        width = jax.eval_shape(simulator.observe, world).shape[0]
+        _check_sizes(cast, width, simulator.actions)
+        self.horizon = cast.task.max_episode_steps
+        self._seeds = len(cast.seeds)
+        keys = jax.vmap(jax.random.key)(np.asarray(cast.starts, np.uint32))
+        self._starts = ensemble.replicate(np.asarray(jax.random.key_data(keys)), cast.mesh)
+        self._programs = {
+            name: ensemble.over_seeds(
+                _episodes(simulator, cast.dataset, policy.act),
+                cast.mesh,
+                (0, 0, None, None),
+                mapping=cast.mapping,
+            )
+            for name, policy in cast.policies.items()
+        }
+
+    def play(self, name: str, state: State, keys: Key, horizon: int) -> tuple[np.ndarray, ...]:
+        """As Arena.play."""
+        played = self._programs[name](state, keys, self._starts, np.int32(horizon))
+        returns, lengths = ensemble.trim(played, self._seeds)
+        return returns.astype(float), lengths.astype(int)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _episodes(
+    simulator: Simulator, dataset: Dataset, act: Callable[[State, Array, Key], Array]
+) -> Callable[..., tuple[Array, Array]]:
+    """Builds `(state, key, starts, horizon) -> (returns [E], lengths [E])` for one seed.
+
+    `starts` are the bits of E keys.
+
+    A copy whose episode is over stays where it ended, and play ends with the longest.
+    """
+    observe, step = jax.vmap(simulator.observe), jax.vmap(simulator.step)
+
+    def program(state: State, key: Key, bits: Array, horizon: Array) -> tuple[Array, Array]:
+        starts = jax.random.wrap_key_data(bits)
+
+        def going(carry: tuple) -> Array:
+            now, _, live, _, _ = carry
+            return (now < horizon) & live.any()
+
+        def body(carry: tuple) -> tuple:
+            now, worlds, live, returns, lengths = carry
+            raw: Any = observe(worlds).astype(jnp.float32)  # Any: transforms are typed for numpy
+            seen: Any = dataset.observation.apply(raw)
+            chosen: Any = act(state, seen, jax.random.fold_in(key, now))
+            action: Any = dataset.action.invert(chosen)
+            after, reward, over = step(worlds, action)
+            worlds = jax.tree.map(lambda new, old: _where(live, new, old), after, worlds)
+            returns = returns + jnp.where(live, reward.astype(jnp.float32), 0.0)
+            return now + 1, worlds, live & jnp.logical_not(over), returns, lengths + live
+
+        count = starts.shape[0]
+        begin = (
+            jnp.int32(0),
+            jax.vmap(simulator.reset)(starts),
+            jnp.ones(count, bool),
+            jnp.zeros(count),
+            jnp.zeros(count, jnp.int32),
+        )
+        *_, returns, lengths = jax.lax.while_loop(going, body, begin)
+        return returns, lengths
+
+    return program
+
+
+def _where(live: Array, new: Array, old: Array) -> Array:
+    return jnp.where(live.reshape(live.shape + (1,) * (new.ndim - 1)), new, old)
+
+
+# --- On the host ----------------------------------------------------------------------------------
+
+
+class OnHost:
+    """One vector environment of S * E copies of Gymnasium's; the policies act in compiled calls."""
+
+    def __init__(self, cast: Cast) -> None:
+        self.horizon = cast.task.max_episode_steps
+        self._dataset, self._seeds, self._whole = cast.dataset, len(cast.seeds), cast.mesh
+        self._mesh = ensemble.here(cast.mesh)  # each process plays its own members, padding too
+        rounds = -(-self._seeds // cast.mesh.devices.size)
+        alone = self._mesh is cast.mesh
+        self._members = self._seeds if alone else rounds * self._mesh.devices.size
+        self._starts = list(cast.starts) * self._members
+        self._envs = _copies(cast, len(self._starts))
+        act = functools.partial(
+            ensemble.over_seeds, mesh=self._mesh, in_axes=(0, 0, 0, None), mapping=cast.mapping
+        )
+        self._acts = {name: act(_at_time(policy.act)) for name, policy in cast.policies.items()}
+
+    def play(self, name: str, state: State, keys: Key, horizon: int) -> tuple[np.ndarray, ...]:
+        """As Arena.play."""
+        state, keys = ensemble.mine((state, keys), self._whole)
+        live = np.ones(len(self._starts), bool)
+        returns, lengths = np.zeros(live.shape), np.zeros(live.shape, int)
+        observation, _ = self._envs.reset(seed=self._starts)
+        for now in range(horizon):
+            action = self._act(name, state, observation, keys, now)
+            observation, reward, terminated, truncated, _ = self._envs.step(action)
+            returns += np.where(live, reward, 0.0)
+            lengths += live
+            live &= ~(terminated | truncated)
+            if not live.any():
+                break
+        shape = (self._members, -1)
+        return self._joined(returns.reshape(shape)), self._joined(lengths.reshape(shape))
+
+    def close(self) -> None:
+        """Frees the environments."""
+        self._envs.close()
+
+    def _joined(self, played: np.ndarray) -> np.ndarray:
+        """What all processes played [M, E], as [S, E]."""
+        if self._mesh is self._whole:
+            return played
+        from jax.experimental import multihost_utils
+
+        hosts.meet()
+        return np.concatenate(multihost_utils.process_allgather(played))[: self._seeds]
+
+    def _act(
+        self, name: str, state: State, observation: np.ndarray, keys: Key, now: int
+    ) -> np.ndarray:
+        """Raw observations [S * E, O] to raw actions [S * E, A], in one compiled call."""
+        copies, width = observation.shape
+        seen = np.float32(self._dataset.observation.apply(observation))
+        batch = ensemble.pad(seen.reshape(self._members, -1, width), self._mesh)
+        action = ensemble.trim(self._acts[name](state, batch, keys, np.int32(now)), self._members)
+        return self._dataset.action.invert(action.reshape(copies, -1))
+
+
+def _at_time(act: Callable[[State, Array, Key], Array]) -> Callable[..., Array]:
+    return lambda state, observation, key, now: act(
+        state, observation, jax.random.fold_in(key, now)
+    )
+
+
+def _copies(cast: Cast, count: int) -> Any:
+    """Makes a vector environment of `count` copies."""
+    from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+    envs = SyncVectorEnv(
+        [lambda: OneEpisode(cast.task.make())] * count,  # type: ignore[list-item,return-value]
+        autoreset_mode=AutoresetMode.NEXT_STEP,
+    )
+    try:
+        _check_sizes(
+            cast,
+            (envs.single_observation_space.shape or (0,))[0],
+            (envs.single_action_space.shape or (0,))[0],
+        )
+    except DataError:
+        envs.close()
+        raise
+    return envs
+
+
+def _check_sizes(cast: Cast, observations: int, actions: int) -> None:
+    spec, name = cast.dataset.spec, cast.dataset.recording.name
+    if (observations, actions) != (spec.observation_dim, spec.action_dim):
+        raise DataError(
+            f"{cast.task.env_id} has {observations} observations and {actions} actions, but the "
+            f"dataset {name} has {spec.observation_dim} and {spec.action_dim}"
+        )
+
+
+class OneEpisode:
+    """An environment that plays one episode after each seeded reset, and then rests at no cost.
+
+    A vector environment resets a copy whose episode is over and plays on; the others still need
+    their time, but only first episodes count.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self.env = env
+        self._last: Any = None  # observation at which the copy rests
+        self._over = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.env, name)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        """Starts an episode if a seed is given; else stays at rest."""
+        if seed is None and self._over:
+            return self._last, {}
+        self._over = False
+        self._last, _ = self.env.reset(seed=seed, options=options)
+        return self._last, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        """Plays on; at rest, says again that the episode is over."""
+        if self._over:
+            return self._last, 0.0, True, False, {}
+        self._last, reward, terminated, truncated, _ = self.env.step(action)
+        self._over = bool(terminated or truncated)
+        return self._last, float(reward), bool(terminated), bool(truncated), {}

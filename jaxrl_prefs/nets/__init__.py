@@ -1,0 +1,25 @@
+"""Networks behind `Net(init, apply)`. The only folder that knows Flax's module API."""
+
+from __future__ import annotations
+
+from jaxrl_prefs.nets.ensembles import ensemble, judged, over_members
+from jaxrl_prefs.nets.layers import ACTIVATIONS, INITIALISERS, mish, orthogonal, swish
+from jaxrl_prefs.nets.mlp import mlp, residual_mlp, scalar_mlp
+from jaxrl_prefs.nets.time_conditioned import score_net, stepped_mlp, stepped_scalar_mlp
+
+__all__ = [
+    "ACTIVATIONS",
+    "INITIALISERS",
+    "ensemble",
+    "judged",
+    "mish",
+    "mlp",
+    "orthogonal",
+    "over_members",
+    "residual_mlp",
+    "scalar_mlp",
+    "score_net",
+    "stepped_mlp",
+    "stepped_scalar_mlp",
+    "swish",
+]

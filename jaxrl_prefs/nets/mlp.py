@@ -1,0 +1,93 @@
+"""Perceptrons over the concatenation of their inputs, plain and residual."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+
+from jaxrl_prefs.nets.layers import ACTIVATIONS, Dense, JoinedDense, as_net, scalar_output
+from jaxrl_prefs.types import Array, Net
+
+
+class Mlp(nn.Module):
+    """Dense layers with an activation, and a LayerNorm before it if asked; a linear output."""
+
+    hidden: tuple[int, ...]
+    output: int
+    activation: str
+    layer_norm: bool
+    initialiser: str = "orthogonal"
+    last_gain: float = 1.0
+
+    @nn.compact
+    def __call__(self, *inputs: Array) -> Array:
+        first, *others = self.hidden
+        x = self._activated(JoinedDense(first, self.initialiser)(inputs))
+        for width in others:
+            x = self._activated(Dense(width, self.initialiser)(x))
+        return Dense(self.output, self.initialiser, self.last_gain)(x)
+
+    def _activated(self, x: Array) -> Array:
+        x = nn.LayerNorm()(x) if self.layer_norm else x
+        return ACTIVATIONS[self.activation](x)
+
+
+class _ResidualMlp(nn.Module):
+    """A dense layer, blocks of two ReLU and dense layers each with a skip, a linear output."""
+
+    width: int
+    blocks: int
+    output: int
+
+    @nn.compact
+    def __call__(self, *inputs: Array) -> Array:
+        x = JoinedDense(self.width, "glorot")(inputs)
+        for _ in range(self.blocks):
+            start = x
+            for _ in range(2):
+                x = Dense(self.width, "glorot")(jax.nn.relu(x))
+            x = start + x
+        return Dense(self.output, "glorot")(x)
+
+
+def mlp(
+    hidden: tuple[int, ...],
+    output: int,
+    *,
+    activation: str = "mish",
+    layer_norm: bool = False,
+    initialiser: str = "orthogonal",
+    last_gain: float = 1.0,
+) -> Net:
+    """A perceptron over the concatenation of its inputs: [..., I], [..., J] -> [..., output].
+
+    Args:
+        hidden: widths of the hidden layers, one at least.
+        output: size of the linear output.
+        activation: one of ACTIVATIONS.
+        layer_norm: normalise every hidden layer before its activation.
+        initialiser: one of INITIALISERS, of all kernels; "orthogonal" has gain sqrt(2) throughout,
+            the output included. Biases start at zero.
+        last_gain: factor of the output's kernel at the start.
+    """
+    return as_net(Mlp(hidden, output, activation, layer_norm, initialiser, last_gain))
+
+
+def scalar_mlp(
+    hidden: tuple[int, ...],
+    *,
+    activation: str = "mish",
+    layer_norm: bool = False,
+    initialiser: str = "orthogonal",
+    last_gain: float = 1.0,
+) -> Net:
+    """A perceptron with one output, dropped to the inputs' leading axes: Q(s, a) -> [...].
+
+    Arguments as those of `mlp`.
+    """
+    return scalar_output(as_net(Mlp(hidden, 1, activation, layer_norm, initialiser, last_gain)))
+
+
+def residual_mlp(width: int, blocks: int, output: int) -> Net:
+    """A pre-activation residual network over the concatenation of its inputs."""
+    return as_net(_ResidualMlp(width, blocks, output))

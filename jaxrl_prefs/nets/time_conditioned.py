@@ -1,0 +1,110 @@
+"""Networks that read a time: a diffusion step (BDPO), or a continuous time (ARQ's score)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl_prefs.nets.layers import (
+    Dense,
+    JoinedDense,
+    as_net,
+    leading_with_time,
+    mish,
+    scalar_output,
+    swish,
+)
+from jaxrl_prefs.nets.mlp import Mlp
+from jaxrl_prefs.ops.shapes import aligned
+from jaxrl_prefs.types import Array, Net
+
+FREQUENCY = 30.0  # deviation of the random frequencies of time
+
+
+class _StepFeature(nn.Module):
+    """A diffusion step n (a plain integer) as sinusoids [cos, sin] and two dense layers."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, n: Array) -> Array:
+        half = self.size // 2
+        frequency = np.exp(-np.log(10_000.0) * np.arange(half) / (half - 1)).astype(np.float32)
+        angle = n.astype(jnp.float32)[..., None] * aligned(frequency, n.ndim + 1)
+        x = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+        for _ in range(2):
+            x = mish(Dense(self.size)(x))
+        return x
+
+
+class _Stepped(nn.Module):
+    """A perceptron that also reads the diffusion step n, given as its last input."""
+
+    mlp: Mlp
+    step_size: int
+
+    @nn.compact
+    def __call__(self, *inputs: Array) -> Array:
+        *others, n = inputs
+        return self.mlp(*others, _StepFeature(self.step_size)(n))
+
+
+class _TimeFeature(nn.Module):
+    """Random Fourier features of the time t, [sin, cos], and a linear layer.
+
+    The frequencies are drawn once, for every network alike, and never trained: a constant.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, t: Array) -> Array:
+        # RandomState's numbers are the same in every release, so a checkpoint keeps its meaning.
+        draw = np.random.RandomState(0).normal(0, FREQUENCY, self.width // 2)
+        angle = t[..., None] * aligned((2 * np.pi * draw).astype(np.float32), t.ndim + 1)
+        return Dense(self.width, "glorot")(jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1))
+
+
+class _ScoreNet(nn.Module):
+    """Residual blocks that read the time before each of their two layers."""
+
+    width: int
+    blocks: int
+    output: int
+
+    @nn.compact
+    def __call__(self, *inputs: Array) -> Array:
+        *others, t = inputs
+        x = JoinedDense(self.width, "glorot")(others)
+        time = aligned(_TimeFeature(self.width)(t), x.ndim)
+        for _ in range(self.blocks):
+            start = x
+            for _ in range(2):
+                x = Dense(self.width, "glorot")(swish(x + time))
+            x = start + x
+        return Dense(self.output, "glorot")(x)
+
+
+def stepped_mlp(hidden: tuple[int, ...], output: int, *, step_size: int = 64) -> Net:
+    """A perceptron that reads a diffusion step as its last input: eps(x, s, n) -> [..., output].
+
+    n is an integer scalar or has the leading axes of the other inputs; its feature (BDPO, table 3)
+    is computed once per entry of n.
+    """
+    return as_net(_Stepped(Mlp(hidden, output, "mish", False), step_size), leading_with_time)
+
+
+def stepped_scalar_mlp(hidden: tuple[int, ...], *, step_size: int = 64) -> Net:
+    """V(s, x, n) -> [...], with LayerNorm in every hidden layer."""
+    return scalar_output(
+        as_net(_Stepped(Mlp(hidden, 1, "mish", True), step_size), leading_with_time)
+    )
+
+
+def score_net(width: int, blocks: int, output: int) -> Net:
+    """A score network f(y, observation, t) -> [..., output] (ARQ, appendix A.2 and its code).
+
+    t is a scalar, whose feature is then computed once, or has the leading axes of the others.
+    """
+    return as_net(_ScoreNet(width, blocks, output), leading_with_time)

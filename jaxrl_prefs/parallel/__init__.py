@@ -1,0 +1,1 @@
+"""Many seeds on many devices, and several processes as one run."""

@@ -1,1 +1,0 @@
-"""What several methods train: policy families and critics, each with its losses."""

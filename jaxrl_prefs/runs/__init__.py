@@ -1,0 +1,1 @@
+"""Runs: configs, folders, checkpoints, records and results of training."""

@@ -1,0 +1,174 @@
+"""What a run is made of: the run's own fields, the method's fields, and where values come from.
+
+Later sources win: dataclass defaults, the data family (reward transform, gamma, normalisation),
+tuned rows, `--set`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from jaxrl_prefs import data
+from jaxrl_prefs.data import Processing
+from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.methods import METHODS
+from jaxrl_prefs.runs import overrides
+from jaxrl_prefs.runs import presets as tuned
+
+LARGEST_SEED = 2**31 - 1
+OWN_FLAGS = ("algo", "dataset", "env", "seeds")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The fields of a run that do not belong to its method."""
+
+    algo: str = "bdpo"
+    dataset: str = "pendulum-mixed"
+    env: str = ""  # evaluate here; empty takes the environment that the dataset names
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    # data; the defaults are the family's
+    gamma: float = 0.99
+    reward: str = "affine"  # or "range": divided by the range of returns; see data.Processing
+    reward_scale: float = 1.0
+    reward_shift: float = 0.0
+    normalize_observations: bool = False
+    # evaluation: at the end of every phase, and within the last one every eval_every updates
+    eval_episodes: int = 10  # for each seed and policy
+    eval_every: int = 50_000
+    eval_seed: int = 10_000  # of the environments; the same for every training seed
+    eval_backend: Literal["auto", "gymnasium", "mjx"] = "auto"  # mjx: on the device; not on a CPU
+    # records
+    log_every: int = 1_000  # updates per compiled call and per row of metrics
+    checkpoint_every: int = 10_000  # rounded up to the next row of metrics
+    keep: int = 2  # newest checkpoints to keep
+    tensorboard: bool = False  # also write event files (needs tensorboardX)
+    mapping: Literal["auto", "loop", "vmap"] = "auto"  # how seeds share a device
+
+    def __post_init__(self) -> None:
+        for name in ("eval_episodes", "eval_every", "log_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"field {name!r} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.gamma <= 1:
+            raise ValueError(f"field 'gamma' must lie in 0 to 1, got {self.gamma}")
+        if not 0 <= self.eval_seed <= LARGEST_SEED:
+            raise ValueError(f"field 'eval_seed' must lie in 0 to {LARGEST_SEED}")
+
+    @property
+    def processing(self) -> Processing:
+        """The fields that turn a recording into a dataset."""
+        return Processing(**{name: getattr(self, name) for name in Processing._fields})
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What the command line says, before the data are known."""
+
+    algo: str
+    dataset: str
+    env: str
+    seeds: tuple[int, ...]
+    assignments: tuple[str, ...]  # of --set
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Reads `5` as 0 to 4, `3:8` as 3 to 7 and `1,4` as those two."""
+    try:
+        if "," in text:
+            seeds = [int(part) for part in text.split(",") if part.strip()]
+        elif ":" in text:
+            first, last = text.split(":")
+            seeds = list(range(int(first), int(last)))
+        else:
+            seeds = list(range(int(text)))
+    except ValueError:
+        raise ConfigError(
+            f"--seeds takes a number of seeds (5), a range (3:8) or a list (1,4), and got {text!r}"
+        ) from None
+    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= s <= LARGEST_SEED for s in seeds):
+        raise ConfigError(
+            f"--seeds={text} must name at least one seed, each once and within 0 to {LARGEST_SEED}"
+        )
+    return tuple(seeds)
+
+
+def check(choice: Choice) -> None:
+    """Finds what is wrong with a choice before anything slow is done.
+
+    Raises:
+        ConfigError: for an unknown algorithm or field, and for a value of the wrong type.
+    """
+    if choice.algo not in METHODS:
+        raise ConfigError(overrides.unknown("algorithm", choice.algo, METHODS))
+    _split(RunConfig(), METHODS[choice.algo].Config(), choice.assignments)
+
+
+def fields(algo: str) -> set[str]:
+    """What `--set` takes for a method: the run's fields and its own.
+
+    Raises:
+        ConfigError: for an unknown algorithm.
+    """
+    if algo not in METHODS:
+        raise ConfigError(overrides.unknown("algorithm", algo, METHODS))
+    own = overrides.field_types(METHODS[algo].Config)
+    return (overrides.field_types(RunConfig).keys() | own.keys()) - set(OWN_FLAGS)
+
+
+def check_known(names: Iterable[str], algos: Iterable[str]) -> None:
+    """Checks that every field belongs to one of the methods at least.
+
+    Raises:
+        ConfigError: naming the first that does not.
+    """
+    known = set[str]().union(*map(fields, algos))
+    for name in names:
+        if name in OWN_FLAGS:
+            raise ConfigError(_own_flag(name))
+        if name not in known:
+            raise ConfigError(overrides.unknown("field", name, sorted(known)))
+
+
+def _own_flag(name: str) -> str:
+    return f"field {name!r} has a flag of its own: --{name}"
+
+
+def resolve(choice: Choice, name: str, family: str) -> tuple[RunConfig, Any]:
+    """Returns the run's config and the method's config of a choice on a dataset.
+
+    Args:
+        choice: the command line.
+        name: the dataset's full name, by which tuned rows are found.
+        family: the data family, whose defaults hold where there is no row.
+
+    Raises:
+        ConfigError: as `check`.
+    """
+    asked = dict(algo=choice.algo, env=choice.env, seeds=choice.seeds, dataset=name)
+    run = overrides.replace(RunConfig(), asked | data.defaults(family)._asdict())
+    method = METHODS[choice.algo].Config()
+    run, method = _fill(run, method, tuned.overrides_for(name, family, choice.algo))
+    return _split(run, method, choice.assignments)
+
+
+def _fill(run: RunConfig, method: Any, values: Mapping[str, Any]) -> tuple[RunConfig, Any]:
+    """Replaces fields of both configs, each value going to the config that has the field."""
+    own = overrides.field_types(RunConfig)
+    run = overrides.replace(run, {k: v for k, v in values.items() if k in own})
+    return run, overrides.replace(method, {k: v for k, v in values.items() if k not in own})
+
+
+def _split(run: RunConfig, method: Any, assignments: Sequence[str]) -> tuple[RunConfig, Any]:
+    """Applies assignments to both configs, each to the one that has the field."""
+    own, others = overrides.field_types(RunConfig), overrides.field_types(type(method))
+    for name, _ in map(overrides.split, assignments):
+        if name in OWN_FLAGS:
+            raise ConfigError(_own_flag(name))
+        if name not in own and name not in others:
+            valid = sorted((own.keys() | others.keys()) - set(OWN_FLAGS))
+            raise ConfigError(overrides.unknown("field", name, valid))
+    mine = [text for text in assignments if overrides.split(text)[0] in own]
+    theirs = [text for text in assignments if text not in mine]
+    return overrides.apply(run, mine), overrides.apply(method, theirs)

@@ -1,0 +1,207 @@
+"""The folder of a run: one owner at a time, one config for ever, rows that are cut when resuming.
+
+    config.json        algo, configs, data, versions; written once, compared at every start
+    forecast.json      how long updates and evaluations take, measured by the first process
+    metrics.jsonl      a row per seed and chunk of updates
+    evaluations.jsonl  a row per seed, policy and evaluation
+    timings.jsonl      a row per chunk; apart, so that the other files never depend on the clock
+    checkpoints/       see checkpoints.py
+    columns/           what a column-filling phase has filled
+    result.json        written last: a folder with it is finished
+
+Rows go to disk before the checkpoint of their step. After a kill the rows beyond the restored step
+are cut, and training writes the same ones again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxrl_prefs.errors import WorkdirError
+
+CONFIG, FORECAST, RESULT, LOCK = "config.json", "forecast.json", "result.json", ".lock"
+METRICS, EVALUATIONS, TIMINGS = "metrics.jsonl", "evaluations.jsonl", "timings.jsonl"
+CHECKPOINTS, COLUMNS, EVENTS, DISCARDED = "checkpoints", "columns", "tensorboard", ".discarded"
+
+
+def usual(algo: str, dataset: str) -> str:
+    """The name of a run's folder where none is given.
+
+    >>> usual("bdpo", "hopper/medium-v0")
+    'bdpo-hopper-medium-v0'
+    """
+    return f"{algo}-" + re.sub(r"[^\w.-]+", "-", dataset).strip("-.")
+
+
+@contextlib.contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """Makes the folder and holds it against other processes while the context lasts.
+
+    The lock dies with its process, however that ends.
+
+    Raises:
+        WorkdirError: if the folder cannot be made or written, or another process holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(path / LOCK, "w"))
+        except OSError as error:
+            raise WorkdirError(f"cannot use --workdir={path}: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkdirError(f"another process is running in --workdir={path}") from None
+        yield
+
+
+def clear(path: Path) -> None:
+    """Removes what an earlier run left.
+
+    The end mark and the checkpoints go first and the config last, so that a kill midway leaves
+    nothing from which a run would go on without its rows.
+
+    Raises:
+        WorkdirError: if the folder holds files that are not a run's.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        (path / RESULT).unlink()
+    if _strangers(path) and not (path / CONFIG).exists():
+        raise WorkdirError(
+            f"--workdir={path} holds files of something else than a run; not cleared"
+        )
+    if (path / CHECKPOINTS).exists():
+        shutil.rmtree(path / DISCARDED, ignore_errors=True)
+        (path / CHECKPOINTS).rename(path / DISCARDED)
+    for entry in [entry for entry in path.iterdir() if entry.name not in (LOCK, CONFIG)]:
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    with contextlib.suppress(FileNotFoundError):
+        (path / CONFIG).unlink()
+
+
+def adopt(path: Path, config: Mapping[str, Any], compared: Iterable[str]) -> None:
+    """Writes the config of a new run, or checks that it is the config of the run found here.
+
+    Args:
+        path: the claimed folder.
+        config: everything to write.
+        compared: the sections of `config` in which no field may differ.
+
+    Raises:
+        WorkdirError: naming the fields that differ, or saying that the folder is no run's.
+    """
+    if not (path / CONFIG).exists():
+        if strangers := _strangers(path):
+            names = ", ".join(strangers[:3])
+            raise WorkdirError(f"--workdir={path} is not empty and holds no run ({names})")
+        write_json(path / CONFIG, config)
+        return
+    found, asked = read_json(path / CONFIG), json.loads(json.dumps(config))
+    lines = [
+        f"{name}: {there!r} there, {here!r} asked"
+        for section in compared
+        for name, there, here in _differences(found.get(section, {}), asked[section])
+    ]
+    if lines:
+        raise WorkdirError(
+            f"--workdir={path} holds a run of another config ({'; '.join(lines)}). "
+            "Give another --workdir, or --overwrite to start anew"
+        )
+
+
+def _strangers(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+
+
+def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    names = list(dict.fromkeys([*asked, *found]))
+    pairs = [(name, found.get(name, "nothing"), asked.get(name, "nothing")) for name in names]
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        WorkdirError: if the file is not one.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise WorkdirError(f"{path} is damaged ({error}); --overwrite starts anew") from error
+    if not isinstance(content, dict):
+        raise WorkdirError(f"{path} is damaged (not an object); --overwrite starts anew")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object so that the file is never seen half done."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that it is never seen half done."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file so that it is never seen half done."""
+    draft = path.with_name(f".{path.name}.new")
+    with open(draft, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+class Rows:
+    """A file of JSON lines, in ascending order of their field `step`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Reads the rows; a torn last one is left out."""
+        for _, row in self._whole():
+            yield row
+
+    def cut(self, step: int) -> None:
+        """Removes the rows beyond `step`, and a row that was being written at a kill."""
+        ends = [end for end, row in self._whole() if row["step"] <= step]
+        if self.path.exists():
+            os.truncate(self.path, ends[-1] if ends else 0)
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Adds rows. They survive a kill when this returns, a power cut after `sync`."""
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        with open(self.path, "a") as file:
+            file.write(text)
+
+    def sync(self) -> None:
+        """Waits until the rows are on the disk."""
+        if self.path.exists():
+            with open(self.path, "rb") as file:
+                os.fsync(file.fileno())
+
+    def _whole(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields (offset of its end, row) for every row up to the first that is not whole."""
+        if not self.path.exists():
+            return
+        end = 0
+        with open(self.path, "rb") as file:
+            for line in file:
+                end += len(line)
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    yield end, json.loads(line)
+                except ValueError:
+                    return

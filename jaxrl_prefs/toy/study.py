@@ -1,0 +1,129 @@
+"""Trains on one task, draws from what was learned, and puts it beside what is exact."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from jaxrl_prefs.data.generate.bandits import BOUND, Bandit, retarget, transitions
+from jaxrl_prefs.method import Method
+from jaxrl_prefs.methods import METHODS
+from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.runs.display import Display
+from jaxrl_prefs.toy import bdpo, bpr
+from jaxrl_prefs.training import loop as train
+from jaxrl_prefs.types import Spec, Transition
+
+STUDIES: dict[str, Any] = {"bdpo": bdpo, "bpr": bpr}  # what a method adds: SIZES, check, ...
+CONFIGS: dict[str, Any] = {"bdpo": METHODS["bdpo"].Config, "bpr": bpr.Config}
+DRAWN = 20_000  # samples behind every learned number
+SHOWN, PATHS = 3_000, 60  # points and paths in a picture
+CHUNK = 500  # updates per compiled call
+AXIS = np.linspace(-BOUND, BOUND, 121)  # of the landscapes, and the frame of every picture
+
+
+class Setting(NamedTuple):
+    """How to train, whatever the task."""
+
+    algo: str
+    config: Any  # of the method
+    points: int  # of data
+    seed: int  # of data, training and samples
+
+
+class Outcome(NamedTuple):
+    """What one task gave: numbers for the table and results.json, and what the pictures show."""
+
+    numbers: dict[str, Any]
+    samples: dict[str, np.ndarray]  # of data, target and learned policy, each [SHOWN, 2]
+    scene: bdpo.Scene
+
+
+def study(setting: Setting, bandit: Bandit, console: Console) -> Outcome:
+    """Trains on `bandit` and compares.
+
+    Raises:
+        NonFiniteError: if training breaks.
+    """
+    began = time.perf_counter()
+    data = transitions(bandit, setting.points, setting.seed)
+    spec = Spec.of(data, low=-BOUND, high=BOUND)
+    method, state = fit(setting, data, spec, console)
+    trained = time.perf_counter() - began
+    own, eta = STUDIES[setting.algo], setting.config.eta
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(setting.seed), 2), 4)
+    learned = draw(method, next(iter(method.policies)), state, keys[0])
+    behavior = draw(method, "behavior", state, keys[1])
+    measured = own.measure(setting.config, spec, state, keys[2], DRAWN)
+    scene = own.scene(setting.config, spec, state, keys[3], PATHS, AXIS)
+    rng, points = np.random.default_rng([setting.seed, 1]), np.asarray(data.action)
+    samples = {
+        "data": points[:SHOWN],
+        "target": retarget(rng, points, np.asarray(data.reward), eta, SHOWN),
+        "learned": learned[:SHOWN],
+    }
+    return Outcome(
+        compare(bandit, eta, measured, learned, behavior)
+        | {"train_seconds": trained, "seconds": time.perf_counter() - began},
+        samples,
+        scene,
+    )
+
+
+def fit(setting: Setting, data: Transition, spec: Spec, console: Console) -> tuple[Method, Any]:
+    """Trains one seed on the first device; returns the method and its final state."""
+    method = METHODS[setting.algo].make(setting.config, spec)
+    mesh = ensemble.seed_mesh(jax.devices()[:1])
+    total = sum(phase.steps for phase in method.phases)
+    clock, before, state = time.perf_counter(), 0, None
+    with Display(console, method, 0) as display:
+        for tick in train.run(method, data, [setting.seed], mesh, every=CHUNK):
+            now = time.perf_counter()
+            rate = (tick.step - before) / (now - clock)
+            display.advance(tick.phase, tick.phase_step, rate, (total - tick.step) / rate)
+            clock, before, state = now, tick.step, tick.state
+    return method, ensemble.one(state, 0)
+
+
+def draw(method: Method, policy: str, state: Any, key: jax.Array) -> np.ndarray:
+    """DRAWN actions of a policy, [DRAWN, 2]."""
+    act = jax.jit(method.policies[policy].act)
+    return np.asarray(act(state, np.zeros((DRAWN, 1), np.float32), key))
+
+
+def compare(
+    bandit: Bandit,
+    eta: float,
+    measured: dict[str, float],
+    learned: np.ndarray,
+    behavior: np.ndarray,
+) -> dict[str, Any]:
+    """Learned beside exact, {name: [learned, exact]}, and the largest error of a mode's weight.
+
+    Args:
+        bandit: the task.
+        eta: strength of the regularisation.
+        measured: what was learned: `value`, the mean of V_N over noise, and `path_kl`.
+        learned: samples of the policy, [K, 2].
+        behavior: samples of the behaviour, [K, 2].
+    """
+    energy, value = float(bandit.energy(learned).mean()), bandit.value(eta)
+    paid = eta * measured["path_kl"]
+    numbers: dict[str, Any] = {
+        "value": [measured["value"], value],
+        "net": [energy - paid, value],
+        "energy": [energy, bandit.target_energy(eta)],
+        "paid": [paid, eta * bandit.target_kl(eta)],
+        "behavior_energy": [float(bandit.energy(behavior).mean()), bandit.mean_energy],
+        "value_error": measured["value"] / value - 1,
+    }
+    if bandit.modes is not None:
+        exact = bandit.mode_weights(eta)
+        found = np.bincount(bandit.modes.of(learned), minlength=len(exact)) / len(learned)
+        numbers["mode_weights"] = np.stack([found, exact], 1).tolist()
+        numbers["mode_error"] = float(np.abs(found - exact).max())
+    return numbers

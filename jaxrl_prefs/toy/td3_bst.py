@@ -1,0 +1,284 @@
+"""Four modes in the plane, without a state: where a Morse network is certain, where policies go.
+
+    python -m experiments.toy --algo=td3_bst
+
+Trains the Morse network by the method's own phase on four clusters of actions, for `pretrain_steps`
+and for ten times as many. Then a policy that is one action walks down the losses of TD3-BST, TD3+BC
+and behaviour cloning from many starts: without a value, and with Q(a) = 1 - |a - goal|^2 for a goal
+in a mode and for one out of the data. Prints where the walks end; writes results.json and
+landscape.png. docs/td3_bst.md says what is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jaxrl_prefs.behavior import morse
+from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.methods import td3_bst
+from jaxrl_prefs.parallel import devices
+from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.policies import deterministic
+from jaxrl_prefs.runs import overrides
+from jaxrl_prefs.runs.workdir import write_json
+from jaxrl_prefs.toy import landscape
+from jaxrl_prefs.training import loop as train
+from jaxrl_prefs.types import Array, Metrics, Net, Params, Spec, Transition
+from jaxrl_prefs.values import bst
+
+CENTRES = np.array([[0.8, 0.0], [-0.8, 0.0], [0.0, 0.8], [0.0, -0.8]], np.float32)
+DEVIATION, POINTS = 0.05, 10_000  # of a cluster; of data
+INSIDE = 3 * DEVIATION  # of a centre: a walk that ends there is in a mode
+BETWEEN = 0.1  # of the origin, the mean of the data
+GOALS = {"in a mode": (0.83, 0.04), "out of the data": (0.5, 0.5)}
+LONGER = 10  # times pretrain_steps: the second network
+SEEN = 32  # actions of the data in a walk's loss
+STARTS = 9  # along each axis
+STEPS, RATE, EVERY = 4_000, 5e-3, 40  # of a walk; positions kept
+AXIS = np.linspace(-1, 1, 101, dtype=np.float32)  # of the landscape
+
+# Ours: small networks, on a CPU. Other fields are the method's defaults, the kernel scale k/2 too.
+SETTINGS: dict[str, Any] = {
+    "morse_hidden": (64, 64),
+    "morse_learning_rate": 1e-3,
+    "pretrain_batch_size": 256,
+    "pretrain_steps": 300,
+    "train_steps": 0,
+}
+
+
+class Walk(NamedTuple):
+    """Where one loss leads."""
+
+    title: str
+    goal: tuple[float, float] | None
+    path: np.ndarray  # [STEPS / EVERY + 1, K, 2]
+    height: np.ndarray  # [G, G], the certainty underneath
+
+
+def clusters(seed: int) -> Transition:
+    """As many actions around every centre, in one state, without rewards."""
+    noise = np.random.default_rng(seed).normal(0, DEVIATION, (POINTS, 2))
+    action = np.clip(np.tile(CENTRES, (POINTS // 4, 1)) + noise, -1, 1).astype(np.float32)
+    zero, index = np.zeros(POINTS, np.float32), np.arange(POINTS, dtype=np.int32)
+    still = zero[:, None]
+    rows: Any = (still, action, zero, zero, still, 0 * action, zero, index, index)
+    return Transition(*rows)
+
+
+def fitted(config: td3_bst.Config, data: Transition, seed: int) -> tuple[Params, dict[str, float]]:
+    """The Morse network's parameters after its phase, and the phase's last metrics."""
+    method = td3_bst.make(config, Spec.of(data))
+    mesh = ensemble.seed_mesh(jax.devices()[:1])
+    for tick in train.run(method, data, [seed], mesh, every=500):
+        state, metrics = tick.state, tick.metrics
+    return ensemble.one(state, 0).morse.params, {name: float(m[0]) for name, m in metrics.items()}
+
+
+# ------------------------------------------------------------------------------------- walks
+
+Loss = Callable[[Params, Params], tuple[Array, Metrics]]  # (action, Morse parameters)
+
+
+def point() -> Net:
+    """The policy whose parameters are its action."""
+
+    def apply(params: Params, observation: Array) -> Array:
+        return jnp.broadcast_to(params[None], (len(observation), 2))
+
+    return Net(lambda key, observation: jnp.zeros(2), apply)
+
+
+def judge(goal: tuple[float, float] | None) -> Net:
+    """Q(a) = 1 - |a - goal|^2, or 0 without a goal, as an ensemble of one."""
+
+    def apply(params: Params, observation: Array, action: Array) -> Array:
+        if goal is None:
+            return jnp.zeros((1, len(action)))
+        return 1 - jnp.sum(jnp.square(action - jnp.asarray(goal)[None]), -1)[None]
+
+    return Net(lambda key, *inputs: jnp.zeros(1), apply)
+
+
+def losses(
+    config: td3_bst.Config, network: morse.Morse, data: Transition
+) -> tuple[dict[tuple[str, str], Loss], dict[tuple[str, str], Loss]]:
+    """{(method, goal): its loss of a point}: those that ask the Morse network, and the others.
+
+    The goal "" is no value.
+    """
+    batch = jax.tree.map(lambda x: jnp.asarray(x[:SEEN]), data)
+    asking: dict[tuple[str, str], Loss] = {}
+    others: dict[tuple[str, str], Loss] = {}
+    for goal in ("", *GOALS):
+        shared: dict[str, Any] = dict(
+            policy=point(), critic=judge(GOALS.get(goal)), judge=jnp.zeros(1), batch=batch
+        )
+
+        def tuned(x: Params, certain: Params, *, gradient: str, shared: Any = shared) -> Any:
+            weight: dict[str, Any] = dict(mu=config.mu, gradient=gradient, over=config.distance)
+            return bst.loss(x, **shared, **weight, morse=network, certain=certain)
+
+        def cloned(x: Params, certain: Params, *, alpha: float, shared: Any = shared) -> Any:
+            return deterministic.bc_loss(x, **shared, alpha=alpha)
+
+        asking["TD3-BST", goal] = partial(tuned, gradient="full")
+        if goal:
+            others["TD3+BC", goal] = partial(cloned, alpha=2.5)
+        else:
+            asking["TD3-BST, weight detached", goal] = partial(tuned, gradient="detached")
+            others["BC", goal] = partial(cloned, alpha=0.0)
+    return asking, others
+
+
+def walker(loss: Loss) -> Callable[[Params], np.ndarray]:
+    """Gradient descent from a grid of starts, inside the box, as a function of the Morse network's
+    parameters: -> [STEPS / EVERY + 1, K, 2]."""
+    axis = jnp.linspace(-0.95, 0.95, STARTS)
+    starts = jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
+
+    @jax.jit
+    def descend(certain: Params) -> Array:
+        slope = jax.vmap(jax.grad(lambda x: loss(x, certain)[0]))
+
+        def step(_: int, x: Array) -> Array:
+            return jnp.clip(x - RATE * slope(x), -1, 1)
+
+        def leg(x: Array, _: None) -> tuple[Array, Array]:
+            return jax.lax.fori_loop(0, EVERY, step, x), x
+
+        end, path = jax.lax.scan(leg, starts, length=STEPS // EVERY)
+        return jnp.concatenate([path, end[None]])
+
+    return lambda certain: np.asarray(descend(certain))
+
+
+def summary(path: np.ndarray, goal: tuple[float, float] | None) -> dict[str, float]:
+    """Shares of the walks that end in a mode and between them, and the median way to the goal."""
+    ends = path[-1]
+    away = np.linalg.norm(ends[:, None] - CENTRES[None], axis=-1).min(1)
+    shares = {
+        "in_a_mode": float((away < INSIDE).mean()),
+        "between": float((np.linalg.norm(ends, axis=-1) < BETWEEN).mean()),
+    }
+    if goal is None:
+        return shares
+    return shares | {"to_goal": float(np.median(np.linalg.norm(ends - np.array(goal), axis=-1)))}
+
+
+# ----------------------------------------------------------------------------------- command
+
+
+class Network(NamedTuple):
+    """A trained Morse network."""
+
+    steps: int
+    params: Params
+    metrics: dict[str, float]  # of its last updates
+    certainty: dict[str, list[float]]  # at known places
+    height: np.ndarray  # [G, G], over AXIS
+
+
+def learned(config: td3_bst.Config, parts: td3_bst.Parts, data: Transition, seed: int) -> Network:
+    """Trains a Morse network, and looks at it."""
+    params, metrics = fitted(config, data, seed)
+
+    @jax.jit
+    def seen(action: Array) -> Array:
+        return morse.certainty(parts.morse, params, jnp.zeros((len(action), 1)), action)
+
+    grid = jnp.stack(jnp.meshgrid(AXIS, AXIS), -1).reshape(-1, 2)
+    corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.float32)
+    places = {"centres": CENTRES, "origin": 0 * CENTRES[:1], "corners": corners}
+    known = {name: seen(jnp.asarray(x)).tolist() for name, x in places.items()}
+    height = np.asarray(seen(grid)).reshape(len(AXIS), -1)
+    return Network(config.pretrain_steps, params, metrics, known, height)
+
+
+def configured(assignments: Sequence[str]) -> td3_bst.Config:
+    """The study's settings, then the assignments. Raises ConfigError as `overrides.apply`."""
+    return overrides.apply(overrides.replace(td3_bst.Config(), SETTINGS), assignments)
+
+
+def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Console) -> None:
+    """Trains, walks, prints, and writes everything to `workdir`.
+
+    Raises:
+        ConfigError: for a field or value that TD3-BST does not take.
+        NonFiniteError: if training breaks.
+        OSError: if the workdir cannot be written.
+    """
+    config, data = configured(assignments), clusters(seed)
+    try:
+        parts = td3_bst.build(config, Spec.of(data))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    workdir.mkdir(parents=True, exist_ok=True)
+    devices.prepare()
+    lengths = config.pretrain_steps, LONGER * config.pretrain_steps
+    networks = [
+        learned(replace(config, pretrain_steps=steps), parts, data, seed) for steps in lengths
+    ]
+    walks = _walks(config, parts, data, networks)
+    ends = {walk.title: summary(walk.path, walk.goal) for walk in walks}
+    _show(console, config, networks, ends)
+    landscape.draw(workdir / "landscape.png", AXIS, walks, np.asarray(data.action[:400]))
+    results = {
+        "config": config.__dict__,
+        "seed": seed,
+        "morse": {net.steps: net.metrics | {"certainty": net.certainty} for net in networks},
+        "ends": ends,
+    }
+    write_json(workdir / "results.json", results)
+    console.print(f"results and picture: {workdir}", soft_wrap=True, highlight=False)
+
+
+def _walks(
+    config: td3_bst.Config, parts: td3_bst.Parts, data: Transition, networks: Sequence[Network]
+) -> list[Walk]:
+    """A row of walks for each network, and a last one for the losses that ask none."""
+
+    def title(name: str, goal: str, after: str = "") -> str:
+        return f"{name}, {f'goal {goal}' if goal else 'no value'}{after}"
+
+    asking, others = losses(config, parts.morse, data)
+    walkers = {key: walker(loss) for key, loss in asking.items()}
+    walks = [
+        Walk(title(*key, f" ({net.steps})"), GOALS.get(key[1]), go(net.params), net.height)
+        for net in networks
+        for key, go in walkers.items()
+    ]
+    last = networks[-1]
+    return walks + [
+        Walk(title(*key), GOALS.get(key[1]), walker(loss)(last.params), last.height)
+        for key, loss in others.items()
+    ]
+
+
+def _show(
+    console: Console,
+    config: td3_bst.Config,
+    networks: Sequence[Network],
+    ends: dict[str, dict[str, float]],
+) -> None:
+    for net in networks:
+        text = "; ".join(f"{n} {min(x):.3f} to {max(x):.3f}" for n, x in net.certainty.items())
+        console.print(f"certainty after {net.steps} updates: {text}", highlight=False)
+    table = Table(title=f"four modes, kernel scale {config.kernel_scale}, mu {config.mu:g}")
+    table.add_column("walks (updates of the Morse network)", no_wrap=True)
+    for name in ("in a mode", "between", "to the goal"):
+        table.add_column(name, justify="right")
+    for title, found in ends.items():
+        way = f"{found['to_goal']:.3f}" if "to_goal" in found else ""
+        table.add_row(title, f"{found['in_a_mode']:.0%}", f"{found['between']:.0%}", way)
+    console.print(table)

@@ -1,0 +1,1 @@
+"""Training: all seeds through all phases of a method, in compiled chunks."""

@@ -1,0 +1,89 @@
+"""Data that stay on the host: their batches are gathered there and sent to the devices in blocks.
+
+Which rows a step takes is computed from its key, as on the device, so a block holds the batches
+that the compiled chunk would have gathered itself. Members that run one after the other (a CPU's
+default) then get the same bits; side by side, the compiler fuses the two programs differently, and
+results agree to rounding. One block is gathered while the devices work on the one before.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxrl_prefs.method import Phase
+from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.types import Array, Key, Transition
+
+BLOCK_BYTES = 2**26  # room on a device for one block; two are there at a time
+
+
+class Block(NamedTuple):
+    """The batches of some steps that follow one another, for one member or [P, ...] for all."""
+
+    rows: Array  # [slots, B] int32
+    batches: Transition  # leaves [slots, B, ...]
+
+
+class Feed:
+    """Gathers blocks of `slots` steps from data on the host, and keeps one ahead."""
+
+    def __init__(
+        self, data: Transition, phase: Phase, keys: Key, mesh: Mesh, *, stride: int, wanted: int
+    ) -> None:
+        """Prepares to gather; nothing is copied yet.
+
+        Args:
+            data: leaves [N, ...].
+            phase: whose rows are drawn.
+            keys: for rows, [P].
+            mesh: where blocks are placed.
+            stride: steps between two slots of a member.
+            wanted: the most slots that a call will use; fewer are made where they take too much.
+        """
+        self._data: Transition = jax.tree.map(np.asarray, data)
+        size, batch = len(self._data.reward), phase.batch_size
+        row_bytes = sum(leaf.nbytes // size for leaf in jax.tree.leaves(self._data))
+        members = keys.shape[0] // mesh.devices.size
+        room = BLOCK_BYTES // max(1, members * batch * row_bytes)
+        self.slots = max(1, min(wanted, room))
+        self._keys, self._mesh = keys, mesh
+        self._stride = stride
+        self._asked: tuple[int, Any] = (-1, None)  # a first step, and its rows on the device
+        self._ready: tuple[int, Any] = (-1, None)  # a first step, and its block
+
+        def rows(key: Key, first: Array) -> Array:
+            steps = first + stride * jnp.arange(self.slots, dtype=jnp.int32)
+            return jax.vmap(lambda step: phase.rows(key, step, size, batch))(steps)
+
+        self._rows = jax.jit(jax.vmap(rows))
+
+    def block(self, first: int, firsts: Any) -> Block:
+        """The block from step `first` on; `firsts` are the members' own first steps, [P] or [].
+
+        Asks for the rows of the block after it, which a device must draw before it is kept busy.
+        """
+        self.prepare(first, firsts)
+        (_, found), self._ready = self._ready, (-1, None)
+        length = self.slots * self._stride
+        self._ask(first + length, firsts + length)
+        return found
+
+    def prepare(self, first: int, firsts: Any) -> None:
+        """Gathers that block now, unless it is there."""
+        if self._ready[0] == first:
+            return
+        self._ask(first, firsts)
+        rows = np.asarray(self._asked[1])  # [P, slots, B]
+        gathered = jax.tree.map(lambda leaf: np.take(leaf, rows, axis=0, mode="clip"), self._data)
+        found: Any = (rows, gathered)
+        self._ready = first, ensemble.place(Block(*found), self._mesh)
+
+    def _ask(self, first: int, firsts: Any) -> None:
+        if self._asked[0] != first:
+            begin = jnp.broadcast_to(jnp.asarray(firsts, jnp.int32), self._keys.shape)
+            self._asked = first, self._rows(self._keys, begin)

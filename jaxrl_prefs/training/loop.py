@@ -1,0 +1,232 @@
+"""The runner: trains all seeds through all phases of a method and yields ticks.
+
+It knows no method, file or environment. It owns keys, steps, batches and columns:
+
+- The phase is computed from the global step, so a run resumes from (state, columns, step).
+- Keys are derived, never stored. With `phase_key = fold_in(seed_key, phase number + 1)` and
+  `enter, rows, update = split(phase_key, 3)`, step t of a phase draws its batch with
+  (rows, t) and updates with `fold_in(update, t)`; `fold_in(seed_key, 0)` initialises. Results
+  depend neither on how the steps are cut into chunks nor on where a run was resumed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxrl_prefs.errors import NonFiniteError
+from jaxrl_prefs.keys import init_keys, phase_keys, seed_keys, shared_key
+from jaxrl_prefs.method import Method, Phase, State, stay
+from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.training.program import (
+    Chunk,
+    Ensemble,
+    Report,
+    alone,
+    compile_chunk,
+    share,
+)
+from jaxrl_prefs.types import Key, Transition
+
+Columns = dict[str, np.ndarray]  # on the host: [N, ...] shared, or [S, N, ...]
+
+
+class Tick(NamedTuple):
+    """What the runner yields: at global steps that `every` divides, and at each phase's end.
+
+    `state` lives on the devices and holds P members (`ensemble.trim` copies the S to the host). It
+    is valid until the next tick is asked for: then its buffers are used again. `columns` are the
+    runner's own arrays, which go on being filled.
+    """
+
+    phase: str
+    phase_step: int  # updates finished in this phase
+    step: int  # updates finished in all phases
+    state: State  # [P, ...]
+    columns: Columns
+    filled: tuple[int, int]  # rows [first, end) of this phase's columns filled since the last tick
+    metrics: dict[str, np.ndarray]  # [S] means since the last tick; absent if nothing was counted
+
+
+def run(
+    method: Method,
+    data: Transition,
+    seeds: Sequence[int],
+    mesh: Mesh,
+    *,
+    every: int,
+    state: State | None = None,
+    columns: Mapping[str, np.ndarray] | None = None,
+    start: int = 0,
+    mapping: str = "auto",
+    stream: bool = False,
+) -> Iterator[Tick]:
+    """Trains `seeds` on `data` ([N, ...] arrays) from global step `start` to the end.
+
+    To resume, pass the `state` (trimmed to [S, ...]), `columns` and `step` of any tick; the
+    arguments are copied. A phase of 0 steps is entered at the end of the phase before it. With
+    `stream` the data stay on the host, for devices that cannot hold them; see stream.py.
+
+    Raises NonFiniteError instead of yielding the tick in which a seed broke; ValueError on a bad
+    `start`, `every` or `seeds`, and if no phase has a step.
+    """
+    crew = Ensemble(tuple(seeds), mesh, ensemble.chosen_mapping(mapping, mesh))
+    ends = list(itertools.accumulate(phase.steps for phase in method.phases))
+    if every < 1 or not ends or ends[-1] < 1:
+        raise ValueError(f"nothing to train: every is {every}, all steps are {ends[-1:]}")
+    if not 0 <= start <= ends[-1] or (state is None and start):
+        raise ValueError(f"start is {start}; it must be in 0 ... {ends[-1]}, and 0 without a state")
+    state = begin(method, data, crew) if state is None else ensemble.pad(state, mesh)
+    held = {name: np.array(column) for name, column in (columns or {}).items()}
+    data = data if stream else ensemble.replicate(data, mesh)
+    if start == 0:
+        state = _enter_idle(method, 0, state, crew)
+
+    step = start
+    for index, (phase, end) in enumerate(zip(method.phases, ends, strict=True)):
+        if step >= end:  # finished, or of 0 steps and entered at the end of the phase before it
+            continue
+        offset = end - phase.steps
+        if step == offset:
+            state = enter(method, index, state, crew)
+        longest = every if stream else 0
+        chunk = compile_chunk(method, index, data, crew, state=state, columns=held, stream=longest)
+        _allocate(held, phase, len(seeds), len(data.reward))
+        while step < end:
+            first, step = step - offset, min(end, (step // every + 1) * every)
+            state, totals = _advance(chunk, state, first, step - offset, held)
+            if step == end:
+                state = _enter_idle(method, index + 1, state, crew)
+            filled = _rows(held, phase, first, step - offset)
+            metrics = _means(totals, phase, len(seeds))
+            yield Tick(phase.name, step - offset, step, state, held, filled, metrics)
+
+
+def _advance(
+    chunk: Chunk, state: State, first: int, stop: int, held: Columns
+) -> tuple[State, dict[str, np.ndarray]]:
+    """Runs steps first ... stop - 1 of a phase, in as few calls as its columns allow.
+
+    Returns the state and the metrics' sums and counts, [P, 2] each.
+    """
+    totals: dict[str, np.ndarray] = {}
+    for begin in range(first, stop, chunk.longest):
+        end = min(stop, begin + chunk.longest)
+        state, report = chunk(state, begin, end)
+        chunk.prepare(end)  # on the host, while the devices are at work
+        report = ensemble.fetch(report)
+        _stop_if_broken(report, state, chunk.phase, chunk.crew.seeds, end - 1)
+        _fill(held, report, chunk.phase, begin, end)
+        parts = np.asarray(report.totals)
+        for place, name in enumerate(report.names):
+            totals[name] = totals.get(name, 0) + parts[:, place]
+    return state, totals
+
+
+def begin(method: Method, data: Transition, crew: Ensemble) -> State:
+    """Initialises every seed, [P, ...]. Fields that a phase shares are initialised once for all, so
+    they do not depend on which seeds run."""
+    example = jax.tree.map(lambda leaf: np.asarray(leaf[:1]), data)
+    initialise = ensemble.over_seeds(method.init, crew.mesh, (0, None), mapping=crew.mapping)
+
+    def members(keys: Key) -> State:
+        return initialise(ensemble.pad(init_keys(keys), crew.mesh), example)
+
+    state = members(seed_keys(crew.seeds))
+    fields = sorted({field for phase in method.phases for field in phase.shared})
+    return share(state, members(shared_key()[None]), fields, crew.mesh) if fields else state
+
+
+def enter(method: Method, index: int, state: State, crew: Ensemble) -> State:
+    """Enters phase `index` with every member of `state` [P, ...], which is used up."""
+    phase = method.phases[index]
+    if phase.enter is stay:
+        return state
+
+    entered = ensemble.over_seeds(phase.enter, crew.mesh, (0, 0), mapping=crew.mapping, donate=(0,))
+    keys = shared_key()[None] if phase.shared else seed_keys(crew.seeds)
+    keys = ensemble.pad(phase_keys(keys, index)[0], crew.mesh)
+    if not phase.shared:
+        return entered(state, keys)
+    return share(state, entered(alone(state, crew.mesh), keys), phase.shared, crew.mesh)
+
+
+def _enter_idle(method: Method, index: int, state: State, crew: Ensemble) -> State:
+    """Enters the phases of 0 steps that stand at `index` and right after it."""
+    rest = range(index, len(method.phases))
+    for idle in itertools.takewhile(lambda i: method.phases[i].steps == 0, rest):
+        state = enter(method, idle, state, crew)
+    return state
+
+
+# --- What a chunk reports -------------------------------------------------------------------------
+
+
+def _stop_if_broken(
+    report: Report, state: State, phase: Phase, seeds: Sequence[int], last: int
+) -> None:
+    """Raises NonFiniteError for the member that broke first; padding does not count."""
+    members = slice(None if phase.shared else len(seeds))
+    steps, states = np.asarray(report.bad_step)[members], np.asarray(report.bad_state)[members]
+    if (steps >= 0).any():
+        member = int(np.argmin(np.where(steps >= 0, steps, np.iinfo(np.int32).max)))
+        step = int(steps[member])
+        name = list(report.names)[np.asarray(report.bad_metric)[member]]
+    elif states.any():
+        member, step = int(np.argmax(states)), last
+        name = "state" + _first_bad_leaf(ensemble.one(ensemble.fetch(state), member))
+    else:
+        return
+    raise NonFiniteError(None if phase.shared else int(seeds[member]), phase.name, step, name)
+
+
+def _first_bad_leaf(state: State) -> str:
+    for path, leaf in jax.tree.leaves_with_path(state):
+        if not np.isfinite(np.asarray(leaf)).all():
+            return "." + jax.tree_util.keystr(path, simple=True, separator=".")
+    return ""
+
+
+def _means(totals: Mapping[str, np.ndarray], phase: Phase, seeds: int) -> dict[str, np.ndarray]:
+    """Divides sums by counts, [S]; NaN for a seed that counted nothing where another did."""
+    means = {}
+    for name, parts in totals.items():
+        total, count = parts.T
+        if phase.shared:  # one member for all, perhaps in parts on several devices
+            total, count = (np.full(seeds, x.sum()) for x in (total, count))
+        total, count = total[:seeds], count[:seeds]
+        if count.any():
+            means[name] = np.where(count > 0, total / np.where(count > 0, count, 1), np.nan)
+    return means
+
+
+def _allocate(held: Columns, phase: Phase, seeds: int, size: int) -> None:
+    """Makes room for the phase's columns, unless a resumed run brought them along."""
+    lead = (size,) if phase.shared else (seeds, size)
+    for name, row in phase.columns.items():
+        held.setdefault(name, np.zeros((*lead, *row.shape), row.dtype))
+
+
+def _rows(held: Columns, phase: Phase, first: int, stop: int) -> tuple[int, int]:
+    """The rows [begin, end) of the columns that steps first ... stop - 1 fill."""
+    if not phase.columns:
+        return 0, 0
+    size = held[next(iter(phase.columns))].shape[0 if phase.shared else 1]
+    return first * phase.batch_size, min(stop * phase.batch_size, size)
+
+
+def _fill(held: Columns, report: Report, phase: Phase, first: int, stop: int) -> None:
+    """Writes what steps first ... stop - 1 found into the columns."""
+    begin, end = _rows(held, phase, first, stop)
+    for name, row in phase.columns.items():
+        found = np.asarray(report.columns[name])  # [P, slots, B, ...]
+        column = held[name]
+        if phase.shared:  # member d of D did the steps first + d, first + d + D, ...
+            found, column = found.swapaxes(0, 1)[None], column[None]
+        found = found.reshape(len(found), -1, *row.shape)
+        column[:, begin:end] = found[: len(column), : end - begin]

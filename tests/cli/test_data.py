@@ -1,0 +1,109 @@
+"""The command that lists, describes, converts and makes datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxrl_prefs import data
+from jaxrl_prefs.cli import data as command
+from jaxrl_prefs.environments import task
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "160")
+    return tmp_path
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Gives `say(*words, code=0)`: runs a command line, returns what it printed."""
+
+    def run(*words: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert command.main(["data", *words]) == code
+        out, err = capsys.readouterr()
+        return err if code else out
+
+    return run
+
+
+@pytest.mark.usefixtures("root")
+def test_info(pendulum_file: Path, say: Callable[..., str]) -> None:
+    text = say("info", str(pendulum_file), "--env=Pendulum-v1", "--random=2")
+    for line in (
+        "family            │ pendulum",
+        "Pendulum-v1, at most 200 steps",
+        "0 by a terminal, 5 cut off",
+        "195 (of 200 steps)",
+        "min 40, median 40, mean 40, max 40",
+        "not possible: states cannot be rebuilt",
+        "score of the data │ -",
+        "(2 episodes)",
+    ):
+        assert line in text
+    counts = [int(line.split()[3]) for line in text.splitlines()[-10:]]
+    assert sum(counts) == 5
+
+
+def test_a_histogram_counts_everything() -> None:
+    lines = command.histogram(np.array([0.0, 0.0, 0.5, 10.0]))
+    assert [int(line.split()[3]) for line in lines] == [3, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+    assert lines[0].count("█") == 40
+    assert lines[-1].count("█") == 14
+
+
+def test_a_random_policy_scores_about_0() -> None:
+    """On Pendulum its mean return is -1200 or so; the same seed plays the same."""
+    where = task.named("Pendulum-v1")
+    returns = command.random_returns(where, 5)
+    assert -1800 < returns.mean() < -800
+    assert len(set(returns.tolist())) == 5
+    assert (returns == command.random_returns(where, 5)).all()
+
+
+def test_convert_and_list(pendulum_file: Path, root: Path, say: Callable[..., str]) -> None:
+    source = (str(pendulum_file), "--env=Pendulum-v1")
+    say("convert", *source, "mine/pendulum-v0")
+    first, second = data.load(str(pendulum_file), env="Pendulum-v1"), data.load("mine/pendulum-v0")
+    np.testing.assert_array_equal(first.observation, second.observation)
+    np.testing.assert_array_equal(first.action, second.action)
+    listed = next(line for line in say("list").splitlines() if "mine/pendulum-v0" in line)
+    assert [cell.strip() for cell in listed.split("│")[2:6]] == [
+        "pendulum",
+        "5",
+        "195",
+        "Pendulum-v1",
+    ]
+    target = str(root / "new" / "a.npz")
+    assert "actions lie in [-2, 2]" in say("convert", *source, target, code=2)
+    assert "does not name a dataset" in say("convert", *source, target, "--format=d4rl", code=2)
+    assert "no format 'parquet'" in say("convert", *source, "a", "--format=parquet", code=2)
+    assert "no Minari id" in say("convert", *source, "a b", code=2)
+
+
+@pytest.mark.usefixtures("root")
+def test_wrong_use(say: Callable[..., str]) -> None:
+    assert "no command 'inform'. Did you mean 'info'?" in say("inform", code=2)
+    assert "info takes 1 name(s), got 0" in say("info", code=2)
+    assert "no generated set 'hopper/medium-v0'" in say("make", "hopper/medium-v0", code=2)
+    assert "python -m experiments.data list" in say("--help")
+    assert "made by `make`" in say("list")
+
+
+def test_info_tells_of_another_environment(
+    say: Callable[..., str], real_data: Callable[[str], Path]
+) -> None:
+    """Recorded with goal after goal and no time limit, evaluated with both at their defaults."""
+    real_data("pointmaze/umaze-v0")
+    text = " ".join(say("info", "pointmaze/umaze-v0", "--random=0").split())
+    for part in ("max_episode_steps=10000000", "continuing_task=True", "reset_target=True"):
+        assert part in text
+    real_data("hopper/medium-v0")
+    assert "recorded in" not in say("info", "hopper/medium-v0", "--random=0")

@@ -1,0 +1,71 @@
+"""The plan of a run whose numbers can be worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrl_prefs.cli import plan
+from jaxrl_prefs.cli.flops import matmul_flops
+from jaxrl_prefs.methods import td3_bc
+from jaxrl_prefs.runs.config import Choice
+from jaxrl_prefs.types import Spec
+from tests import probes
+from tests.small_runs import SHORT
+
+
+def bc(pendulum_file: Path, seeds: int) -> Choice:
+    fields = {name: value for name, value in SHORT.items() if name != "critic_hidden"}
+    assignments = tuple(f"{name}={value}" for name, value in fields.items())
+    return Choice("bc", str(pendulum_file), "Pendulum-v1", tuple(range(seeds)), assignments)
+
+
+def test_memory_operations_and_time_add_up(pendulum_file: Path) -> None:
+    found = plan.plan(bc(pendulum_file, 5), devices=2, rate=1e9)
+    (phase,) = found.stretches
+    assert (phase.steps, found.seeds, found.rounds) == (4, 5, 3)
+    # One hidden layer of 8 between 3 observations and 1 action, 16 rows: products of
+    # 2 * 16 * (3 * 8 + 8 * 1) forward, the same for the weights' gradients, and 2 * 16 * 8 back.
+    forward = 2 * 16 * (3 * 8 + 8 * 1)
+    assert phase.flops == 2 * forward + 2 * 16 * 8
+    assert found.flops == 5 * 4 * phase.flops
+    assert found.seconds == pytest.approx(3 * 4 * phase.flops / 1e9)
+    parameters = (3 * 8 + 8) + (8 * 1 + 1)
+    assert 3 * 4 * parameters <= found.state <= 5 * 4 * parameters + 64  # Adam has two moments
+    # Five rows, the last of each episode, have no successor and are left out.
+    assert found.data == 195 * 4 * (3 + 1 + 1 + 1 + 3 + 1 + 1 + 1 + 1)
+    apart = found.device_bytes(True) - found.device_bytes(False)
+    assert apart == 2 * phase.temporary > 0
+
+
+def test_a_step_taken_now_and_then_counts_by_its_share() -> None:
+    def flops(interval: int) -> float:
+        spec = Spec.of(probes.episodes(size=16, length=8, observation_dim=3, action_dim=1))
+        small = td3_bc.Config(actor_hidden=(8,), critic_hidden=(8,), actor_interval=interval)
+        method, batch = td3_bc.make(small, spec), probes.episodes(16, 8, 3, 1)
+        (phase,) = method.phases
+        assert phase.period == interval
+        state = method.init(jax.random.key(0), batch)
+        inputs = (state, batch, jax.random.key(1), np.int32(0))
+        return matmul_flops(phase.update, *inputs, share=1 / phase.period)
+
+    always, half, quarter = map(flops, (1, 2, 4))
+    assert always - half == pytest.approx(2 * (half - quarter)) and half > quarter
+
+
+def test_without_a_rate_updates_are_timed(pendulum_file: Path) -> None:
+    found = plan.plan(bc(pendulum_file, 1), devices=1, rate=0.0)
+    assert 0 < found.seconds < 60
+
+
+def test_the_command_prints_it(pendulum_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = (f"--dataset={pendulum_file}", "--env=Pendulum-v1")
+    argv = ["plan", "--algo=bc", *data, "--seeds=64", "--rate=20"]
+    assert plan.main([*argv, "--devices=4"]) == 0
+    out = capsys.readouterr().out
+    assert "a device with 16 seeds" in out and "GFLOP per update" in out and "4 device(s)" in out
+    assert plan.main([*argv, "--devices=0"]) == 2
+    assert "--devices is 1 or more" in capsys.readouterr().err

@@ -1,0 +1,201 @@
+"""Tables of finished runs: published numbers beside them, aggregates, the picture."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jaxrl_prefs.cli import commandline, table
+from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.runs import aggregate, published, workdir
+
+
+def finish(folder: Path, dataset: str, scores: list[float]) -> None:
+    """Leaves what a run leaves."""
+    folder.mkdir(parents=True)
+    result = {
+        "algo": "bdpo",
+        "dataset": dataset,
+        "seeds": list(range(len(scores))),
+        "headline": "actor",
+        "scores": scores,
+        "score_mean": float(np.mean(scores)) if scores else None,
+        "score_ci": [min(scores), max(scores)] if scores else None,
+        "policies": {"actor": {"scores": scores}, "other": {"scores": scores}} if scores else {},
+        "score_kind": "normalised score",
+        "data_score": 40.0,
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    hopper, pen = "hopper-medium-v2", "pen-human-v0"
+    finish(tmp_path / "hopper" / "bdpo", "downloads/hopper_medium-v2.hdf5", [90.0, 110.0])
+    finish(tmp_path / "pen" / "bdpo", pen, [60.0, 70.0])
+    finish(tmp_path / "hopper" / "arq", hopper, [50.0, 51.0])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("column", "prefix", "total"),
+    [
+        ("BDPO", "antmaze", 519.6),
+        ("ARQ+s", "antmaze", 327),
+        ("ARQ+s", "kitchen", 204),
+        ("ARQ+s", "robomimic", 750),
+        ("ARQ+pi", "antmaze", 416),
+        ("ARQ+pi", "robomimic", 659),
+        ("ARQ: s", "kitchen", 170),
+        ("ARQ: s", "robomimic", 644),
+        ("ARQ: Q^beta+s", "antmaze", 215),
+        ("ARQ: Q^beta+s", "kitchen", 186),
+    ],
+)
+def test_published_rows_add_up_to_the_published_sums(
+    column: str, prefix: str, total: float
+) -> None:
+    scores = published.PUBLISHED[column].scores
+    means = [mean for name, (mean, _) in scores.items() if name.startswith(prefix)]
+    # Entries of ARQ's table are rounded to one, and so is the sum.
+    tolerance = 0.05 if column == "BDPO" else 0.5 * len(means) ** 0.5
+    assert sum(means) == pytest.approx(total, abs=tolerance)
+
+
+def test_published_scores_stand_beside_the_same_dataset_alone(runs: Path) -> None:
+    grid = table.collect([runs])
+    head, *body = table.printed(grid)
+    assert head[1:] == ["BDPO", "ARQ+s", "ARQ+pi", "ARQ: s", "ARQ: Q^beta+s", "BPR", *head[7:]]
+    cells = {row[0]: dict(zip(head, row, strict=True)) for row in body}
+    assert cells["downloads/hopper_medium-v2.hdf5"]["BDPO"] == "100.6 ± 0.7"
+    assert cells["pen-human-v0"]["ARQ+s"] == "74"
+    assert cells["pen-human-v0"]["BDPO"] == ""
+    assert published.beside("hopper/medium-v0") == published.beside("hopper-medium-v1") == {}
+
+
+def test_the_command_writes_text_figures_and_a_picture(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert table.main(["table", str(runs), "--published"]) == 0
+    assert "what papers printed" in capsys.readouterr().out
+    assert (runs / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert "100.6 ± 0.7" in (runs / "table.md").read_text()
+    assert table.main(["table", "--help"]) == 0
+    assert "--published" in capsys.readouterr().out
+
+
+def test_runs_in_their_usual_folders_stand_below_their_method(tmp_path: Path) -> None:
+    finish(tmp_path / "bdpo-hopper-medium-v2", "hopper-medium-v2", [90.0])
+    finish(tmp_path / "bdpo-pen-human-v0", "pen/human-v0", [60.0])
+    finish(tmp_path / "wider", "pen/human-v0", [61.0])
+    grid = table.collect([tmp_path])
+    assert grid.columns == ("bdpo", "wider")
+    assert set(grid.cells) == {
+        ("hopper-medium-v2", "bdpo"),
+        ("pen/human-v0", "bdpo"),
+        ("pen/human-v0", "wider"),
+    }
+
+
+def test_the_last_evaluations_of_the_last_phase_are_averaged_by_seed(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    finish(folder, "a", [8.0, 9.0])
+    played = {"before": [(100, 1.0)], "train": [(200, 3.0), (300, 5.0), (400, 8.0)]}
+    rows = [
+        {
+            "step": step,
+            "phase": phase,
+            "policy": policy,
+            "seed": seed,
+            "score": score + seed + 100 * (policy == "other"),
+        }
+        for phase, evaluations in played.items()
+        for step, score in evaluations
+        for policy in ("actor", "other")
+        for seed in (0, 1)
+    ]
+    workdir.Rows(folder / workdir.EVALUATIONS).append(rows)
+    grid = table.collect([tmp_path], last=2)
+    assert grid.cells["a", "mine"]["scores"] == [6.5, 7.5]
+    assert table.rows(grid)[1][2] == "7.0 (6.5 to 7.5)"
+    assert table.collect([tmp_path]).cells["a", "mine"]["scores"] == [8.0, 9.0]
+    with pytest.raises(ConfigError, match="3 evaluations in its last phase, 4 asked"):
+        table.collect([tmp_path], last=4)
+    both = table.by_policy(grid)
+    assert both.columns == ("mine/actor", "mine/other")
+    assert table.rows(both)[1][2:] == ["7.0 (6.5 to 7.5)", "107.0 (106.5 to 107.5)"]
+    assert table.rows(both, "mine/actor")[1][3] == "+100.0 (+100.0 to +100.0)"
+    # A policy that is played at the end alone has no mean of two.
+    kept = [row for row in rows if row["policy"] == "actor" or row["step"] == 400]
+    (folder / workdir.EVALUATIONS).unlink()
+    workdir.Rows(folder / workdir.EVALUATIONS).append(kept)
+    assert table.by_policy(table.collect([tmp_path], last=2)).columns == ("mine",)
+
+
+def test_one_policy_needs_no_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(tmp_path / "x" / "mine", "x", [1.0, 2.0])
+    finish(tmp_path / "y" / "mine", "y", [])
+    path = tmp_path / "x" / "bc" / "result.json"
+    finish(path.parent, "x", [3.0, 4.0])
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"policies": {"actor": {"scores": [3.0, 4.0]}}}))
+    grid = table.by_policy(table.collect([tmp_path]))
+    assert grid.columns == ("bc", "mine/actor", "mine/other", "mine")
+    assert table.rows(grid)[2] == ["y", "40.0", "", "", "", "not evaluated"]
+    assert table.main(["table", str(tmp_path), "--policies", "--against=mine/other"]) == 0
+    assert "seed by seed, less mine/other" in capsys.readouterr().out
+
+
+def test_the_interquartile_mean_leaves_out_the_outer_quarters(tmp_path: Path) -> None:
+    scores = np.array([[0.0, 10.0], [20.0, 30.0], [40.0, 50.0], [60.0, 1000.0]])
+    mean, low, high = aggregate.iqm({"mine": scores}, draws=200)["mine"]
+    assert mean == 35.0  # of 20, 30, 40 and 50
+    assert low < mean < high
+    constant = np.array([[1.0, 5.0]] * 3)  # nothing to draw within a dataset
+    assert aggregate.iqm({"mine": constant}, draws=50)["mine"] == (3.0, 3.0, 3.0)
+
+
+def test_aggregates_take_columns_with_all_datasets(tmp_path: Path) -> None:
+    for dataset, shift in (("a", 0.0), ("b", 10.0)):
+        finish(tmp_path / dataset / "whole", dataset, [1.0 + shift, 2.0 + shift])
+    finish(tmp_path / "a" / "part", "a", [1.0, 2.0])
+    grid = table.collect([tmp_path])
+    assert set(table.matrices(grid)) == {"whole"}
+    np.testing.assert_array_equal(table.matrices(grid)["whole"], [[1, 11], [2, 12]])
+    (_, shown) = table.extras(grid, iqm=True)[0]
+    assert [row[0] for row in shown] == ["column", "whole"]
+
+
+def test_a_table_without_rows_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(tmp_path / "one" / "bc", "toy/set-v0", [1.0])
+    assert table.main(["table", str(tmp_path), "--published"]) == 0
+    assert "nothing to show of these runs: what papers printed" in capsys.readouterr().out
+
+
+def test_without_rliable_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rliable", None)
+    with pytest.raises(ConfigError, match=r"jaxrl_prefs\[aggregate\]"):
+        aggregate.iqm({"mine": np.ones((2, 2))})
+
+
+def test_nothing_to_show_is_wrong_use(tmp_path: Path) -> None:
+    assert table.main(["table", str(tmp_path), "--iqm"]) == commandline.WRONG_USE
+
+
+@pytest.mark.parametrize(("width", "lines"), [(80, 1), (40, 2)])
+def test_a_table_wider_than_the_terminal_is_shown_a_cell_a_line(
+    tmp_path: Path, width: int, lines: int
+) -> None:
+    finish(tmp_path / "bc", "mine", [1.0, 3.0])
+    finish(tmp_path / "iql", "mine", [5.0, 7.0])
+    screen = io.StringIO()
+    table.publish(table.collect([tmp_path]), tmp_path, Console(file=screen, width=width))
+    shown = screen.getvalue().splitlines()
+    assert sum("2.0 (1.0 to 3.0)" in x or "6.0 (5.0 to 7.0)" in x for x in shown) == lines
+    assert "| dataset | data | bc | iql |" in (tmp_path / "table.md").read_text()

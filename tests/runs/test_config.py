@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from jaxrl_prefs import data
+from jaxrl_prefs.data import Processing
+from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.methods import METHODS
+from jaxrl_prefs.runs import config, overrides
+from jaxrl_prefs.runs import presets as tuned
+from jaxrl_prefs.runs.config import Choice, RunConfig
+
+CHOICE = Choice(algo="bdpo", dataset="some/set-v0", env="", seeds=(0, 1), assignments=())
+
+
+@pytest.mark.parametrize("algo", METHODS)
+def test_no_field_belongs_to_run_and_method_both(algo: str) -> None:
+    own = overrides.field_types(RunConfig)
+    assert not own.keys() & overrides.field_types(METHODS[algo].Config).keys()
+
+
+def test_the_run_has_every_field_of_the_processing() -> None:
+    assert set(Processing._fields) < overrides.field_types(RunConfig).keys()
+    assert RunConfig().processing == Processing()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("5", (0, 1, 2, 3, 4)), ("1", (0,)), ("3:8", (3, 4, 5, 6, 7)), ("1,4", (1, 4)), ("7,", (7,))],
+)
+def test_seeds(text: str, expected: tuple[int, ...]) -> None:
+    assert config.parse_seeds(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "8:3", "3:3", "1,1", "a", "1:2:3", "-2,3", "1.5", ","]
+)
+def test_bad_seeds(text: str) -> None:
+    with pytest.raises(ConfigError, match="--seeds"):
+        config.parse_seeds(text)
+
+
+def test_values_come_from_family_then_row_then_the_command_line() -> None:
+    name = "antmaze-umaze-diverse-v0"
+    run, method = config.resolve(CHOICE, name, "antmaze")
+    assert (run.gamma, run.reward_scale, run.eval_episodes) == (0.995, 100.0, 100)
+    assert (method.eta, method.candidates, method.max_backup) == (0.5, 1, True)
+    assert (run.dataset, run.seeds) == (name, (0, 1))
+    choice = dataclasses.replace(CHOICE, assignments=("gamma=.9", "eta=2", "eval_episodes=3"))
+    run, method = config.resolve(choice, name, "antmaze")
+    assert (run.gamma, method.eta, run.eval_episodes) == (0.9, 2.0, 3)
+    assert (run.reward_scale, method.candidates) == (100.0, 1)
+
+
+@pytest.mark.parametrize("family", ["locomotion", "antmaze", "pendulum", "adroit", "other"])
+def test_a_dataset_without_a_row_takes_its_familys_defaults(family: str) -> None:
+    run, method = config.resolve(CHOICE, "unknown/set-v0", family)
+    assert run.processing == data.defaults(family)
+    expected = METHODS["bdpo"].Config(**tuned.FAMILIES.get(family, {}).get("bdpo", {}))
+    assert method == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"algo": "bdqo"}, "no algorithm 'bdqo'. Did you mean 'bdpo'?"),
+        ({"assignments": ("etta=1",)}, "no field 'etta'. Did you mean 'eta'?"),
+        ({"assignments": ("log_evry=1",)}, "Did you mean 'log_every'?"),
+        ({"assignments": ("seeds=3",)}, "flag of its own: --seeds"),
+        ({"assignments": ("eta=x",)}, "field 'eta' takes a float, and got 'x'"),
+        ({"assignments": ("keep=0",)}, "'keep' must be at least 1"),
+        ({"assignments": ("gamma=1.5",)}, "'gamma' must lie in 0 to 1"),
+        ({"assignments": ("mapping=pmap",)}, "one of auto, loop, vmap"),
+    ],
+)
+def test_a_wrong_choice_is_found_before_any_data_are_loaded(change: dict, message: str) -> None:
+    with pytest.raises(ConfigError) as failure:
+        config.check(dataclasses.replace(CHOICE, **change))
+    assert message in str(failure.value)
+
+
+def test_fields_of_run_and_method_alike_are_listed() -> None:
+    with pytest.raises(ConfigError) as failure:
+        config.check(dataclasses.replace(CHOICE, assignments=("nothing=1",)))
+    assert "ensemble_size" in str(failure.value) and "log_every" in str(failure.value)

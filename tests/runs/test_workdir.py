@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jaxrl_prefs.errors import WorkdirError
+from jaxrl_prefs.runs import workdir
+from jaxrl_prefs.runs.workdir import Rows
+
+CONFIG = {"run": {"seeds": (0, 1), "keep": 2}, "method": {"eta": 0.5}, "versions": {"jax": "1"}}
+COMPARED = ("run", "method")
+
+
+def make(path: Path) -> Path:
+    with workdir.claim(path):
+        workdir.adopt(path, CONFIG, COMPARED)
+    return path
+
+
+def test_a_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
+    with workdir.claim(tmp_path / "deep" / "run"):
+        with (
+            pytest.raises(WorkdirError, match="another process"),
+            workdir.claim(tmp_path / "deep" / "run"),
+        ):
+            pass
+        with workdir.claim(tmp_path / "other"):
+            pass
+    with workdir.claim(tmp_path / "deep" / "run"):
+        pass
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkdirError, match="file/run"), workdir.claim(tmp_path / "file" / "run"):
+        pass
+
+
+def test_the_same_config_is_accepted_again(tmp_path: Path) -> None:
+    make(tmp_path)
+    other_versions = CONFIG | {"versions": {"jax": "2"}}
+    workdir.adopt(tmp_path, other_versions, COMPARED)
+    assert workdir.read_json(tmp_path / "config.json")["versions"] == {"jax": "1"}
+
+
+def test_another_config_is_refused_naming_the_fields(tmp_path: Path) -> None:
+    make(tmp_path)
+    other = {"run": {"seeds": [0, 1], "keep": 3}, "method": {"eta": 0.1, "rho": 1.0}}
+    with pytest.raises(WorkdirError) as failure:
+        workdir.adopt(tmp_path, other, COMPARED)
+    message = str(failure.value)
+    assert "keep: 2 there, 3 asked" in message and "eta: 0.5 there, 0.1 asked" in message
+    assert "rho: 'nothing' there, 1.0 asked" in message
+    assert "seeds" not in message and "--overwrite" in message
+
+
+def test_a_folder_of_something_else_is_refused_and_not_cleared(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(WorkdirError, match=r"holds no run \(thesis.tex\)"):
+        workdir.adopt(tmp_path, CONFIG, COMPARED)
+    with pytest.raises(WorkdirError, match="something else"):
+        workdir.clear(tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_config_is_named(tmp_path: Path, content: str) -> None:
+    make(tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(WorkdirError, match=r"config.json is damaged.*--overwrite"):
+        workdir.adopt(tmp_path, CONFIG, COMPARED)
+
+
+def test_a_run_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+    make(tmp_path / "run")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("")
+    (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
+    (tmp_path / "run" / "result.json").write_text("{}")
+    (tmp_path / "run" / "link").symlink_to(tmp_path / "precious")
+    with workdir.claim(tmp_path / "run"):
+        workdir.clear(tmp_path / "run")
+    assert [entry.name for entry in (tmp_path / "run").iterdir()] == [".lock"]
+    assert (tmp_path / "precious" / "file").exists()
+
+
+def rows_of(path: Path, *steps: int) -> Rows:
+    rows = Rows(path / "rows.jsonl")
+    rows.append({"step": step, "seed": seed} for step in steps for seed in (0, 1))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, []), (9, []), (10, [10, 10]), (25, [10, 10, 20, 20]), (99, [10, 10, 20, 20, 30, 30])],
+)
+def test_rows_beyond_a_step_are_cut(tmp_path: Path, step: int, expected: list[int]) -> None:
+    rows = rows_of(tmp_path, 10, 20, 30)
+    rows.cut(step)
+    assert [row["step"] for row in rows] == expected
+
+
+@pytest.mark.parametrize("torn", range(1, 22))
+def test_a_torn_last_row_is_cut_wherever_it_was_torn(tmp_path: Path, torn: int) -> None:
+    rows = rows_of(tmp_path, 10, 20)
+    whole = rows.path.read_bytes()
+    rows.path.write_bytes(whole[:-torn])
+    assert [row["step"] for row in rows] == [10, 10, 20]
+    rows.cut(20)
+    rows.append([{"step": 20, "seed": 1}])
+    assert rows.path.read_bytes() == whole
+
+
+def test_rows_that_were_never_written_are_none(tmp_path: Path) -> None:
+    rows = Rows(tmp_path / "rows.jsonl")
+    rows.cut(3)
+    rows.sync()
+    assert list(rows) == []
+
+
+def test_json_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "result.json"
+    workdir.write_json(path, {"score": 1})
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        workdir.write_json(path, {"score": 2})
+    assert workdir.read_json(path) == {"score": 1}

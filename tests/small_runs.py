@@ -1,0 +1,116 @@
+"""A small run: five episodes of Pendulum, networks of eight units, a few updates in each phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import gymnasium
+import h5py
+import numpy as np
+import pytest
+
+from jaxrl_prefs.cli import run
+from jaxrl_prefs.runs import estimate as forecast
+from jaxrl_prefs.runs import prepare as session
+
+TINY = {
+    "policy": "gaussian",  # compiles in half the time of a chain
+    "actor_hidden": "8",
+    "critic_hidden": "8",
+    "ensemble_size": "2",
+    "diffusion_steps": "2",
+    "q_samples": "2",
+    "v_samples": "2",
+    "actor_samples": "2",
+    "candidates": "2",
+    "batch_size": "16",
+    "pretrain_steps": "4",
+    "train_steps": "8",
+    "warmup_steps": "3",
+    "actor_interval": "2",
+    "log_every": "2",
+    "checkpoint_every": "2",
+    "eval_episodes": "1",
+    "eval_every": "4",
+}
+
+# Of TD3+BC, which compiles in seconds: where it matters that runs are made, and not how.
+SHORT = {
+    "actor_hidden": "8",
+    "critic_hidden": "8",
+    "batch_size": "16",
+    "train_steps": "4",
+    "log_every": "2",
+    "eval_episodes": "1",
+}
+
+
+def record_pendulum(path: Path, scale: float = 1.0, episodes: int = 5, length: int = 40) -> None:
+    """Writes random play in D4RL's format, with actions in units of 1 / `scale`."""
+    env = gymnasium.make("Pendulum-v1", max_episode_steps=length)
+    env.action_space.seed(0)
+    rows: dict[str, list] = {
+        name: [] for name in ("observations", "actions", "rewards", "terminals", "timeouts")
+    }
+    for episode in range(episodes):
+        observation, _ = env.reset(seed=episode)
+        for now in range(length):
+            action = env.action_space.sample()
+            following, reward, _, _, _ = env.step(action)
+            values = (observation, scale * action, reward, False, now == length - 1)
+            for name, value in zip(rows, values, strict=True):
+                rows[name].append(value)
+            observation = following
+    with h5py.File(path, "w") as file:
+        for name, values in rows.items():
+            file[name] = np.asarray(values)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def brisk() -> None:
+    """Runs of this process time one chunk of each phase, and draw nothing (test_run's one does)."""
+    forecast.PATIENCE = 0.0
+    session.curves = SimpleNamespace(draw=lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def pendulum_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A D4RL file of 200 steps."""
+    path = tmp_path_factory.mktemp("pendulum") / "tiny.hdf5"
+    record_pendulum(path)
+    return path
+
+
+@pytest.fixture
+def command(pendulum_file: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """Gives `command(*more, field=value)`: a small run's command line, in `tmp_path / "run"`."""
+
+    def build(*more: str, **fields: object) -> list[str]:
+        settings = TINY | {name: str(value) for name, value in fields.items()}
+        return [
+            "run",
+            f"--dataset={pendulum_file}",
+            "--env=Pendulum-v1",
+            "--seeds=2",
+            f"--workdir={tmp_path / 'run'}",
+            *(f"--set={name}={value}" for name, value in settings.items()),
+            *more,
+        ]
+
+    return build
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Gives `fails(argv, code=2)`: runs, checks the exit code, returns the one line of error."""
+
+    def check(argv: list[str], code: int = 2) -> str:
+        capsys.readouterr()
+        assert run.main(argv) == code
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    return check

@@ -1,0 +1,95 @@
+"""Data that stay on the host train to the same bits as data on the devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from jaxrl_prefs.methods import td3_bc
+from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.training import host_stream as stream
+from jaxrl_prefs.training import program as chunk
+from jaxrl_prefs.types import Spec, Transition
+from tests import probes
+from tests.training.test_loop import SEEDS, Record, probe, record
+
+
+@pytest.fixture(scope="module")
+def data() -> Transition:
+    return probes.episodes(size=90, length=12, observation_dim=3, action_dim=2)
+
+
+def assert_same_bits(found: list[Record], expected: list[Record]) -> None:
+    assert len(found) == len(expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        chex.assert_trees_all_equal(mine.state, theirs.state)
+        chex.assert_trees_all_equal(mine.columns, theirs.columns)
+        chex.assert_trees_all_equal(mine.metrics, theirs.metrics)
+        assert (mine.phase, mine.step, mine.filled) == (theirs.phase, theirs.step, theirs.filled)
+
+
+def test_every_kind_of_phase(data: Transition) -> None:
+    """The probe's phases: a model for all seeds, columns that a walk fills, one that reads them."""
+    method = probe(data, shared=True)
+    common: dict[str, Any] = {"every": 5, "mapping": "loop"}
+    on_device = record(method, data, **common)
+    assert_same_bits(record(method, data, stream=True, **common), on_device)
+
+
+def test_members_side_by_side(data: Transition) -> None:
+    """What XLA fuses differs, so the last bit may; the rows are the same."""
+    method = probe(data)
+    common: dict[str, Any] = {"every": 100, "mapping": "vmap"}
+    found, expected = record(method, data, stream=True, **common), record(method, data, **common)
+    for mine, theirs in zip(found, expected, strict=True):
+        chex.assert_trees_all_close(mine.state, theirs.state, rtol=1e-4, atol=1e-6)
+        chex.assert_trees_all_close(mine.columns, theirs.columns, rtol=1e-4, atol=1e-6)
+
+
+def test_a_method_resumed_on_the_other_side(
+    data: Transition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks too: from the device's data to step 4, then from the host's, a step at a time."""
+    config = td3_bc.Config(
+        train_steps=9, batch_size=8, actor_hidden=(8,), critic_hidden=(8,), actor_interval=2
+    )
+    method = td3_bc.make(config, Spec.of(data))
+    whole = record(method, data, every=4)
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 1)
+    rest = record(method, data, every=4, stream=True, state=whole[0].state, start=4)
+    assert_same_bits(rest, whole[1:])
+
+
+def test_the_data_stay_on_the_host(data: Transition) -> None:
+    method = probe(data)
+    mesh = ensemble.seed_mesh(jax.devices()[:2])
+    crew = chunk.Ensemble(SEEDS, mesh, "loop")
+    built = chunk.build_chunk(method, 0, data, crew, stream=3)
+    assert built.longest == 3
+    assert built.constants[1] is None
+    assert built.feed is not None
+    size = method.phases[0].batch_size
+    block = built.feed.block(0, np.zeros(6, np.int32))
+    assert block.rows.shape == (6, 3, size)  # five seeds padded to six, three steps
+    rows = np.asarray(block.rows)
+    np.testing.assert_array_equal(np.asarray(block.batches.observation), data.observation[rows])
+    drawn = method.phases[0].rows(built.constants[0][0][2], np.int32(2), 90, size)
+    np.testing.assert_array_equal(rows[2, 2], np.asarray(drawn))
+
+
+def test_a_block_is_gathered_once(data: Transition) -> None:
+    crew = chunk.Ensemble(SEEDS, ensemble.seed_mesh(jax.devices()[:1]), "loop")
+    built = chunk.build_chunk(probe(data), 0, data, crew, stream=2)
+    assert built.feed is not None
+    built.prepare(2)
+    ready = built.feed._ready
+    assert ready[0] == 2
+    built.prepare(2)
+    assert built.feed._ready is ready
+    assert built.feed.block(2, np.full(5, 2)) is ready[1]
+    built.prepare(method_end := built.phase.steps)
+    assert built.feed._ready[0] != method_end  # nothing comes after the phase's last step
