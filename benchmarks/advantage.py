@@ -28,8 +28,8 @@ from jaxrl_prefs.data import Recording, parity
 from jaxrl_prefs.data.parity import Rebuilt
 from jaxrl_prefs.errors import ConfigError, DataError, LoadError
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.parallel import seed_axis as ensemble
-from jaxrl_prefs.runs import load as release
+from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.runs import load
 from jaxrl_prefs.runs.load import Run
 
 FLAGS = flags.FlagValues()
@@ -122,7 +122,7 @@ def study(
         METHODS[run.algo]
         .build(run.config, run.spec)
         .critic.apply(
-            ensemble.one(run.state, run.seeds.index(seed)).critic.target,
+            seed_axis.one(run.state, run.seeds.index(seed)).critic.target,
             jnp.float32(run.observation.apply(starts))[:, None],
             jnp.float32(run.action.apply(drawn)),
         )
@@ -139,7 +139,7 @@ def report(folder: Path, console: Console) -> None:
         DataError: if its dataset cannot be loaded.
         ConfigError: if the run has no critic, or its environment no states to be set.
     """
-    run = release.load_run(folder)
+    run = load.load_run(folder)
     about = json.loads((folder / "config.json").read_text())["run"]
     recording = data.load(about["dataset"])
     if getattr(run.state, "critic", None) is None:

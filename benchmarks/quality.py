@@ -31,10 +31,9 @@ from jaxrl_prefs.errors import ConfigError, DataError
 from jaxrl_prefs.methods import arq
 from jaxrl_prefs.ops import mixtures, samplers
 from jaxrl_prefs.ops.mixtures import Mixture
-from jaxrl_prefs.parallel import devices
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import devices, seed_axis
 from jaxrl_prefs.runs import overrides
-from jaxrl_prefs.training import loop as train
+from jaxrl_prefs.training import loop
 from jaxrl_prefs.types import Spec, Transition
 
 FLAGS = flags.FlagValues()
@@ -114,16 +113,16 @@ def learn(dataset: str, assignments: Sequence[str]) -> tuple[arq.Config, Spec, T
     recording = data.load(dataset)
     prepared = data.prepare(recording, data.defaults(recording.family))
     rows, spec = prepared.transitions, prepared.spec
-    mesh = ensemble.seed_mesh(jax.devices()[:1])
-    for tick in train.run(arq.make(config, spec), rows, [0], mesh, every=1_000):
-        state = tick.state
-    return config, spec, rows, ensemble.one(state, 0).behavior.target
+    mesh = seed_axis.seed_mesh(jax.devices()[:1])
+    for log_point in loop.run(arq.make(config, spec), rows, [0], mesh, every=1_000):
+        state = log_point.state
+    return config, spec, rows, seed_axis.one(state, 0).behavior.target
 
 
 def learned(
     config: arq.Config, spec: Spec, observation: jax.Array, params: Any, changes: Changes
 ) -> Learned:
-    """Draws from a learned score, and judges the samples by the learned log-density."""
+    """Draws from a learned score, and scores the samples by the learned log-density."""
     parts = arq.build(overrides.replace(config, changes), spec)
     keys = jax.random.split(jax.random.key(1), len(observation))
 
@@ -132,13 +131,13 @@ def learned(
         return score.draw(parts.model, params, observation, keys, PER_STATE, parts.sampler)
 
     @jax.jit
-    def judge(observation: jax.Array, y: jax.Array) -> jax.Array:
+    def density(observation: jax.Array, y: jax.Array) -> jax.Array:
         return score.log_density(parts.model, params, observation, y, parts.density)
 
     start = time.process_time()
     y = jax.block_until_ready(draw(observation))
     seconds = time.process_time() - start
-    return Learned(np.asarray(judge(observation, y)).ravel(), seconds)
+    return Learned(np.asarray(density(observation, y)).ravel(), seconds)
 
 
 def tell(
@@ -152,13 +151,13 @@ def tell(
     for name in ("sampler", "evaluations", "weight", "deviation", "kept", "log-density", "CPU-s"):
         table.add_column(name, justify="left" if name == "sampler" else "right")
     for name, found in space.items():
-        judged = []
+        quality = []
         if name in models:
             density = models[name].log_density
             kept, mean = (density > threshold).mean(), density.mean()
-            judged = [f"{kept:.1%}", f"{mean:.2f}", f"{models[name].seconds:.1f}"]
+            quality = [f"{kept:.1%}", f"{mean:.2f}", f"{models[name].seconds:.1f}"]
         table.add_row(
-            name, f"{CASES[name][0]}", f"{found.weight:.3f}", f"{found.spread:.3f}", *judged
+            name, f"{CASES[name][0]}", f"{found.weight:.3f}", f"{found.spread:.3f}", *quality
         )
     for steps, found in few.items():
         table.add_row("few steps", f"{steps}", f"{found.weight:.3f}", f"{found.spread:.3f}")

@@ -55,16 +55,16 @@ def play(devices: int, seeds: int) -> None:
     from jaxrl_prefs.methods import METHODS
     from jaxrl_prefs.runs import overrides
     from jaxrl_prefs.runs.job import mesh_for
-    from jaxrl_prefs.training import loop as train
+    from jaxrl_prefs.training import loop
     from jaxrl_prefs.training import program as chunk
     from jaxrl_prefs.types import Spec
 
     data = dataset(10_000)
     module = METHODS[FLAGS.algo]
     method = module.make(overrides.apply(module.Config(), FLAGS.set), Spec.of(data))
-    crew = chunk.Ensemble(tuple(range(seeds)), mesh_for(seeds, jax.devices()))
-    state = train.begin(method, data, crew)
-    program = chunk.compile_chunk(method, len(method.phases) - 1, data, crew, state=state)
+    placement = chunk.SeedPlacement(tuple(range(seeds)), mesh_for(seeds, jax.devices()))
+    state = loop.begin(method, data, placement)
+    program = chunk.compile_chunk(method, len(method.phases) - 1, data, placement, state=state)
     done = 0
     for _ in sys.stdin:
         start = time.perf_counter()

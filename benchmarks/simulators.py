@@ -25,12 +25,12 @@ import numpy as np
 from absl import flags
 
 from jaxrl_prefs.cli import commandline
-from jaxrl_prefs.environments import mjx as simulators
+from jaxrl_prefs.environments import mjx
 from jaxrl_prefs.environments import task as tasks
 from jaxrl_prefs.environments.mjx import Simulator
 from jaxrl_prefs.errors import ConfigError, DataError
 from jaxrl_prefs.keys import seed_keys
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import seed_axis
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
@@ -103,7 +103,7 @@ def difference(env_id: str, episodes: int, steps: int) -> Difference:
     Call it in double precision: a robot's contacts let rounding grow by orders of magnitude.
     """
     task = tasks.named(env_id)
-    simulator = batched(simulators.build(task))
+    simulator = batched(mjx.build(task))
     envs = [task.make() for _ in range(episodes)]
     first = np.array([env.reset(seed=seed)[0] for seed, env in enumerate(envs)])
     worlds = worlds_of(simulator, envs)
@@ -175,7 +175,7 @@ class Played(NamedTuple):
 def play(env_id: str, episodes: int, horizon: int) -> tuple[Played, Played]:
     """Evaluates the fixed policy by Gymnasium and on the device."""
     from jaxrl_prefs.data import Processing, prepare
-    from jaxrl_prefs.evaluation import rollout as arenas
+    from jaxrl_prefs.evaluation import rollout
     from jaxrl_prefs.method import Policy
 
     made_up = prepare(_recording(env_id), Processing())
@@ -186,11 +186,11 @@ def play(env_id: str, episodes: int, horizon: int) -> tuple[Played, Played]:
         del state, key
         return jnp.tanh(observation @ jnp.asarray(weights, jnp.float32))
 
-    mesh = ensemble.seed_mesh(jax.devices()[:1])
-    keys = ensemble.pad(seed_keys([0]), mesh)
+    mesh = seed_axis.seed_mesh(jax.devices()[:1])
+    keys = seed_axis.pad(seed_keys([0]), mesh)
     found = []
     for backend in ("gymnasium", "mjx"):
-        arena = arenas.make(
+        arena = rollout.make(
             backend,
             {"fixed": Policy(act, 1, "the one there is")},
             made_up,

@@ -30,10 +30,9 @@ from rich.table import Table
 from jaxrl_prefs.cli.flops import matmul_flops
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.parallel import devices
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import devices, seed_axis
 from jaxrl_prefs.runs import overrides
-from jaxrl_prefs.training import loop as train
+from jaxrl_prefs.training import loop
 from jaxrl_prefs.training import program as chunk
 from jaxrl_prefs.types import Spec, Transition
 
@@ -106,10 +105,10 @@ def yardstick() -> Callable[[], float]:
 def compiled(method: Method, index: int, data: Transition, seeds: int) -> Case:
     """Compiles one phase for `seeds` seeds on the devices that they can fill."""
     devices = jax.devices()[: min(seeds, jax.device_count())]
-    crew = chunk.Ensemble(tuple(range(seeds)), ensemble.seed_mesh(devices))
-    state = train.begin(method, data, crew)
+    placement = chunk.SeedPlacement(tuple(range(seeds)), seed_axis.seed_mesh(devices))
+    state = loop.begin(method, data, placement)
     start = time.perf_counter()
-    program = chunk.compile_chunk(method, index, data, crew, state=state)
+    program = chunk.compile_chunk(method, index, data, placement, state=state)
     seconds = time.perf_counter() - start
     phase = method.phases[index]
     _tell(f"{phase.name}, {seeds} seeds: compiled in {seconds:.1f} s")

@@ -1,4 +1,4 @@
-"""Parameters and their optimiser: fresh, descend, advance, polyak, every."""
+"""Parameters and their optimiser: init, gradient_step, apply_gradients, polyak, every."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def optimizer(
     return optax.chain(optax.clip_by_global_norm(clip_norm), adam) if clip_norm else adam
 
 
-def fresh(params: Params, opt: optax.GradientTransformation, *, target: bool = False) -> Trainable:
+def init(params: Params, opt: optax.GradientTransformation, *, target: bool = False) -> Trainable:
     """Starts training from `params`, with the moving average at the same place if one is kept.
 
     Both are copies: no two leaves of a state may share a buffer, or it could not be donated.
@@ -46,15 +46,15 @@ def fresh(params: Params, opt: optax.GradientTransformation, *, target: bool = F
     return Trainable(jax.tree.map(jnp.copy, params), average, opt.init(params))
 
 
-def descend(
+def gradient_step(
     part: Trainable, opt: optax.GradientTransformation, loss: Callable[[Params], tuple[Array, Any]]
 ) -> tuple[Trainable, Any]:
     """Takes one gradient step on `loss(params) -> (scalar, aux)`; returns the part and `aux`."""
     grads, aux = jax.grad(loss, has_aux=True)(part.params)
-    return advance(part, opt, grads), aux
+    return apply_gradients(part, opt, grads), aux
 
 
-def advance(part: Trainable, opt: optax.GradientTransformation, grads: Params) -> Trainable:
+def apply_gradients(part: Trainable, opt: optax.GradientTransformation, grads: Params) -> Trainable:
     """Takes one step of the optimiser along gradients that are already known."""
     updates, opt_state = opt.update(grads, part.opt_state, part.params)
     params = optax.apply_updates(part.params, updates)

@@ -26,7 +26,7 @@ State = Any
 Update = Callable[..., tuple]  # (state, batch, key, step) -> (state, metrics[, columns])
 
 
-class Rows(Protocol):
+class Sampler(Protocol):
     """Chooses the rows of one batch; pure, so that a resumed run draws the same batches."""
 
     def __call__(self, key: Key, step: Array, size: int, batch_size: int) -> Array:
@@ -48,13 +48,13 @@ def epoch(key: Key, step: Array, size: int, batch_size: int) -> Array:
     return permuted(key, position % jnp.uint32(size), position // jnp.uint32(size), size)
 
 
-def walk(key: Key, step: Array, size: int, batch_size: int) -> Array:
+def sequential(key: Key, step: Array, size: int, batch_size: int) -> Array:
     """Takes the rows in order, slice by slice; past the end it stays on the last row."""
     del key
     return jnp.minimum(step * batch_size + jnp.arange(batch_size), size - 1)
 
 
-def stay(state: State, key: Key) -> State:
+def identity(state: State, key: Key) -> State:
     """Enters a phase without changing the state."""
     del key
     return state
@@ -64,7 +64,7 @@ class Phase(NamedTuple):
     """One stretch of training with one update function.
 
     A phase that fills columns returns `(state, metrics, {name: [batch_size, ...]})`, takes its rows
-    by `walk`, and receives the phase's key unchanged at every step: it draws per row with
+    by `sequential`, and receives the phase's key unchanged at every step: it draws per row with
     `fold_in(key, batch.index)`, so an interrupted fill continues to the same set.
     """
 
@@ -72,8 +72,8 @@ class Phase(NamedTuple):
     steps: int  # 0 is legal: a phase that only enters
     update: Update
     batch_size: int
-    enter: Callable[[State, Key], State] = stay  # once, before step 0 of the phase
-    rows: Rows = uniform
+    enter: Callable[[State, Key], State] = identity  # once, before step 0 of the phase
+    sampler: Sampler = uniform
     columns: Mapping[str, jax.ShapeDtypeStruct] = {}  # shape and dtype per row
     shared: tuple[str, ...] = ()  # state fields trained once for all seeds; () is per seed
     alike: tuple[str, ...] = ()  # state fields in which members of one seed leave it alike

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 
 
-def chosen(field: str, value: str, options: Iterable[str]) -> str:
+def require_choice(field: str, value: str, options: Iterable[str]) -> str:
     """Returns `value` if it is one of `options`, else raises ValueError naming them.
 
-    >>> chosen("policy", "gaussian", ("gaussian", "deterministic"))
+    >>> require_choice("policy", "gaussian", ("gaussian", "deterministic"))
     'gaussian'
     """
     options = tuple(options)
@@ -24,14 +24,7 @@ def chosen(field: str, value: str, options: Iterable[str]) -> str:
     return value
 
 
-def counts(config: Any, *fields: str) -> None:
-    """Raises ValueError for the first of `fields` that is below 1."""
-    for field in fields:
-        if getattr(config, field) < 1:
-            raise ValueError(f"{field} must be at least 1, not {getattr(config, field)}")
-
-
-def strengths(config: Any, *fields: str) -> None:
+def require_nonnegative(config: Any, *fields: str) -> None:
     """Raises ValueError for the first of `fields` that is negative."""
     for field in fields:
         value = getattr(config, field)
@@ -39,15 +32,16 @@ def strengths(config: Any, *fields: str) -> None:
             raise ValueError(f"{field} must not be negative, it is {value}")
 
 
-def positive(config: Any, *fields: str) -> None:
+def require_positive(config: Any, *fields: str) -> None:
     """Raises ValueError for the first of `fields` that is not above 0."""
     for field in fields:
         value = getattr(config, field)
         if not isinstance(value, jax.Array) and not value > 0:
-            raise ValueError(f"{field} must be above 0, not {value}")
+            least = "at least 1" if isinstance(value, int) else "above 0"
+            raise ValueError(f"{field} must be {least}, not {value}")
 
 
-def shares(config: Any, *fields: str) -> None:
+def require_fraction(config: Any, *fields: str) -> None:
     """Raises ValueError for the first of `fields` that is not strictly between 0 and 1."""
     for field in fields:
         value = getattr(config, field)

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from jaxrl_prefs.learner import Trainable, descend, every, fresh, polyak
-from jaxrl_prefs.method import Method, Phase, Policy, walk
+from jaxrl_prefs.method import Method, Phase, Policy, sequential
 from jaxrl_prefs.types import Array, Key, Metrics, Spec, Transition
 
 # --- Datasets -------------------------------------------------------------------------------------
@@ -209,9 +209,9 @@ def make(config: Config, spec: Spec) -> Method:
     fill_steps = -(-spec.size // config.batch_size)
     phases = (
         Phase("model", config.model_steps, model, config.batch_size, shared=shared),
-        Phase("guess", fill_steps, guess, config.batch_size, rows=walk, columns=column)._replace(
-            shared=shared
-        ),
+        Phase(
+            "guess", fill_steps, guess, config.batch_size, sampler=sequential, columns=column
+        )._replace(shared=shared),
         Phase("train", config.train_steps, train, config.batch_size, enter=enter_train),
     )
     return Method(init, phases, {"noisy": Policy(act, 1, "one sample")})

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.cli import run
-from jaxrl_prefs.runs import estimate as forecast
-from jaxrl_prefs.runs import prepare as session
+from jaxrl_prefs.runs import estimate, prepare
 
 TINY = {
     "policy": "gaussian",  # compiles in half the time of a chain
@@ -71,8 +70,8 @@ def record_pendulum(path: Path, scale: float = 1.0, episodes: int = 5, length: i
 @pytest.fixture(scope="session", autouse=True)
 def brisk() -> None:
     """Runs of this process time one chunk of each phase, and draw nothing (test_run's one does)."""
-    forecast.PATIENCE = 0.0
-    session.curves = SimpleNamespace(draw=lambda *_: None)
+    estimate.PATIENCE = 0.0
+    prepare.curves = SimpleNamespace(draw=lambda *_: None)
 
 
 @pytest.fixture(scope="session")

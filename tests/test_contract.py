@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.keys import phase_keys, seed_keys
-from jaxrl_prefs.method import Method, Phase, walk
+from jaxrl_prefs.method import Method, Phase, sequential
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.parallel import seed_axis as ensemble
-from jaxrl_prefs.training import loop as train
+from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.training import loop
 from jaxrl_prefs.training import program as chunk
 from jaxrl_prefs.types import Key, Spec, Transition
 from tests import probes
@@ -199,7 +199,7 @@ def _traced(traces: list[str], name: str, update: Any, *args: Any) -> Any:
 
 
 class Run(NamedTuple):
-    """One tick, copied."""
+    """One log point, copied."""
 
     phase: str
     step: int
@@ -211,27 +211,27 @@ class Run(NamedTuple):
 def run(
     method: Method, data: Transition, seeds: tuple[int, ...] = SEEDS, devices: int = 4, **more: Any
 ) -> list[Run]:
-    mesh = ensemble.seed_mesh(jax.devices()[:devices])
+    mesh = seed_axis.seed_mesh(jax.devices()[:devices])
     more = {"every": 1, **more}
     return [
         Run(
-            tick.phase,
-            tick.step,
-            ensemble.trim(tick.state, len(seeds)),
-            {name: column.copy() for name, column in tick.columns.items()},
-            tick.metrics,
+            log_point.phase,
+            log_point.step,
+            seed_axis.trim(log_point.state, len(seeds)),
+            {name: column.copy() for name, column in log_point.columns.items()},
+            log_point.metrics,
         )
-        for tick in train.run(method, data, seeds, mesh, **more)
+        for log_point in loop.run(method, data, seeds, mesh, **more)
     ]
 
 
 @pytest.fixture(scope="module")
 def whole(method: Method, data: Transition, traces: list[str]) -> list[Run]:
-    """All phases, three seeds on four devices, a tick at every step."""
+    """All phases, three seeds on four devices, a log point at every step."""
     traces.clear()
-    ticks = run(method, data)
+    log_points = run(method, data)
     traces.append("whole")  # later runs trace anew
-    return ticks
+    return log_points
 
 
 class Step(NamedTuple):
@@ -251,8 +251,10 @@ class Walk(NamedTuple):
 
 @pytest.fixture(scope="module")
 def walked(method: Method, data: Transition, whole: list[Run]) -> Walk:
-    state = ensemble.one(train.begin(method, data, chunk.Ensemble(SEEDS, ensemble.seed_mesh())), 0)
-    walk_through, ticks = Walk([], []), iter(whole)
+    state = seed_axis.one(
+        loop.begin(method, data, chunk.SeedPlacement(SEEDS, seed_axis.seed_mesh())), 0
+    )
+    walk_through, log_points = Walk([], []), iter(whole)
     for index, phase in enumerate(method.phases):
         enter_key = phase_keys(seed_keys(SEEDS[:1]), index)[0][0]
         enter = jax.jit(phase.enter)
@@ -260,7 +262,7 @@ def walked(method: Method, data: Transition, whole: list[Run]) -> Walk:
         walk_through.enters.append((state, entered, again))
         state = entered
         for _ in range(phase.steps):
-            after = ensemble.one(next(ticks).state, 0)
+            after = seed_axis.one(next(log_points).state, 0)
             walk_through.steps.append(Step(index, state, after))
             state = after
     return walk_through
@@ -321,14 +323,19 @@ def test_metrics_are_named_sums_and_counts(
     for phase, (_, update, arguments) in zip(method.phases, updates, strict=True):
         _, metrics, *_ = jax.eval_shape(update, *arguments)
         chex.assert_shape(jax.tree.leaves(metrics), ())
-        seen = {name for tick in whole if tick.phase == phase.name for name in tick.metrics}
+        seen = {
+            name
+            for log_point in whole
+            if log_point.phase == phase.name
+            for name in log_point.metrics
+        }
         assert seen == set(metrics), phase.name
 
 
 def test_metrics_of_one_phase_are_finite_and_per_seed(whole: list[Run]) -> None:
-    for tick in whole:
-        chex.assert_shape(list(tick.metrics.values()), (len(SEEDS),))
-        chex.assert_tree_all_finite(tick.metrics)
+    for log_point in whole:
+        chex.assert_shape(list(log_point.metrics.values()), (len(SEEDS),))
+        chex.assert_tree_all_finite(log_point.metrics)
 
 
 def changed(before: Any, after: Any) -> set[str]:
@@ -366,7 +373,7 @@ def test_filling_phases_walk_and_fill_what_they_declare(
         _, _, *filled = jax.eval_shape(update, *arguments)
         shapes = {k: (x.shape[1:], x.dtype) for found in filled for k, x in found.items()}
         assert shapes == {k: (x.shape, x.dtype) for k, x in phase.columns.items()}
-        assert phase.rows is walk or not phase.columns
+        assert phase.sampler is sequential or not phase.columns
 
 
 def test_a_method_trains_inside_anybodys_scan(
@@ -378,7 +385,7 @@ def test_a_method_trains_inside_anybodys_scan(
 
     def one(state: Any, key: Key) -> Any:
         def body(state: Any, step: Any) -> tuple:
-            rows = phase.rows(rows_key, step, len(data.reward), phase.batch_size)
+            rows = phase.sampler(rows_key, step, len(data.reward), phase.batch_size)
             batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
             return phase.update(state, batch, jax.random.fold_in(key, step), step)
 
@@ -387,7 +394,7 @@ def test_a_method_trains_inside_anybodys_scan(
     keys = jnp.stack([update_key, update_key])
     after, _ = jax.jit(jax.vmap(one, (None, 0)))(walked.enters[0][1], keys)
     for member in range(2):
-        close(ensemble.one(after, member), walked.steps[2].after)
+        close(seed_axis.one(after, member), walked.steps[2].after)
 
 
 # --- Policies -------------------------------------------------------------------------------------
@@ -511,8 +518,15 @@ def test_resumes_bit_for_bit(method: Method, data: Transition, whole: list[Run])
     starts = [start for start in (ends[1], ends[1] + 1, ends[-2] + 2) if start < ends[-1]]
     assert starts
     for start in starts:
-        tick = whole[start - 1]
-        rest = run(method, data, state=tick.state, columns=tick.columns, start=tick.step, every=3)
+        log_point = whole[start - 1]
+        rest = run(
+            method,
+            data,
+            state=log_point.state,
+            columns=log_point.columns,
+            start=log_point.step,
+            every=3,
+        )
         for mine, theirs in zip(rest, (whole[r.step - 1] for r in rest), strict=True):
             chex.assert_trees_all_equal(mine.state, theirs.state)
         chex.assert_trees_all_equal(rest[-1].columns, whole[-1].columns)
@@ -526,7 +540,7 @@ def close(mine: Any, theirs: Any) -> None:
 def test_a_seed_alone_is_the_same(method: Method, data: Transition, whole: list[Run]) -> None:
     """Seed 4 of three, against seed 4 by itself, on the same devices."""
     last = run(method, data, (4,))[-1]
-    close(ensemble.one(last.state, 0), ensemble.one(whole[-1].state, 1))
+    close(seed_axis.one(last.state, 0), seed_axis.one(whole[-1].state, 1))
 
 
 def test_side_by_side_on_one_device_is_the_same(
@@ -536,20 +550,20 @@ def test_side_by_side_on_one_device_is_the_same(
 
     From the end of the first phase, which the scan above maps by vmap too.
     """
-    tick = whole[method.phases[0].steps - 1 if len(method.phases) > 1 else 0]
-    rest = {"state": tick.state, "columns": tick.columns, "start": tick.step}
+    log_point = whole[method.phases[0].steps - 1 if len(method.phases) > 1 else 0]
+    rest = {"state": log_point.state, "columns": log_point.columns, "start": log_point.step}
     close(run(method, data, devices=1, mapping="vmap", **rest)[-1].state, whole[-1].state)
 
 
 @pytest.fixture(scope="module")
 def chunks(method: Method, data: Transition, whole: list[Run]) -> list[tuple[chunk.Chunk, Any]]:
     """Every phase's program for three seeds on four devices, with a state to call it on."""
-    crew = chunk.Ensemble(SEEDS, ensemble.seed_mesh())
-    state = ensemble.pad(whole[-1].state, crew.mesh)
+    placement = chunk.SeedPlacement(SEEDS, seed_axis.seed_mesh())
+    state = seed_axis.pad(whole[-1].state, placement.mesh)
     indices = range(len(method.phases))
     columns = whole[-1].columns
     return [
-        (chunk.compile_chunk(method, i, data, crew, state=state, columns=columns), state)
+        (chunk.compile_chunk(method, i, data, placement, state=state, columns=columns), state)
         for i in indices
     ]
 
@@ -572,10 +586,10 @@ def test_the_dataset_is_an_argument(chunks: list[tuple[chunk.Chunk, Any]]) -> No
 
 def test_chunks_lower_for_accelerators(method: Method, data: Transition, whole: list[Run]) -> None:
     """With the accelerators' mapping, sharded over four devices."""
-    crew = chunk.Ensemble(SEEDS, ensemble.seed_mesh(), "vmap")
-    state = ensemble.pad(whole[-1].state, crew.mesh)
+    placement = chunk.SeedPlacement(SEEDS, seed_axis.seed_mesh(), "vmap")
+    state = seed_axis.pad(whole[-1].state, placement.mesh)
     for index in range(len(method.phases)):
-        program = chunk.build_chunk(method, index, data, crew, whole[-1].columns)
+        program = chunk.build_chunk(method, index, data, placement, whole[-1].columns)
         args = program.arguments(state, 0, 1)
         exported = jax.export.export(program.function, platforms=ACCELERATORS)(*args)
         assert exported.nr_devices == 4

@@ -21,15 +21,15 @@ def square(params: dict[str, Array]) -> tuple[Array, Array]:
 
 def test_the_first_adam_step_is_the_rate_against_the_gradients_sign() -> None:
     opt = learner.optimizer(0.1)
-    part, loss = learner.descend(learner.fresh(PARAMS, opt), opt, square)
+    part, loss = learner.gradient_step(learner.init(PARAMS, opt), opt, square)
     assert float(loss) == 12.5  # at the old parameters
     np.testing.assert_allclose(part.params["w"], [2.9, -3.9], rtol=1e-6)
 
 
 def test_descent_reaches_the_minimum() -> None:
     opt = learner.optimizer(0.1)
-    part = learner.fresh(PARAMS, opt)
-    step = jax.jit(lambda part: learner.descend(part, opt, square)[0])
+    part = learner.init(PARAMS, opt)
+    step = jax.jit(lambda part: learner.gradient_step(part, opt, square)[0])
     for _ in range(300):
         part = step(part)
     np.testing.assert_allclose(part.params["w"], 0.0, atol=1e-2)
@@ -37,25 +37,27 @@ def test_descent_reaches_the_minimum() -> None:
 
 def test_known_gradients_take_the_same_step() -> None:
     opt = learner.optimizer(0.1)
-    part = learner.fresh(PARAMS, opt, target=True)
-    descended, _ = learner.descend(part, opt, square)
-    chex.assert_trees_all_equal(learner.advance(part, opt, PARAMS), descended)  # their own slope
+    part = learner.init(PARAMS, opt, target=True)
+    descended, _ = learner.gradient_step(part, opt, square)
+    chex.assert_trees_all_equal(
+        learner.apply_gradients(part, opt, PARAMS), descended
+    )  # their own slope
 
 
 def test_clipping_bounds_the_norm_that_adam_sees() -> None:
     """The gradient (3, -4) has norm 5; clipped to 1 it is (.6, -.8), and Adam's mean a tenth."""
     opt = learner.optimizer(0.1, clip_norm=1.0)
-    part, _ = learner.descend(learner.fresh(PARAMS, opt), opt, square)
+    part, _ = learner.gradient_step(learner.init(PARAMS, opt), opt, square)
     leaves = [x for x in jax.tree.leaves(part.opt_state) if x.shape == (2,)]
     np.testing.assert_allclose(leaves[0], [0.06, -0.08], rtol=1e-5)
 
 
 def test_a_cosine_decay_ends_at_zero() -> None:
     opt = learner.optimizer(0.1, decay_steps=4)
-    part = learner.fresh(PARAMS, opt)
+    part = learner.init(PARAMS, opt)
     moves = []
     for _ in range(6):
-        after, _ = learner.descend(part, opt, square)
+        after, _ = learner.gradient_step(part, opt, square)
         moves.append(float(part.params["w"][0] - after.params["w"][0]))
         part = after
     # rates .1 (1 + cos(pi t / 4)) / 2 at t = 0 ... 4, then 0
@@ -65,20 +67,20 @@ def test_a_cosine_decay_ends_at_zero() -> None:
 
 def test_fresh_copies_the_target() -> None:
     opt = learner.optimizer(0.1)
-    assert learner.fresh(PARAMS, opt).target is None
-    part = learner.fresh(PARAMS, opt, target=True)
+    assert learner.init(PARAMS, opt).target is None
+    part = learner.init(PARAMS, opt, target=True)
     chex.assert_trees_all_equal(part.target, part.params)
     # One buffer for both could not be donated twice.
     assert part.target["w"] is not part.params["w"]
 
 
 def test_two_trainables_have_one_structure() -> None:
-    one, two = (learner.fresh(PARAMS, learner.optimizer(0.1), target=True) for _ in range(2))
+    one, two = (learner.init(PARAMS, learner.optimizer(0.1), target=True) for _ in range(2))
     assert jax.tree.structure(one) == jax.tree.structure(two)
 
 
 def test_polyak_moves_the_target_towards_the_parameters() -> None:
-    part = learner.fresh(PARAMS, learner.optimizer(0.1), target=True)
+    part = learner.init(PARAMS, learner.optimizer(0.1), target=True)
     part = learner.polyak(part.replace(params={"w": jnp.array([7.0, 0.0])}), 0.25)
     np.testing.assert_allclose(part.target["w"], [4.0, -3.0])
     np.testing.assert_allclose(part.params["w"], [7.0, 0.0])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_prefs.method import Method, Phase, epoch, no_diagnosis, stay, uniform, walk
+from jaxrl_prefs.method import Method, Phase, epoch, identity, no_diagnosis, sequential, uniform
 
 KEY = jax.random.key(0)
 
@@ -34,17 +34,17 @@ def test_epoch_passes_over_all_rows_before_it_repeats_one(size: int, batch_size:
 
 
 def test_walk_takes_slices_and_stays_on_the_last_row() -> None:
-    rows = [walk(KEY, jnp.int32(t), 5, 2).tolist() for t in range(4)]
+    rows = [sequential(KEY, jnp.int32(t), 5, 2).tolist() for t in range(4)]
     assert rows == [[0, 1], [2, 3], [4, 4], [4, 4]]
 
 
 def test_defaults_do_nothing() -> None:
     state = {"w": jnp.ones(3)}
-    assert stay(state, KEY) is state
+    assert identity(state, KEY) is state
     phase = Phase("any", 1, lambda *_: (state, {}), 4)
     method = Method(lambda key, batch: state, (phase,), {})
     assert method.diagnose is no_diagnosis
-    assert phase.enter is stay
-    assert phase.rows is uniform
+    assert phase.enter is identity
+    assert phase.sampler is uniform
     assert not phase.columns
     assert not phase.shared

@@ -21,10 +21,10 @@ import optax
 
 from jaxrl_prefs import learner
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.nets import spectral_residual as residual
+from jaxrl_prefs.nets import spectral_residual
 from jaxrl_prefs.nets.spectral_residual import Residual, Vectors
 from jaxrl_prefs.ops import contrastive, gaussian
-from jaxrl_prefs.ops.shapes import aligned, boxed, uniform_in
+from jaxrl_prefs.ops.shapes import clip_to_box, expand_rank, uniform_in
 from jaxrl_prefs.policies.gaussian import gaussian_head
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Transition
 
@@ -75,13 +75,15 @@ def normal(
     """
 
     def bounds(mean: Array, std: Array) -> tuple[Array, Array]:
-        return (aligned(low, mean.ndim) - mean) / std, (aligned(high, mean.ndim) - mean) / std
+        return (expand_rank(low, mean.ndim) - mean) / std, (
+            expand_rank(high, mean.ndim) - mean
+        ) / std
 
     def draw(observation: Array, key: Key, count: int) -> Array:
         mean, std = (x[:, None] for x in law(observation))
         shape = (len(observation), count, len(low))
         z = jax.random.truncated_normal(key, *bounds(mean, std), shape, mean.dtype)
-        return boxed(mean + std * z, low, high)
+        return clip_to_box(mean + std * z, low, high)
 
     def log_density(observation: Array, action: Array) -> Array:
         mean, std = law(observation)
@@ -194,7 +196,7 @@ class EnergyModel(NamedTuple):
         held = self.energy(jax.lax.stop_gradient(params), vectors)
         negatives = self.draw(held, batch.observation, key)
         loss, metrics = contrasted(energy, self.log_q, batch, negatives)
-        metrics |= learner.measured(gain=residual.gain(params))
+        metrics |= learner.measured(gain=spectral_residual.gain(params))
         if not self.langevin_steps:
             return loss, metrics
         candidates = jnp.concatenate([batch.action[:, None], negatives], 1)
@@ -260,7 +262,7 @@ class GaussianModel(NamedTuple):
         """One draw, clipped to the box: [B, A]."""
         del vectors
         mean, std = self.law(params, observation)
-        return boxed(mean + std * jax.random.normal(key, mean.shape), self.low, self.high)
+        return clip_to_box(mean + std * jax.random.normal(key, mean.shape), self.low, self.high)
 
     def fit(
         self, params: Params, vectors: Vectors, batch: Transition, key: Key
@@ -338,7 +340,7 @@ class TiltedModel(NamedTuple):
         negatives = proposal.draw(batch.observation, key, self.negatives)
         loss, metrics = contrasted(energy, proposal.log_density, batch, negatives)
         own, found = self.gaussian.fit(params["gaussian"], {}, batch, key)
-        metrics |= learner.measured(gain=residual.gain(params["tilt"]))
+        metrics |= learner.measured(gain=spectral_residual.gain(params["tilt"]))
         return loss + own, metrics | {"gaussian_loss": found["behavior_loss"]}
 
     def proposal(self, params: Params) -> Proposal:
@@ -365,7 +367,7 @@ def train(
     def loss(params: Params) -> tuple[Array, Metrics]:
         return model.fit(params, vectors, batch, key)
 
-    part, metrics = learner.descend(part, opt, loss)
+    part, metrics = learner.gradient_step(part, opt, loss)
     return part, vectors, metrics
 
 
@@ -398,7 +400,7 @@ def langevin(
     The step size falls from .5 to 1e-5 by a polynomial of power 2, and no move exceeds half the
     half box (Florence et al. 2022, in whose code the noise is multiplied by the step size).
     """
-    radius = aligned((high - low) / 2, 3)
+    radius = expand_rank((high - low) / 2, 3)
     share = np.arange(steps) / max(steps - 1, 1)
     sizes = LAST_STEP + (FIRST_STEP - LAST_STEP) * (1 - share) ** POWER
 
@@ -407,7 +409,7 @@ def langevin(
         noise = NOISE * jax.random.normal(key, action.shape, action.dtype)
         step = size * (noise - 0.5 * radius * slopes(energy, observation, action))
         step = jnp.clip(step, -LONGEST_MOVE, LONGEST_MOVE)
-        return boxed(action + radius * step, low, high), None
+        return clip_to_box(action + radius * step, low, high), None
 
     inputs = (jnp.asarray(sizes, start.dtype), jax.random.split(key, steps))
     return jax.lax.stop_gradient(jax.lax.scan(move, start, inputs)[0])
@@ -428,13 +430,13 @@ def search(
     perturbed by Gaussian noise that halves from round to round (Florence et al. 2022).
     """
     start_key, *keys = jax.random.split(key, rounds)
-    radius, context = aligned((high - low) / 2, 3), observation[:, None]
+    radius, context = expand_rank((high - low) / 2, 3), observation[:, None]
     action = uniform(low, high).draw(observation, start_key, count)
     for i, round_key in enumerate(keys):
         choice_key, noise_key = jax.random.split(round_key)
         action = resampled(action, -energy(context, action), choice_key)
         noise = SEARCH_NOISE * SHRINK**i * jax.random.normal(noise_key, action.shape, action.dtype)
-        action = boxed(action + radius * noise, low, high)
+        action = clip_to_box(action + radius * noise, low, high)
     return action, energy(context, action)
 
 

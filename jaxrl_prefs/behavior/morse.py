@@ -252,7 +252,7 @@ def update(
         value, found = loss(params, morse=morse, batch=batch, negatives=drawn, weight=1 - held_out)
         return value, (value, found)
 
-    part, (value, found) = learner.descend(part, opt, objective)
+    part, (value, found) = learner.gradient_step(part, opt, objective)
     on_data = jnp.exp(-found.energy)
     metrics = learner.measured(morse_loss=value)
     for name, certain, chosen in (

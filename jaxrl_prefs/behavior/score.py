@@ -17,7 +17,7 @@ import numpy as np
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.ops import vpsde
 from jaxrl_prefs.ops.samplers import Noise
-from jaxrl_prefs.ops.shapes import aligned
+from jaxrl_prefs.ops.shapes import expand_rank
 from jaxrl_prefs.ops.vpsde import Score
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec
 
@@ -41,11 +41,11 @@ class Standard(NamedTuple):
         """To mean 0 and deviation 1."""
         varies = self.scale > 0
         factor = np.where(varies, 1 / np.where(varies, self.scale, 1), 0).astype(np.float32)
-        return (x - aligned(self.mean, x.ndim)) * aligned(factor, x.ndim)
+        return (x - expand_rank(self.mean, x.ndim)) * expand_rank(factor, x.ndim)
 
     def invert(self, y: Array) -> Array:
         """Back to the data's units."""
-        return y * aligned(self.scale, y.ndim) + aligned(self.mean, y.ndim)
+        return y * expand_rank(self.scale, y.ndim) + expand_rank(self.mean, y.ndim)
 
     @property
     def log_volume(self) -> float:

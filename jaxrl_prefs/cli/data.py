@@ -27,11 +27,10 @@ from rich.table import Table
 
 from jaxrl_prefs import data
 from jaxrl_prefs.cli import commandline
-from jaxrl_prefs.data import Recording, Task, families, parity, progress, roots
-from jaxrl_prefs.data import writers as formats
+from jaxrl_prefs.data import Recording, Task, families, parity, progress, roots, writers
 from jaxrl_prefs.data.generate import online
 from jaxrl_prefs.data.generate.sbx_agent import SbxAgent
-from jaxrl_prefs.data.readers import default_task as environments
+from jaxrl_prefs.data.readers import default_task
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import overrides
 
@@ -43,11 +42,11 @@ flags.DEFINE_string("format", "", "convert: d4rl, robomimic, ogbench, neorl2 or 
 flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 
 FORMATS: dict[str, Callable[[Recording, Any], None]] = {
-    "d4rl": formats.d4rl,
-    "robomimic": formats.robomimic,
-    "ogbench": formats.ogbench,
-    "neorl2": formats.neorl2,
-    "minari": formats.minari,
+    "d4rl": writers.d4rl,
+    "robomimic": writers.robomimic,
+    "ogbench": writers.ogbench,
+    "neorl2": writers.neorl2,
+    "minari": writers.minari,
 }
 ENDINGS = {".hdf5": "d4rl", ".h5": "d4rl", ".npz": "ogbench"}
 BINS, BAR = 10, 40  # of the histogram of returns: how many, and the longest in characters
@@ -115,7 +114,7 @@ def _row(name: str) -> tuple[str, ...]:
     assert folder is not None
     about = json.loads((folder / "metadata.json").read_text())
     spec = about.get("eval_env_spec") or about.get("env_spec")
-    found = None if spec else environments.of(name)
+    found = None if spec else default_task.of(name)
     env_id = json.loads(spec)["id"] if spec else found.env_id if found else "-"
     counts = (f"{about.get(key, 0):,}" for key in ("total_episodes", "total_steps"))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -277,7 +276,7 @@ def convert(source: str, target: str, *, env: str = "", form: str = "") -> None:
     if form == "minari":
         if not re.fullmatch(data.MINARI_ID, target):
             raise ConfigError(f"{target!r} is no Minari id, such as mine/hopper-v0")
-        formats.minari(recording, target)
+        writers.minari(recording, target)
         return
     path = Path(target)
     path.parent.mkdir(parents=True, exist_ok=True)

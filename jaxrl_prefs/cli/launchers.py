@@ -1,4 +1,4 @@
-"""Who trains the jobs of a sweep: this process one after the other, or workers of a Ray cluster."""
+"""Who trains the tasks of a sweep: this process, one by one, or workers of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.runs.workdir import CONFIG, RESULT, TIMINGS, Rows, read_json
 
 GLANCE = 2.0  # seconds between looks at what the workers have written
-RETRIES = 3  # of a job whose worker was killed or whose node is gone
+RETRIES = 3  # of a task whose worker was killed or whose node is gone
 PASSED_ON = ("MINARI_DATASETS_PATH", "XDG_CACHE_HOME")  # a node may have been started without
 
 
-class Job(NamedTuple):
+class Task(NamedTuple):
     """What one process trains into one folder."""
 
     name: str  # as the table of progress shows it
@@ -32,63 +32,63 @@ class Job(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A job that nobody works on any more."""
+    """A task that nobody works on any more."""
 
-    job: Job
+    task: Task
     error: str  # empty if it is finished
 
 
-def attempt(job: Job, console: Console) -> str:
-    """Trains a job from wherever its folder stands; returns what went wrong, empty if nothing."""
+def attempt(task: Task, console: Console) -> str:
+    """Trains a task from wherever its folder stands; returns what went wrong, empty if nothing."""
     devices.prepare()
-    from jaxrl_prefs.runs import prepare as session  # after the devices are chosen
+    from jaxrl_prefs.runs import prepare  # after the devices are chosen
 
     try:
-        trial, about = session.prepare(job.choice, job.path, job.points)
-        session.complete(trial, about, console, overwrite=False)
+        job, about = prepare.prepare(task.choice, task.path, task.points)
+        prepare.complete(job, about, console, overwrite=False)
     except (*commandline.USER_ERRORS, NonFiniteError, OSError) as error:
         return " ".join(str(error).split())
     return ""
 
 
-def local(jobs: Sequence[Job], console: Console) -> Iterator[Ended]:
-    """Trains the jobs here, one after the other."""
-    for job in jobs:
-        yield Ended(job, attempt(job, console))
+def local(tasks: Sequence[Task], console: Console) -> Iterator[Ended]:
+    """Trains the tasks here, one after the other."""
+    for task in tasks:
+        yield Ended(task, attempt(task, console))
 
 
 def on_ray(
-    jobs: Sequence[Job], console: Console, *, address: str, cpus: int, gpus: float
+    tasks: Sequence[Task], console: Console, *, address: str, cpus: int, gpus: float
 ) -> Iterator[Ended]:
-    """Trains every job as a task of a Ray cluster, and shows how far each is.
+    """Trains every task on a Ray cluster, and shows how far each is.
 
     A task whose worker dies is given to another, which goes on from the last checkpoint. So all
-    nodes must see this project and the jobs' folders under the same paths.
+    nodes must see this project and the tasks' folders under the same paths.
 
     Args:
-        jobs: in the order in which they are to start; they end in any.
+        tasks: in the order in which they are to start; they end in any.
         console: where the table of progress goes.
         address: of the cluster; "local" starts one on this machine's cores.
-        cpus: cores for each job, which are its devices where it has no accelerator.
-        gpus: GPUs for each job.
+        cpus: cores for each task, which are its devices where it has no accelerator.
+        gpus: GPUs for each task.
 
     Raises:
         ConfigError: if Ray is missing, or no cluster answers.
     """
     ray = _connect(address)
     try:
-        # A worker trains one job only: JAX fixes its devices once, and holds their memory.
+        # A worker trains one task only: JAX fixes its devices once, and holds their memory.
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1, "max_retries": RETRIES}
-        task = ray.remote(**options)(_work)
-        waiting = {task.remote(job, cpus): job for job in jobs}
+        remote = ray.remote(**options)(_work)
+        waiting = {remote.remote(task, cpus): task for task in tasks}
         ended: list[Ended] = []
-        with Live(_progress(jobs, ended), console=console, auto_refresh=False) as live:
+        with Live(_progress(tasks, ended), console=console, auto_refresh=False) as live:
             while waiting:
                 done, _ = ray.wait(list(waiting), timeout=GLANCE)
                 for reference in done:
                     ended.append(Ended(waiting.pop(reference), _outcome(ray, reference)))
                     yield ended[-1]
-                live.update(_progress(jobs, ended), refresh=True)
+                live.update(_progress(tasks, ended), refresh=True)
         if not console.is_terminal:  # there, the table's last line is not ended
             console.line()
     finally:
@@ -111,12 +111,12 @@ def _connect(address: str) -> Any:
     return ray
 
 
-def _work(job: Job, cpus: int) -> str:
+def _work(task: Task, cpus: int) -> str:
     """A worker's whole life."""
     import jax
 
     jax.config.update("jax_num_cpu_devices", cpus)
-    return attempt(job, Console(quiet=True))
+    return attempt(task, Console(quiet=True))
 
 
 def _outcome(ray: Any, reference: Any) -> str:
@@ -126,11 +126,11 @@ def _outcome(ray: Any, reference: Any) -> str:
         return str(error).strip().splitlines()[-1]
 
 
-def _progress(jobs: Sequence[Job], ended: Sequence[Ended]) -> Table:
-    view = Table("job", "state")
-    states = {each.job.path: each.error or "finished" for each in ended}
-    for job in jobs:
-        view.add_row(job.name, states.get(job.path) or progress(job.path))
+def _progress(tasks: Sequence[Task], ended: Sequence[Ended]) -> Table:
+    view = Table("task", "state")
+    states = {each.task.path: each.error or "finished" for each in ended}
+    for task in tasks:
+        view.add_row(task.name, states.get(task.path) or progress(task.path))
     return view
 
 

@@ -89,31 +89,29 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
     """
     import jax
 
-    from jaxrl_prefs.parallel import seed_axis as ensemble
-    from jaxrl_prefs.runs import estimate as forecast
-    from jaxrl_prefs.runs import memory
-    from jaxrl_prefs.runs import prepare as session
+    from jaxrl_prefs.parallel import seed_axis
+    from jaxrl_prefs.runs import estimate, memory, prepare
     from jaxrl_prefs.runs.load import abstract_state
-    from jaxrl_prefs.training import loop as train
+    from jaxrl_prefs.training import loop
     from jaxrl_prefs.training import program as chunk
 
     with tempfile.TemporaryDirectory() as folder:
-        trial, _ = session.prepare(choice, Path(folder))
-    method, data = trial.method, trial.dataset.transitions
-    mesh = ensemble.seed_mesh(jax.local_devices()[:1])
-    crew = chunk.Ensemble(trial.seeds[:1], mesh)
+        job, _ = prepare.prepare(choice, Path(folder))
+    method, data = job.method, job.dataset.transitions
+    mesh = seed_axis.seed_mesh(jax.local_devices()[:1])
+    placement = chunk.SeedPlacement(job.seeds[:1], mesh)
     measured: dict[str, float] = {}
     if not rate:
-        measured = forecast.seconds_per_update(method, data, crew.seeds, mesh, "auto")
+        measured = estimate.seconds_per_update(method, data, placement.seeds, mesh, "auto")
 
-    state = train.begin(method, data, crew)
-    one = ensemble.one(state, 0)
+    state = loop.begin(method, data, placement)
+    one = seed_axis.one(state, 0)
     stretches = []
     for index, phase in enumerate(method.phases):
         if not phase.steps:
             continue
-        columns = forecast.empty_columns(method, index, 1, len(data.reward))
-        program = chunk.compile_chunk(method, index, data, crew, state=state, columns=columns)
+        columns = estimate.empty_columns(method, index, 1, len(data.reward))
+        program = chunk.compile_chunk(method, index, data, placement, state=state, columns=columns)
         batch = jax.eval_shape(
             lambda rows, data, columns: chunk.take(data, rows, columns),
             jax.ShapeDtypeStruct((phase.batch_size,), "int32"),
@@ -132,13 +130,13 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
                 flops / rate if rate else measured.get(phase.name, 0.0),
             )
         )
-    held = jax.tree.leaves(abstract_state(method, trial.dataset.spec, 1))
+    held = jax.tree.leaves(abstract_state(method, job.dataset.spec, 1))
     return Plan(
-        seeds=len(trial.seeds),
+        seeds=len(job.seeds),
         devices=devices,
         state=sum(x.size * x.dtype.itemsize for x in held),
         data=sum(x.nbytes for x in jax.tree.leaves(data)),
-        columns=sum(memory.column_bytes(method, len(data.reward), len(trial.seeds)).values()),
+        columns=sum(memory.column_bytes(method, len(data.reward), len(job.seeds)).values()),
         stretches=tuple(stretches),
     )
 

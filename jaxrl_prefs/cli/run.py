@@ -176,15 +176,15 @@ def _execute(command: Command, console: Console) -> None:
     devices.prepare()
     if command.place:
         _join(*command.place)
-    from jaxrl_prefs.runs import prepare as session  # after the devices are chosen
+    from jaxrl_prefs.runs import prepare  # after the devices are chosen
 
-    session.run(command.choice, command.workdir, console, overwrite=command.overwrite)
+    prepare.run(command.choice, command.workdir, console, overwrite=command.overwrite)
 
 
 def _join(coordinator: str, process_id: int | None, num_processes: int | None) -> None:
-    from jaxrl_prefs.parallel import processes as hosts
+    from jaxrl_prefs.parallel import processes
 
     try:
-        hosts.join(coordinator, process_id, num_processes)
+        processes.join(coordinator, process_id, num_processes)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"--coordinator={coordinator}: {error}") from error

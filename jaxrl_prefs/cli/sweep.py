@@ -27,7 +27,7 @@ from absl import flags
 from rich.console import Console
 
 from jaxrl_prefs.cli import commandline, launchers, table
-from jaxrl_prefs.cli.launchers import Job
+from jaxrl_prefs.cli.launchers import Task
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import devices
@@ -174,24 +174,24 @@ def _cells(axes: Sequence[Axis]) -> list[Cell]:
 
 
 def _execute(cells: Sequence[Cell], console: Console) -> int:
-    """Has every job trained, and writes everything known after each."""
+    """Has every task trained, and writes everything known after each."""
     parts = [FLAGS.algo, FLAGS.dataset]
     folder = Path(FLAGS.workdir or f"runs/sweep-{'-'.join(_slug('+'.join(x)) for x in parts)}")
-    plan = [each for cell in cells for each in _jobs(cell, folder.absolute(), console)]
+    plan = [each for cell in cells for each in _tasks(cell, folder.absolute(), console)]
     if FLAGS.overwrite:
-        for job, _, _ in plan:
-            with claim(job.path):
-                clear(job.path)
+        for task, _, _ in plan:
+            with claim(task.path):
+                clear(task.path)
     launch = launchers.local
     if FLAGS.launcher == "ray":
         more = {"address": FLAGS.ray_address, "cpus": FLAGS.cpus, "gpus": FLAGS.gpus}
         launch = functools.partial(launchers.on_ray, **more)
     worst, found = 0, list[Found]()
-    for ended in launch([job for job, _, _ in plan], console):
+    for ended in launch([task for task, _, _ in plan], console):
         if ended.error:
-            worst = commandline.fail(f"{ended.job.name}: {ended.error}", commandline.FAILED)
+            worst = commandline.fail(f"{ended.task.name}: {ended.error}", commandline.FAILED)
         try:
-            found = [each for job, cell, group in plan for each in _results(job, cell, group)]
+            found = [each for task, cell, group in plan for each in _results(task, cell, group)]
             _publish(found, folder)
         except ConfigError as error:  # the other points train all the same
             worst = commandline.fail(str(error), commandline.WRONG_USE)
@@ -205,8 +205,8 @@ def _slug(text: str) -> str:
     return re.sub(r"[^\w.=+-]+", "-", text).strip("-.")
 
 
-def _jobs(cell: Cell, folder: Path, console: Console) -> Iterator[tuple[Job, Cell, Group]]:
-    """The jobs of a cell, each with the points that it trains."""
+def _tasks(cell: Cell, folder: Path, console: Console) -> Iterator[tuple[Task, Cell, Group]]:
+    """The tasks of a cell, each with the points that it trains."""
     apart = FLAGS.launcher == "ray"  # other workers may be free
     together = [] if apart else _together(cell, folder, console)
     for group in groups(cell.axes, together):
@@ -215,12 +215,12 @@ def _jobs(cell: Cell, folder: Path, console: Console) -> Iterator[tuple[Job, Cel
         path = folder / _slug(cell.dataset) / cell.algo / _slug(name)
         points = group.points if together else []
         title = f"{cell.dataset} {cell.algo} {name}"
-        yield Job(title, _choice(cell, group.fixed), path, points), cell, group
+        yield Task(title, _choice(cell, group.fixed), path, points), cell, group
 
 
 def _together(cell: Cell, folder: Path, console: Console) -> list[str]:
     """The fields in which members of one ensemble can differ, found by trying each."""
-    from jaxrl_prefs.runs import prepare as session
+    from jaxrl_prefs.runs import prepare
     from jaxrl_prefs.training.sweep import Fixed
 
     free, module = [], METHODS[cell.algo]
@@ -231,7 +231,7 @@ def _together(cell: Cell, folder: Path, console: Console) -> list[str]:
         others = {a.field: a.values[0] for a in cell.axes if a is not each}
         try:
             points = [{each.field: value} for value in each.values]
-            session.prepare(_choice(cell, others), folder, points)
+            prepare.prepare(_choice(cell, others), folder, points)
             free.append(each.field)
         except Fixed as reason:
             line(console, f"{each.field} is varied run by run: {reason}")
@@ -241,11 +241,11 @@ def _together(cell: Cell, folder: Path, console: Console) -> list[str]:
 # --- What came out --------------------------------------------------------------------------------
 
 
-def _results(job: Job, cell: Cell, group: Group) -> Iterator[Found]:
-    """What the points of a job came to; nothing before it is finished."""
-    if not (job.path / RESULT).exists():
+def _results(task: Task, cell: Cell, group: Group) -> Iterator[Found]:
+    """What the points of a task came to; nothing before it is finished."""
+    if not (task.path / RESULT).exists():
         return
-    result = table.finished(job.path, FLAGS.last)
+    result = table.finished(task.path, FLAGS.last)
     parts = result.get("points") or [{"policies": result["policies"]}]
     for written, part in zip(group.points, parts, strict=True):
         settings = group.fixed | written

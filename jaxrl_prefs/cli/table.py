@@ -25,9 +25,7 @@ from rich.table import Table
 
 from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.runs import aggregate, published
-from jaxrl_prefs.runs import interval_plot as intervals
-from jaxrl_prefs.runs import statistics as report
+from jaxrl_prefs.runs import aggregate, interval_plot, published, statistics
 from jaxrl_prefs.runs.workdir import EVALUATIONS, RESULT, Rows, read_json, usual, write_text
 
 FLAGS = flags.FlagValues()
@@ -97,7 +95,7 @@ def finished(folder: Path, last: int = 1) -> dict[str, Any]:
     if last == 1 or not played:
         return result
     try:
-        return report.late(result, Rows(folder / EVALUATIONS), last)
+        return statistics.late(result, Rows(folder / EVALUATIONS), last)
     except ValueError as error:
         raise ConfigError(f"--last: {folder} has {error}") from error
 
@@ -141,7 +139,7 @@ def difference(result: Mapping[str, Any] | None, base: Mapping[str, Any] | None)
     if result is None or base is None or result["seeds"] != base["seeds"] or not base["scores"]:
         return ""
     gaps = np.subtract(result["scores"], base["scores"])
-    return _with_interval(float(gaps.mean()), report.interval(gaps), sign="+")
+    return _with_interval(float(gaps.mean()), statistics.interval(gaps), sign="+")
 
 
 def _with_interval(mean: float, bounds: Sequence[float] | None, sign: str = "") -> str:
@@ -247,7 +245,7 @@ def publish(grid: Grid, folder: Path, console: Console, more: Sequence[Titled] =
         for cell, result in grid.cells.items()
         if result["score_mean"] is not None
     }
-    intervals.draw(folder / "table.png", grid.datasets, grid.columns, means)
+    interval_plot.draw(folder / "table.png", grid.datasets, grid.columns, means)
 
 
 def one_cell_a_line(table: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -1,10 +1,10 @@
 """Plays the policies of all seeds at once, and asks a method how its values look.
 
-E episodes are played for each of S training seeds in an arena (arenas.py), Gymnasium's environments
-on the host or their copies on the device. Episode e starts from environment seed `eval_seed + e`
-whatever the training seed, so that seeds are compared on the same starts. Results depend on the
-state and on the global step alone: keys are derived from (seed, step, time), and an evaluation
-leaves nothing behind in the environments.
+E episodes are played for each of S training seeds in an arena (rollout.py), Gymnasium's
+environments on the host or their copies on the device. Episode e starts from environment seed
+`eval_seed + e` whatever the training seed, so that seeds are compared on the same starts. Results
+depend on the state and on the global step alone: keys are derived from (seed, step, time), and an
+evaluation leaves nothing behind in the environments.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrl_prefs.data import Dataset
-from jaxrl_prefs.evaluation import rollout as arenas
+from jaxrl_prefs.evaluation import rollout
 from jaxrl_prefs.keys import DIAGNOSE, PLAY, evaluation_keys
 from jaxrl_prefs.method import Method, State
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.types import Transition
 
 DIAGNOSED_ROWS = 1024
@@ -63,8 +63,8 @@ class Evaluator:
         self._policies = method.policies
         self._dataset = dataset
         self._seeds, self._mesh = tuple(seeds), mesh
-        self.backend = arenas.chosen_backend(backend, dataset, mesh)
-        self._arena = arenas.make(
+        self.backend = rollout.chosen_backend(backend, dataset, mesh)
+        self._arena = rollout.make(
             self.backend,
             method.policies,
             dataset,
@@ -110,7 +110,7 @@ class Evaluator:
         return Score(name, policy.candidates, policy.rule, returns, scores, lengths)
 
     def _play(self, name: str, state: State, step: int, horizon: int) -> tuple[np.ndarray, ...]:
-        keys = ensemble.pad(evaluation_keys(self._seeds, PLAY, step), self._mesh)
+        keys = seed_axis.pad(evaluation_keys(self._seeds, PLAY, step), self._mesh)
         return self._arena.play(name, state, keys, horizon)
 
 
@@ -135,10 +135,10 @@ class Diagnosis:
         random = np.random.default_rng(eval_seed)
         rows = np.sort(random.choice(size, min(size, DIAGNOSED_ROWS), replace=False))
         self._batch = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], data)
-        self._measure = ensemble.over_seeds(method.diagnose, mesh, (0, None, 0), mapping=mapping)
+        self._measure = seed_axis.over_seeds(method.diagnose, mesh, (0, None, 0), mapping=mapping)
 
     def __call__(self, state: State, step: int) -> dict[str, np.ndarray]:
         """Returns {name: [S]}, means over the batch; `state` and `step` as for an Evaluator."""
-        keys = ensemble.pad(evaluation_keys(self._seeds, DIAGNOSE, step), self._mesh)
-        metrics = ensemble.trim(self._measure(state, self._batch, keys), len(self._seeds))
+        keys = seed_axis.pad(evaluation_keys(self._seeds, DIAGNOSE, step), self._mesh)
+        metrics = seed_axis.trim(self._measure(state, self._batch, keys), len(self._seeds))
         return {name: total / count for name, (total, count) in metrics.items() if count.all()}

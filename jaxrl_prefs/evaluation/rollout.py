@@ -18,12 +18,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrl_prefs.data import Dataset, Task
-from jaxrl_prefs.environments import mjx as simulators
+from jaxrl_prefs.environments import mjx
 from jaxrl_prefs.environments.mjx import Simulator
 from jaxrl_prefs.errors import DataError
 from jaxrl_prefs.method import Policy, State
-from jaxrl_prefs.parallel import processes as hosts
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import processes, seed_axis
 from jaxrl_prefs.types import Array, Key
 
 BACKENDS = ("auto", "gymnasium", "mjx")
@@ -50,7 +49,7 @@ class Arena(Protocol):
         ...
 
 
-class Cast(NamedTuple):
+class RolloutSetup(NamedTuple):
     """Who plays what: every policy of every training seed, from the same starts."""
 
     task: Task
@@ -59,7 +58,7 @@ class Cast(NamedTuple):
     seeds: Sequence[int]
     mesh: Mesh
     starts: Sequence[int]  # [E], an environment seed for each episode
-    mapping: str  # as `Ensemble.mapping` of chunk.py
+    mapping: str  # as `SeedPlacement.mapping` of chunk.py
 
 
 def chosen_backend(backend: str, dataset: Dataset, mesh: Mesh) -> str:
@@ -73,7 +72,7 @@ def chosen_backend(backend: str, dataset: Dataset, mesh: Mesh) -> str:
     if backend != "auto":
         return backend
     task, platform = dataset.recording.task, mesh.devices.flat[0].platform
-    able = platform != "cpu" and task is not None and simulators.available(task)
+    able = platform != "cpu" and task is not None and mjx.available(task)
     return "mjx" if able else "gymnasium"
 
 
@@ -97,8 +96,8 @@ def make(
     if task is None:
         raise DataError(f"{dataset.recording.name} names no environment to evaluate in")
     starts = [eval_seed + episode for episode in range(episodes)]
-    cast = Cast(task, policies, dataset, seeds, mesh, starts, mapping)
-    return OnDevice(cast) if backend == "mjx" else OnHost(cast)
+    setup = RolloutSetup(task, policies, dataset, seeds, mesh, starts, mapping)
+    return OnDevice(setup) if backend == "mjx" else OnHost(setup)
 
 
 # --- On the device --------------------------------------------------------------------------------
@@ -107,29 +106,29 @@ def make(
 class OnDevice:
     """Policy and simulator, all seeds and episodes: one compiled program, sharded over seeds."""
 
-    def __init__(self, cast: Cast) -> None:
-        simulator = simulators.build(cast.task)
+    def __init__(self, setup: RolloutSetup) -> None:
+        simulator = mjx.build(setup.task)
         world = jax.eval_shape(simulator.reset, jax.random.key(0))
         width = jax.eval_shape(simulator.observe, world).shape[0]
-        _check_sizes(cast, width, simulator.actions)
-        self.horizon = cast.task.max_episode_steps
-        self._seeds = len(cast.seeds)
-        keys = jax.vmap(jax.random.key)(np.asarray(cast.starts, np.uint32))
-        self._starts = ensemble.replicate(np.asarray(jax.random.key_data(keys)), cast.mesh)
+        _check_sizes(setup, width, simulator.actions)
+        self.horizon = setup.task.max_episode_steps
+        self._seeds = len(setup.seeds)
+        keys = jax.vmap(jax.random.key)(np.asarray(setup.starts, np.uint32))
+        self._starts = seed_axis.replicate(np.asarray(jax.random.key_data(keys)), setup.mesh)
         self._programs = {
-            name: ensemble.over_seeds(
-                _episodes(simulator, cast.dataset, policy.act),
-                cast.mesh,
+            name: seed_axis.over_seeds(
+                _episodes(simulator, setup.dataset, policy.act),
+                setup.mesh,
                 (0, 0, None, None),
-                mapping=cast.mapping,
+                mapping=setup.mapping,
             )
-            for name, policy in cast.policies.items()
+            for name, policy in setup.policies.items()
         }
 
     def play(self, name: str, state: State, keys: Key, horizon: int) -> tuple[np.ndarray, ...]:
         """As Arena.play."""
         played = self._programs[name](state, keys, self._starts, np.int32(horizon))
-        returns, lengths = ensemble.trim(played, self._seeds)
+        returns, lengths = seed_axis.trim(played, self._seeds)
         return returns.astype(float), lengths.astype(int)
 
     def close(self) -> None:
@@ -189,23 +188,23 @@ def _where(live: Array, new: Array, old: Array) -> Array:
 class OnHost:
     """One vector environment of S * E copies of Gymnasium's; the policies act in compiled calls."""
 
-    def __init__(self, cast: Cast) -> None:
-        self.horizon = cast.task.max_episode_steps
-        self._dataset, self._seeds, self._whole = cast.dataset, len(cast.seeds), cast.mesh
-        self._mesh = ensemble.here(cast.mesh)  # each process plays its own members, padding too
-        rounds = -(-self._seeds // cast.mesh.devices.size)
-        alone = self._mesh is cast.mesh
+    def __init__(self, setup: RolloutSetup) -> None:
+        self.horizon = setup.task.max_episode_steps
+        self._dataset, self._seeds, self._whole = setup.dataset, len(setup.seeds), setup.mesh
+        self._mesh = seed_axis.here(setup.mesh)  # each process plays its own members, padding too
+        rounds = -(-self._seeds // setup.mesh.devices.size)
+        alone = self._mesh is setup.mesh
         self._members = self._seeds if alone else rounds * self._mesh.devices.size
-        self._starts = list(cast.starts) * self._members
-        self._envs = _copies(cast, len(self._starts))
+        self._starts = list(setup.starts) * self._members
+        self._envs = _copies(setup, len(self._starts))
         act = functools.partial(
-            ensemble.over_seeds, mesh=self._mesh, in_axes=(0, 0, 0, None), mapping=cast.mapping
+            seed_axis.over_seeds, mesh=self._mesh, in_axes=(0, 0, 0, None), mapping=setup.mapping
         )
-        self._acts = {name: act(_at_time(policy.act)) for name, policy in cast.policies.items()}
+        self._acts = {name: act(_at_time(policy.act)) for name, policy in setup.policies.items()}
 
     def play(self, name: str, state: State, keys: Key, horizon: int) -> tuple[np.ndarray, ...]:
         """As Arena.play."""
-        state, keys = ensemble.mine((state, keys), self._whole)
+        state, keys = seed_axis.mine((state, keys), self._whole)
         live = np.ones(len(self._starts), bool)
         returns, lengths = np.zeros(live.shape), np.zeros(live.shape, int)
         observation, _ = self._envs.reset(seed=self._starts)
@@ -230,7 +229,7 @@ class OnHost:
             return played
         from jax.experimental import multihost_utils
 
-        hosts.meet()
+        processes.barrier()
         return np.concatenate(multihost_utils.process_allgather(played))[: self._seeds]
 
     def _act(
@@ -239,8 +238,8 @@ class OnHost:
         """Raw observations [S * E, O] to raw actions [S * E, A], in one compiled call."""
         copies, width = observation.shape
         seen = np.float32(self._dataset.observation.apply(observation))
-        batch = ensemble.pad(seen.reshape(self._members, -1, width), self._mesh)
-        action = ensemble.trim(self._acts[name](state, batch, keys, np.int32(now)), self._members)
+        batch = seed_axis.pad(seen.reshape(self._members, -1, width), self._mesh)
+        action = seed_axis.trim(self._acts[name](state, batch, keys, np.int32(now)), self._members)
         return self._dataset.action.invert(action.reshape(copies, -1))
 
 
@@ -250,17 +249,17 @@ def _at_time(act: Callable[[State, Array, Key], Array]) -> Callable[..., Array]:
     )
 
 
-def _copies(cast: Cast, count: int) -> Any:
+def _copies(setup: RolloutSetup, count: int) -> Any:
     """Makes a vector environment of `count` copies."""
     from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
     envs = SyncVectorEnv(
-        [lambda: OneEpisode(cast.task.make())] * count,  # type: ignore[list-item,return-value]
+        [lambda: OneEpisode(setup.task.make())] * count,  # type: ignore[list-item,return-value]
         autoreset_mode=AutoresetMode.NEXT_STEP,
     )
     try:
         _check_sizes(
-            cast,
+            setup,
             (envs.single_observation_space.shape or (0,))[0],
             (envs.single_action_space.shape or (0,))[0],
         )
@@ -270,11 +269,11 @@ def _copies(cast: Cast, count: int) -> Any:
     return envs
 
 
-def _check_sizes(cast: Cast, observations: int, actions: int) -> None:
-    spec, name = cast.dataset.spec, cast.dataset.recording.name
+def _check_sizes(setup: RolloutSetup, observations: int, actions: int) -> None:
+    spec, name = setup.dataset.spec, setup.dataset.recording.name
     if (observations, actions) != (spec.observation_dim, spec.action_dim):
         raise DataError(
-            f"{cast.task.env_id} has {observations} observations and {actions} actions, but the "
+            f"{setup.task.env_id} has {observations} observations and {actions} actions, but the "
             f"dataset {name} has {spec.observation_dim} and {spec.action_dim}"
         )
 

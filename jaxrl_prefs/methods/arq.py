@@ -67,14 +67,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrl_prefs import learner, nets
-from jaxrl_prefs import validation as fields
+from jaxrl_prefs import learner, nets, validation
 from jaxrl_prefs.behavior import score
 from jaxrl_prefs.behavior.score import Solver
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.method import Method, Phase, Policy, epoch, uniform, walk
+from jaxrl_prefs.method import Method, Phase, Policy, epoch, sequential, uniform
 from jaxrl_prefs.ops import gaussian, likelihood, samplers, support
-from jaxrl_prefs.ops.shapes import aligned, boxed, squashed, uniform_in
+from jaxrl_prefs.ops.shapes import clip_to_box, expand_rank, squashed, uniform_in
 from jaxrl_prefs.ops.values import advantage_weight, td_target
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
 from jaxrl_prefs.values import critics
@@ -110,7 +109,7 @@ class Config:
     share_behavior: bool = False  # one score model and candidate set for all seeds (ours)
     # candidates
     candidates: int = 30  # N for each state; also drawn for each decision of the implicit policy
-    candidate_batch_size: int = 16  # states for each step of the walk; more on an accelerator
+    candidate_batch_size: int = 16  # states for each step of the pass; more on an accelerator
     sampler: str = "predictor_corrector"  # or "predictor", "few_step", "flow"
     sampler_steps: int = 500  # 24 for "few_step"; "flow" chooses its own
     snr: float = 0.16  # of the corrector
@@ -198,8 +197,8 @@ def build(config: Config, spec: Spec) -> Parts:
 
 
 def _sampler(config: Config) -> Solver:
-    chosen = fields.chosen("sampler", config.sampler, SAMPLERS)
-    own = fields.chosen("norms", config.norms, ("sample", "batch")) == "sample"
+    chosen = validation.require_choice("sampler", config.sampler, SAMPLERS)
+    own = validation.require_choice("norms", config.norms, ("sample", "batch")) == "sample"
     if chosen == "few_step":
         return Solver(
             lambda s, y, noise: samplers.few_step(s, y, steps=config.sampler_steps), False
@@ -219,10 +218,10 @@ def _sampler(config: Config) -> Solver:
 
 def _density(config: Config, spec: Spec) -> Solver:
     divergence: likelihood.Divergence = likelihood.exact
-    if fields.chosen("trace", config.trace, ("exact", "hutchinson")) == "hutchinson":
+    if validation.require_choice("trace", config.trace, ("exact", "hutchinson")) == "hutchinson":
         key = jax.random.key(0)  # one draw of signs for all, as in the published code
         divergence = likelihood.hutchinson(key, spec.action_dim, config.hutchinson_probes)
-    if fields.chosen("density", config.density, ("adaptive", "fixed")) == "fixed":
+    if validation.require_choice("density", config.density, ("adaptive", "fixed")) == "fixed":
         solve = partial(likelihood.log_density, divergence=divergence, nodes=config.density_nodes)
         return Solver(lambda s, y, noise: solve(s, y), False)
     steps = partial(
@@ -233,7 +232,7 @@ def _density(config: Config, spec: Spec) -> Solver:
 
 def _policy_net(config: Config, spec: Spec) -> Net:
     hidden = config.policy_hidden
-    if fields.chosen("policy", config.policy, HEADS) != "residual":
+    if validation.require_choice("policy", config.policy, HEADS) != "residual":
         return nets.mlp(hidden, spec.action_dim, activation="relu", initialiser="glorot")
     if len(set(hidden)) != 1:
         raise ValueError(f"policy_hidden of a residual policy must be equal widths, not {hidden}")
@@ -257,7 +256,7 @@ def candidates(
     y = jnp.where(finite[..., None], y, 0)
     action = model.action.invert(y)
     if clip:
-        action = boxed(action, parts.spec.action_low, parts.spec.action_high)
+        action = clip_to_box(action, parts.spec.action_low, parts.spec.action_high)
         y = model.action.apply(action)
     density = score.log_density(model, behavior, observation, y, parts.density)
     return action, jnp.where(finite & ~jnp.isnan(density), density, -jnp.inf)
@@ -280,7 +279,7 @@ def fill_candidates(
         parts=parts,
         clip=False,
     )
-    low, high = (aligned(x, 3) for x in (parts.spec.action_low, parts.spec.action_high))
+    low, high = (expand_rank(x, 3) for x in (parts.spec.action_low, parts.spec.action_high))
     dense = jnp.isfinite(density)
     metrics = learner.measured(
         kept=jnp.float32(density > parts.config.threshold),
@@ -379,7 +378,7 @@ def update_behavior(
         action=batch.action,
         key=key,
     )
-    behavior, metrics = learner.descend(state.behavior, parts.behavior_optimizer, loss)
+    behavior, metrics = learner.gradient_step(state.behavior, parts.behavior_optimizer, loss)
     behavior = learner.polyak(behavior, parts.config.behavior_tau)
     return replace(state, behavior=behavior), metrics
 
@@ -416,7 +415,7 @@ def update_policy(
         value = policy_loss(params, parts=parts, batch=batch, weight=weight)
         return value, learner.measured(policy_loss=value, advantage=gain, weight=weight)
 
-    policy, metrics = learner.descend(state.policy, parts.policy_optimizer, loss)
+    policy, metrics = learner.gradient_step(state.policy, parts.policy_optimizer, loss)
     return replace(state, policy=policy), metrics
 
 
@@ -443,7 +442,7 @@ def act_explicit(state: State, observation: Array, key: Key, *, parts: Parts) ->
     del key
     assert state.policy is not None
     mean = policy_mean(state.policy.params, observation, parts=parts)
-    return boxed(mean, parts.spec.action_low, parts.spec.action_high)
+    return clip_to_box(mean, parts.spec.action_low, parts.spec.action_high)
 
 
 def act_behavior(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
@@ -452,7 +451,7 @@ def act_behavior(state: State, observation: Array, key: Key, *, parts: Parts) ->
     y = score.draw(parts.model, state.behavior.target, observation, rows, 1, parts.sampler)
     y = jnp.where(jnp.isfinite(y).all(-1, keepdims=True), y, 0)
     action = parts.model.action.invert(y[:, 0])
-    return boxed(action, parts.spec.action_low, parts.spec.action_high)
+    return clip_to_box(action, parts.spec.action_low, parts.spec.action_high)
 
 
 def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
@@ -476,9 +475,11 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     policy = batch.action
     if state.policy is not None:
         policy = policy_mean(state.policy.params, batch.observation, parts=parts)
-        policy = boxed(policy, low, high)
-    opinions = critics.opinions(parts.critic, state.critic.target, batch, policy, anywhere)
-    return metrics | opinions
+        policy = clip_to_box(policy, low, high)
+    q_diagnostics = critics.q_diagnostics(
+        parts.critic, state.critic.target, batch, policy, anywhere
+    )
+    return metrics | q_diagnostics
 
 
 # ------------------------------------------------------------------------------------ make
@@ -492,14 +493,14 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
     critic = policy = None
     if needs_critic(parts.config):
         params = parts.critic.init(critic_key, observation, action)
-        critic = learner.fresh(params, parts.critic_optimizer, target=True)
+        critic = learner.init(params, parts.critic_optimizer, target=True)
     if "explicit" in parts.config.policies:
         params = {"net": parts.policy.init(policy_key, observation)}
         if parts.config.policy == "stochastic":
             params["log_std"] = jnp.zeros((1, parts.spec.action_dim))
-        policy = learner.fresh(params, parts.policy_optimizer)
+        policy = learner.init(params, parts.policy_optimizer)
     return State(
-        behavior=learner.fresh(behavior, parts.behavior_optimizer, target=True),
+        behavior=learner.init(behavior, parts.behavior_optimizer, target=True),
         critic=critic,
         policy=policy,
     )
@@ -528,11 +529,11 @@ def make(config: Config, spec: Spec) -> Method:
 
 
 def _check(config: Config) -> None:
-    fields.counts(config, *COUNTS)
-    fields.strengths(config, *STRENGTHS)
-    fields.chosen("q_target", config.q_target, ("arq", "sarsa"))
+    validation.require_positive(config, *COUNTS)
+    validation.require_nonnegative(config, *STRENGTHS)
+    validation.require_choice("q_target", config.q_target, ("arq", "sarsa"))
     for name in config.policies:
-        fields.chosen("policies", name, POLICIES)
+        validation.require_choice("policies", name, POLICIES)
     if not config.policies or len(set(config.policies)) < len(config.policies):
         raise ValueError(f"policies must be one or more, each once, not {config.policies}")
     largest = config.candidates + config.data_candidate
@@ -551,7 +552,7 @@ def _phases(parts: Parts) -> list[Phase]:
     config, spec = parts.config, parts.spec
     shared = ("behavior",) if config.share_behavior else ()
     rows = {"epoch": epoch, "uniform": uniform}[
-        fields.chosen("batches", config.batches, ("epoch", "uniform"))
+        validation.require_choice("batches", config.batches, ("epoch", "uniform"))
     ]
 
     def phase(name: str, steps: int, update: Callable[..., Any], size: int, **more: Any) -> Phase:
@@ -565,7 +566,7 @@ def _phases(parts: Parts) -> list[Phase]:
             "candidates": jax.ShapeDtypeStruct((config.candidates, spec.action_dim), STORED),
             "log_density": jax.ShapeDtypeStruct((config.candidates,), STORED),
         }
-        fill = {"rows": walk, "columns": columns, "shared": shared}
+        fill = {"sampler": sequential, "columns": columns, "shared": shared}
         phases.append(phase("candidates", -(-spec.size // size), fill_candidates, size, **fill))
     if needs_critic(config):
         phases.append(phase("critic", config.critic_steps, update_critic, config.batch_size))

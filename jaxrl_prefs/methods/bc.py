@@ -24,8 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrl_prefs import learner, nets
-from jaxrl_prefs import validation as fields
+from jaxrl_prefs import learner, nets, validation
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.policies import gaussian
@@ -66,7 +65,7 @@ class Parts(NamedTuple):
 
 def build(config: Config, spec: Spec) -> Parts:
     """Makes the network and the optimiser. Raises ValueError for an unknown policy."""
-    normal = fields.chosen("policy", config.policy, POLICIES) == "gaussian"
+    normal = validation.require_choice("policy", config.policy, POLICIES) == "gaussian"
     head = gaussian.gaussian_head if normal else gaussian.point_head
     outputs = (2 if normal else 1) * spec.action_dim
     return Parts(
@@ -81,7 +80,7 @@ def build(config: Config, spec: Spec) -> Parts:
 
 def init(key: Key, batch: Transition, *, parts: Parts) -> State:
     """A fresh state; the batch is read for shapes only."""
-    return State(learner.fresh(parts.net.init(key, batch.observation), parts.optimizer))
+    return State(learner.init(parts.net.init(key, batch.observation), parts.optimizer))
 
 
 def distribution(params: Params, observation: Array, *, parts: Parts) -> tuple[Array, Array]:
@@ -99,7 +98,7 @@ def update(
         error = parts.error(*distribution(params, batch.observation, parts=parts), batch.action)
         return error, learner.measured(actor_loss=error)
 
-    actor, metrics = learner.descend(state.actor, parts.optimizer, loss)
+    actor, metrics = learner.gradient_step(state.actor, parts.optimizer, loss)
     return State(actor), metrics
 
 
@@ -128,8 +127,8 @@ def make(config: Config, spec: Spec) -> Method:
     Raises:
         ValueError: for a value that a field does not allow.
     """
-    fields.counts(config, "batch_size")
-    fields.strengths(config, "train_steps")
+    validation.require_positive(config, "batch_size")
+    validation.require_nonnegative(config, "train_steps")
     parts = build(config, spec)
     policies = {"actor": Policy(partial(act_mean, parts=parts), 1, "the mean")}
     if config.policy == "gaussian":

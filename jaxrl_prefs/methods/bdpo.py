@@ -61,11 +61,11 @@ from jaxrl_prefs import learner, nets
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy, Update, epoch, uniform
 from jaxrl_prefs.ops import ddpm, schedules, values
-from jaxrl_prefs.ops.shapes import aligned
+from jaxrl_prefs.ops.shapes import expand_rank
 from jaxrl_prefs.policies import diffusion, gaussian
 from jaxrl_prefs.policies.family import Family, Refinement
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
-from jaxrl_prefs.validation import chosen, counts, strengths
+from jaxrl_prefs.validation import require_choice, require_nonnegative, require_positive
 
 ROWS = {"epoch": epoch, "uniform": uniform}
 STEPS = {"ddpm": ddpm.ancestral, "ddim": ddpm.ddim}
@@ -179,10 +179,13 @@ def build(config: Config, spec: Spec) -> Parts:
 
 def _family(config: Config, spec: Spec) -> Family:
     hidden, size = config.actor_hidden, spec.action_dim
-    tabulate = schedules.SCHEDULES[chosen("schedule", config.schedule, schedules.SCHEDULES)]
-    step = STEPS[chosen("sampler", config.sampler, STEPS)]
-    levels = chosen("levels", config.levels, ("uniform", "stratified"))
-    if chosen("policy", config.policy, ("diffusion", "gaussian", "deterministic")) == "gaussian":
+    tabulate = schedules.SCHEDULES[require_choice("schedule", config.schedule, schedules.SCHEDULES)]
+    step = STEPS[require_choice("sampler", config.sampler, STEPS)]
+    levels = require_choice("levels", config.levels, ("uniform", "stratified"))
+    if (
+        require_choice("policy", config.policy, ("diffusion", "gaussian", "deterministic"))
+        == "gaussian"
+    ):
         return gaussian.diagonal(nets.mlp(hidden, 2 * size), spec.action_low, spec.action_high)
     if config.policy == "deterministic":
         return gaussian.deterministic(nets.mlp(hidden, size), spec.action_low, spec.action_high)
@@ -205,9 +208,11 @@ def next_value(state: State, parts: Parts, observation: Array, step: Refinement)
     Means over samples come before the bound over members.
     """
 
-    def opinion(net: Net, judge: Trainable, rows: slice, *level: Array) -> Array:
+    def opinion(net: Net, critic_params: Trainable, rows: slice, *level: Array) -> Array:
         context, samples = observation[rows, None], step.samples[rows]
-        return nets.judged(net, judge.target, context, samples, *level).mean(-1)
+        return nets.with_action_gradient(net, critic_params.target, context, samples, *level).mean(
+            -1
+        )
 
     q, v, below = state.critic, state.value, step.level[:, None] - 1
     everything = slice(None)
@@ -285,14 +290,14 @@ def update_behavior(
     def loss(params: Params) -> tuple[Array, Metrics]:
         return parts.family.fit(params, batch.observation, batch.action, key)
 
-    behavior, metrics = learner.descend(state.behavior, parts.behavior_optimizer, loss)
+    behavior, metrics = learner.gradient_step(state.behavior, parts.behavior_optimizer, loss)
     return replace(state, behavior=learner.polyak(behavior, parts.config.tau)), metrics
 
 
 def enter_critic(state: State, key: Key, *, parts: Parts) -> State:
     """Starts the actor from the behaviour's moving average, with a fresh optimiser."""
     del key
-    actor = learner.fresh(state.behavior.target, parts.actor_optimizer, target=True)
+    actor = learner.init(state.behavior.target, parts.actor_optimizer, target=True)
     return replace(state, actor=actor)
 
 
@@ -336,7 +341,7 @@ def _regress(
         error = regression_loss(predict(params), target)
         return error, learner.measured(**{f"{name}_loss": error, f"{name}_target": target})
 
-    part, metrics = learner.descend(part, parts.critic_optimizer, loss)
+    part, metrics = learner.gradient_step(part, parts.critic_optimizer, loss)
     return learner.polyak(part, rate), metrics
 
 
@@ -349,7 +354,7 @@ def update_actor(
     def loss(params: Params) -> tuple[Array, Metrics]:
         return actor_loss(params, state=state, parts=parts, batch=batch, key=actor_key)
 
-    actor, metrics = learner.descend(state.actor, parts.actor_optimizer, loss)
+    actor, metrics = learner.gradient_step(state.actor, parts.actor_optimizer, loss)
     state = replace(state, actor=learner.polyak(actor, parts.config.tau))
     if parts.config.behavior_continues:
         state, behavior_metrics = update_behavior(state, batch, behavior_key, step, parts=parts)
@@ -406,7 +411,7 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
         state.actor.target, state.behavior.target, batch.observation, path_key, 1
     )
     unit = jax.random.uniform(uniform_key, batch.action.shape, batch.action.dtype)
-    low, high = aligned(parts.spec.action_low, 2), aligned(parts.spec.action_high, 2)
+    low, high = expand_rank(parts.spec.action_low, 2), expand_rank(parts.spec.action_high, 2)
 
     def q(action: Array) -> Array:
         return parts.critic.apply(state.critic.target, batch.observation, action)
@@ -434,30 +439,30 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
     if parts.family.levels > 1:
         level = jnp.ones(action.shape[:1], jnp.int32)
         params = parts.value.init(value_key, observation, action, level)
-        value = learner.fresh(params, parts.critic_optimizer, target=True)
+        value = learner.init(params, parts.critic_optimizer, target=True)
     return State(
-        behavior=learner.fresh(behavior, parts.behavior_optimizer, target=True),
-        actor=learner.fresh(behavior, parts.actor_optimizer, target=True),
-        critic=learner.fresh(critic, parts.critic_optimizer, target=True),
+        behavior=learner.init(behavior, parts.behavior_optimizer, target=True),
+        actor=learner.init(behavior, parts.actor_optimizer, target=True),
+        critic=learner.init(critic, parts.critic_optimizer, target=True),
         value=value,
     )
 
 
 def make(config: Config, spec: Spec) -> Method:
     """Binds BDPO to a config and to the data's sizes. Raises ValueError for a bad config."""
-    counts(config, *COUNTS)
-    strengths(config, *STRENGTHS)
+    require_positive(config, *COUNTS)
+    require_nonnegative(config, *STRENGTHS)
     if config.warmup_steps > config.train_steps:
         raise ValueError(
             f"warmup_steps ({config.warmup_steps}) is part of train_steps ({config.train_steps}) "
             "and cannot exceed it"
         )
     parts = build(config, spec)
-    rows = ROWS[chosen("batches", config.batches, ROWS)]
+    sampler = ROWS[require_choice("batches", config.batches, ROWS)]
 
     def phase(name: str, steps: int, update: Update, **more: Any) -> Phase:
         return Phase(
-            name, steps, partial(update, parts=parts), config.batch_size, rows=rows, **more
+            name, steps, partial(update, parts=parts), config.batch_size, sampler=sampler, **more
         )
 
     rule = f"softmax(mean Q / {config.temperature:g})" if config.temperature else "argmax mean Q"

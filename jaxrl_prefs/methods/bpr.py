@@ -47,7 +47,7 @@ Deviations and choices (the main text leaves all of them open; "ours" unless a s
  5. The actor reads the minimum of the two online critics. Without an entropy term the one-step
     target is r + discount * min_k Q_k(s', a'_data); rows whose next action was cut off by a time
     limit have weight 0.
- 6. `critic = "ensemble"`: independent members, each with its own one-step target, judged by mean -
+ 6. `critic = "ensemble"`: independent members, each with its own one-step target, scored by mean -
     omega * variance (paper); `spread = "std"` takes the deviation, as the work it cites does.
  7. K `samples` per state are compared pair by pair; K = 2 is the paper's. `sampling = "reference"`
     compares the data's action with K - 1 of the actor's, the alternative that the paper weighs.
@@ -74,13 +74,13 @@ from jaxrl_prefs import learner, nets
 from jaxrl_prefs.behavior import energy
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy, epoch, uniform
-from jaxrl_prefs.nets import spectral_residual as residual
+from jaxrl_prefs.nets import spectral_residual
 from jaxrl_prefs.nets.spectral_residual import Vectors
 from jaxrl_prefs.ops import preference, values
 from jaxrl_prefs.ops.shapes import uniform_in
 from jaxrl_prefs.policies.tanh_gaussian import Squashed
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
-from jaxrl_prefs.validation import chosen, counts, positive, strengths
+from jaxrl_prefs.validation import require_choice, require_nonnegative, require_positive
 from jaxrl_prefs.values import critics
 
 ROWS = {"epoch": epoch, "uniform": uniform}
@@ -217,7 +217,7 @@ def _double(config: Config, spec: Spec) -> Net:
 def _model(config: Config, spec: Spec) -> energy.Model:
     low, high = spec.action_low, spec.action_high
     gaussian = energy.GaussianModel(_double(config, spec), low, high)
-    net = residual.scalar(config.energy_width, config.energy_blocks)
+    net = spectral_residual.scalar(config.energy_width, config.energy_blocks)
     if config.behavior == "gaussian":
         return gaussian
     if config.behavior == "tilted":
@@ -259,7 +259,7 @@ def critic_weight(batch: Transition, *, parts: Parts) -> Array:
     return critics.has_sarsa_target(batch)
 
 
-def judged(members: Array, *, config: Config) -> Array:
+def ensemble_value(members: Array, *, config: Config) -> Array:
     """What the actor is told of an action by E members: [E, ...] -> [...]."""
     if config.critic != "ensemble":
         return members.min(0)
@@ -294,7 +294,7 @@ def compare(
     action, context = policy.action(u), batch.observation[:, None]
     members = parts.critic.apply(state.critic.params, context, action)
     level = parts.model.energy(state.behavior.params, state.vectors)(context, action)
-    q, level = jax.lax.stop_gradient((judged(members, config=config), level))
+    q, level = jax.lax.stop_gradient((ensemble_value(members, config=config), level))
     density = policy.log_density(actor, batch.observation, u)
     return Comparison(action, density, scaled(q, config=config), level)
 
@@ -361,7 +361,7 @@ def update_actor(
     def loss(params: Params) -> tuple[Array, Metrics]:
         return actor_loss(params, state=state, parts=parts, batch=batch, key=key)
 
-    actor, metrics = learner.descend(state.actor, parts.actor_optimizer, loss)
+    actor, metrics = learner.gradient_step(state.actor, parts.actor_optimizer, loss)
     return replace(state, actor=actor), metrics
 
 
@@ -402,7 +402,9 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     of = compare(state.actor.params, state=state, parts=parts, batch=batch, key=pair_key)
     anywhere = uniform_in(spec.action_low, spec.action_high, uniform_key, shape, batch.action.dtype)
     ranks = energy.ranks(model, state.behavior.params, state.vectors, batch, rank_key)
-    metrics = critics.opinions(parts.critic, state.critic.params, batch, of.action[:, -1], anywhere)
+    metrics = critics.q_diagnostics(
+        parts.critic, state.critic.params, batch, of.action[:, -1], anywhere
+    )
     metrics |= learner.measured(rank_accuracy=ranks)
     return metrics | magnitudes(of, parts.config.lam)
 
@@ -418,20 +420,20 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
     actor = parts.policy.net.init(actor_key, observation)
     critic = parts.critic.init(critic_key, observation, action)
     return State(
-        behavior=learner.fresh(behavior, parts.behavior_optimizer),
+        behavior=learner.init(behavior, parts.behavior_optimizer),
         vectors=vectors,
-        actor=learner.fresh(actor, parts.actor_optimizer),
-        critic=learner.fresh(critic, parts.critic_optimizer, target=True),
+        actor=learner.init(actor, parts.actor_optimizer),
+        critic=learner.init(critic, parts.critic_optimizer, target=True),
     )
 
 
 def check(config: Config) -> None:
     """Raises ValueError for a value that its field does not allow."""
     for field, options in CHOICES.items():
-        chosen(field, getattr(config, field), options)
-    counts(config, *COUNTS)
-    strengths(config, *STRENGTHS)
-    positive(config, "lam")
+        require_choice(field, getattr(config, field), options)
+    require_positive(config, *COUNTS)
+    require_nonnegative(config, *STRENGTHS)
+    require_positive(config, "lam")
     if config.negatives != "uniform" and config.behavior != "energy":
         raise ValueError(f"negatives={config.negatives} needs behavior=energy")
     if config.samples < 2:
@@ -441,7 +443,7 @@ def check(config: Config) -> None:
 def make(config: Config, spec: Spec) -> Method:
     """Binds BPR to a config and to the data's sizes. Raises ValueError for a bad config."""
     check(config)
-    parts, rows = build(config, spec), ROWS[config.batches]
+    parts, sampler = build(config, spec), ROWS[config.batches]
     return Method(
         init=partial(init, parts=parts),
         phases=(
@@ -450,14 +452,14 @@ def make(config: Config, spec: Spec) -> Method:
                 config.pretrain_steps,
                 partial(update_behavior, parts=parts),
                 config.energy_batch_size,
-                rows=rows,
+                sampler=sampler,
             ),
             Phase(
                 "train",
                 config.train_steps,
                 partial(update_both, parts=parts),
                 config.batch_size,
-                rows=rows,
+                sampler=sampler,
             ),
         ),
         policies={

@@ -42,10 +42,10 @@ from jaxrl_prefs import learner
 from jaxrl_prefs.behavior import energy
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy, epoch, uniform
-from jaxrl_prefs.nets import spectral_residual as residual
+from jaxrl_prefs.nets import spectral_residual
 from jaxrl_prefs.nets.spectral_residual import Vectors
 from jaxrl_prefs.types import Array, Key, Metrics, Spec, Transition
-from jaxrl_prefs.validation import chosen, counts, strengths
+from jaxrl_prefs.validation import require_choice, require_nonnegative, require_positive
 
 ROWS = {"epoch": epoch, "uniform": uniform}
 NEGATIVES = ("uniform", "langevin")
@@ -89,7 +89,7 @@ def build(config: Config, spec: Spec) -> Parts:
     """Makes the network and its optimiser."""
     low, high = spec.action_low, spec.action_high
     model = energy.EnergyModel(
-        net=residual.scalar(config.width, config.blocks),
+        net=spectral_residual.scalar(config.width, config.blocks),
         low=low,
         high=high,
         negatives=config.negative_samples,
@@ -120,27 +120,27 @@ def act(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
 def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
     """How often a data action has a lower energy than a uniform one, and the gain."""
     ranks = energy.ranks(parts.model, state.behavior.params, state.vectors, batch, key)
-    return learner.measured(rank_accuracy=ranks, gain=residual.gain(state.behavior.params))
+    return learner.measured(rank_accuracy=ranks, gain=spectral_residual.gain(state.behavior.params))
 
 
 def init(key: Key, batch: Transition, *, parts: Parts) -> State:
     """A fresh state; the batch is read for shapes only."""
     params, vectors = parts.model.init(key, batch.observation, batch.action)
-    return State(learner.fresh(params, parts.optimizer), vectors)
+    return State(learner.init(params, parts.optimizer), vectors)
 
 
 def make(config: Config, spec: Spec) -> Method:
     """Binds IBC to a config and to the data's sizes. Raises ValueError for a bad config."""
-    chosen("negatives", config.negatives, NEGATIVES)
-    chosen("batches", config.batches, ROWS)
-    counts(config, *COUNTS)
-    strengths(config, *STRENGTHS)
+    require_choice("negatives", config.negatives, NEGATIVES)
+    require_choice("batches", config.batches, ROWS)
+    require_positive(config, *COUNTS)
+    require_nonnegative(config, *STRENGTHS)
     parts = build(config, spec)
     step = partial(update, parts=parts)
-    rows = ROWS[config.batches]
+    sampler = ROWS[config.batches]
     return Method(
         init=partial(init, parts=parts),
-        phases=(Phase("train", config.train_steps, step, config.batch_size, rows=rows),),
+        phases=(Phase("train", config.train_steps, step, config.batch_size, sampler=sampler),),
         policies={"actor": Policy(partial(act, parts=parts), *parts.model.rule)},
         diagnose=partial(diagnose, parts=parts),
     )

@@ -37,8 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrl_prefs import learner, nets
-from jaxrl_prefs import validation as fields
+from jaxrl_prefs import learner, nets, validation
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops import gaussian as normal
@@ -117,7 +116,7 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
     actor_key, iql_key = jax.random.split(key)
     actor = parts.policy.init(actor_key, batch.observation)
     critic, value = iql.init(iql_key, batch, iql=parts.iql)
-    return State(learner.fresh(actor, parts.actor_optimizer), critic, value)
+    return State(learner.init(actor, parts.actor_optimizer), critic, value)
 
 
 # --------------------------------------------------------------------------------- updates
@@ -146,7 +145,7 @@ def update(
     del key, step
     critic, value, advantage, metrics = iql.update(state.critic, state.value, batch, iql=parts.iql)
     loss = partial(actor_loss, batch=batch, advantage=advantage, parts=parts)
-    actor, more = learner.descend(state.actor, parts.actor_optimizer, loss)
+    actor, more = learner.gradient_step(state.actor, parts.actor_optimizer, loss)
     return State(actor, critic, value), metrics | more
 
 
@@ -171,11 +170,11 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     A large `weight_saturation`, the share of actions at the largest weight, is a temperature too
     high for the reward's scale: the policy then clones an arbitrary part of the data.
     """
-    config, judge = parts.config, state.critic.target
+    config, critic_params = parts.config, state.critic.target
     uniform = uniform_in(parts.low, parts.high, key, batch.action.shape, batch.action.dtype)
     policy = act_mean(state, batch.observation, key, parts=parts)
-    found = critics.opinions(parts.iql.critic, judge, batch, policy, uniform)
-    q = parts.iql.critic.apply(judge, batch.observation, batch.action).min(0)
+    found = critics.q_diagnostics(parts.iql.critic, critic_params, batch, policy, uniform)
+    q = parts.iql.critic.apply(critic_params, batch.observation, batch.action).min(0)
     advantage = q - parts.iql.value.apply(state.value.params, batch.observation)
     weight = values.advantage_weight(advantage, config.temperature, config.largest_weight)
     saturated = weight >= 0.999 * config.largest_weight
@@ -187,9 +186,9 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
 
 def make(config: Config, spec: Spec) -> Method:
     """Binds IQL to a config and to the data's sizes. Raises ValueError for a bad config."""
-    fields.counts(config, "batch_size")
-    fields.strengths(config, "temperature", "largest_weight", "train_steps")
-    fields.shares(config, "expectile")
+    validation.require_positive(config, "batch_size")
+    validation.require_nonnegative(config, "temperature", "largest_weight", "train_steps")
+    validation.require_fraction(config, "expectile")
     parts = build(config, spec)
     return Method(
         init=partial(init, parts=parts),

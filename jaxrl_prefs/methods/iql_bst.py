@@ -35,8 +35,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxrl_prefs import learner, nets
-from jaxrl_prefs import validation as fields
+from jaxrl_prefs import learner, nets, validation
 from jaxrl_prefs.behavior import morse
 from jaxrl_prefs.behavior.morse import Morse
 from jaxrl_prefs.learner import Trainable
@@ -141,8 +140,8 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
     actor = parts.policy.init(actor_key, batch.observation)
     critic, value = iql.init(iql_key, batch, iql=parts.iql)
     return State(
-        morse=learner.fresh(uncertain, parts.morse_optimizer),
-        actor=learner.fresh(actor, parts.actor_optimizer),
+        morse=learner.init(uncertain, parts.morse_optimizer),
+        actor=learner.init(actor, parts.actor_optimizer),
         critic=critic,
         value=value,
     )
@@ -179,7 +178,7 @@ def update(
             params,
             policy=parts.policy,
             critic=parts.iql.critic,
-            judge=critic.params,
+            critic_params=critic.params,
             morse=parts.morse,
             certain=state.morse.params,
             batch=batch,
@@ -188,7 +187,7 @@ def update(
             over=parts.config.distance,
         )
 
-    actor, more = learner.descend(state.actor, parts.actor_optimizer, loss)
+    actor, more = learner.gradient_step(state.actor, parts.actor_optimizer, loss)
     return replace(state, actor=actor, critic=critic, value=value), metrics | more
 
 
@@ -206,7 +205,7 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     action = batch.action
     uniform = uniform_in(parts.low, parts.high, key, action.shape, action.dtype)
     policy = parts.policy.apply(state.actor.params, batch.observation)
-    q = critics.opinions(parts.iql.critic, state.critic.params, batch, policy, uniform)
+    q = critics.q_diagnostics(parts.iql.critic, state.critic.params, batch, policy, uniform)
     return q | morse.diagnosis(parts.morse, state.morse.params, batch, policy, uniform)
 
 
@@ -216,7 +215,7 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
 def make(config: Config, spec: Spec) -> Method:
     """Binds IQL-BST to a config and to the data's sizes. Raises ValueError for a bad config."""
     bst.check(config)
-    fields.shares(config, "expectile")
+    validation.require_fraction(config, "expectile")
     parts = build(config, spec)
     return Method(
         init=partial(init, parts=parts),

@@ -39,8 +39,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxrl_prefs import learner
-from jaxrl_prefs import validation as fields
+from jaxrl_prefs import learner, validation
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy, Update
 from jaxrl_prefs.ops.shapes import uniform_in
@@ -94,7 +93,7 @@ class Parts(NamedTuple):
 
 def build(config: Config, spec: Spec) -> Parts:
     """Makes the networks and optimisers. Raises ValueError for an unknown improvement."""
-    if fields.chosen("improvement", config.improvement, IMPROVEMENTS) == "gradient":
+    if validation.require_choice("improvement", config.improvement, IMPROVEMENTS) == "gradient":
         loss = partial(deterministic.bc_loss, alpha=config.alpha)
     else:
         loss = partial(
@@ -122,8 +121,8 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
     critic = parts.critic.init(critic_key, batch.observation, batch.action)
     actor = parts.policy.init(actor_key, batch.observation)
     return State(
-        critic=learner.fresh(critic, parts.critic_optimizer, target=True),
-        actor=learner.fresh(actor, parts.actor_optimizer),
+        critic=learner.init(critic, parts.critic_optimizer, target=True),
+        actor=learner.init(actor, parts.actor_optimizer),
     )
 
 
@@ -155,10 +154,10 @@ def update_actor(
         parts.loss,
         policy=parts.policy,
         critic=parts.critic,
-        judge=state.critic.params,
+        critic_params=state.critic.params,
         batch=batch,
     )
-    actor, metrics = learner.descend(state.actor, parts.actor_optimizer, loss)
+    actor, metrics = learner.gradient_step(state.actor, parts.actor_optimizer, loss)
     return replace(state, actor=actor), metrics
 
 
@@ -172,15 +171,15 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     """Mean Q on data, policy and uniform actions, the twins' spread, and how far imitation is."""
     uniform = uniform_in(parts.low, parts.high, key, batch.action.shape, batch.action.dtype)
     policy = parts.policy.apply(state.actor.params, batch.observation)
-    found = critics.opinions(parts.critic, state.critic.params, batch, policy, uniform)
+    found = critics.q_diagnostics(parts.critic, state.critic.params, batch, policy, uniform)
     return found | learner.measured(bc_error=deterministic.distance(policy, batch.action))
 
 
 def make(config: Config, spec: Spec) -> Method:
     """Binds one-step RL to a config and to the data's sizes. Raises ValueError for a bad config."""
-    fields.counts(config, "batch_size")
-    fields.strengths(config, "alpha", "temperature", "pretrain_steps", "train_steps")
-    fields.strengths(config, "largest_weight")
+    validation.require_positive(config, "batch_size")
+    validation.require_nonnegative(config, "alpha", "temperature", "pretrain_steps", "train_steps")
+    validation.require_nonnegative(config, "largest_weight")
     parts = build(config, spec)
 
     def phase(name: str, steps: int, update: Update) -> Phase:

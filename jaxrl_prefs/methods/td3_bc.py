@@ -26,8 +26,7 @@ from functools import partial
 
 import flax.struct
 
-from jaxrl_prefs import learner
-from jaxrl_prefs import validation as fields
+from jaxrl_prefs import learner, validation
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops.shapes import uniform_in
@@ -74,12 +73,12 @@ def update(
 ) -> tuple[State, Metrics]:
     """The critics at every step, the policy and the averages at every `actor_interval`-th."""
 
-    def loss(params: Params, judge: Params) -> tuple[Array, Metrics]:
+    def loss(params: Params, critic_params: Params) -> tuple[Array, Metrics]:
         return deterministic.bc_loss(
             params,
             policy=parts.policy,
             critic=parts.critic,
-            judge=judge,
+            critic_params=critic_params,
             batch=batch,
             alpha=alpha,
         )
@@ -107,14 +106,14 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Td3) -> Metric
     """Mean Q on data, policy and uniform actions, the twins' spread, and how far imitation is."""
     uniform = uniform_in(parts.low, parts.high, key, batch.action.shape, batch.action.dtype)
     policy = parts.policy.apply(state.actor.params, batch.observation)
-    found = critics.opinions(parts.critic, state.critic.params, batch, policy, uniform)
+    found = critics.q_diagnostics(parts.critic, state.critic.params, batch, policy, uniform)
     return found | learner.measured(bc_error=deterministic.distance(policy, batch.action))
 
 
 def make(config: Config, spec: Spec) -> Method:
     """Binds TD3+BC to a config and to the data's sizes. Raises ValueError for a bad config."""
-    fields.counts(config, "batch_size", "actor_interval")
-    fields.strengths(config, "alpha", "noise", "noise_clip", "train_steps")
+    validation.require_positive(config, "batch_size", "actor_interval")
+    validation.require_nonnegative(config, "alpha", "noise", "noise_clip", "train_steps")
     parts = td3.of(config, spec)
     return Method(
         init=partial(init, parts=parts),

@@ -51,8 +51,7 @@ import flax.struct
 import jax
 import optax
 
-from jaxrl_prefs import learner
-from jaxrl_prefs import validation as fields
+from jaxrl_prefs import learner, validation
 from jaxrl_prefs.behavior import morse
 from jaxrl_prefs.behavior.morse import Morse
 from jaxrl_prefs.learner import Trainable
@@ -139,7 +138,7 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
     morse_key, td3_key = jax.random.split(key)
     params = parts.morse.net.init(morse_key, batch.observation, batch.action)
     actor, critic = td3.init(td3_key, batch, td3=parts.td3)
-    return State(learner.fresh(params, parts.morse_optimizer), actor, critic)
+    return State(learner.init(params, parts.morse_optimizer), actor, critic)
 
 
 # --------------------------------------------------------------------------------- updates
@@ -162,14 +161,14 @@ def update_morse(
 
 
 def actor_loss(
-    params: Params, judge: Params, *, state: State, batch: Transition, parts: Parts
+    params: Params, critic_params: Params, *, state: State, batch: Transition, parts: Parts
 ) -> tuple[Array, Metrics]:
     """The objective above, negated; gradients reach `params` through value, weight and distance."""
     return bst.loss(
         params,
         policy=parts.td3.policy,
         critic=parts.td3.critic,
-        judge=judge,
+        critic_params=critic_params,
         morse=parts.morse,
         certain=state.morse.params,
         batch=batch,
@@ -210,7 +209,7 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     box, action = parts.td3, batch.action
     uniform = uniform_in(box.low, box.high, key, action.shape, action.dtype)
     policy = parts.td3.policy.apply(state.actor.params, batch.observation)
-    q = critics.opinions(parts.td3.critic, state.critic.params, batch, policy, uniform)
+    q = critics.q_diagnostics(parts.td3.critic, state.critic.params, batch, policy, uniform)
     return q | morse.diagnosis(parts.morse, state.morse.params, batch, policy, uniform)
 
 
@@ -220,8 +219,8 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
 def make(config: Config, spec: Spec) -> Method:
     """Binds TD3-BST to a config and to the data's sizes. Raises ValueError for a bad config."""
     bst.check(config)
-    fields.counts(config, "actor_interval")
-    fields.strengths(config, "noise", "noise_clip")
+    validation.require_positive(config, "actor_interval")
+    validation.require_nonnegative(config, "noise", "noise_clip")
     parts = build(config, spec)
 
     return Method(

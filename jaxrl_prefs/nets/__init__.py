@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxrl_prefs.nets.ensembles import ensemble, judged, over_members
+from jaxrl_prefs.nets.ensembles import ensemble, over_members, with_action_gradient
 from jaxrl_prefs.nets.layers import ACTIVATIONS, INITIALISERS, mish, orthogonal, swish
 from jaxrl_prefs.nets.mlp import mlp, residual_mlp, scalar_mlp
 from jaxrl_prefs.nets.time_conditioned import score_net, stepped_mlp, stepped_scalar_mlp
@@ -11,7 +11,6 @@ __all__ = [
     "ACTIVATIONS",
     "INITIALISERS",
     "ensemble",
-    "judged",
     "mish",
     "mlp",
     "orthogonal",
@@ -22,4 +21,5 @@ __all__ = [
     "stepped_mlp",
     "stepped_scalar_mlp",
     "swish",
+    "with_action_gradient",
 ]

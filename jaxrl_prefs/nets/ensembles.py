@@ -36,8 +36,10 @@ def over_members(fn: Callable[[Params], Any], params: Params) -> Any:
     return jax.vmap(fn)(params)
 
 
-def judged(judge: Net, params: Params, context: Array, x: Array, *more: Array) -> Array:
-    """An ensemble's opinion of x, differentiable in x alone: judge(context, x, *more) -> [E, ...].
+def with_action_gradient(
+    critic: Net, params: Params, context: Array, x: Array, *more: Array
+) -> Array:
+    """An ensemble's values, differentiable in x alone: critic(context, x, *more) -> [E, ...].
 
     Each output depends on its own row of x only, so the gradient is one [E, ..., A] array computed
     beside the values, member by member; plain reverse mode would store every activation of every
@@ -48,12 +50,12 @@ def judged(judge: Net, params: Params, context: Array, x: Array, *more: Array) -
 
     @jax.custom_vjp
     def values(x: Array) -> Array:
-        return judge.apply(params, context, x, *more)
+        return critic.apply(params, context, x, *more)
 
     def forward(x: Array) -> tuple[Array, Array]:
         def member(p: Params) -> tuple[Array, Array]:
             one = jax.tree.map(lambda leaf: leaf[None], p)
-            y, pull = jax.vjp(lambda x: judge.apply(one, context, x, *more)[0], x)
+            y, pull = jax.vjp(lambda x: critic.apply(one, context, x, *more)[0], x)
             return y, pull(jnp.ones_like(y))[0]
 
         return over_members(member, params)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_prefs.ops.shapes import aligned
+from jaxrl_prefs.ops.shapes import expand_rank
 from jaxrl_prefs.types import Array, Key, Net, Params
 
 _orthogonal_kernel = nn.initializers.orthogonal(math.sqrt(2.0))
@@ -101,9 +101,9 @@ class _JoinedDense(nn.Module):
         parts = jnp.split(kernel, np.cumsum(sizes)[:-1])
         ndim = max(x.ndim for x in inputs)
         # The smallest products first: the large one is then added to once, with the bias inside.
-        products = [aligned(x @ part, ndim) for x, part in zip(inputs, parts, strict=True)]
+        products = [expand_rank(x @ part, ndim) for x, part in zip(inputs, parts, strict=True)]
         products.sort(key=lambda product: product.size)
-        total = products[0] + aligned(bias, ndim)
+        total = products[0] + expand_rank(bias, ndim)
         for product in products[1:]:
             total = product + total
         return total

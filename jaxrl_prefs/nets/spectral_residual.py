@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_prefs.ops import spectral
-from jaxrl_prefs.ops.shapes import aligned
+from jaxrl_prefs.ops.shapes import expand_rank
 from jaxrl_prefs.types import Array, Key, Params
 
 Vectors = dict[str, Array]  # layer -> u [inputs of the layer]
@@ -61,7 +61,7 @@ def scalar(width: int, blocks: int) -> Residual:
             return spectral.normalized(layers[name]["kernel"], vectors[name])
 
         def dense(name: str, x: Array) -> Array:
-            return jax.nn.relu(x) @ kernel(name) + aligned(layers[name]["bias"], x.ndim)
+            return jax.nn.relu(x) @ kernel(name) + expand_rank(layers[name]["bias"], x.ndim)
 
         x = _joined(kernel(INPUT), layers[INPUT]["bias"], inputs)
         for first, second in zip(inner[::2], inner[1::2], strict=True):
@@ -85,9 +85,9 @@ def _joined(kernel: Array, bias: Array, inputs: tuple[Array, ...]) -> Array:
     """The layer over the concatenation of inputs that are never concatenated."""
     ndim = max(x.ndim for x in inputs)
     parts = jnp.split(kernel, np.cumsum([x.shape[-1] for x in inputs])[:-1])
-    products = [aligned(x @ part, ndim) for x, part in zip(inputs, parts, strict=True)]
+    products = [expand_rank(x @ part, ndim) for x, part in zip(inputs, parts, strict=True)]
     products.sort(key=lambda product: product.size)  # the largest is added to once
-    total = products[0] + aligned(bias, ndim)
+    total = products[0] + expand_rank(bias, ndim)
     for product in products[1:]:
         total = product + total
     return total

@@ -16,7 +16,7 @@ from jaxrl_prefs.nets.layers import (
     swish,
 )
 from jaxrl_prefs.nets.mlp import Mlp
-from jaxrl_prefs.ops.shapes import aligned
+from jaxrl_prefs.ops.shapes import expand_rank
 from jaxrl_prefs.types import Array, Net
 
 FREQUENCY = 30.0  # deviation of the random frequencies of time
@@ -31,7 +31,7 @@ class _StepFeature(nn.Module):
     def __call__(self, n: Array) -> Array:
         half = self.size // 2
         frequency = np.exp(-np.log(10_000.0) * np.arange(half) / (half - 1)).astype(np.float32)
-        angle = n.astype(jnp.float32)[..., None] * aligned(frequency, n.ndim + 1)
+        angle = n.astype(jnp.float32)[..., None] * expand_rank(frequency, n.ndim + 1)
         x = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
         for _ in range(2):
             x = mish(Dense(self.size)(x))
@@ -62,7 +62,7 @@ class _TimeFeature(nn.Module):
     def __call__(self, t: Array) -> Array:
         # RandomState's numbers are the same in every release, so a checkpoint keeps its meaning.
         draw = np.random.RandomState(0).normal(0, FREQUENCY, self.width // 2)
-        angle = t[..., None] * aligned((2 * np.pi * draw).astype(np.float32), t.ndim + 1)
+        angle = t[..., None] * expand_rank((2 * np.pi * draw).astype(np.float32), t.ndim + 1)
         return Dense(self.width, "glorot")(jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1))
 
 
@@ -77,7 +77,7 @@ class _ScoreNet(nn.Module):
     def __call__(self, *inputs: Array) -> Array:
         *others, t = inputs
         x = JoinedDense(self.width, "glorot")(others)
-        time = aligned(_TimeFeature(self.width)(t), x.ndim)
+        time = expand_rank(_TimeFeature(self.width)(t), x.ndim)
         for _ in range(self.blocks):
             start = x
             for _ in range(2):

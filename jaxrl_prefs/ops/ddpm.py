@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_prefs.ops.schedules import Schedule
-from jaxrl_prefs.ops.shapes import boxed
+from jaxrl_prefs.ops.shapes import clip_to_box
 from jaxrl_prefs.types import Array, Key
 
 EpsFn = Callable[[Array, Array], Array]
@@ -73,7 +73,7 @@ def ancestral(*, low: float | np.ndarray = -np.inf, high: float | np.ndarray = n
     """
 
     def step(schedule: Schedule, x: Array, eps: Array, n: Array, z: Array) -> Array:
-        x0 = boxed(x0_from_eps(schedule, x, eps, n), low, high)
+        x0 = clip_to_box(x0_from_eps(schedule, x, eps, n), low, high)
         spread = jnp.where(n > 1, jnp.sqrt(jnp.asarray(schedule.beta, x.dtype)[n]), 0)
         spread = spread[..., None] if spread.ndim else spread
         return posterior_mean(schedule, x, x0, n) + spread * z
@@ -89,7 +89,7 @@ def ddim(*, low: float | np.ndarray = -np.inf, high: float | np.ndarray = np.inf
 
     def step(schedule: Schedule, x: Array, eps: Array, n: Array, z: Array) -> Array:
         del z
-        x0 = boxed(x0_from_eps(schedule, x, eps, n), low, high)
+        x0 = clip_to_box(x0_from_eps(schedule, x, eps, n), low, high)
         before = at(schedule.alpha_bar, n - 1, x)
         return jnp.sqrt(before) * x0 + jnp.sqrt(1 - before) * eps
 

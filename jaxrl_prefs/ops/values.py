@@ -1,4 +1,4 @@
-"""Temporal-difference targets and how an ensemble's opinions become one number."""
+"""Temporal-difference targets and how an ensemble's q_diagnostics become one number."""
 
 from __future__ import annotations
 

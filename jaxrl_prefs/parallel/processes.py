@@ -1,8 +1,8 @@
 """Several processes as one run: who leads, and how the others learn what the leader found.
 
 Every process runs the same program on its own devices. The leader, process 0, owns the workdir, and
-what it reads there reaches the others by `led`. Only the checkpoints are read and written by all,
-since Orbax wants it so: the workdir lies on a file system that all see.
+what it reads there reaches the others by `run_on_leader`. Only the checkpoints are read and written
+by all, since Orbax wants it so: the workdir lies on a file system that all see.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def join(coordinator: str, process_id: int | None = None, num_processes: int | N
         ) from error
 
 
-def leads() -> bool:
+def is_leader() -> bool:
     """Whether this process is the one that writes."""
     return jax.process_index() == 0
 
 
-def meet() -> None:
+def barrier() -> None:
     """Waits until every process has come here, as often as this one.
 
     Before any two processes' devices exchange something: gloo, which connects those of CPUs, gives
@@ -73,7 +73,7 @@ def meet() -> None:
     client.wait_at_barrier(f"jaxrl_prefs/{next(_MEETINGS)}", timeout_in_ms=LONG)
 
 
-def led(function: Callable[[], Value]) -> Value:
+def run_on_leader(function: Callable[[], Value]) -> Value:
     """Calls `function` in the leader alone; every process gets its result, or its exception.
 
     All processes must come here in the same order. What is returned must be picklable.
@@ -81,7 +81,7 @@ def led(function: Callable[[], Value]) -> Value:
     if jax.process_count() == 1:
         return function()
     outcome: tuple[bool, Any] = (False, None)
-    if leads():
+    if is_leader():
         try:
             outcome = (True, function())
         except Exception as error:  # whatever it is, the others must not wait for ever
@@ -104,7 +104,7 @@ def _told(message: bytes) -> bytes:
     """The leader's bytes, in every process."""
     from jax.experimental import multihost_utils
 
-    meet()
+    barrier()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
-    own = np.frombuffer(message, np.uint8) if leads() else np.zeros(size, np.uint8)
+    own = np.frombuffer(message, np.uint8) if is_leader() else np.zeros(size, np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(own), np.uint8).tobytes()

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxrl_prefs.parallel import processes as hosts
+from jaxrl_prefs.parallel import processes
 
 AXIS = "seed"
 MAPPINGS = ("auto", "loop", "vmap")
@@ -120,7 +120,7 @@ def _put(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
 def fetch(tree: Tree) -> Tree:
     """Takes whole leaves to the host as numpy arrays, from all processes."""
     if not all(_is_here(leaf) for leaf in jax.tree.leaves(tree)):
-        hosts.meet()
+        processes.barrier()
     return jax.tree.map(_fetched, tree)
 
 

@@ -34,17 +34,17 @@ def bc_loss(
     *,
     policy: Net,
     critic: Net,
-    judge: Params,
+    critic_params: Params,
     batch: Transition,
     alpha: float,
 ) -> tuple[Array, Metrics]:
     """-alpha mean[ Q1(s, pi(s)) ] / mean|Q1| + mean[ (pi(s) - a)^2 ].
 
-    Source: TD3+BC (Fujimoto and Gu 2021), equations 3 to 5, negated. `judge` are the critic's
-    parameters, held fixed; so is the divisor.
+    Source: TD3+BC (Fujimoto and Gu 2021), equations 3 to 5, negated. `critic_params` are
+    held fixed; so is the divisor.
     """
     action = policy.apply(params, batch.observation)
-    q = critics.first(critic, judge, batch.observation, action)
+    q = critics.first(critic, critic_params, batch.observation, action)
     gap = distance(action, batch.action)
     loss = jnp.mean(gap) - alpha * jnp.mean(values.normalised(q))
     return loss, learner.measured(actor_loss=loss, bc_error=gap)
@@ -55,7 +55,7 @@ def weighted_loss(
     *,
     policy: Net,
     critic: Net,
-    judge: Params,
+    critic_params: Params,
     batch: Transition,
     temperature: float,
     largest: float,
@@ -68,7 +68,7 @@ def weighted_loss(
     """
     action = policy.apply(params, batch.observation)
     both = jnp.stack([batch.action, jax.lax.stop_gradient(action)])
-    q = critic.apply(judge, batch.observation[None], both).mean(0)
+    q = critic.apply(critic_params, batch.observation[None], both).mean(0)
     advantage = q[0] - q[1]
     scale = jnp.sqrt(jnp.mean(jnp.square(advantage)))
     weight = values.advantage_weight(

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrl_prefs import learner
 from jaxrl_prefs.ops import gaussian
-from jaxrl_prefs.ops.shapes import aligned, boxed, squashed
+from jaxrl_prefs.ops.shapes import clip_to_box, expand_rank, squashed
 from jaxrl_prefs.policies.family import Family, Refinement
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params
 
@@ -59,7 +59,7 @@ def shared_deviation(net: Net, action_dim: int) -> Net:
 
     def apply(params: Params, observation: Array) -> Array:
         mean = net.apply(params["mean"], observation)
-        log_std = jnp.broadcast_to(aligned(params["log_std"], mean.ndim), mean.shape)
+        log_std = jnp.broadcast_to(expand_rank(params["log_std"], mean.ndim), mean.shape)
         return jnp.concatenate([mean, log_std], -1)
 
     return Net(init, apply)
@@ -67,7 +67,7 @@ def shared_deviation(net: Net, action_dim: int) -> Net:
 
 def drawn(mean: Array, std: Array, key: Key, low: np.ndarray, high: np.ndarray) -> Array:
     """One normal draw for each mean, clipped to the box: [..., A]."""
-    return boxed(mean + std * jax.random.normal(key, mean.shape, mean.dtype), low, high)
+    return clip_to_box(mean + std * jax.random.normal(key, mean.shape, mean.dtype), low, high)
 
 
 def fit_gaussian(mean: Array, std: Array, action: Array) -> Array:
@@ -102,7 +102,7 @@ def _family(
 
     def sample(mean: Array, std: Array, key: Key, count: int) -> Array:
         z = jax.random.normal(key, (mean.shape[0], count, mean.shape[-1]), mean.dtype)
-        return boxed(mean[:, None] + std[:, None] * z, low, high)
+        return clip_to_box(mean[:, None] + std[:, None] * z, low, high)
 
     def init(key: Key, observation: Array, action: Array) -> Params:
         del action

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_prefs.ops import gaussian
-from jaxrl_prefs.ops.shapes import aligned, squashed
+from jaxrl_prefs.ops.shapes import expand_rank, squashed
 from jaxrl_prefs.types import Array, Key, Net, Params
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
@@ -52,7 +52,7 @@ class Squashed(NamedTuple):
 
     def source(self, action: Array) -> Array:
         """u of a recorded action, [..., A], by a clipped atanh."""
-        centre, radius = (aligned(x, action.ndim) for x in (self._centre, self._radius))
+        centre, radius = (expand_rank(x, action.ndim) for x in (self._centre, self._radius))
         return jnp.arctanh(jnp.clip((action - centre) / radius, -EDGE, EDGE))
 
     @property

@@ -58,7 +58,7 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._orbax = ocp.training.Checkpointer(
                 self.directory,
-                # Every tick that asks for a save gets one.
+                # Every log point that asks for a save gets one.
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
                 preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             )

@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from jaxrl_prefs.method import Method
-from jaxrl_prefs.training.loop import Tick
+from jaxrl_prefs.training.loop import LogPoint
 
 
-def write(folder: Path, method: Method, tick: Tick) -> None:
-    """Writes the rows that were filled since the last tick, and waits for the disk.
+def write(folder: Path, method: Method, log_point: LogPoint) -> None:
+    """Writes the rows that were filled since the last log point, and waits for the disk.
 
     They must be there before the checkpoint of their step: a resumed run reads all rows up to it.
     Does nothing in a phase that fills no columns.
     """
-    phase = next(phase for phase in method.phases if phase.name == tick.phase)
-    first, end = tick.filled
+    phase = next(phase for phase in method.phases if phase.name == log_point.phase)
+    first, end = log_point.filled
     for name in phase.columns:
-        column = tick.columns[name]
+        column = log_point.columns[name]
         folder.mkdir(exist_ok=True)
         path = folder / f"{name}.npy"
         mode = "r+" if first and path.exists() else "w+"

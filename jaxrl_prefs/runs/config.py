@@ -14,8 +14,7 @@ from jaxrl_prefs import data
 from jaxrl_prefs.data import Processing
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.runs import overrides
-from jaxrl_prefs.runs import presets as tuned
+from jaxrl_prefs.runs import overrides, presets
 
 LARGEST_SEED = 2**31 - 1
 OWN_FLAGS = ("algo", "dataset", "env", "seeds")
@@ -149,7 +148,7 @@ def resolve(choice: Choice, name: str, family: str) -> tuple[RunConfig, Any]:
     asked = dict(algo=choice.algo, env=choice.env, seeds=choice.seeds, dataset=name)
     run = overrides.replace(RunConfig(), asked | data.defaults(family)._asdict())
     method = METHODS[choice.algo].Config()
-    run, method = _fill(run, method, tuned.overrides_for(name, family, choice.algo))
+    run, method = _fill(run, method, presets.overrides_for(name, family, choice.algo))
     return _split(run, method, choice.assignments)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrl_prefs.runs import statistics as report
+from jaxrl_prefs.runs import statistics
 
 PHASE_COLOUR = "0.6"
 
@@ -65,7 +65,7 @@ def _panels(
         own = [row for row in evaluations if row["policy"] == policy]
         points = _by_step((row["step"], row["score"]) for row in own)
         bands = {
-            step: report.interval(values) or (values[0], values[0])
+            step: statistics.interval(values) or (values[0], values[0])
             for step, values in points.items()
         }
         panels.setdefault("score", {})[policy] = (

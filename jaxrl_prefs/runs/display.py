@@ -11,8 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from jaxrl_prefs.evaluation.evaluator import Score
 from jaxrl_prefs.method import Method
-from jaxrl_prefs.runs import estimate as forecast
-from jaxrl_prefs.runs import statistics as report
+from jaxrl_prefs.runs import estimate, statistics
 
 
 def line(console: Console, text: str) -> None:
@@ -79,7 +78,7 @@ class Display:
             self._tasks[phase],
             completed=phase_step,
             rate=f"{rate:,.0f} updates/s" if rate >= 100 else f"{rate:.3g} updates/s",
-            left=f"{forecast.duration(left)} left",
+            left=f"{estimate.duration(left)} left",
         )
 
     def evaluated(self, phase: str, phase_step: int, scores: Mapping[str, Score]) -> None:
@@ -88,8 +87,8 @@ class Display:
             parts = []
             for name, score in scores.items():
                 seeds = np.split(score.scores.mean(1), len(self._points))[place].tolist()
-                bounds = report.interval(seeds)
-                spread = f" ({report.spread(bounds)})" if bounds else ""
+                bounds = statistics.interval(seeds)
+                spread = f" ({statistics.spread(bounds)})" if bounds else ""
                 parts.append(f"{name} {np.mean(seeds):.1f}{spread}")
             where = "".join(f", {field}={value:g}" for field, value in point.items())
             line(self._console, f"{phase} {phase_step}{where}: {', '.join(parts)}")

@@ -12,17 +12,17 @@ from jax.sharding import Mesh
 
 from jaxrl_prefs.errors import NonFiniteError
 from jaxrl_prefs.method import Method, Phase
-from jaxrl_prefs.parallel import processes as hosts
-from jaxrl_prefs.training import loop as train
+from jaxrl_prefs.parallel import processes
+from jaxrl_prefs.training import loop
 from jaxrl_prefs.types import Transition
 
 CHUNK = 10  # updates per timed call: two of BDPO's actor intervals
 PATIENCE = 0.5  # seconds of chunks to time for each phase; at least one chunk
-TICKS = 4  # chunks to time, unless they take TICKS times as long
+CHUNKS = 4  # chunks to time, unless they take CHUNKS times as long
 ENDLESS = 10**6
 
 
-class Forecast:
+class Estimate:
     """Seconds per update of each phase and per evaluation, and what they add up to."""
 
     def __init__(
@@ -90,32 +90,35 @@ def seconds_per_update(
             columns = empty_columns(method, index, len(seeds), len(data.reward))
             alone = _alone(method, index)
             more = {"columns": columns, "mapping": mapping, "stream": stream}
-            ticks = train.run(alone, data, seeds, mesh, every=every, **more)  # type: ignore[arg-type]
+            log_points = loop.run(alone, data, seeds, mesh, every=every, **more)  # type: ignore[arg-type]
             with contextlib.suppress(NonFiniteError):
-                measured[phase.name] = _time(ticks)
+                measured[phase.name] = _time(log_points)
     return measured
 
 
-def _time(ticks: Iterator[train.Tick]) -> float:
-    """Seconds per update of the fastest tick. The first, which compiles, only starts the clock.
+def _time(log_points: Iterator[loop.LogPoint]) -> float:
+    """Seconds per update of the fastest log_point. The first, which compiles, only starts the
+    clock.
 
     The fastest, because the first few also load and place what later ones find ready: the second
-    tick alone was twelve times too slow for a phase of small networks.
+    log point alone was twelve times too slow for a phase of small networks.
     """
-    before = next(ticks).step
+    before = next(log_points).step
     began = last = time.perf_counter()
     paces: list[float] = []
-    for tick in ticks:
+    for log_point in log_points:
         now = time.perf_counter()
-        paces.append((now - last) / (tick.step - before))
-        before, last = tick.step, now
-        if hosts.led(functools.partial(_enough, now - began, len(paces))):  # all stop together
+        paces.append((now - last) / (log_point.step - before))
+        before, last = log_point.step, now
+        if processes.run_on_leader(
+            functools.partial(_enough, now - began, len(paces))
+        ):  # all stop together
             break
     return min(paces, default=0.0)
 
 
 def _enough(elapsed: float, count: int) -> bool:
-    return elapsed > PATIENCE and (count >= TICKS or elapsed > TICKS * PATIENCE)
+    return elapsed > PATIENCE and (count >= CHUNKS or elapsed > CHUNKS * PATIENCE)
 
 
 def _alone(method: Method, index: int) -> Method:

@@ -8,75 +8,75 @@ from typing import Any
 
 from rich.console import Console
 
-from jaxrl_prefs.parallel import processes as hosts
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import processes, seed_axis
 from jaxrl_prefs.runs import columns
 from jaxrl_prefs.runs.checkpoints import Checkpoints
 from jaxrl_prefs.runs.display import line
-from jaxrl_prefs.runs.job import Trial
+from jaxrl_prefs.runs.job import Job
 from jaxrl_prefs.runs.load import abstract_state
 from jaxrl_prefs.runs.recorder import Recorder, Step, crossed
 from jaxrl_prefs.runs.workdir import CHECKPOINTS, COLUMNS
-from jaxrl_prefs.training import loop as train
-from jaxrl_prefs.training import sweep as settings
-from jaxrl_prefs.training.program import Ensemble
+from jaxrl_prefs.training import loop, sweep
+from jaxrl_prefs.training.program import SeedPlacement
 
 
-def run(trial: Trial, console: Console) -> None:
+def run(job: Job, console: Console) -> None:
     """Trains to the end from wherever the workdir's newest checkpoint stands.
 
     Raises:
         NonFiniteError: if a seed breaks; the checkpoints so far stay.
         CheckpointError, OSError: if the disk refuses a checkpoint or a row.
     """
-    config = trial.config
+    config = job.config
     # Of several processes all take part in a checkpoint, in the leader's folder.
-    folder = hosts.led(lambda: trial.path.absolute()) / CHECKPOINTS
+    folder = processes.run_on_leader(lambda: job.path.absolute()) / CHECKPOINTS
     with Checkpoints(folder, keep=config.keep) as checkpoints:
-        state, start = _restore(trial, checkpoints)
-        if start == trial.steps:
+        state, start = _restore(job, checkpoints)
+        if start == job.steps:
             return
         if start:
-            line(console, f"continuing at update {start} of {trial.steps}")
-        if trial.streamed:
-            line(console, trial.streamed)
-        ticks = train.run(
-            trial.method,
-            trial.dataset.transitions,
-            trial.seeds,
-            trial.mesh,
+            line(console, f"continuing at update {start} of {job.steps}")
+        if job.streamed:
+            line(console, job.streamed)
+        log_points = loop.run(
+            job.method,
+            job.dataset.transitions,
+            job.seeds,
+            job.mesh,
             every=config.log_every,
             state=state,
-            columns=hosts.led(lambda: columns.read(trial.path / COLUMNS, trial.method, start)),
+            columns=processes.run_on_leader(
+                lambda: columns.read(job.path / COLUMNS, job.method, start)
+            ),
             start=start,
             mapping=config.mapping,
-            stream=bool(trial.streamed),
+            stream=bool(job.streamed),
         )
-        with Recorder(trial, start, console) as recorder:
-            for step in _timed(ticks, start):
+        with Recorder(job, start, console) as recorder:
+            for step in _timed(log_points, start):
                 recorder.record(step)
-                now = step.tick.step
-                if crossed(step.before, now, config.checkpoint_every) or now == trial.steps:
+                now = step.log_point.step
+                if crossed(step.before, now, config.checkpoint_every) or now == job.steps:
                     recorder.sync()
-                    checkpoints.save(now, ensemble.trim(step.tick.state, len(trial.seeds)))
+                    checkpoints.save(now, seed_axis.trim(step.log_point.state, len(job.seeds)))
 
 
-def _restore(trial: Trial, checkpoints: Checkpoints) -> tuple[Any, int]:
+def _restore(job: Job, checkpoints: Checkpoints) -> tuple[Any, int]:
     """Returns the newest state [S, ...] with its step; at the start of a run None and 0, or the
     members of a sweep with their settings."""
-    members = len(trial.seeds)
-    found = checkpoints.restore(abstract_state(trial.method, trial.dataset.spec, members))
-    if found or not trial.points:
+    members = len(job.seeds)
+    found = checkpoints.restore(abstract_state(job.method, job.dataset.spec, members))
+    if found or not job.points:
         return found or (None, 0)
-    crew = Ensemble(trial.seeds, trial.mesh, trial.config.mapping)
-    state = train.begin(trial.method, trial.dataset.transitions, crew)
-    return settings.assign(ensemble.trim(state, members), trial.settings), 0
+    placement = SeedPlacement(job.seeds, job.mesh, job.config.mapping)
+    state = loop.begin(job.method, job.dataset.transitions, placement)
+    return sweep.assign(seed_axis.trim(state, members), job.settings), 0
 
 
-def _timed(ticks: Iterator[train.Tick], start: int) -> Iterator[Step]:
+def _timed(log_points: Iterator[loop.LogPoint], start: int) -> Iterator[Step]:
     before, phases = start, set[str]()
     clock = time.perf_counter()
-    for tick in ticks:
-        yield Step(tick, before, time.perf_counter() - clock, tick.phase not in phases)
-        phases.add(tick.phase)
-        before, clock = tick.step, time.perf_counter()
+    for log_point in log_points:
+        yield Step(log_point, before, time.perf_counter() - clock, log_point.phase not in phases)
+        phases.add(log_point.phase)
+        before, clock = log_point.step, time.perf_counter()

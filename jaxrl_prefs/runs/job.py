@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 
 from jaxrl_prefs.data import Dataset
 from jaxrl_prefs.method import Method
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.runs.config import RunConfig
 
 
-class Trial(NamedTuple):
+class Job(NamedTuple):
     """A method on a dataset with its seeds on their devices, and the folder that it is kept in."""
 
     path: Path
@@ -56,6 +56,6 @@ def mesh_for(seeds: int, devices: Sequence[Any]) -> Mesh:
     Of several processes all devices, process after process: each must have a part.
     """
     if jax.process_count() > 1:
-        return ensemble.seed_mesh(sorted(devices, key=lambda x: (x.process_index, x.id)))
+        return seed_axis.seed_mesh(sorted(devices, key=lambda x: (x.process_index, x.id)))
     rounds = math.ceil(seeds / len(devices))
-    return ensemble.seed_mesh(devices[: math.ceil(seeds / rounds)])
+    return seed_axis.seed_mesh(devices[: math.ceil(seeds / rounds)])

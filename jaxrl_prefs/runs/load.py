@@ -25,7 +25,7 @@ from jaxrl_prefs.errors import LoadError
 from jaxrl_prefs.keys import seed_keys
 from jaxrl_prefs.method import Method, State
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.types import Array, Key, Spec
 
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"
@@ -101,7 +101,7 @@ class Run:
         name = name or next(iter(self.method.policies))
         if name not in self.method.policies:
             raise LoadError(f"no policy {name!r}; the run has {', '.join(self.method.policies)}")
-        return self.method.policies[name].act, ensemble.one(self.state, self.seeds.index(seed))
+        return self.method.policies[name].act, seed_axis.one(self.state, self.seeds.index(seed))
 
 
 def exported(

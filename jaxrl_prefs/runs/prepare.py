@@ -20,19 +20,16 @@ from rich.console import Console
 from jaxrl_prefs import data
 from jaxrl_prefs.data import Dataset, Recording, parity
 from jaxrl_prefs.errors import ConfigError, WorkdirError
-from jaxrl_prefs.evaluation import rollout as arenas
+from jaxrl_prefs.evaluation import rollout
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.parallel import processes as hosts
-from jaxrl_prefs.runs import config, curves, memory, overrides, workdir
-from jaxrl_prefs.runs import fit as training
-from jaxrl_prefs.runs import load as release
-from jaxrl_prefs.runs import statistics as report
+from jaxrl_prefs.parallel import processes
+from jaxrl_prefs.runs import config, curves, fit, load, memory, overrides, statistics, workdir
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.runs.display import line
-from jaxrl_prefs.runs.job import Trial, mesh_for
+from jaxrl_prefs.runs.job import Job, mesh_for
 from jaxrl_prefs.runs.workdir import CONFIG, EVALUATIONS, METRICS, RESULT, TIMINGS, Rows
-from jaxrl_prefs.training import sweep as settings
+from jaxrl_prefs.training import sweep
 
 COMPARED = ("run", "method", "sweep", "data")
 PACKAGES = (
@@ -53,18 +50,18 @@ def run(choice: Choice, path: Path, console: Console, *, overwrite: bool) -> Non
         NonFiniteError, OSError: as `training.run`.
     """
     complete(*prepare(choice, path), console, overwrite=overwrite)
-    if hosts.leads():
+    if processes.is_leader():
         _show(path, console)
-    hosts.meet()  # who leaves early waits for the others, but not for ever
+    processes.barrier()  # who leaves early waits for the others, but not for ever
 
 
-def complete(trial: Trial, about: dict[str, Any], console: Console, *, overwrite: bool) -> None:
+def complete(job: Job, about: dict[str, Any], console: Console, *, overwrite: bool) -> None:
     """Trains what `prepare` returned, from wherever it stands to result.json. Raises as `run`.
 
     Of several processes the leader has the workdir. The others write to a folder that is thrown
     away, and say nothing.
     """
-    path = trial.path
+    path = job.path
 
     def open_workdir() -> bool:
         stack.enter_context(workdir.claim(path))
@@ -75,21 +72,21 @@ def complete(trial: Trial, about: dict[str, Any], console: Console, *, overwrite
         return (path / RESULT).exists()
 
     with contextlib.ExitStack() as stack:
-        finished = hosts.led(open_workdir)
-        if hosts.led(lambda: about["data"]["sha256"]) != about["data"]["sha256"]:
+        finished = processes.run_on_leader(open_workdir)
+        if processes.run_on_leader(lambda: about["data"]["sha256"]) != about["data"]["sha256"]:
             raise WorkdirError("this process found other data than the leader")
         if finished:
             line(console, f"{path} is finished; --overwrite starts anew")
             return
-        if not hosts.leads():
+        if not processes.is_leader():
             console = Console(quiet=True)
-            trial = trial._replace(path=Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        line(console, _headline(trial))
-        training.run(trial, console)
-        hosts.led(lambda: _conclude(path))
+            job = job._replace(path=Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        line(console, _headline(job))
+        fit.run(job, console)
+        processes.run_on_leader(lambda: _conclude(path))
 
 
-def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Trial, dict[str, Any]]:
+def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[str, Any]]:
     """Loads the data and makes the method; returns what to train and the content of config.json.
 
     Args:
@@ -100,7 +97,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Trial, dic
 
     Raises:
         ConfigError, DataError: for what the user can put right.
-        settings.Fixed: if the members of one ensemble cannot differ in these fields.
+        sweep.Fixed: if the members of one ensemble cannot differ in these fields.
     """
     env = "" if choice.env == NO_ENV else choice.env
     recording = _load(choice.dataset, env)
@@ -112,7 +109,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Trial, dic
     try:
         numbers = [_numbers(choice.algo, point, dataset) for point in points]
         method = _make(choice.algo, method_config, dataset, numbers)
-    except settings.Fixed:
+    except sweep.Fixed:
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -122,14 +119,14 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Trial, dic
     streamed = memory.streamed(dataset.transitions, mesh)
     if streamed and jax.process_count() > 1:
         raise ConfigError(f"{streamed}, and that is for a single process")
-    trial = Trial(path, run_config, method, dataset, mesh, tuple(numbers), streamed)
-    return trial, _about(trial, method_config)
+    job = Job(path, run_config, method, dataset, mesh, tuple(numbers), streamed)
+    return job, _about(job, method_config)
 
 
 def _load(name: str, env: str) -> Recording:
     """Loads a recording, the leader first: it may have to make or download it."""
     found: list[Recording] = []
-    hosts.led(lambda: found.append(data.load(name, env=env)))
+    processes.run_on_leader(lambda: found.append(data.load(name, env=env)))
     return found[0] if found else data.load(name, env=env)
 
 
@@ -153,16 +150,16 @@ def _make(
     for point in points:  # every value by itself may be one that the method refuses
         make(dataclasses.replace(method_config, **point), dataset.spec)
     first = dataclasses.replace(method_config, **points[0])
-    return settings.vary(make, first, dataset.spec, tuple(points[0]))
+    return sweep.vary(make, first, dataset.spec, tuple(points[0]))
 
 
-def _about(trial: Trial, method_config: Any) -> dict[str, Any]:
+def _about(job: Job, method_config: Any) -> dict[str, Any]:
     """The content of config.json."""
-    recording, dataset = trial.dataset.recording, trial.dataset
+    recording, dataset = job.dataset.recording, job.dataset
     return {
-        "run": dataclasses.asdict(trial.config),
+        "run": dataclasses.asdict(job.config),
         "method": dataclasses.asdict(method_config),
-        "sweep": {name: [p[name] for p in trial.points] for name in trial.settings},
+        "sweep": {name: [p[name] for p in job.points] for name in job.settings},
         "data": {
             "name": recording.name,
             "family": recording.family,
@@ -175,9 +172,9 @@ def _about(trial: Trial, method_config: Any) -> dict[str, Any]:
             "score": float(np.mean(recording.score(recording.returns))),
         },
         "recorded_with": recording.task.recorded_with if recording.task else (),
-        "steps": trial.steps,
-        "release": release.describe(dataset.spec, dataset.observation, dataset.action),
-        "versions": _versions(trial),
+        "steps": job.steps,
+        "release": load.describe(dataset.spec, dataset.observation, dataset.action),
+        "versions": _versions(job),
     }
 
 
@@ -188,19 +185,19 @@ def _fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _versions(trial: Trial) -> dict[str, Any]:
-    devices = trial.mesh.devices.ravel()
+def _versions(job: Job) -> dict[str, Any]:
+    devices = job.mesh.devices.ravel()
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    backend = arenas.chosen_backend(trial.config.eval_backend, trial.dataset, trial.mesh)
+    backend = rollout.chosen_backend(job.config.eval_backend, job.dataset, job.mesh)
     return found | {
         "git": _revision(),
         "platform": platform.platform(),
-        "evaluation": backend if trial.dataset.recording.task else "",
+        "evaluation": backend if job.dataset.recording.task else "",
         "devices": f"{len(devices)} x {devices[0].device_kind}",
     }
 
@@ -224,12 +221,12 @@ def _note_other_versions(path: Path, versions: dict[str, Any], console: Console)
         line(console, text)
 
 
-def _headline(trial: Trial) -> str:
-    run_config, recording = trial.config, trial.dataset.recording
+def _headline(job: Job) -> str:
+    run_config, recording = job.config, job.dataset.recording
     place = f"played in {recording.task.env_id}" if recording.task else "without an environment"
     return (
-        f"{run_config.algo} on {recording.name} ({trial.dataset.spec.size} transitions, {place}), "
-        f"seeds {', '.join(map(str, run_config.seeds))}, {trial.mesh.devices.size} device(s)"
+        f"{run_config.algo} on {recording.name} ({job.dataset.spec.size} transitions, {place}), "
+        f"seeds {', '.join(map(str, run_config.seeds))}, {job.mesh.devices.size} device(s)"
     )
 
 
@@ -239,13 +236,13 @@ def _conclude(path: Path) -> None:
     about = workdir.read_json(path / CONFIG)
     if not about["sweep"]:
         curves.draw(path / "curves.png", evaluations, Rows(path / METRICS))
-    workdir.write_json(path / RESULT, report.result(about, evaluations, Rows(path / TIMINGS)))
+    workdir.write_json(path / RESULT, statistics.result(about, evaluations, Rows(path / TIMINGS)))
 
 
 def _show(path: Path, console: Console) -> None:
     summary = workdir.read_json(path / RESULT)
     if summary["policies"]:
-        console.print(report.table(summary))
+        console.print(statistics.table(summary))
     else:
         line(console, "trained, but not evaluated: the dataset names no environment (see --env)")
     phases = summary["updates_per_second"].items()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jaxrl_prefs.runs import presets as tuned
+from jaxrl_prefs.runs import presets
 
 Score = tuple[float, float | None]  # mean, standard deviation over seeds
 
@@ -174,7 +174,7 @@ def beside(dataset: str) -> dict[str, Score]:
     >>> beside("hopper/medium-v0")  # another agent in another simulator
     {}
     """
-    name = tuned.known_as(dataset)
+    name = presets.known_as(dataset)
     return {
         column: printed.scores[name]
         for column, printed in PUBLISHED.items()

@@ -23,12 +23,11 @@ from rich.table import Table
 from jaxrl_prefs.behavior import score
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import arq
-from jaxrl_prefs.parallel import devices
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import devices, seed_axis
 from jaxrl_prefs.runs import overrides
 from jaxrl_prefs.runs.workdir import write_json
 from jaxrl_prefs.toy import figures
-from jaxrl_prefs.training import loop as train
+from jaxrl_prefs.training import loop
 from jaxrl_prefs.types import Spec, Transition
 
 DEVIATION = 0.05  # of every mode
@@ -122,10 +121,10 @@ def study(config: arq.Config, centres: Centres, seed: int) -> Learned:
     data = rows(*data_of(centres, POINTS, rng))
     spec = Spec.of(data)
     method, parts = arq.make(config, spec), arq.build(config, spec)
-    mesh = ensemble.seed_mesh(jax.devices()[:1])
-    for tick in train.run(method, data, [seed], mesh, every=1_000):
-        state = tick.state
-    params = ensemble.one(state, 0).behavior.target
+    mesh = seed_axis.seed_mesh(jax.devices()[:1])
+    for log_point in loop.run(method, data, [seed], mesh, every=1_000):
+        state = log_point.state
+    params = seed_axis.one(state, 0).behavior.target
 
     @jax.jit
     def densities(states: jax.Array, actions: jax.Array) -> jax.Array:

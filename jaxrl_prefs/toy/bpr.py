@@ -130,9 +130,9 @@ def fit_table(grid: Grid, config: Config, sampling: str, seed: int) -> np.ndarra
                 now = jax.random.fold_in(key, i)
                 return table_loss(logits, grid, now, config=config, sampling=sampling)
 
-            return learner.descend(part, opt, loss)[0]
+            return learner.gradient_step(part, opt, loss)[0]
 
-        start = learner.fresh(jnp.zeros(len(grid.q)), opt)
+        start = learner.init(jnp.zeros(len(grid.q)), opt)
         return jax.nn.softmax(jax.lax.fori_loop(0, config.steps, step, start).params)
 
     share = np.asarray(train(jax.random.key(seed), grid), np.float64)
@@ -263,11 +263,11 @@ def _descend(
     opt = learner.optimizer(0.03, decay_steps=CURVE_STEPS)
 
     def step(part: learner.Trainable, key: Key) -> tuple[learner.Trainable, Array]:
-        after, _ = learner.descend(part, opt, lambda p: (loss(p, key), ()))
+        after, _ = learner.gradient_step(part, opt, lambda p: (loss(p, key), ()))
         return after, divergence(part.params)
 
     keys = jax.random.split(jax.random.key(seed), CURVE_STEPS)
-    return np.asarray(jax.jit(lambda: jax.lax.scan(step, learner.fresh(start, opt), keys)[1])())
+    return np.asarray(jax.jit(lambda: jax.lax.scan(step, learner.init(start, opt), keys)[1])())
 
 
 def _arms(lam: float, sampling: str, seed: int) -> np.ndarray:

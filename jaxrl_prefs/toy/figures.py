@@ -95,7 +95,7 @@ def _scatter(panel: Any, points: np.ndarray) -> None:
 
 
 def _frame(axes: np.ndarray, axis: np.ndarray) -> None:
-    """The same square everywhere, with few ticks."""
+    """The same square everywhere, with few log_points."""
     for panel in axes.flat:
         panel.set(xlim=(axis[0], axis[-1]), ylim=(axis[0], axis[-1]), aspect="equal")
         panel.set_xticks([-4, -2, 0, 2, 4])

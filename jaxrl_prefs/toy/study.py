@@ -12,10 +12,10 @@ from rich.console import Console
 from jaxrl_prefs.data.generate.bandits import BOUND, Bandit, retarget, transitions
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.runs.display import Display
 from jaxrl_prefs.toy import bdpo, bpr
-from jaxrl_prefs.training import loop as train
+from jaxrl_prefs.training import loop
 from jaxrl_prefs.types import Spec, Transition
 
 STUDIES: dict[str, Any] = {"bdpo": bdpo, "bpr": bpr}  # what a method adds: SIZES, check, ...
@@ -77,16 +77,18 @@ def study(setting: Setting, bandit: Bandit, console: Console) -> Outcome:
 def fit(setting: Setting, data: Transition, spec: Spec, console: Console) -> tuple[Method, Any]:
     """Trains one seed on the first device; returns the method and its final state."""
     method = METHODS[setting.algo].make(setting.config, spec)
-    mesh = ensemble.seed_mesh(jax.devices()[:1])
+    mesh = seed_axis.seed_mesh(jax.devices()[:1])
     total = sum(phase.steps for phase in method.phases)
     clock, before, state = time.perf_counter(), 0, None
     with Display(console, method, 0) as display:
-        for tick in train.run(method, data, [setting.seed], mesh, every=CHUNK):
+        for log_point in loop.run(method, data, [setting.seed], mesh, every=CHUNK):
             now = time.perf_counter()
-            rate = (tick.step - before) / (now - clock)
-            display.advance(tick.phase, tick.phase_step, rate, (total - tick.step) / rate)
-            clock, before, state = now, tick.step, tick.state
-    return method, ensemble.one(state, 0)
+            rate = (log_point.step - before) / (now - clock)
+            display.advance(
+                log_point.phase, log_point.phase_step, rate, (total - log_point.step) / rate
+            )
+            clock, before, state = now, log_point.step, log_point.state
+    return method, seed_axis.one(state, 0)
 
 
 def draw(method: Method, policy: str, state: Any, key: jax.Array) -> np.ndarray:

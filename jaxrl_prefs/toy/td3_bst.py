@@ -26,13 +26,12 @@ from rich.table import Table
 from jaxrl_prefs.behavior import morse
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import td3_bst
-from jaxrl_prefs.parallel import devices
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import devices, seed_axis
 from jaxrl_prefs.policies import deterministic
 from jaxrl_prefs.runs import overrides
 from jaxrl_prefs.runs.workdir import write_json
 from jaxrl_prefs.toy import landscape
-from jaxrl_prefs.training import loop as train
+from jaxrl_prefs.training import loop
 from jaxrl_prefs.types import Array, Metrics, Net, Params, Spec, Transition
 from jaxrl_prefs.values import bst
 
@@ -79,10 +78,10 @@ def clusters(seed: int) -> Transition:
 def fitted(config: td3_bst.Config, data: Transition, seed: int) -> tuple[Params, dict[str, float]]:
     """The Morse network's parameters after its phase, and the phase's last metrics."""
     method = td3_bst.make(config, Spec.of(data))
-    mesh = ensemble.seed_mesh(jax.devices()[:1])
-    for tick in train.run(method, data, [seed], mesh, every=500):
-        state, metrics = tick.state, tick.metrics
-    return ensemble.one(state, 0).morse.params, {name: float(m[0]) for name, m in metrics.items()}
+    mesh = seed_axis.seed_mesh(jax.devices()[:1])
+    for log_point in loop.run(method, data, [seed], mesh, every=500):
+        state, metrics = log_point.state, log_point.metrics
+    return seed_axis.one(state, 0).morse.params, {name: float(m[0]) for name, m in metrics.items()}
 
 
 # ------------------------------------------------------------------------------------- walks
@@ -99,7 +98,7 @@ def point() -> Net:
     return Net(lambda key, observation: jnp.zeros(2), apply)
 
 
-def judge(goal: tuple[float, float] | None) -> Net:
+def goal_critic(goal: tuple[float, float] | None) -> Net:
     """Q(a) = 1 - |a - goal|^2, or 0 without a goal, as an ensemble of one."""
 
     def apply(params: Params, observation: Array, action: Array) -> Array:
@@ -122,7 +121,10 @@ def losses(
     others: dict[tuple[str, str], Loss] = {}
     for goal in ("", *GOALS):
         shared: dict[str, Any] = dict(
-            policy=point(), critic=judge(GOALS.get(goal)), judge=jnp.zeros(1), batch=batch
+            policy=point(),
+            critic=goal_critic(GOALS.get(goal)),
+            critic_params=jnp.zeros(1),
+            batch=batch,
         )
 
         def tuned(x: Params, certain: Params, *, gradient: str, shared: Any = shared) -> Any:

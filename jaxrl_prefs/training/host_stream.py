@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrl_prefs.method import Phase
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.types import Array, Key, Transition
 
 BLOCK_BYTES = 2**26  # room on a device for one block; two are there at a time
@@ -29,7 +29,7 @@ class Block(NamedTuple):
     batches: Transition  # leaves [slots, B, ...]
 
 
-class Feed:
+class HostPrefetcher:
     """Gathers blocks of `slots` steps from data on the host, and keeps one ahead."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Feed:
 
         def rows(key: Key, first: Array) -> Array:
             steps = first + stride * jnp.arange(self.slots, dtype=jnp.int32)
-            return jax.vmap(lambda step: phase.rows(key, step, size, batch))(steps)
+            return jax.vmap(lambda step: phase.sampler(key, step, size, batch))(steps)
 
         self._rows = jax.jit(jax.vmap(rows))
 
@@ -81,7 +81,7 @@ class Feed:
         rows = np.asarray(self._asked[1])  # [P, slots, B]
         gathered = jax.tree.map(lambda leaf: np.take(leaf, rows, axis=0, mode="clip"), self._data)
         found: Any = (rows, gathered)
-        self._ready = first, ensemble.place(Block(*found), self._mesh)
+        self._ready = first, seed_axis.place(Block(*found), self._mesh)
 
     def _ask(self, first: int, firsts: Any) -> None:
         if self._asked[0] != first:

@@ -1,4 +1,4 @@
-"""The runner: trains all seeds through all phases of a method and yields ticks.
+"""The runner: trains all seeds through all phases of a method and yields log_points.
 
 It knows no method, file or environment. It owns keys, steps, batches and columns:
 
@@ -21,12 +21,12 @@ from jax.sharding import Mesh
 
 from jaxrl_prefs.errors import NonFiniteError
 from jaxrl_prefs.keys import init_keys, phase_keys, seed_keys, shared_key
-from jaxrl_prefs.method import Method, Phase, State, stay
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.method import Method, Phase, State, identity
+from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.training.program import (
     Chunk,
-    Ensemble,
     Report,
+    SeedPlacement,
     alone,
     compile_chunk,
     share,
@@ -36,12 +36,12 @@ from jaxrl_prefs.types import Key, Transition
 Columns = dict[str, np.ndarray]  # on the host: [N, ...] shared, or [S, N, ...]
 
 
-class Tick(NamedTuple):
+class LogPoint(NamedTuple):
     """What the runner yields: at global steps that `every` divides, and at each phase's end.
 
     `state` lives on the devices and holds P members (`ensemble.trim` copies the S to the host). It
-    is valid until the next tick is asked for: then its buffers are used again. `columns` are the
-    runner's own arrays, which go on being filled.
+    is valid until the next log point is asked for: then its buffers are used again. `columns` are
+    the runner's own arrays, which go on being filled.
     """
 
     phase: str
@@ -49,8 +49,12 @@ class Tick(NamedTuple):
     step: int  # updates finished in all phases
     state: State  # [P, ...]
     columns: Columns
-    filled: tuple[int, int]  # rows [first, end) of this phase's columns filled since the last tick
-    metrics: dict[str, np.ndarray]  # [S] means since the last tick; absent if nothing was counted
+    filled: tuple[
+        int, int
+    ]  # rows [first, end) of this phase's columns filled since the last log point
+    metrics: dict[
+        str, np.ndarray
+    ]  # [S] means since the last log point; absent if nothing was counted
 
 
 def run(
@@ -65,27 +69,27 @@ def run(
     start: int = 0,
     mapping: str = "auto",
     stream: bool = False,
-) -> Iterator[Tick]:
+) -> Iterator[LogPoint]:
     """Trains `seeds` on `data` ([N, ...] arrays) from global step `start` to the end.
 
-    To resume, pass the `state` (trimmed to [S, ...]), `columns` and `step` of any tick; the
+    To resume, pass the `state` (trimmed to [S, ...]), `columns` and `step` of any log point; the
     arguments are copied. A phase of 0 steps is entered at the end of the phase before it. With
     `stream` the data stay on the host, for devices that cannot hold them; see stream.py.
 
-    Raises NonFiniteError instead of yielding the tick in which a seed broke; ValueError on a bad
-    `start`, `every` or `seeds`, and if no phase has a step.
+    Raises NonFiniteError instead of yielding the log point in which a seed broke; ValueError on a
+    bad `start`, `every` or `seeds`, and if no phase has a step.
     """
-    crew = Ensemble(tuple(seeds), mesh, ensemble.chosen_mapping(mapping, mesh))
+    placement = SeedPlacement(tuple(seeds), mesh, seed_axis.chosen_mapping(mapping, mesh))
     ends = list(itertools.accumulate(phase.steps for phase in method.phases))
     if every < 1 or not ends or ends[-1] < 1:
         raise ValueError(f"nothing to train: every is {every}, all steps are {ends[-1:]}")
     if not 0 <= start <= ends[-1] or (state is None and start):
         raise ValueError(f"start is {start}; it must be in 0 ... {ends[-1]}, and 0 without a state")
-    state = begin(method, data, crew) if state is None else ensemble.pad(state, mesh)
+    state = begin(method, data, placement) if state is None else seed_axis.pad(state, mesh)
     held = {name: np.array(column) for name, column in (columns or {}).items()}
-    data = data if stream else ensemble.replicate(data, mesh)
+    data = data if stream else seed_axis.replicate(data, mesh)
     if start == 0:
-        state = _enter_idle(method, 0, state, crew)
+        state = _enter_idle(method, 0, state, placement)
 
     step = start
     for index, (phase, end) in enumerate(zip(method.phases, ends, strict=True)):
@@ -93,18 +97,20 @@ def run(
             continue
         offset = end - phase.steps
         if step == offset:
-            state = enter(method, index, state, crew)
+            state = enter(method, index, state, placement)
         longest = every if stream else 0
-        chunk = compile_chunk(method, index, data, crew, state=state, columns=held, stream=longest)
+        chunk = compile_chunk(
+            method, index, data, placement, state=state, columns=held, stream=longest
+        )
         _allocate(held, phase, len(seeds), len(data.reward))
         while step < end:
             first, step = step - offset, min(end, (step // every + 1) * every)
             state, totals = _advance(chunk, state, first, step - offset, held)
             if step == end:
-                state = _enter_idle(method, index + 1, state, crew)
+                state = _enter_idle(method, index + 1, state, placement)
             filled = _rows(held, phase, first, step - offset)
             metrics = _means(totals, phase, len(seeds))
-            yield Tick(phase.name, step - offset, step, state, held, filled, metrics)
+            yield LogPoint(phase.name, step - offset, step, state, held, filled, metrics)
 
 
 def _advance(
@@ -119,8 +125,8 @@ def _advance(
         end = min(stop, begin + chunk.longest)
         state, report = chunk(state, begin, end)
         chunk.prepare(end)  # on the host, while the devices are at work
-        report = ensemble.fetch(report)
-        _stop_if_broken(report, state, chunk.phase, chunk.crew.seeds, end - 1)
+        report = seed_axis.fetch(report)
+        _stop_if_broken(report, state, chunk.phase, chunk.placement.seeds, end - 1)
         _fill(held, report, chunk.phase, begin, end)
         parts = np.asarray(report.totals)
         for place, name in enumerate(report.names):
@@ -128,39 +134,43 @@ def _advance(
     return state, totals
 
 
-def begin(method: Method, data: Transition, crew: Ensemble) -> State:
+def begin(method: Method, data: Transition, placement: SeedPlacement) -> State:
     """Initialises every seed, [P, ...]. Fields that a phase shares are initialised once for all, so
     they do not depend on which seeds run."""
     example = jax.tree.map(lambda leaf: np.asarray(leaf[:1]), data)
-    initialise = ensemble.over_seeds(method.init, crew.mesh, (0, None), mapping=crew.mapping)
+    initialise = seed_axis.over_seeds(
+        method.init, placement.mesh, (0, None), mapping=placement.mapping
+    )
 
     def members(keys: Key) -> State:
-        return initialise(ensemble.pad(init_keys(keys), crew.mesh), example)
+        return initialise(seed_axis.pad(init_keys(keys), placement.mesh), example)
 
-    state = members(seed_keys(crew.seeds))
+    state = members(seed_keys(placement.seeds))
     fields = sorted({field for phase in method.phases for field in phase.shared})
-    return share(state, members(shared_key()[None]), fields, crew.mesh) if fields else state
+    return share(state, members(shared_key()[None]), fields, placement.mesh) if fields else state
 
 
-def enter(method: Method, index: int, state: State, crew: Ensemble) -> State:
+def enter(method: Method, index: int, state: State, placement: SeedPlacement) -> State:
     """Enters phase `index` with every member of `state` [P, ...], which is used up."""
     phase = method.phases[index]
-    if phase.enter is stay:
+    if phase.enter is identity:
         return state
 
-    entered = ensemble.over_seeds(phase.enter, crew.mesh, (0, 0), mapping=crew.mapping, donate=(0,))
-    keys = shared_key()[None] if phase.shared else seed_keys(crew.seeds)
-    keys = ensemble.pad(phase_keys(keys, index)[0], crew.mesh)
+    entered = seed_axis.over_seeds(
+        phase.enter, placement.mesh, (0, 0), mapping=placement.mapping, donate=(0,)
+    )
+    keys = shared_key()[None] if phase.shared else seed_keys(placement.seeds)
+    keys = seed_axis.pad(phase_keys(keys, index)[0], placement.mesh)
     if not phase.shared:
         return entered(state, keys)
-    return share(state, entered(alone(state, crew.mesh), keys), phase.shared, crew.mesh)
+    return share(state, entered(alone(state, placement.mesh), keys), phase.shared, placement.mesh)
 
 
-def _enter_idle(method: Method, index: int, state: State, crew: Ensemble) -> State:
+def _enter_idle(method: Method, index: int, state: State, placement: SeedPlacement) -> State:
     """Enters the phases of 0 steps that stand at `index` and right after it."""
     rest = range(index, len(method.phases))
     for idle in itertools.takewhile(lambda i: method.phases[i].steps == 0, rest):
-        state = enter(method, idle, state, crew)
+        state = enter(method, idle, state, placement)
     return state
 
 
@@ -179,7 +189,7 @@ def _stop_if_broken(
         name = list(report.names)[np.asarray(report.bad_metric)[member]]
     elif states.any():
         member, step = int(np.argmax(states)), last
-        name = "state" + _first_bad_leaf(ensemble.one(ensemble.fetch(state), member))
+        name = "state" + _first_bad_leaf(seed_axis.one(seed_axis.fetch(state), member))
     else:
         return
     raise NonFiniteError(None if phase.shared else int(seeds[member]), phase.name, step, name)

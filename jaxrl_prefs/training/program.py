@@ -1,6 +1,6 @@
 """The hot loop: many updates of one phase, for all seeds, in one compiled program.
 
-    chunk = compile_chunk(method, index, data, Ensemble(seeds, mesh), state=state)
+    chunk = compile_chunk(method, index, data, SeedPlacement(seeds, mesh), state=state)
     state, report = chunk(state, first, stop)  # updates first ... stop - 1 of the phase
 
 The number of steps is an argument of the program, so one compilation serves chunks of every length
@@ -22,15 +22,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrl_prefs.keys import phase_keys, seed_keys, shared_key
-from jaxrl_prefs.method import Method, Phase, Rows, State, walk
-from jaxrl_prefs.parallel import seed_axis as ensemble
-from jaxrl_prefs.training.host_stream import Block, Feed
+from jaxrl_prefs.method import Method, Phase, Sampler, State, sequential
+from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.training.host_stream import Block, HostPrefetcher
 from jaxrl_prefs.types import Array, Key, Metrics, Transition
 
 COLUMN_BYTES = 2**26  # room on the device for what one call fills, per seed
 
 
-class Ensemble(NamedTuple):
+class SeedPlacement(NamedTuple):
     """Which seeds, on which devices, mapped how (see `ensemble.chosen_mapping`)."""
 
     seeds: Sequence[int]
@@ -70,7 +70,7 @@ def _gather(leaf: Array, rows: Array) -> Array:
 def alone(state: State, mesh: Mesh) -> State:
     """Copies the first member to every device of `mesh`, [D, ...]: it stands for all in a phase
     that they share."""
-    return ensemble.pad(jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[:1], state), mesh)
+    return seed_axis.pad(jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[:1], state), mesh)
 
 
 def share(state: State, member: State, fields: Sequence[str], mesh: Mesh) -> State:
@@ -83,7 +83,7 @@ def share(state: State, member: State, fields: Sequence[str], mesh: Mesh) -> Sta
 
     for path in fields:
         part = functools.reduce(getattr, path.split("."), member)
-        state = _replaced(state, path, ensemble.pad(jax.tree.map(spread, part), mesh))
+        state = _replaced(state, path, seed_axis.pad(jax.tree.map(spread, part), mesh))
     return state
 
 
@@ -98,12 +98,12 @@ def _replaced(state: State, path: str, value: Any) -> State:
 # --- Members that are alike -----------------------------------------------------------------------
 
 
-def stand_ins(seeds: Sequence[int], devices: int) -> tuple[int, ...]:
+def representatives(seeds: Sequence[int], devices: int) -> tuple[int, ...]:
     """For every member the one of its seed that is trained in a phase that leaves them alike.
 
     Each seed's is on the device that has the fewest yet; devices have equal numbers of members.
 
-    >>> stand_ins((0, 1, 0, 1), devices=2)
+    >>> representatives((0, 1, 0, 1), devices=2)
     (0, 3, 0, 3)
     """
     each_has = -(-len(seeds) // devices)
@@ -123,14 +123,14 @@ class _Recipe(NamedTuple):
 
     name: str
     update: Callable[..., tuple]
-    rows: Rows
+    sampler: Sampler
     batch_size: int
     fills: bool
     slots: int
     stride: int
 
 
-@functools.lru_cache(ensemble.PROGRAMS)
+@functools.lru_cache(seed_axis.PROGRAMS)
 def _member_program(recipe: _Recipe) -> Callable[..., Any]:
     """Builds `(state, keys, (first, stop), data, own, common) -> (state, Report)` for one member.
 
@@ -148,7 +148,7 @@ def _member_program(recipe: _Recipe) -> Callable[..., Any]:
         if isinstance(data, Block):
             block: Block = jax.tree.map(lambda leaf: leaf[slot], data)
             return _with_columns(block.batches, block.rows, columns)
-        rows = recipe.rows(rows_key, step, data.reward.shape[0], recipe.batch_size)
+        rows = recipe.sampler(rows_key, step, data.reward.shape[0], recipe.batch_size)
         return take(data, rows, columns)
 
     def advance(
@@ -222,14 +222,18 @@ class Chunk(NamedTuple):
     `function` is the jitted function behind it, to lower elsewhere with `arguments`."""
 
     phase: Phase
-    crew: Ensemble
-    members: Ensemble  # who runs: the crew, or in a shared phase one member for all
+    placement: SeedPlacement
+    members: SeedPlacement  # who runs: the placement, or in a shared phase one member for all
     function: Any
     compiled: Any
     longest: int  # steps that one call can take
     constants: tuple  # keys (for rows, for updates) [P], data, own columns, common columns
-    feed: Feed | None = None  # of the blocks that stand in place of data that stay on the host
-    standing: tuple[int, ...] = ()  # for every member, who runs for it; () where each runs itself
+    prefetcher: HostPrefetcher | None = (
+        None  # of the blocks that stand in place of data that stay on the host
+    )
+    representative: tuple[
+        int, ...
+    ] = ()  # for every member, who runs for it; () where each runs itself
 
     def __call__(self, state: State, first: int, stop: int) -> tuple[State, Report]:
         """Runs updates first ... stop - 1 of the phase on `state` [P, ...], which is used up.
@@ -238,24 +242,24 @@ class Chunk(NamedTuple):
         """
         after, report = self.compiled(*self.arguments(state, first, stop))
         if self.phase.shared:
-            after = share(state, after, self.phase.shared, self.crew.mesh)
-        if self.standing:
+            after = share(state, after, self.phase.shared, self.placement.mesh)
+        if self.representative:
             for path in self.phase.alike:
                 part = self._stood_for(functools.reduce(getattr, path.split("."), after))
-                after = _replaced(after, path, ensemble.pad(part, self.crew.mesh))
+                after = _replaced(after, path, seed_axis.pad(part, self.placement.mesh))
             report = self._stood_for(report)
         return after, report
 
     def _stood_for(self, tree: Any) -> Any:
         """Gives every member [S, ...] what its stand-in has, on the host."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[list(self.standing)], tree)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[list(self.representative)], tree)
 
     def arguments(self, state: State, first: int, stop: int) -> tuple:
         """Puts the program's arguments in order."""
         keys, data, own, common = self.constants
         state = alone(state, self.members.mesh) if self.phase.shared else state
         bounds = self._bounds(first, stop)
-        data = self.feed.block(first, bounds[0]) if self.feed else data
+        data = self.prefetcher.block(first, bounds[0]) if self.prefetcher else data
         return state, keys, self._placed(bounds), data, own, common
 
     def prepare(self, first: int) -> None:
@@ -263,8 +267,8 @@ class Chunk(NamedTuple):
 
         While a call is under way on the devices, this is the time to.
         """
-        if self.feed and first < self.phase.steps:
-            self.feed.prepare(first, self._bounds(first, first)[0])
+        if self.prefetcher and first < self.phase.steps:
+            self.prefetcher.prepare(first, self._bounds(first, first)[0])
 
     def _bounds(self, first: int, stop: int) -> tuple[Any, Any]:
         """First and stop, per member where members run one after the other.
@@ -279,22 +283,22 @@ class Chunk(NamedTuple):
         if self.phase.shared:
             return first + place, np.full_like(place, stop)
         live = place < len(self.members.seeds)
-        if self.standing:
-            live &= np.isin(place, self.standing)
+        if self.representative:
+            live &= np.isin(place, self.representative)
         return np.full_like(place, first), np.where(live, stop, first).astype(np.int32)
 
     def _placed(self, bounds: tuple[Any, Any]) -> tuple[Any, Any]:
         """Several processes must each place their own part of what is per member."""
         if self.members.mapping == "vmap" or jax.process_count() == 1:
             return bounds
-        return ensemble.pad(bounds, self.members.mesh)
+        return seed_axis.pad(bounds, self.members.mesh)
 
 
 def compile_chunk(
     method: Method,
     index: int,
     data: Transition,
-    crew: Ensemble,
+    placement: SeedPlacement,
     *,
     state: State,
     columns: Mapping[str, np.ndarray] | None = None,
@@ -310,7 +314,7 @@ def compile_chunk(
     Raises ValueError on a filling phase that does not walk or does not reach the last row, or if a
     column that an earlier phase should have filled is missing.
     """
-    chunk = build_chunk(method, index, data, crew, columns, stream)
+    chunk = build_chunk(method, index, data, placement, columns, stream)
     lowered = chunk.function.lower(*chunk.arguments(state, 0, 1))
     return chunk._replace(compiled=lowered.compile())
 
@@ -319,80 +323,82 @@ def build_chunk(
     method: Method,
     index: int,
     data: Transition,
-    crew: Ensemble,
+    placement: SeedPlacement,
     columns: Mapping[str, np.ndarray] | None = None,
     stream: int = 0,
 ) -> Chunk:
     """What `compile_chunk` compiles, jitted only: to lower or export it elsewhere."""
     phase = method.phases[index]
-    mesh, mapping = crew.mesh, ensemble.chosen_mapping(crew.mapping, crew.mesh)
+    mesh, mapping = placement.mesh, seed_axis.chosen_mapping(placement.mapping, placement.mesh)
     short = phase.steps * phase.batch_size < len(data.reward)
-    if phase.columns and (phase.rows is not walk or short):
+    if phase.columns and (phase.sampler is not sequential or short):
         raise ValueError(
-            f"phase {phase.name!r} fills columns: it must take its rows by `walk`, and its steps "
-            f"must reach the last of {len(data.reward)} rows"
+            f"phase {phase.name!r} fills columns: it must take its rows by `sequential`, and "
+            f"its steps must reach the last of {len(data.reward)} rows"
         )
-    stride, keys = 1, seed_keys(crew.seeds)
+    stride, keys = 1, seed_keys(placement.seeds)
     if phase.shared:
         keys, mapping = shared_key()[None], "loop"
         if phase.columns:
             stride = mesh.devices.size
         else:  # each process for itself, all alike
-            mesh = ensemble.seed_mesh([ensemble.here(mesh).devices.flat[0]])
+            mesh = seed_axis.seed_mesh([seed_axis.here(mesh).devices.flat[0]])
     own, common = _place_columns(method.phases[:index], columns or {}, mesh)
     # The room for columns does not depend on how the steps are cut, else the program would.
     batch_bytes = phase.batch_size * sum(x.size * x.dtype.itemsize for x in phase.columns.values())
     slots = min(-(-phase.steps // stride), max(1, COLUMN_BYTES // max(1, batch_bytes)))
-    keys = ensemble.pad(phase_keys(keys, index)[1:], mesh)
-    feed = None
+    keys = seed_axis.pad(phase_keys(keys, index)[1:], mesh)
+    prefetcher = None
     if stream:
-        feed = Feed(data, phase, keys[0], mesh, stride=stride, wanted=-(-stream // stride))
-        slots = min(slots, feed.slots) if phase.columns else slots
+        prefetcher = HostPrefetcher(
+            data, phase, keys[0], mesh, stride=stride, wanted=-(-stream // stride)
+        )
+        slots = min(slots, prefetcher.slots) if phase.columns else slots
     recipe = _Recipe(
         phase.name,
         phase.update,
-        phase.rows,
+        phase.sampler,
         phase.batch_size,
         bool(phase.columns),
         slots if phase.columns else 0,
         stride,
     )
-    function = ensemble.over_seeds(
+    function = seed_axis.over_seeds(
         _member_program(recipe),
         mesh,
-        (0, 0, 0 if mapping == "loop" else None, 0 if feed else None, 0, None),
+        (0, 0, 0 if mapping == "loop" else None, 0 if prefetcher else None, 0, None),
         mapping=mapping,
         donate=(0,),
     )
     return Chunk(
         phase=phase,
-        crew=crew,
-        members=Ensemble(crew.seeds, mesh, mapping),
+        placement=placement,
+        members=SeedPlacement(placement.seeds, mesh, mapping),
         function=function,
         compiled=function,
-        longest=_longest(phase, slots, stride, feed),
+        longest=_longest(phase, slots, stride, prefetcher),
         constants=(
             keys,
-            None if feed else ensemble.replicate(data, mesh),
+            None if prefetcher else seed_axis.replicate(data, mesh),
             {} if phase.shared else own,  # what each seed has its own, one for all cannot read
             common,
         ),
-        feed=feed,
-        standing=_standing(phase, crew, mapping),
+        prefetcher=prefetcher,
+        representative=_standing(phase, placement, mapping),
     )
 
 
-def _standing(phase: Phase, crew: Ensemble, mapping: str) -> tuple[int, ...]:
+def _standing(phase: Phase, placement: SeedPlacement, mapping: str) -> tuple[int, ...]:
     """Nobody stands for others where members run side by side: it would save no time."""
-    found = stand_ins(crew.seeds, crew.mesh.devices.size)
+    found = representatives(placement.seeds, placement.mesh.devices.size)
     apart = phase.shared or mapping == "vmap" or jax.process_count() > 1
     needed = phase.alike and not apart and len(set(found)) < len(found)
     return found if needed else ()
 
 
-def _longest(phase: Phase, slots: int, stride: int, feed: Feed | None) -> int:
+def _longest(phase: Phase, slots: int, stride: int, prefetcher: HostPrefetcher | None) -> int:
     steps = slots * stride if phase.columns else phase.steps
-    return min(steps, feed.slots * stride) if feed else steps
+    return min(steps, prefetcher.slots * stride) if prefetcher else steps
 
 
 def _place_columns(
@@ -406,7 +412,7 @@ def _place_columns(
             if name not in columns:
                 raise ValueError(f"column {name!r}, filled by phase {phase.name!r}, is missing")
             if phase.shared:
-                common[name] = ensemble.replicate(columns[name], mesh)
+                common[name] = seed_axis.replicate(columns[name], mesh)
             else:
-                own[name] = ensemble.pad(columns[name], mesh)
+                own[name] = seed_axis.pad(columns[name], mesh)
     return own, common

@@ -1,12 +1,13 @@
 """Members of one ensemble that differ in numbers of their config.
 
     method = vary(bdpo.make, config, spec, ("eta", "rho"))
-    state = assign(train.begin(method, data, crew), {"eta": etas, "rho": rhos})  # [P] each
-    for tick in train.run(method, data, crew.seeds, crew.mesh, every=1000, state=state): ...
+    state = assign(train.begin(method, data, placement), {"eta": etas, "rho": rhos})  # [P] each
+    for log point in train.run(method, data, placement.seeds, placement.mesh, every=1000,
+    state=state): ...
 
 The numbers live in the state, so that all members share one compiled program. A seed may stand in
-`crew.seeds` several times, once for each setting: its members then draw the same numbers. They are
-alike until a phase reads a setting, so the phases before are trained once for each seed.
+`placement.seeds` several times, once for each setting: its members then draw the same numbers. They
+are alike until a phase reads a setting, so the phases before are trained once for each seed.
 """
 
 from __future__ import annotations

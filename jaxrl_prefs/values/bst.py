@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl_prefs import learner
-from jaxrl_prefs import validation as fields
+from jaxrl_prefs import learner, validation
 from jaxrl_prefs.behavior.morse import Morse, uncertainty
 from jaxrl_prefs.ops import values
 from jaxrl_prefs.policies.deterministic import OVER, distance
@@ -32,7 +31,7 @@ def loss(
     *,
     policy: Net,
     critic: Net,
-    judge: Params,
+    critic_params: Params,
     morse: Morse,
     certain: Params,
     batch: Transition,
@@ -49,7 +48,7 @@ def loss(
         params: of the policy.
         policy: observation -> action.
         critic: the ensemble whose first member is climbed.
-        judge: the critic's parameters, held fixed.
+        critic_params: the critic's parameters, held fixed.
         morse: the network of the certainty M.
         certain: its parameters, held fixed; gradients reach the policy through its action.
         batch: [B] transitions.
@@ -58,7 +57,7 @@ def loss(
         over: "mean" or "sum" over the action dimensions.
     """
     action = policy.apply(params, batch.observation)
-    q = critics.first(critic, judge, batch.observation, action)
+    q = critics.first(critic, critic_params, batch.observation, action)
     seen = action if gradient == "full" else jax.lax.stop_gradient(action)
     weight = tuning_weight(uncertainty(morse, certain, batch.observation, seen), mu)
     gap = distance(action, batch.action, over)
@@ -68,9 +67,9 @@ def loss(
 
 def check(config: Any) -> None:
     """Raises ValueError where the fields that every method with this loss has are out of range."""
-    fields.chosen("weight_gradient", config.weight_gradient, GRADIENTS)
-    fields.chosen("distance", config.distance, OVER)
-    fields.counts(config, "batch_size", "pretrain_batch_size", "negatives")
-    fields.strengths(config, "pretrain_steps", "train_steps")
+    validation.require_choice("weight_gradient", config.weight_gradient, GRADIENTS)
+    validation.require_choice("distance", config.distance, OVER)
+    validation.require_positive(config, "batch_size", "pretrain_batch_size", "negatives")
+    validation.require_nonnegative(config, "pretrain_steps", "train_steps")
     if not isinstance(config.mu, jax.Array) and not config.mu > 0:
         raise ValueError(f"mu must be above 0, it is {config.mu}")

@@ -16,7 +16,7 @@ import optax
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.ops import values
-from jaxrl_prefs.ops.shapes import aligned, boxed
+from jaxrl_prefs.ops.shapes import clip_to_box, expand_rank
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Transition
 
 
@@ -46,7 +46,7 @@ def smoothed(
     """
     z = jnp.clip(noise * jax.random.normal(key, action.shape, action.dtype), -clip, clip)
     radius = jnp.asarray((high - low) / 2, action.dtype)
-    return boxed(action + aligned(radius, action.ndim) * z, low, high)
+    return clip_to_box(action + expand_rank(radius, action.ndim) * z, low, high)
 
 
 def clipped_target(critic: Net, params: Params, batch: Transition, next_action: Array) -> Array:
@@ -126,13 +126,13 @@ def regress_each(
 
     grads, (value, prediction) = nets.over_members(member, (part.params, own))
     metrics = learner.measured(critic_loss=value, q=prediction)
-    return learner.advance(part, opt, grads), metrics
+    return learner.apply_gradients(part, opt, grads), metrics
 
 
 # --------------------------------------------------------------------------------- diagnosis
 
 
-def opinions(
+def q_diagnostics(
     critic: Net, params: Params, batch: Transition, policy: Array, uniform: Array
 ) -> Metrics:
     """Mean Q on the data's, the policy's and uniform actions, and the spread of the members.

@@ -36,8 +36,8 @@ def init(key: Key, batch: Transition, *, iql: Iql) -> tuple[Trainable, Trainable
     critic = iql.critic.init(critic_key, batch.observation, batch.action)
     value = iql.value.init(value_key, batch.observation)
     return (
-        learner.fresh(critic, iql.critic_optimizer, target=True),
-        learner.fresh(value, iql.value_optimizer),
+        learner.init(critic, iql.critic_optimizer, target=True),
+        learner.init(value, iql.value_optimizer),
     )
 
 
@@ -55,7 +55,7 @@ def update_value(
         error = jnp.mean(values.expectile_error(advantage, iql.expectile))
         return error, (error, advantage)
 
-    value, (error, advantage) = learner.descend(value, iql.value_optimizer, loss)
+    value, (error, advantage) = learner.gradient_step(value, iql.value_optimizer, loss)
     return value, advantage, learner.measured(value_loss=error, advantage=advantage)
 
 

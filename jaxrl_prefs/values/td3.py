@@ -59,8 +59,8 @@ def init(key: Key, batch: Transition, *, td3: Td3) -> tuple[Trainable, Trainable
     actor = td3.policy.init(actor_key, batch.observation)
     critic = td3.critic.init(critic_key, batch.observation, batch.action)
     return (
-        learner.fresh(actor, td3.actor_optimizer, target=True),
-        learner.fresh(critic, td3.critic_optimizer, target=True),
+        learner.init(actor, td3.actor_optimizer, target=True),
+        learner.init(critic, td3.critic_optimizer, target=True),
     )
 
 
@@ -107,7 +107,7 @@ def update(
 
     def improve(operand: tuple[Trainable, Params, Metrics]) -> tuple[Trainable, Params, Metrics]:
         actor, average, _ = operand
-        actor, measured = learner.descend(
+        actor, measured = learner.gradient_step(
             actor, td3.actor_optimizer, lambda params: loss(params, critic.params)
         )
         moved = learner.polyak(replace(critic, target=average), td3.tau)

@@ -10,7 +10,7 @@ import scipy.stats
 
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.behavior import energy
-from jaxrl_prefs.nets import spectral_residual as residual
+from jaxrl_prefs.nets import spectral_residual
 from jaxrl_prefs.types import Net
 from tests.exact import batch_of, compiled
 
@@ -22,7 +22,7 @@ def parabola(p, a):
     return p[0] * a + p[1] * a**2  # in every state
 
 
-PARABOLA = residual.Residual(
+PARABOLA = spectral_residual.Residual(
     init=lambda key, s, a: {"p": jnp.zeros(2), "log_gain": jnp.zeros(())},
     start=lambda key, params: {},
     advance=lambda params, vectors: vectors,
@@ -223,20 +223,20 @@ def trained(model, states, data, steps, rate=1e-2):
             return energy.train(*carry, model, opt, batch, key)[:2]
 
         params, vectors = model.init(key, states, data)
-        return jax.lax.fori_loop(0, steps, step, (learner.fresh(params, opt), vectors))
+        return jax.lax.fori_loop(0, steps, step, (learner.init(params, opt), vectors))
 
     part, vectors = program(jax.random.key(1))
     return part.params, vectors
 
 
 def test_a_network_learns_the_shape():
-    model = model_of(net=residual.scalar(32, 2), negatives=16)
+    model = model_of(net=spectral_residual.scalar(32, 2), negatives=16)
     params, vectors = trained(model, np.zeros((20_000, 1), "f"), truncated(20_000), steps=600)
     a = np.linspace(-0.6, 1.0, 9, dtype="f")
     found = model.energy(params, vectors)(jnp.zeros((1, 1)), jnp.asarray(a[:, None]))
     exact = (a - 0.2) ** 2 / 0.18
     np.testing.assert_allclose(found - found[4], exact - exact[4], atol=0.45)
-    assert residual.gain(params) > 1
+    assert spectral_residual.gain(params) > 1
 
 
 # --------------------------------------------------------- a Gaussian fitted beside the network
@@ -307,7 +307,7 @@ def test_a_tilt_finds_what_its_gaussian_cannot_hold():
     """Two modes of deviation .2 at -.5 and .5: the middle is 2.43 nats below them, not above."""
     rng = np.random.default_rng(0)
     data = rng.choice([-0.5, 0.5], (20_000, 1)) + 0.2 * rng.normal(size=(20_000, 1))
-    model = tilted_of(1, residual.scalar(32, 2), 16)
+    model = tilted_of(1, spectral_residual.scalar(32, 2), 16)
     params, vectors = trained(model, np.zeros((20_000, 1), "f"), data.astype("f"), steps=600)
     a = np.linspace(-0.75, 0.75, 7)
     found = model.energy(params, vectors)(jnp.zeros((1, 1)), jnp.asarray(a[:, None], jnp.float32))
@@ -328,7 +328,7 @@ def test_a_tilt_is_right_where_uniform_draws_teach_nothing():
     data = curve(states) + 0.05 * rng.normal(size=(count, size)).astype("f")
     away = 0.1 * np.concatenate([np.eye(size), -np.eye(size)]).astype("f")
     new = np.linspace(-0.9, 0.9, 50, dtype="f")[:, None]
-    box, net = np.ones(size, "f"), residual.scalar(32, 2)
+    box, net = np.ones(size, "f"), spectral_residual.scalar(32, 2)
     plain = model_of(net=net, low=-box, high=box, proposal=energy.uniform(-box, box))
 
     def error(model):

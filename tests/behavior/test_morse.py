@@ -280,7 +280,7 @@ def test_held_out_rows_are_measured_and_not_trained_on():
     opt = optax.sgd(0.5)
 
     def step(params):
-        part = learner.fresh(params, opt)
+        part = learner.init(params, opt)
         return morse.update(part, batch, jax.random.key(0), morse=network, opt=opt, negatives=2)
 
     part, metrics = compiled(step, jnp.asarray(f))
@@ -321,7 +321,7 @@ def test_shuffled_actions_teach_states_in_many_dimensions():
         @jax.jit
         def certainties():
             start = network.net.init(jax.random.key(0), jnp.zeros((1, 1)), jnp.zeros((1, size)))
-            part = jax.lax.fori_loop(0, 1_000, step, learner.fresh(start, opt))
+            part = jax.lax.fori_loop(0, 1_000, step, learner.init(start, opt))
             return tuple(
                 morse.certainty(network, part.params, sign * data.observation, data.action).mean()
                 for sign in (1, -1)
@@ -355,7 +355,7 @@ def test_training_finds_all_four_modes():
         @jax.jit
         def run(key):
             start = jnp.zeros((1, 1)), jnp.zeros((1, 2))
-            part = learner.fresh(network.net.init(key, *start), opt)
+            part = learner.init(network.net.init(key, *start), opt)
             part = jax.lax.fori_loop(0, 2_500, step, part)
             corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1], [0, 0]], "f")
             places = jnp.concatenate([jnp.asarray(modes.CENTRES, jnp.float32), corners])

@@ -21,8 +21,7 @@ import jaxrl_prefs.training.loop
 from jaxrl_prefs.cli import commandline, run
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.runs import curves, workdir
-from jaxrl_prefs.runs import prepare as session
+from jaxrl_prefs.runs import curves, prepare, workdir
 from jaxrl_prefs.runs.load import load_run
 from tests.small_runs import SHORT, TINY, record_pendulum
 
@@ -51,7 +50,7 @@ def finished(
         f"--set=tensorboard={importlib.util.find_spec('tensorboardX') is not None}",
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "curves", curves)
+        patch.setattr(prepare, "curves", curves)
         assert run.main(argv) == 0
     return argv, path
 
@@ -75,7 +74,7 @@ def test_a_run_leaves_its_files(finished: tuple[list[str], Path]) -> None:
 def test_rows_are_written_at_every_tick_and_evaluation(finished: tuple[list[str], Path]) -> None:
     _, path = finished
     metrics, played = rows(path, "metrics.jsonl"), rows(path, "evaluations.jsonl")
-    # Phases of 4, 3 and 5 updates; ticks at even steps and at the ends of phases.
+    # Phases of 4, 3 and 5 updates; log points at even steps and at the ends of phases.
     assert [row["step"] for row in metrics[::2]] == [2, 4, 6, 7, 8, 10, 12]
     assert [row["seed"] for row in metrics[:4]] == [3, 4, 3, 4]
     assert {row["phase"] for row in metrics} == {"behavior", "critic", "train"}
@@ -140,9 +139,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     original = jaxrl_prefs.training.loop.run
 
     def stopped(*args: Any, **kwargs: Any) -> Any:
-        for tick in original(*args, **kwargs):
-            yield tick
-            if tick.step == 8 and kwargs["every"] == 2:  # not while the time is estimated
+        for log_point in original(*args, **kwargs):
+            yield log_point
+            if log_point.step == 8 and kwargs["every"] == 2:  # not while the time is estimated
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from jaxrl_prefs.cli import commandline, run, sweep
 from jaxrl_prefs.cli.sweep import Axis, Group
-from jaxrl_prefs.runs import prepare as session
+from jaxrl_prefs.runs import prepare
 from jaxrl_prefs.runs.config import Choice
 from tests.small_runs import SHORT
 
@@ -97,8 +97,8 @@ def test_points_train_together_where_they_can_and_equal_runs_of_their_own(
 def test_a_scale_in_action_dimensions_is_a_number_to_a_sweep(pendulum_file: Path) -> None:
     choice = Choice("td3_bst", str(pendulum_file), "Pendulum-v1", (0, 1), ())
     points = [{"kernel_scale": text} for text in ("k/2", "2k")]
-    trial, about = session.prepare(choice, Path("unused"), points)
-    assert trial.settings == {"kernel_scale": [0.5, 0.5, 2.0, 2.0]} and trial.seeds == (0, 1) * 2
+    task, about = prepare.prepare(choice, Path("unused"), points)
+    assert task.settings == {"kernel_scale": [0.5, 0.5, 2.0, 2.0]} and task.seeds == (0, 1) * 2
     assert about["sweep"] == {"kernel_scale": [0.5, 2.0]}
 
 
@@ -184,7 +184,7 @@ def cluster() -> Iterator[str]:
 
 
 def worker() -> psutil.Process | None:
-    """A worker of Ray that is at work on a job."""
+    """A worker of Ray that is at work on a task."""
     for process in psutil.process_iter(["cmdline"]):
         if process.info["cmdline"] and process.info["cmdline"][0] == "ray::_work":
             return process

@@ -1,4 +1,4 @@
-"""Recorded steps replayed in the environment in which a policy will be judged.
+"""Recorded steps replayed in the environment in which a policy will be evaluated.
 
 A wrong environment, wrong units of actions or a wrong order of observations all give a bad score
 without an error; here they are one. Real data as in test_real_data.py.

@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Recording
-from jaxrl_prefs.data import writers as formats
+from jaxrl_prefs.data import Recording, writers
 from jaxrl_prefs.data.recording import References, Steps, record
 from jaxrl_prefs.environments import task
 from jaxrl_prefs.errors import DataError
 
 ARRAYS = ("observation", "action", "reward", "terminal", "next_observation", "continues")
 FILES: dict[str, tuple[Callable[[Recording, Path], None], str]] = {
-    "d4rl": (formats.d4rl, "a.hdf5"),
-    "robomimic": (formats.robomimic, "a.hdf5"),
-    "ogbench": (formats.ogbench, "a.npz"),
-    "neorl2": (formats.neorl2, "a.npz"),
+    "d4rl": (writers.d4rl, "a.hdf5"),
+    "robomimic": (writers.robomimic, "a.hdf5"),
+    "ogbench": (writers.ogbench, "a.npz"),
+    "neorl2": (writers.neorl2, "a.npz"),
 }
 
 
@@ -72,7 +71,7 @@ def test_files_are_not_overwritten(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("root")
 def test_minari() -> None:
-    formats.minari(episodes(bound=2), "mine/set-v0")
+    writers.minari(episodes(bound=2), "mine/set-v0")
     found = data.load("mine/set-v0")
     assert_same(found, episodes(bound=2))
     assert found.references == (-1.0, 9.0)
@@ -80,23 +79,23 @@ def test_minari() -> None:
     assert found.task.env_id == "MountainCarContinuous-v0"
     assert found.task.max_episode_steps == 7
     with pytest.raises(DataError, match="already on this machine"):
-        formats.minari(episodes(), "mine/set-v0")
+        writers.minari(episodes(), "mine/set-v0")
 
 
 @pytest.mark.usefixtures("root")
 def test_terminals_inside_an_episode(tmp_path: Path) -> None:
     passed = episodes()._replace(terminal=np.array([False, True, False, True, False]))
-    formats.ogbench(passed, tmp_path / "a.npz")
+    writers.ogbench(passed, tmp_path / "a.npz")
     assert_same(data.load(str(tmp_path / "a.npz")), passed)
-    formats.minari(passed, "mine/passed-v0")
+    writers.minari(passed, "mine/passed-v0")
     assert_same(data.load("mine/passed-v0"), passed)
     with pytest.raises(DataError, match="1 terminals lie inside episodes"):
-        formats.neorl2(passed, tmp_path / "b.npz")
+        writers.neorl2(passed, tmp_path / "b.npz")
 
 
 def test_a_successor_that_is_not_the_next_observation(root: Path) -> None:
     jumped = episodes()
     jumped.next_observation[2] += 1
     with pytest.raises(DataError, match="successors differ from the next step's observation"):
-        formats.minari(jumped, "mine/jumped-v0")
+        writers.minari(jumped, "mine/jumped-v0")
     assert not (root / "mine").exists()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.simulators import difference
-from jaxrl_prefs.environments import mjx as simulators
+from jaxrl_prefs.environments import mjx
 from jaxrl_prefs.environments import task as tasks
 from jaxrl_prefs.environments.mjx import pendulum, physics
 from jaxrl_prefs.environments.mjx.physics import Physics, Pose
@@ -41,7 +41,7 @@ def test_hopper_is_gymnasiums_also_in_when_it_falls(x64: None) -> None:
 def test_starts_have_gymnasiums_distribution() -> None:
     for env_id in ("Pendulum-v1", "Hopper-v5", "HalfCheetah-v5"):
         task = tasks.named(env_id)
-        env, simulator = task.make(), simulators.build(task)
+        env, simulator = task.make(), mjx.build(task)
         theirs = np.array([env.reset(seed=seed)[0] for seed in range(400)])
         keys = jax.vmap(jax.random.key)(np.arange(400))
         start = jax.jit(jax.vmap(lambda key, s=simulator: s.observe(s.reset(key))))
@@ -52,7 +52,7 @@ def test_starts_have_gymnasiums_distribution() -> None:
 
 
 def test_maze_starts_keep_away_from_goals_and_on_cells() -> None:
-    simulator = simulators.build(tasks.named("PointMaze_UMaze-v3"))
+    simulator = mjx.build(tasks.named("PointMaze_UMaze-v3"))
     worlds = jax.jit(jax.vmap(simulator.reset))(jax.vmap(jax.random.key)(np.arange(300)))
     start, goal = np.asarray(worlds.pose.position), np.asarray(worlds.goal)
     maze = tasks.named("PointMaze_UMaze-v3").make().unwrapped.maze
@@ -80,7 +80,7 @@ def test_a_reached_goal_ends_or_moves_on_as_the_task_says(monkeypatch: pytest.Mo
     ):
         spec = gymnasium.spec("PointMaze_UMaze-v3")
         spec.kwargs.update(arguments)
-        simulator = simulators.build(tasks.recorded(spec.to_json(), 0))
+        simulator = mjx.build(tasks.recorded(spec.to_json(), 0))
         spot = np.array([-1.0, 1.0])
         world = simulator.place(spot, np.zeros(2), spot + 0.3)
         after, reward, over = jax.jit(simulator.step)(world, jnp.zeros(2))
@@ -91,19 +91,19 @@ def test_a_reached_goal_ends_or_moves_on_as_the_task_says(monkeypatch: pytest.Mo
 
 def test_every_simulator_is_found_and_others_are_refused() -> None:
     for env_id in KNOWN:
-        assert simulators.available(tasks.named(env_id)), env_id
+        assert mjx.available(tasks.named(env_id)), env_id
     for env_id in ("Swimmer-v5", "Hopper-v4", "AntMaze_UMaze-v5"):
         task = tasks.named(env_id)
-        assert not simulators.available(task)
+        assert not mjx.available(task)
         with pytest.raises(DataError, match=r"has no simulator in JAX.*--eval_backend=gymnasium"):
-            simulators.build(task)
+            mjx.build(task)
 
 
 def test_without_mjx_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mujoco.mjx", None)
     with pytest.raises(DataError, match=r"install jaxrl_prefs\[mjx\]"):
-        simulators.build(tasks.named("Hopper-v5"))
-    simulators.build(tasks.named("Pendulum-v1"))  # needs none
+        mjx.build(tasks.named("Hopper-v5"))
+    mjx.build(tasks.named("Pendulum-v1"))  # needs none
 
 
 def test_the_pendulums_arguments_hold() -> None:

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data.readers import default_task as environments
-from jaxrl_prefs.data.readers import robomimic
-from jaxrl_prefs.environments import robosuite_task as robosuite_env
-from jaxrl_prefs.environments import task
+from jaxrl_prefs.data.readers import default_task, robomimic
+from jaxrl_prefs.environments import robosuite_task, task
 from jaxrl_prefs.errors import DataError
 from tests.data import files
 from tests.data.readers.test_files import DEMO
@@ -58,14 +56,14 @@ def test_safety_half_cheetah_lasts_1000_steps() -> None:
     ["neorl2/safetyhalfcheetah-train-v0", "SafetyHalfCheetah-val", "mine/SafetyHalfCheetah/x-v3"],
 )
 def test_datasets_of_neorl2_find_their_environment(name: str) -> None:
-    found = environments.of(name)
+    found = default_task.of(name)
     assert found is not None
     assert found.env_id == "jaxrl_prefs/SafetyHalfCheetah-v0"
 
 
 @pytest.mark.parametrize("name", ["neorl2/pipeline-train-v0", "halfcheetah/medium-v0"])
 def test_others_find_none(name: str) -> None:
-    assert environments.of(name) is None
+    assert default_task.of(name) is None
 
 
 @pytest.fixture
@@ -73,9 +71,9 @@ def no_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine without the optional packages."""
     for name in ("ogbench", "robosuite"):
         monkeypatch.setitem(sys.modules, name, None)
-    find = environments.importlib.util.find_spec
+    find = default_task.importlib.util.find_spec
     monkeypatch.setattr(
-        environments.importlib.util,
+        default_task.importlib.util,
         "find_spec",
         lambda name: None if name in ("ogbench", "robosuite") else find(name),
     )
@@ -83,7 +81,7 @@ def no_extras(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_extras")
 def test_ogbench_is_asked_for_by_name() -> None:
-    assert environments.of("ogbench/pointmaze-medium-navigate-singletask-task1-v0") is None
+    assert default_task.of("ogbench/pointmaze-medium-navigate-singletask-task1-v0") is None
     with pytest.raises(DataError, match="need its package: pip install ogbench"):
         task.named("humanoidmaze-tiny-singletask-task1-v0")
 
@@ -93,7 +91,7 @@ def test_a_robomimic_file_without_robosuite_trains(tmp_path: Path) -> None:
     path = files.write_robomimic(tmp_path / "a.hdf5", {"demo_0": DEMO})
     assert data.load(str(path)).task is None
     with pytest.raises(ImportError, match="robosuite is not installed"):
-        robosuite_env.Robosuite("Lift", {}, robomimic.keys(1))
+        robosuite_task.Robosuite("Lift", {}, robomimic.keys(1))
 
 
 class Arm:
@@ -176,7 +174,7 @@ SETTINGS = {
 
 
 def test_robosuite_as_robomimic_evaluates_it(robosuite: list[Lift]) -> None:
-    env = robosuite_env.Robosuite("Lift", SETTINGS, robomimic.keys(1))
+    env = robosuite_task.Robosuite("Lift", SETTINGS, robomimic.keys(1))
     first, _ = env.reset(seed=4)
     other, _ = env.reset(seed=5)
     again, _ = env.reset(seed=4)
@@ -197,4 +195,4 @@ def test_a_newer_mujoco_than_robosuite_knows(
 
     monkeypatch.delattr(mujoco.MjData, "qM")
     with pytest.raises(ImportError, match=r"does not run with mujoco .*pip install 'mujoco==3\.9"):
-        robosuite_env.Robosuite("Lift", {}, robomimic.keys(1))
+        robosuite_task.Robosuite("Lift", {}, robomimic.keys(1))

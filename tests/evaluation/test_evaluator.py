@@ -12,10 +12,10 @@ from jaxrl_prefs import data
 from jaxrl_prefs.data import Dataset, Processing, Recording
 from jaxrl_prefs.environments import task as tasks
 from jaxrl_prefs.errors import DataError
-from jaxrl_prefs.evaluation import rollout as arenas
+from jaxrl_prefs.evaluation import rollout
 from jaxrl_prefs.evaluation.evaluator import Diagnosis, Evaluator, Score
 from jaxrl_prefs.method import Method, Policy
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.types import Array, Key, Metrics, Transition
 from tests import playground
 
@@ -102,7 +102,7 @@ ACTIONS = np.float32([[-1.0], [0.0], [0.5]])
 def play(
     seeds: tuple[int, ...] = (0, 1, 2), *, over: Dataset | None = None, mapping: str = "auto"
 ) -> tuple[Evaluator, dict[str, Array]]:
-    mesh = ensemble.seed_mesh()
+    mesh = seed_axis.seed_mesh()
     evaluator = Evaluator(
         METHOD,
         over or dataset(),
@@ -112,7 +112,7 @@ def play(
         eval_seed=EVAL_SEED,
         mapping=mapping,
     )
-    return evaluator, ensemble.pad({"action": np.resize(ACTIONS, (len(seeds), 1))}, mesh)
+    return evaluator, seed_axis.pad({"action": np.resize(ACTIONS, (len(seeds), 1))}, mesh)
 
 
 @pytest.mark.parametrize("mapping", ["loop", "vmap"])
@@ -235,7 +235,7 @@ def test_a_simulator_keeps_nothing_from_one_evaluation_to_the_next(env_id: str) 
         return jax.random.uniform(key, (observation.shape[0], width), minval=-1)
 
     method = METHOD._replace(policies={"random": Policy(act, 1, "uniform")})
-    mesh = ensemble.seed_mesh()
+    mesh = seed_axis.seed_mesh()
     evaluator = Evaluator(method, made_up, (0, 1), mesh, episodes=1, eval_seed=0)
     first, _, again = (evaluator({}, step)["random"].returns for step in (0, 1, 0))
     np.testing.assert_array_equal(first, again)
@@ -243,9 +243,9 @@ def test_a_simulator_keeps_nothing_from_one_evaluation_to_the_next(env_id: str) 
 
 
 def test_a_diagnosis_averages_over_the_same_rows_at_every_step() -> None:
-    mesh, made_up = ensemble.seed_mesh(), dataset()
+    mesh, made_up = seed_axis.seed_mesh(), dataset()
     diagnosis = Diagnosis(METHOD, made_up.transitions, (0, 1, 2), mesh, eval_seed=EVAL_SEED)
-    state = ensemble.pad({"action": ACTIONS}, mesh)
+    state = seed_axis.pad({"action": ACTIONS}, mesh)
     found, later = diagnosis(state, 1), diagnosis(state, 2)
     assert set(found) == {"first", "action", "noise"}
     np.testing.assert_allclose(found["first"], [3.0] * 3, rtol=1e-6)  # all 64 rows
@@ -261,9 +261,9 @@ def test_a_diagnosis_of_large_data_takes_some_rows() -> None:
         del state, key
         return {"rows": (jnp.float32(batch.reward.size), jnp.ones(()))}
 
-    mesh = ensemble.seed_mesh()
+    mesh = seed_axis.seed_mesh()
     diagnosis = Diagnosis(METHOD._replace(diagnose=count), large, (0,), mesh, eval_seed=0)
-    assert diagnosis(ensemble.pad({"action": ACTIONS[:1]}, mesh), 0)["rows"] == [1024]
+    assert diagnosis(seed_axis.pad({"action": ACTIONS[:1]}, mesh), 0)["rows"] == [1024]
 
 
 # --- On the device --------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def swing(state: dict[str, Array], observation: Array, key: Key) -> Array:
 def swung(
     backend: str, seeds: tuple[int, ...] = (0, 1, 2), *, episodes: int = 40, mapping: str = "auto"
 ) -> Score:
-    mesh = ensemble.seed_mesh()
+    mesh = seed_axis.seed_mesh()
     made_up = data.prepare(recording("Pendulum-v1"), Processing(normalize_observations=True))
     method = METHOD._replace(policies={"swing": Policy(swing, 1, "the one there is")})
     evaluator = Evaluator(
@@ -289,7 +289,7 @@ def swung(
         backend=backend,
     )
     assert evaluator.backend == backend
-    state = ensemble.pad({"action": ACTIONS[list(seeds)]}, mesh)
+    state = seed_axis.pad({"action": ACTIONS[list(seeds)]}, mesh)
     score = evaluator(state, 3)["swing"]
     evaluator.close()
     return score
@@ -323,17 +323,17 @@ def test_auto_takes_the_device_where_it_is_an_accelerator_and_there_is_a_simulat
 
     mesh = SimpleNamespace(devices=np.array([Device()]))
     hopper = data.prepare(recording("Hopper-v5"), Processing())
-    assert arenas.chosen_backend("auto", hopper, mesh) == "mjx"
-    assert arenas.chosen_backend("gymnasium", hopper, mesh) == "gymnasium"
-    assert arenas.chosen_backend("auto", dataset(), mesh) == "gymnasium"  # no simulator
-    assert arenas.chosen_backend("auto", dataset(task=None), mesh) == "gymnasium"
+    assert rollout.chosen_backend("auto", hopper, mesh) == "mjx"
+    assert rollout.chosen_backend("gymnasium", hopper, mesh) == "gymnasium"
+    assert rollout.chosen_backend("auto", dataset(), mesh) == "gymnasium"  # no simulator
+    assert rollout.chosen_backend("auto", dataset(task=None), mesh) == "gymnasium"
     with pytest.raises(ValueError, match="eval_backend must be one of auto, gymnasium, mjx"):
-        arenas.chosen_backend("brax", hopper, mesh)
+        rollout.chosen_backend("brax", hopper, mesh)
 
 
 def test_a_simulator_of_other_sizes_is_refused() -> None:
     made_up = dataset(task=tasks.named("Pendulum-v1"))
     with pytest.raises(DataError, match="has 3 observations and 1 actions"):
         Evaluator(
-            *(METHOD, made_up, (0,), ensemble.seed_mesh()), episodes=1, eval_seed=0, backend="mjx"
+            *(METHOD, made_up, (0,), seed_axis.seed_mesh()), episodes=1, eval_seed=0, backend="mjx"
         )

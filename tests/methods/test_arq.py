@@ -13,9 +13,8 @@ from jaxrl_prefs import nets
 from jaxrl_prefs.behavior import score
 from jaxrl_prefs.methods import arq
 from jaxrl_prefs.ops import gaussian, vpsde
-from jaxrl_prefs.parallel import seed_axis as ensemble
-from jaxrl_prefs.training import loop as train
-from jaxrl_prefs.training import sweep as settings
+from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.training import loop, sweep
 from jaxrl_prefs.types import Net, Spec, Transition
 from tests.exact import compiled, fixed
 
@@ -327,9 +326,9 @@ def test_a_shared_behaviour_is_one_model_and_one_set(tiny: Transition):
     method = arq.make(
         small(policies=("implicit",), critic_steps=0, share_behavior=True), Spec.of(tiny)
     )
-    mesh = ensemble.seed_mesh(jax.devices()[:1])
-    tick = list(train.run(method, tiny, (0, 1), mesh, every=100))[-1]
-    found, density = tick.columns["candidates"], tick.columns["log_density"]
+    mesh = seed_axis.seed_mesh(jax.devices()[:1])
+    log_point = list(loop.run(method, tiny, (0, 1), mesh, every=100))[-1]
+    found, density = log_point.columns["candidates"], log_point.columns["log_density"]
     assert found.shape == (96, 3, 2) and density.shape == (96, 3)
     assert found.dtype == density.dtype == np.float16
     assert len(np.unique(found.reshape(-1, 2), axis=0)) > 0.9 * found.size / 2
@@ -337,7 +336,7 @@ def test_a_shared_behaviour_is_one_model_and_one_set(tiny: Transition):
     def differ(part):
         return any((np.asarray(x)[0] != np.asarray(x)[1]).any() for x in jax.tree.leaves(part))
 
-    assert differ(tick.state.critic) and not differ(tick.state.behavior)
+    assert differ(log_point.state.critic) and not differ(log_point.state.behavior)
     assert all("for all seeds" in policy.rule for policy in method.policies.values())
 
 
@@ -387,6 +386,6 @@ def test_the_published_sampler_and_log_density_run():
 def test_members_may_differ_in_numbers():
     """Strengths, rates and the threshold are numbers of one program."""
     names = ("alpha", "policy_alpha", "threshold", "critic_learning_rate", "policy_learning_rate")
-    varied = settings.vary(arq.make, small(), SPEC, names)
+    varied = sweep.vary(arq.make, small(), SPEC, names)
     first, *others = varied.phases
     assert first.alike and not others[-1].alike

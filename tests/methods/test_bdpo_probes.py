@@ -68,9 +68,9 @@ def trained():
         state = filled(partial(method.init, batch=jax.tree.map(lambda x: x[:1], data)), scale=0.25)
         regressed = parts.critic_optimizer
         state = state.replace(
-            behavior=learner.fresh(state.behavior.params, parts.behavior_optimizer, target=True),
-            critic=learner.fresh(state.critic.params, regressed, target=True),
-            value=learner.fresh(state.value.params, regressed, target=True),
+            behavior=learner.init(state.behavior.params, parts.behavior_optimizer, target=True),
+            critic=learner.init(state.critic.params, regressed, target=True),
+            value=learner.init(state.value.params, regressed, target=True),
         )
         return program(data, state, jnp.asarray(steps))
 

@@ -18,7 +18,7 @@ from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.methods import bpr
 from jaxrl_prefs.ops import gaussian
 from jaxrl_prefs.policies.tanh_gaussian import Squashed
-from jaxrl_prefs.training import sweep as settings
+from jaxrl_prefs.training import sweep
 from jaxrl_prefs.types import Net, Spec
 from tests import probes
 from tests.exact import batch_of, compiled, filled
@@ -86,7 +86,7 @@ def test_the_numbers_of_its_objective_may_differ_between_members():
     for critic in ("sac", "ensemble"):
         config = dataclasses.replace(SMALL, critic=critic)
         names = ("lam", "q_weight", "omega", "alpha", "actor_learning_rate", "tau")
-        behavior, train = settings.vary(bpr.make, config, SPEC, names).phases
+        behavior, train = sweep.vary(bpr.make, config, SPEC, names).phases
         assert behavior.alike and not train.alike  # the energy is trained once for each seed
 
 
@@ -205,15 +205,17 @@ def test_values_are_scaled_to_nats():
     np.testing.assert_allclose(bpr.scaled(q, config=scaled), 3 * q, rtol=1e-6)
 
 
-def test_members_are_judged_by_their_kind():
+def test_the_ensemble_s_value_is_of_its_kind():
     """G: members 1, 2, 3, 4 and omega 2 give 2.5 - 2 * 1.25 = 0, the minimum is 1."""
     members = jnp.array([[1.0], [2.0], [3.0], [4.0]])
     expected = {"sac": 1.0, "onestep": 1.0, "ensemble": 0.0}
     for critic, value in expected.items():
         config = dataclasses.replace(SMALL, critic=critic, omega=2.0)
-        assert bpr.judged(members, config=config)[0] == pytest.approx(value, abs=1e-6)
+        assert bpr.ensemble_value(members, config=config)[0] == pytest.approx(value, abs=1e-6)
     config = dataclasses.replace(SMALL, critic="ensemble", omega=2.0, spread="std")
-    assert bpr.judged(members, config=config)[0] == pytest.approx(2.5 - 2 * np.sqrt(1.25), abs=1e-6)
+    assert bpr.ensemble_value(members, config=config)[0] == pytest.approx(
+        2.5 - 2 * np.sqrt(1.25), abs=1e-6
+    )
 
 
 def test_magnitudes_stand_side_by_side():
@@ -272,7 +274,7 @@ def test_the_actor_finds_the_product_of_value_and_behaviour(lam, sampling):
     state = bpr.State(
         behavior=Trainable(jnp.zeros(()), None, ()),
         vectors={},
-        actor=learner.fresh(jnp.array([0.2, 0.0]), parts.actor_optimizer),
+        actor=learner.init(jnp.array([0.2, 0.0]), parts.actor_optimizer),
         critic=Trainable(jnp.array([0.0, 1e3]), jnp.zeros(2), ()),  # the least one counts
     )
     batch = batch_of(np.tanh(np.random.default_rng(0).normal(-1, 0.5, (256, 1))).astype("f"))
@@ -339,7 +341,7 @@ def test_a_loop_is_worth_r_over_one_less_gamma_whatever_the_policy(critic, pull)
         behavior=Trainable(jnp.zeros(2), None, ()),
         vectors={},
         actor=Trainable(jnp.array([pull, 0.0]), None, ()),
-        critic=learner.fresh(start, parts.critic_optimizer, target=True),
+        critic=learner.init(start, parts.critic_optimizer, target=True),
     )
 
     def train(state):
@@ -357,7 +359,7 @@ def test_rows_that_were_cut_off_teach_a_one_step_critic_nothing():
         behavior=state.behavior,
         vectors=state.vectors,
         actor=state.actor,
-        critic=learner.fresh(state.critic.params, parts.critic_optimizer, target=True),
+        critic=learner.init(state.critic.params, parts.critic_optimizer, target=True),
     )
     cut = DATA._replace(has_next_action=np.zeros(24, np.float32), discount=np.ones(24, np.float32))
     after, metrics = compiled(lambda s: bpr.update_critic(s, cut, KEY, parts=parts), state)

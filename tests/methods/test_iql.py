@@ -57,7 +57,7 @@ def test_the_policy_s_loss_is_the_weighted_likelihood():
 
 def start(parts, method, data):
     """A state of normal numbers, which are quicker to make than orthogonal ones."""
-    shapes, fresh = filled(partial(method.init, parts=parts), data, scale=0.3), learner.fresh
+    shapes, fresh = filled(partial(method.init, parts=parts), data, scale=0.3), learner.init
     # the values' numbers are IQL's and IQL-BST's alike
     critic = filled(parts.iql.critic.init, data.observation, data.action, seed=1)
     value = filled(parts.iql.value.init, data.observation, seed=2)

@@ -147,10 +147,12 @@ def test_the_switch_of_the_weight_s_gradient_reaches_the_loss(trained):
 
     def slope(params, gradient):
         parts = td3_bst.build(dataclasses.replace(SMALL, weight_gradient=gradient), spec)
-        judge = state.critic.params
+        critic_params = state.critic.params
 
         def loss(params):
-            return td3_bst.actor_loss(params, judge, state=state, batch=batch, parts=parts)[0]
+            return td3_bst.actor_loss(params, critic_params, state=state, batch=batch, parts=parts)[
+                0
+            ]
 
         return jax.grad(loss)(params)
 

@@ -254,22 +254,22 @@ def test_an_ensemble_looks_alike_on_an_accelerator(monkeypatch):
     np.testing.assert_allclose(on_cpu, elsewhere, rtol=1e-5, atol=1e-6)
 
 
-def test_a_judge_s_gradient_is_that_of_plain_reverse_mode():
+def test_a_critic_s_gradient_is_that_of_plain_reverse_mode():
     """Samples share their observation and their level; members are weighed differently."""
     net = nets.ensemble(nets.stepped_scalar_mlp((8, 8), step_size=8), 3)
     state, x, n = draws(5, 1, 2), draws(5, 4, 2, seed=1), np.arange(5, dtype=np.int32)[:, None]
     params = filled(net.init, state, x, n)
     weight = draws(3, 5, 4, seed=2)
 
-    def by_judge(x, params):
-        return jnp.sum(weight * nets.judged(net, params, state, x, jnp.asarray(n)))
+    def by_critic(x, params):
+        return jnp.sum(weight * nets.with_action_gradient(net, params, state, x, jnp.asarray(n)))
 
     def plain(x, params):
         return jnp.sum(weight * net.apply(params, state, x, jnp.asarray(n)))
 
     def all_ways(x, p):
-        slope, of_params = jax.grad(by_judge, argnums=(0, 1))(x, p)
-        return by_judge(x, p), plain(x, p), slope, jax.grad(plain)(x, p), of_params
+        slope, of_params = jax.grad(by_critic, argnums=(0, 1))(x, p)
+        return by_critic(x, p), plain(x, p), slope, jax.grad(plain)(x, p), of_params
 
     value, expected, slope, plain_slope, of_params = compiled(all_ways, x, params)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
@@ -278,6 +278,6 @@ def test_a_judge_s_gradient_is_that_of_plain_reverse_mode():
     for leaf in jax.tree.leaves(of_params):  # differentiable in x alone
         np.testing.assert_array_equal(leaf, 0)
     seeds = jax.tree.map(lambda leaf: np.stack([leaf, 2 * leaf]), params)  # an ensemble of seeds
-    both = compiled(jax.vmap(jax.grad(by_judge), (None, 0)), x, seeds)
+    both = compiled(jax.vmap(jax.grad(by_critic), (None, 0)), x, seeds)
     np.testing.assert_allclose(both[0], plain_slope, rtol=1e-4, atol=1e-5)
     assert np.abs(both[1] - both[0]).max() > 0.01

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_prefs.nets import spectral_residual as residual
+from jaxrl_prefs.nets import spectral_residual
 from tests.exact import compiled
 
 BLOCKS, WIDTH = 3, 16
-NET = residual.scalar(WIDTH, BLOCKS)
+NET = spectral_residual.scalar(WIDTH, BLOCKS)
 
 
 def draws(*shape, seed=0):
@@ -145,5 +145,5 @@ def test_vectors_take_no_gradient_and_advance_takes_one_step(trained):
 
 def test_the_gain_starts_at_one_and_is_positive():
     params = compiled(lambda k: NET.init(k, draws(1, 4), draws(1, 2)), jax.random.key(0))
-    assert residual.gain(params) == 1
-    assert residual.gain({"log_gain": jnp.float32(-30)}) > 0
+    assert spectral_residual.gain(params) == 1
+    assert spectral_residual.gain({"log_gain": jnp.float32(-30)}) > 0

@@ -146,7 +146,9 @@ def test_ancestral_mean_is_the_product_of_two_gaussians(n):
     x, eps, zero = normal(3, 6, 2), normal(4, 6, 2), np.zeros((6, 2))
     x0 = (x - np.sqrt(1 - abar) * eps) / np.sqrt(abar)
     steps = ddpm.ancestral(), ddpm.ancestral(low=-0.4, high=0.3)
-    found, boxed = compiled(lambda *of: tuple(s(schedule, *of, n, zero) for s in steps), x, eps)
+    found, clip_to_box = compiled(
+        lambda *of: tuple(s(schedule, *of, n, zero) for s in steps), x, eps
+    )
     by_eps = (x - beta / np.sqrt(1 - abar) * eps) / np.sqrt(alpha)
     np.testing.assert_allclose(found, by_eps, rtol=1e-11)
     if n == 1:
@@ -157,7 +159,7 @@ def test_ancestral_mean_is_the_product_of_two_gaussians(n):
     np.testing.assert_allclose(found, product, rtol=1e-11)
     clipped = np.clip(x0, -0.4, 0.3)
     product = (np.sqrt(before) * clipped / (1 - before) + np.sqrt(alpha) * x / beta) / precision
-    np.testing.assert_allclose(boxed, product, rtol=1e-11)
+    np.testing.assert_allclose(clip_to_box, product, rtol=1e-11)
 
 
 def test_ancestral_noise_has_variance_beta_and_vanishes_at_the_last_step():

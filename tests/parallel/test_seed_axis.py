@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.keys import seed_keys
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.types import Array
 
 
 def mesh(devices: int) -> jax.sharding.Mesh:
-    return ensemble.seed_mesh(jax.devices()[:devices])
+    return seed_axis.seed_mesh(jax.devices()[:devices])
 
 
 def test_mesh_has_auto_axes_over_all_devices() -> None:
-    made = ensemble.seed_mesh()
-    assert made.axis_names == (ensemble.AXIS,)
+    made = seed_axis.seed_mesh()
+    assert made.axis_names == (seed_axis.AXIS,)
     assert made.devices.size == jax.device_count() == 4
     assert made.axis_types == (jax.sharding.AxisType.Auto,)
 
@@ -46,7 +46,7 @@ def test_bad_seeds_are_refused(seeds: list[int], message: str) -> None:
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_pads_and_trims(devices: int) -> None:
     tree = {"a": np.arange(15.0).reshape(5, 3), "keys": seed_keys(range(5))}
-    padded = ensemble.pad(tree, mesh(devices))
+    padded = seed_axis.pad(tree, mesh(devices))
     rows = -(-5 // devices) * devices
     assert padded["a"].shape == (rows, 3)
     assert len(padded["a"].addressable_shards) == devices
@@ -54,10 +54,10 @@ def test_pads_and_trims(devices: int) -> None:
     np.testing.assert_array_equal(
         jax.random.key_data(padded["keys"])[:5], jax.random.key_data(tree["keys"])
     )
-    trimmed = ensemble.trim(padded["a"], 5)
+    trimmed = seed_axis.trim(padded["a"], 5)
     assert type(trimmed) is np.ndarray
     np.testing.assert_array_equal(trimmed, tree["a"])
-    np.testing.assert_array_equal(ensemble.one(padded["a"], 2), tree["a"][2])
+    np.testing.assert_array_equal(seed_axis.one(padded["a"], 2), tree["a"][2])
 
 
 @pytest.mark.parametrize("mapping", ["loop", "vmap"])
@@ -66,7 +66,7 @@ def test_maps_over_seeds(mapping: str, devices: int) -> None:
     def scaled(x: Array, common: Array, y: dict[str, Array]) -> dict[str, Array]:
         return {"z": x * common + y["y"]}
 
-    mapped = ensemble.over_seeds(scaled, mesh(devices), (0, None, 0), mapping=mapping)
+    mapped = seed_axis.over_seeds(scaled, mesh(devices), (0, None, 0), mapping=mapping)
     x, y = jnp.arange(4.0), {"y": jnp.arange(8.0).reshape(4, 2)}
     result = mapped(x, jnp.float32(10), y)["z"]
     np.testing.assert_array_equal(result, 10 * np.arange(4.0)[:, None] + np.asarray(y["y"]))
@@ -77,25 +77,25 @@ def test_a_loop_keeps_branches_and_vmap_of_an_unbatched_step_too() -> None:
         return jax.lax.cond(step % 2 == 0, jnp.sin, lambda same: same, x)
 
     for mapping in ("loop", "vmap"):
-        mapped = ensemble.over_seeds(branch, mesh(1), (0, None), mapping=mapping)
+        mapped = seed_axis.over_seeds(branch, mesh(1), (0, None), mapping=mapping)
         text = mapped.lower(jnp.zeros(3), jnp.int32(0)).as_text()
         assert "stablehlo.case" in text or "stablehlo.if" in text, mapping
 
 
 def test_padding_copies_so_that_donation_spares_the_caller() -> None:
-    mapped = ensemble.over_seeds(lambda x: x + 1, mesh(1), (0,), donate=(0,))
+    mapped = seed_axis.over_seeds(lambda x: x + 1, mesh(1), (0,), donate=(0,))
     mine = jnp.zeros((4, 1000))
-    padded = ensemble.pad(mine, mesh(1))
+    padded = seed_axis.pad(mine, mesh(1))
     jax.block_until_ready(mapped(padded))
     np.testing.assert_array_equal(mine, np.zeros((4, 1000)))
     assert padded.is_deleted()
 
 
 def test_the_platform_chooses_the_mapping() -> None:
-    assert ensemble.chosen_mapping("auto", mesh(1)) == "loop"  # a CPU
-    assert ensemble.chosen_mapping("vmap", mesh(1)) == "vmap"
+    assert seed_axis.chosen_mapping("auto", mesh(1)) == "loop"  # a CPU
+    assert seed_axis.chosen_mapping("vmap", mesh(1)) == "vmap"
     with pytest.raises(ValueError, match="auto, loop, vmap"):
-        ensemble.chosen_mapping("pmap", mesh(1))
+        seed_axis.chosen_mapping("pmap", mesh(1))
 
 
 @pytest.mark.parametrize(

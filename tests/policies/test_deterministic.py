@@ -58,7 +58,7 @@ def of_bc(weight, alpha, scale=1.0):
         weight,
         policy=linear(),
         critic=quadratic(),
-        judge=scale * JUDGE,
+        critic_params=scale * JUDGE,
         batch=batch(),
         alpha=alpha,
     )
@@ -69,7 +69,7 @@ def of_bst(weight, network, mu=1.0, gradient="full", over="mean", scale=1.0):
         weight,
         policy=linear(),
         critic=quadratic(),
-        judge=scale * JUDGE,
+        critic_params=scale * JUDGE,
         morse=network,
         certain=(),
         batch=batch(),
@@ -187,7 +187,7 @@ def test_the_full_gradient_descends_through_the_weight_and_the_detached_does_not
             point,
             policy=modes.point(),
             critic=modes.critic_of(lambda a: 0 * a[:, 0]),
-            judge=np.ones(2),
+            critic_params=np.ones(2),
             morse=network,
             certain=(),
             batch=batch_of(action),
@@ -240,7 +240,7 @@ def imitation(point, scale, mu, gradient):
         point,
         policy=modes.point(),
         critic=modes.critic_of(lambda a: 0 * a[:, 0]),
-        judge=jnp.ones(2, point.dtype),
+        critic_params=jnp.ones(2, point.dtype),
         morse=modes.exact(scale),
         certain=(),
         batch=batch_of(jnp.asarray(ROWS, point.dtype)),
@@ -285,7 +285,7 @@ def test_behaviour_cloning_ends_at_the_mean_of_the_modes():
             point,
             policy=modes.point(),
             critic=modes.critic_of(lambda a: 0 * a[:, 0]),
-            judge=jnp.ones(2, point.dtype),
+            critic_params=jnp.ones(2, point.dtype),
             batch=batch_of(jnp.asarray(ROWS, point.dtype)),
             alpha=alpha,
         )[0]
@@ -301,7 +301,7 @@ def bandit(point, goal, kind):
     shared = {
         "policy": modes.point(),
         "critic": modes.critic_of(lambda a: 1 - jnp.sum(jnp.square(a - goal.reshape(1, 2)), -1)),
-        "judge": jnp.ones(2, point.dtype),
+        "critic_params": jnp.ones(2, point.dtype),
         "batch": batch_of(jnp.asarray(ROWS, point.dtype)),
     }
     if kind == "td3_bc":

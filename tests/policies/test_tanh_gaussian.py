@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxrl_prefs.policies import tanh_gaussian as squashed
+from jaxrl_prefs.policies import tanh_gaussian
 from jaxrl_prefs.types import Net
 from tests.exact import compiled
 
@@ -20,7 +20,7 @@ TABLE = Net(
     lambda key, observation: jnp.zeros(4),
     lambda output, observation: jnp.broadcast_to(output, (len(observation), len(output))),
 )
-POLICY = squashed.Squashed(TABLE, LOW, HIGH)
+POLICY = tanh_gaussian.Squashed(TABLE, LOW, HIGH)
 OUTPUT = np.array([0.3, -0.2, np.log(0.5), np.log(0.8)])
 
 

@@ -22,8 +22,7 @@ from typing import Any, NamedTuple
 
 import jaxrl_prefs.runs.prepare  # noqa: F401 - so that no process must import it
 from jaxrl_prefs.cli import run
-from jaxrl_prefs.runs import estimate as forecast
-from jaxrl_prefs.runs import recorder
+from jaxrl_prefs.runs import estimate, recorder
 
 ON_PATHS = ("rename", "replace", "mkdir", "rmdir", "unlink", "remove", "truncate", "open")
 
@@ -44,12 +43,12 @@ class Bomb:
 
     def __init__(self, moment: Moment, workdir: Path, log: Path) -> None:
         self.moment, self.workdir = moment, str(workdir)
-        self.phase, self.step, self.ticks, self.operations = "start", 0, 0, 0
+        self.phase, self.step, self.log_points, self.operations = "start", 0, 0, 0
         self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         self._turn = threading.Lock()  # Orbax saves in threads; one of them lights the fuse
 
     def arm(self) -> None:
-        """Stands in front of every operation on files, and of every tick's record."""
+        """Stands in front of every operation on files, and of every log point's record."""
         for name in ON_PATHS:
             setattr(os, name, self._watched(getattr(os, name), name))
         os.fsync = self._watched(os.fsync, "fsync")
@@ -57,7 +56,11 @@ class Bomb:
         record = recorder.Recorder.record
 
         def counted(self_: recorder.Recorder, step: recorder.Step) -> None:
-            self.ticks, self.step, self.phase = self.ticks + 1, step.tick.step, step.tick.phase
+            self.log_points, self.step, self.phase = (
+                self.log_points + 1,
+                step.log_point.step,
+                step.log_point.phase,
+            )
             record(self_, step)
 
         recorder.Recorder.record = counted
@@ -94,7 +97,7 @@ def run_in_child(argv: list[str], workdir: Path, log: Path, moment: Moment) -> i
     bomb.arm()
     code = run.main(["run", f"--workdir={workdir}", *argv])
     if moment is NEVER:
-        log.with_suffix(".count").write_text(f"{bomb.operations} {bomb.ticks} {bomb.step}")
+        log.with_suffix(".count").write_text(f"{bomb.operations} {bomb.log_points} {bomb.step}")
     os._exit(code)
 
 
@@ -112,7 +115,7 @@ def drawn_steps(wanted: int, last: int, draw: random.Random) -> list[int]:
 
 def main() -> None:
     """Runs once undisturbed; then kills until enough were killed, and lets the last one finish."""
-    forecast.PATIENCE = 0.0
+    estimate.PATIENCE = 0.0
     folder, wanted, argv = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     log, draw = folder / "kills.jsonl", random.Random(0)
     finished, kills, steps, each, status = [], 0, [0], 1, -1
@@ -129,8 +132,8 @@ def main() -> None:
         else:
             finished.append(str(workdir))
         if len(finished) == 1 and not kills:
-            operations, ticks, last = map(int, log.with_suffix(".count").read_text().split())
-            each = operations // ticks
+            operations, log_points, last = map(int, log.with_suffix(".count").read_text().split())
+            each = operations // log_points
             steps = drawn_steps(wanted, last, draw)
     found = [json.loads(line) for line in log.read_text().splitlines()]
     print(json.dumps({"finished": finished, "kills": found}))

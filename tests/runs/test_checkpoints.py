@@ -18,9 +18,9 @@ import optax
 import pytest
 
 from jaxrl_prefs.errors import CheckpointError, CheckpointMismatch
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.runs.checkpoints import Checkpoints
-from jaxrl_prefs.training import loop as train
+from jaxrl_prefs.training import loop
 from jaxrl_prefs.types import Spec, Transition
 from tests import probes
 
@@ -259,22 +259,22 @@ def test_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None
 def test_four_devices_hand_over_to_one(tiny: Transition, tmp_path: Path) -> None:
     """Three seeds, trained on four devices to the middle and on one to the end."""
     method = probes.make(probes.Config(), Spec.of(tiny))
-    four, one = ensemble.seed_mesh(), ensemble.seed_mesh(jax.devices()[:1])
+    four, one = seed_axis.seed_mesh(), seed_axis.seed_mesh(jax.devices()[:1])
     last: Any = None
     with Checkpoints(tmp_path) as checkpoints:
-        for tick in train.run(method, tiny, [0, 1, 2], four, every=10):
-            if tick.step == 30:
-                tree = {"state": tick.state, "columns": tick.columns}
-                checkpoints.save(30, {**tree, "state": ensemble.trim(tick.state, 3)})
-            last = ensemble.trim(tick.state, 3)
+        for log_point in loop.run(method, tiny, [0, 1, 2], four, every=10):
+            if log_point.step == 30:
+                tree = {"state": log_point.state, "columns": log_point.columns}
+                checkpoints.save(30, {**tree, "state": seed_axis.trim(log_point.state, 3)})
+            last = seed_axis.trim(log_point.state, 3)
     with Checkpoints(tmp_path) as checkpoints:
-        wanted = {"state": abstract(last), "columns": abstract(tick.columns)}
+        wanted = {"state": abstract(last), "columns": abstract(log_point.columns)}
         found = checkpoints.restore(wanted)
     assert found is not None
     tree, start = found
-    for tick in train.run(
+    for log_point in loop.run(
         method, tiny, [0, 1, 2], one, every=10, state=tree["state"], columns=tree["columns"],
         start=start,
     ):  # fmt: skip
-        resumed = ensemble.trim(tick.state, 3)
+        resumed = seed_axis.trim(log_point.state, 3)
     chex.assert_trees_all_close(resumed, last, rtol=1e-5, atol=1e-6)

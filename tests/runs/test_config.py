@@ -8,8 +8,7 @@ from jaxrl_prefs import data
 from jaxrl_prefs.data import Processing
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.runs import config, overrides
-from jaxrl_prefs.runs import presets as tuned
+from jaxrl_prefs.runs import config, overrides, presets
 from jaxrl_prefs.runs.config import Choice, RunConfig
 
 CHOICE = Choice(algo="bdpo", dataset="some/set-v0", env="", seeds=(0, 1), assignments=())
@@ -58,7 +57,7 @@ def test_values_come_from_family_then_row_then_the_command_line() -> None:
 def test_a_dataset_without_a_row_takes_its_familys_defaults(family: str) -> None:
     run, method = config.resolve(CHOICE, "unknown/set-v0", family)
     assert run.processing == data.defaults(family)
-    expected = METHODS["bdpo"].Config(**tuned.FAMILIES.get(family, {}).get("bdpo", {}))
+    expected = METHODS["bdpo"].Config(**presets.FAMILIES.get(family, {}).get("bdpo", {}))
     assert method == expected
 
 

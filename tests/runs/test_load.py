@@ -12,8 +12,8 @@ from jaxrl_prefs.data import Affine
 from jaxrl_prefs.errors import LoadError
 from jaxrl_prefs.keys import seed_keys
 from jaxrl_prefs.methods import bdpo
-from jaxrl_prefs.parallel import seed_axis as ensemble
-from jaxrl_prefs.runs import load as release
+from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.runs import load
 from jaxrl_prefs.runs.checkpoints import Checkpoints
 from jaxrl_prefs.runs.load import load_run
 from jaxrl_prefs.types import Spec, Transition
@@ -41,14 +41,14 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     about = {
         "run": {"algo": "bdpo", "seeds": SEEDS},
         "method": dataclasses.asdict(CONFIG),
-        "release": release.describe(spec, OBSERVATION, ACTION),
+        "release": load.describe(spec, OBSERVATION, ACTION),
     }
     (path / "config.json").write_text(json.dumps(about))
-    mesh = ensemble.seed_mesh()
-    init = ensemble.over_seeds(method.init, mesh, (0, None))
-    state = init(ensemble.pad(seed_keys(SEEDS), mesh), spec.example())
+    mesh = seed_axis.seed_mesh()
+    init = seed_axis.over_seeds(method.init, mesh, (0, None))
+    state = init(seed_axis.pad(seed_keys(SEEDS), mesh), spec.example())
     with Checkpoints(path / "checkpoints") as checkpoints:
-        checkpoints.save(7, ensemble.trim(state, len(SEEDS)))
+        checkpoints.save(7, seed_axis.trim(state, len(SEEDS)))
     return path
 
 
@@ -69,7 +69,7 @@ def test_a_policy_takes_and_gives_raw_units(workdir: Path) -> None:
     assert batch.shape == (4, 2)
     # Deterministic actors act on what they see, scaled back to the box.
     seen = np.float32((np.float32(raw) - OBSERVATION.shift) / OBSERVATION.scale)
-    state = ensemble.one(run.state, 1)
+    state = seed_axis.one(run.state, 1)
     inside = run.method.policies["actor"].act(state, seen, jax.random.key(5))
     np.testing.assert_allclose(batch, np.asarray(inside) * ACTION.scale + ACTION.shift, rtol=1e-4)
     single = run.policy(seed=8)(raw[2])
@@ -117,7 +117,7 @@ def test_what_is_not_there_is_named(workdir: Path, tmp_path: Path) -> None:
 
 def test_shapes_are_known_without_a_state(workdir: Path) -> None:
     run = load_run(workdir)
-    abstract = release.abstract_state(run.method, run.spec, len(SEEDS))
+    abstract = load.abstract_state(run.method, run.spec, len(SEEDS))
     same = jax.tree.map(lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype), abstract, run.state)
     assert all(jax.tree.leaves(same))
 

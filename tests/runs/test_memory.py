@@ -10,7 +10,7 @@ import pytest
 from jaxrl_prefs.cli import run
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import arq
-from jaxrl_prefs.parallel import seed_axis as ensemble
+from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.runs import memory
 from jaxrl_prefs.types import Spec
 from tests import probes
@@ -45,7 +45,7 @@ def test_a_device_holds_its_seeds_sets(shared, devices, sets):
 
 def test_it_is_said_before_the_run_starts():
     """A shared set on the host and on each of two devices of that host."""
-    mesh = ensemble.seed_mesh(jax.devices()[:2])
+    mesh = seed_axis.seed_mesh(jax.devices()[:2])
     told = memory.check(method(share_behavior=True), 1000, 5, mesh)
     assert told == (
         "columns: candidates 180.0 kB, log_density 60.0 kB; "
@@ -59,14 +59,14 @@ def test_what_does_not_fit_is_refused(monkeypatch):
         available = 700_000
 
     monkeypatch.setattr(psutil, "virtual_memory", Little)
-    mesh = ensemble.seed_mesh(jax.devices()[:2])
+    mesh = seed_axis.seed_mesh(jax.devices()[:2])
     told = r"720\.0 kB of memory, but this machine has 700\.0 kB free"
     with pytest.raises(ConfigError, match=told):
         memory.check(method(share_behavior=True), 1000, 5, mesh)
 
 
 def test_data_that_do_not_fit_stay_on_the_host(monkeypatch):
-    mesh = ensemble.seed_mesh(jax.devices()[:4])
+    mesh = seed_axis.seed_mesh(jax.devices()[:4])
     data = probes.episodes(size=96, length=12, observation_dim=3, action_dim=2)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(data))
     for factor, stays in ((7.9, True), (8.1, False)):  # four copies may take half of it

@@ -5,12 +5,11 @@ import pytest
 
 from jaxrl_prefs.data.families import family_of
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.runs import config, published
-from jaxrl_prefs.runs import presets as tuned
+from jaxrl_prefs.runs import config, presets, published
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.types import Spec
 
-ROWS = [(name, algo) for name, row in tuned.TUNED.items() for algo in row if algo != "*"]
+ROWS = [(name, algo) for name, row in presets.TUNED.items() for algo in row if algo != "*"]
 # BDPO's table 4: rho, eta, max-Q backup
 TABLE_4 = {
     **{f"halfcheetah-{q}-v2": (0.5, 0.05, False) for q in ("medium", "medium-replay")},
@@ -45,14 +44,14 @@ def test_every_dataset_of_the_papers_has_a_row() -> None:
     printed = {(c.algo, name) for c in published.PUBLISHED.values() for name in c.scores if c.algo}
     assert len(printed) > 90
     for algo, name in printed:
-        rows = tuned.TUNED.get(name, {}), tuned.FAMILIES.get(family_of(name), {})
+        rows = presets.TUNED.get(name, {}), presets.FAMILIES.get(family_of(name), {})
         assert any(algo in row for row in rows), (algo, name)
     # TD3-BST's and IQL-BST's tables could not be had; they are of these families.
     for family in ("locomotion", "antmaze", "adroit", "kitchen"):
-        assert {"td3_bst", "iql_bst"} <= tuned.FAMILIES[family].keys()
+        assert {"td3_bst", "iql_bst"} <= presets.FAMILIES[family].keys()
 
 
-@pytest.mark.parametrize("family", tuned.FAMILIES)
+@pytest.mark.parametrize("family", presets.FAMILIES)
 def test_every_family_builds(family: str) -> None:
     for algo in METHODS:
         config.resolve(choice("unknown/set-v0", algo), "unknown/set-v0", family)
@@ -113,9 +112,9 @@ def test_arq_has_the_papers_settings(dataset: str) -> None:
     ],
 )
 def test_a_d4rl_file_finds_its_tasks_row(file: str, dataset: str) -> None:
-    assert tuned.known_as(file) == dataset
-    row = tuned.overrides_for(dataset, "other", "bdpo")
-    assert row and tuned.overrides_for(file, "other", "bdpo") == row
+    assert presets.known_as(file) == dataset
+    row = presets.overrides_for(dataset, "other", "bdpo")
+    assert row and presets.overrides_for(file, "other", "bdpo") == row
 
 
 AROUND_TD3 = ("bc", "td3_bc", "one_step", "td3_bst")
@@ -151,7 +150,7 @@ def test_iql_has_the_papers_settings() -> None:
 def test_behavioural_supervisor_tuning_has_one_setting(algo: str) -> None:
     """For all sets of a family; the families without a table share one as well."""
     chosen = {"locomotion": (8.0, 2.0), "pendulum": (16.0, 1.0)}
-    names = [*tuned.TUNED, *(f"unknown/{family}-v0" for family in tuned.FAMILIES)]
+    names = [*presets.TUNED, *(f"unknown/{family}-v0" for family in presets.FAMILIES)]
     fields = "kernel", "kernel_scale", "weight_gradient", "distance", "mu", "negative_weight"
     for name in names:
         method = config.resolve(choice(name, algo), name, family_of(name))[1]
@@ -161,6 +160,6 @@ def test_behavioural_supervisor_tuning_has_one_setting(algo: str) -> None:
 
 
 def test_bdpo_s_rows_are_not_shortened() -> None:
-    for name in set(tuned.SHORT_SETS) - set(tuned.SMALL):
+    for name in set(presets.SHORT_SETS) - set(presets.SMALL):
         run, method = config.resolve(choice(name, "bdpo"), name, family_of(name))
         assert (method.train_steps, run.eval_every) == (2_000_000, 50_000)

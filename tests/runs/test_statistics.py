@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from jaxrl_prefs.runs import curves
-from jaxrl_prefs.runs import statistics as report
+from jaxrl_prefs.runs import curves, statistics
 
 NORMAL_97_5 = 1.959964
 BOOTSTRAP_ERROR = 0.03  # of a 2.5 % quantile over 10,000 resamples, in standard errors of a mean
@@ -70,29 +69,29 @@ ABOUT = {
 def test_the_interval_of_a_large_normal_sample_is_the_normal_one() -> None:
     sample = np.random.default_rng(3).normal(50, 8, 400)
     error = sample.std() / math.sqrt(len(sample))
-    low, high = report.interval(list(sample))
+    low, high = statistics.interval(list(sample))
     assert abs((sample.mean() - low) / error - NORMAL_97_5) < 3 * BOOTSTRAP_ERROR
     assert abs((high - sample.mean()) / error - NORMAL_97_5) < 3 * BOOTSTRAP_ERROR
 
 
 def test_the_interval_of_two_values_is_their_range() -> None:
     # Both resampled values are the smaller one in a quarter of the resamples, more than 2.5 %.
-    assert report.interval([3.0, 9.0]) == (3.0, 9.0)
+    assert statistics.interval([3.0, 9.0]) == (3.0, 9.0)
 
 
 def test_the_interval_of_five_values_is_the_exact_quantile() -> None:
     # All 5^5 resamples of {0, 0, 0, 0, 10}: the mean is 2 k with k ~ Binomial(5, 1/5);
     # P(k = 0) = .328 > .025 and P(k <= 2) = .942 < .975 < P(k <= 3) = .993.
-    assert report.interval([0.0, 0.0, 10.0, 0.0, 0.0]) == (0.0, 6.0)
+    assert statistics.interval([0.0, 0.0, 10.0, 0.0, 0.0]) == (0.0, 6.0)
 
 
 def test_one_seed_has_no_interval() -> None:
-    assert report.interval([3.0]) is None
-    assert report.spread(None) == "one seed"
+    assert statistics.interval([3.0]) is None
+    assert statistics.spread(None) == "one seed"
 
 
 def test_the_last_evaluation_counts() -> None:
-    policies = report.summarise(ROWS)
+    policies = statistics.summarise(ROWS)
     assert list(policies) == ["actor", "behavior"]
     assert policies["actor"]["scores"] == [20.0, 60.0]
     assert policies["actor"]["returns"] == [200.0, 600.0]
@@ -103,11 +102,11 @@ def test_the_last_evaluation_counts() -> None:
 
 
 def test_rates_leave_compilation_out_where_they_can() -> None:
-    assert report.rates(TIMINGS) == {"a": 3.0, "b": 2.0}
+    assert statistics.rates(TIMINGS) == {"a": 3.0, "b": 2.0}
 
 
 def test_the_result_has_the_headline_policy_first() -> None:
-    result = report.result(ABOUT, ROWS, TIMINGS)
+    result = statistics.result(ABOUT, ROWS, TIMINGS)
     assert result["headline"] == "actor"
     assert (result["score_mean"], result["score_ci"]) == (40.0, (20.0, 60.0))
     assert result["seeds"] == [4, 7] and result["scores"] == [20.0, 60.0]
@@ -117,14 +116,14 @@ def test_the_result_has_the_headline_policy_first() -> None:
 
 
 def test_a_run_without_an_environment_has_no_score() -> None:
-    result = report.result(ABOUT, [], TIMINGS)
+    result = statistics.result(ABOUT, [], TIMINGS)
     assert result["score_mean"] is None and result["score_ci"] is None
     assert result["policies"] == {} and result["headline"] == ""
 
 
 def test_the_table_shows_seeds_mean_interval_candidates_and_kind() -> None:
     console = Console(record=True, width=120, file=io.StringIO())
-    console.print(report.table(report.result(ABOUT, ROWS, TIMINGS)))
+    console.print(statistics.table(statistics.result(ABOUT, ROWS, TIMINGS)))
     lines = console.export_text().splitlines()
     cells = [
         [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")] for line in lines
@@ -147,7 +146,7 @@ def test_the_table_shows_seeds_mean_interval_candidates_and_kind() -> None:
 def test_the_table_says_when_the_data_were_recorded_in_another_form() -> None:
     about = {**ABOUT, "recorded_with": ["reset_target=True"]}
     console = Console(record=True, width=160, file=io.StringIO())
-    console.print(report.table(report.result(about, ROWS, TIMINGS)))
+    console.print(statistics.table(statistics.result(about, ROWS, TIMINGS)))
     text = " ".join(console.export_text().split())
     assert "3.2, recorded with reset_target=True, so not comparable" in text
 

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.methods import td3_bc
-from jaxrl_prefs.parallel import seed_axis as ensemble
-from jaxrl_prefs.training import host_stream as stream
-from jaxrl_prefs.training import program as chunk
+from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.training import host_stream, program
 from jaxrl_prefs.types import Spec, Transition
 from tests import probes
 from tests.training.test_loop import SEEDS, Record, probe, record
@@ -59,21 +58,21 @@ def test_a_method_resumed_on_the_other_side(
     )
     method = td3_bc.make(config, Spec.of(data))
     whole = record(method, data, every=4)
-    monkeypatch.setattr(stream, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(host_stream, "BLOCK_BYTES", 1)
     rest = record(method, data, every=4, stream=True, state=whole[0].state, start=4)
     assert_same_bits(rest, whole[1:])
 
 
 def test_the_data_stay_on_the_host(data: Transition) -> None:
     method = probe(data)
-    mesh = ensemble.seed_mesh(jax.devices()[:2])
-    crew = chunk.Ensemble(SEEDS, mesh, "loop")
-    built = chunk.build_chunk(method, 0, data, crew, stream=3)
+    mesh = seed_axis.seed_mesh(jax.devices()[:2])
+    placement = program.SeedPlacement(SEEDS, mesh, "loop")
+    built = program.build_chunk(method, 0, data, placement, stream=3)
     assert built.longest == 3
     assert built.constants[1] is None
-    assert built.feed is not None
+    assert built.prefetcher is not None
     size = method.phases[0].batch_size
-    block = built.feed.block(0, np.zeros(6, np.int32))
+    block = built.prefetcher.block(0, np.zeros(6, np.int32))
     assert block.rows.shape == (6, 3, size)  # five seeds padded to six, three steps
     rows = np.asarray(block.rows)
     np.testing.assert_array_equal(np.asarray(block.batches.observation), data.observation[rows])
@@ -82,14 +81,14 @@ def test_the_data_stay_on_the_host(data: Transition) -> None:
 
 
 def test_a_block_is_gathered_once(data: Transition) -> None:
-    crew = chunk.Ensemble(SEEDS, ensemble.seed_mesh(jax.devices()[:1]), "loop")
-    built = chunk.build_chunk(probe(data), 0, data, crew, stream=2)
-    assert built.feed is not None
+    placement = program.SeedPlacement(SEEDS, seed_axis.seed_mesh(jax.devices()[:1]), "loop")
+    built = program.build_chunk(probe(data), 0, data, placement, stream=2)
+    assert built.prefetcher is not None
     built.prepare(2)
-    ready = built.feed._ready
+    ready = built.prefetcher._ready
     assert ready[0] == 2
     built.prepare(2)
-    assert built.feed._ready is ready
-    assert built.feed.block(2, np.full(5, 2)) is ready[1]
+    assert built.prefetcher._ready is ready
+    assert built.prefetcher.block(2, np.full(5, 2)) is ready[1]
     built.prepare(method_end := built.phase.steps)
-    assert built.feed._ready[0] != method_end  # nothing comes after the phase's last step
+    assert built.prefetcher._ready[0] != method_end  # nothing comes after the phase's last step

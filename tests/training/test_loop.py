@@ -1,4 +1,4 @@
-"""The runner, on the probe method: ticks, keys, columns, resuming, breaking."""
+"""The runner, on the probe method: log points, keys, columns, resuming, breaking."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import pytest
 
 from jaxrl_prefs.errors import NonFiniteError
 from jaxrl_prefs.keys import phase_keys, seed_keys, shared_key
-from jaxrl_prefs.method import Method, Phase, stay
-from jaxrl_prefs.parallel import seed_axis as ensemble
-from jaxrl_prefs.training import loop as train
-from jaxrl_prefs.training import program as chunk
+from jaxrl_prefs.method import Method, Phase, identity
+from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.training import loop, program
 from jaxrl_prefs.types import Array, Key, Spec, Transition
 from tests import probes
 
@@ -25,7 +24,7 @@ SEEDS = (3, 4, 5, 6, 7)
 
 
 class Record(NamedTuple):
-    """A tick, copied: the runner goes on using the original's memory."""
+    """A log point, copied: the runner goes on using the original's memory."""
 
     phase: str
     phase_step: int
@@ -45,13 +44,13 @@ def record(
     every: int = 5,
     **more: Any,
 ) -> list[Record]:
-    mesh = ensemble.seed_mesh(jax.devices()[:devices])
+    mesh = seed_axis.seed_mesh(jax.devices()[:devices])
     return [
-        Record(*tick)._replace(
-            state=ensemble.trim(tick.state, len(seeds)),
-            columns={name: column.copy() for name, column in tick.columns.items()},
+        Record(*log_point)._replace(
+            state=seed_axis.trim(log_point.state, len(seeds)),
+            columns={name: column.copy() for name, column in log_point.columns.items()},
         )
-        for tick in train.run(method, data, seeds, mesh, every=every, **more)
+        for log_point in loop.run(method, data, seeds, mesh, every=every, **more)
     ]
 
 
@@ -80,7 +79,7 @@ def whole(data: Transition, shared: bool) -> list[Record]:
 
 def test_ticks_fall_on_multiples_and_phase_ends(whole: list[Record]) -> None:
     """Phases of 12, 6 (90 rows by 16) and 20 steps."""
-    assert [(tick.phase, tick.phase_step, tick.step) for tick in whole] == [
+    assert [(log_point.phase, log_point.phase_step, log_point.step) for log_point in whole] == [
         ("model", 5, 5), ("model", 10, 10), ("model", 12, 12),
         ("guess", 3, 15), ("guess", 6, 18),
         ("train", 2, 20), ("train", 7, 25), ("train", 12, 30), ("train", 17, 35), ("train", 20, 38),
@@ -90,16 +89,16 @@ def test_ticks_fall_on_multiples_and_phase_ends(whole: list[Record]) -> None:
 def test_metrics_are_means_per_seed_and_absent_where_nothing_was_counted(
     whole: list[Record], data: Transition
 ) -> None:
-    for tick in whole:
-        for name, values in tick.metrics.items():
+    for log_point in whole:
+        for name, values in log_point.metrics.items():
             assert values.shape == (5,), name
             assert np.isfinite(values).all(), name
-    by_phase = {tick.phase: set(tick.metrics) for tick in whole}
+    by_phase = {log_point.phase: set(log_point.metrics) for log_point in whole}
     assert by_phase["model"] == {"model_loss"}
     # Of steps 15 and 16 of the phase neither is a third one: no actor update, no actor metric.
     method = probe(data, model_steps=0)
     short = record(method, data, every=1)
-    keys = [set(tick.metrics) for tick in short if tick.phase == "train"]
+    keys = [set(log_point.metrics) for log_point in short if log_point.phase == "train"]
     assert keys[0] == keys[3] == {"critic_loss", "actor_loss"}
     assert keys[1] == keys[2] == {"critic_loss"}
 
@@ -108,15 +107,17 @@ def test_chunk_length_changes_nothing(whole: list[Record], data: Transition, sha
     """One chunk per phase against chunks of 5, and of 1: equal bit for bit."""
     method = probe(data, shared=shared)
     for every in (100, 1):
-        ticks = record(method, data, every=every)
-        for one, other in zip(_ends(ticks), _ends(whole), strict=True):
+        log_points = record(method, data, every=every)
+        for one, other in zip(_ends(log_points), _ends(whole), strict=True):
             chex.assert_trees_all_equal(one.state, other.state)
             chex.assert_trees_all_equal(one.columns, other.columns)
 
 
-def _ends(ticks: list[Record]) -> list[Record]:
+def _ends(log_points: list[Record]) -> list[Record]:
     return [
-        a for a, b in zip(ticks, [*ticks[1:], None], strict=True) if not b or a.phase != b.phase
+        a
+        for a, b in zip(log_points, [*log_points[1:], None], strict=True)
+        if not b or a.phase != b.phase
     ]
 
 
@@ -125,8 +126,10 @@ def test_resumes_from_every_tick_bit_for_bit(
 ) -> None:
     method = probe(data, shared=shared)
     for place in (1, 2, 3, 4, 7):  # inside and at the end of each phase
-        tick = whole[place]
-        rest = record(method, data, state=tick.state, columns=tick.columns, start=tick.step)
+        log_point = whole[place]
+        rest = record(
+            method, data, state=log_point.state, columns=log_point.columns, start=log_point.step
+        )
         assert len(rest) == len(whole) - place - 1
         for resumed, uninterrupted in zip(rest, whole[place + 1 :], strict=True):
             chex.assert_trees_all_equal(resumed, uninterrupted)
@@ -135,21 +138,21 @@ def test_resumes_from_every_tick_bit_for_bit(
 def test_resuming_leaves_the_callers_arrays_alone(
     whole: list[Record], data: Transition, shared: bool
 ) -> None:
-    tick = whole[3]
-    state = jax.tree.map(jnp.asarray, tick.state)
-    before = jax.tree.map(np.copy, (tick.state, tick.columns))
+    log_point = whole[3]
+    state = jax.tree.map(jnp.asarray, log_point.state)
+    before = jax.tree.map(np.copy, (log_point.state, log_point.columns))
     method = probe(data, shared=shared)
-    record(method, data, state=state, columns=tick.columns, start=tick.step)
-    chex.assert_trees_all_equal((ensemble.trim(state, 5), tick.columns), before)
+    record(method, data, state=state, columns=log_point.columns, start=log_point.step)
+    chex.assert_trees_all_equal((seed_axis.trim(state, 5), log_point.columns), before)
 
 
 def test_a_tick_stays_valid_until_the_next_is_asked_for(data: Transition) -> None:
-    two = ensemble.seed_mesh(jax.devices()[:2])
-    ticks = train.run(probe(data), data, SEEDS, two, every=6)
-    first = next(ticks)
-    copy = ensemble.trim(first.state, 5)
-    chex.assert_trees_all_equal(ensemble.trim(first.state, 5), copy)
-    next(ticks)
+    two = seed_axis.seed_mesh(jax.devices()[:2])
+    log_points = loop.run(probe(data), data, SEEDS, two, every=6)
+    first = next(log_points)
+    copy = seed_axis.trim(first.state, 5)
+    chex.assert_trees_all_equal(seed_axis.trim(first.state, 5), copy)
+    next(log_points)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first.state))
 
 
@@ -175,8 +178,8 @@ def test_side_by_side_is_the_same_as_one_after_the_other(
 
 def _same(mine: Record, seeds: tuple[int, ...], theirs: Record) -> None:
     chex.assert_trees_all_close(
-        ensemble.one(mine.state, seeds.index(5)),
-        ensemble.one(theirs.state, SEEDS.index(5)),
+        seed_axis.one(mine.state, seeds.index(5)),
+        seed_axis.one(theirs.state, SEEDS.index(5)),
         rtol=1e-5,
         atol=1e-6,
     )
@@ -207,9 +210,9 @@ def test_columns_are_filled_in_order_and_by_row(
     whole: list[Record], data: Transition, shared: bool
 ) -> None:
     """Row i holds what the update draws with fold_in(key, i), whoever drew it."""
-    filling = [tick for tick in whole if tick.phase == "guess"]
-    assert [tick.filled for tick in filling] == [(0, 48), (48, 90)]
-    assert all(tick.filled == (0, 0) for tick in whole if tick.phase != "guess")
+    filling = [log_point for log_point in whole if log_point.phase == "guess"]
+    assert [log_point.filled for log_point in filling] == [(0, 48), (48, 90)]
+    assert all(log_point.filled == (0, 0) for log_point in whole if log_point.phase != "guess")
     assert not filling[0].columns["guess"][..., 48:, :].any()
     keys = shared_key()[None] if shared else seed_keys(SEEDS)
     update_keys = phase_keys(keys, 1)[2]
@@ -225,14 +228,14 @@ def test_a_column_too_long_for_one_call_is_filled_in_several(
     whole: list[Record], data: Transition, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Room for one batch of 16 rows of 2 floats: 18 rows would not fit."""
-    monkeypatch.setattr(chunk, "COLUMN_BYTES", 16 * 2 * 4)
+    monkeypatch.setattr(program, "COLUMN_BYTES", 16 * 2 * 4)
     last = record(probe(data, shared=shared), data, every=100)[-1]
     chex.assert_trees_all_close(last.columns, whole[-1].columns, rtol=1e-5, atol=1e-6)
 
 
 def test_batches_carry_the_columns_of_row_and_successor(data: Transition) -> None:
     column = np.arange(90.0)
-    batch = chunk.take(data, jnp.array([3, 11, 89]), {"count": column})
+    batch = program.take(data, jnp.array([3, 11, 89]), {"count": column})
     np.testing.assert_array_equal(batch.columns["count"], [3, 11, 89])
     np.testing.assert_array_equal(batch.columns["next_count"], [4, 11, 89])  # 11 ends an episode
     np.testing.assert_array_equal(batch.index, [3, 11, 89])
@@ -276,7 +279,7 @@ def counting(*steps: int, enters: bool = True) -> Method:
             del key
             return {**state, "entered": state["entered"] * 10 + number}
 
-        return Phase(f"phase {number}", steps, update, 4, enter=enter if enters else stay)
+        return Phase(f"phase {number}", steps, update, 4, enter=enter if enters else identity)
 
     def init(key: Key, batch: Transition) -> Any:
         del key, batch
@@ -292,13 +295,16 @@ def counting(*steps: int, enters: bool = True) -> Method:
 def test_phases_of_no_step_are_entered_once(data: Transition) -> None:
     """... with the phase before them, or at the start; also when the run is resumed."""
     method = counting(0, 2, 0, 0, 2, 0)
-    ticks = record(method, data, (1,), every=10)
-    assert [(tick.phase, tick.step) for tick in ticks] == [("phase 2", 2), ("phase 5", 4)]
-    assert [float(tick.state["entered"][0]) for tick in ticks] == [1234, 123456]
-    assert [float(tick.state["updates"][0]) for tick in ticks] == [2, 4]
-    (resumed,) = record(method, data, (1,), every=10, state=ticks[0].state, start=2)
-    chex.assert_trees_all_equal(resumed.state, ticks[1].state)
-    assert record(method, data, (1,), every=10, state=ticks[1].state, start=4) == []
+    log_points = record(method, data, (1,), every=10)
+    assert [(log_point.phase, log_point.step) for log_point in log_points] == [
+        ("phase 2", 2),
+        ("phase 5", 4),
+    ]
+    assert [float(log_point.state["entered"][0]) for log_point in log_points] == [1234, 123456]
+    assert [float(log_point.state["updates"][0]) for log_point in log_points] == [2, 4]
+    (resumed,) = record(method, data, (1,), every=10, state=log_points[0].state, start=2)
+    chex.assert_trees_all_equal(resumed.state, log_points[1].state)
+    assert record(method, data, (1,), every=10, state=log_points[1].state, start=4) == []
 
 
 @pytest.mark.parametrize(
@@ -362,14 +368,14 @@ def _nothing(state: Any, batch: Transition, key: Key, step: Array) -> tuple:
 
 @pytest.mark.parametrize("mapping", ["loop", "vmap"])
 def test_a_broken_seed_is_named(mapping: str) -> None:
-    """The earliest is named, after the ticks before it; the rest of 8 places is padding."""
+    """The earliest is named, after the log points before it; the rest of 8 places is padding."""
     data = breaks(SOUND, 10, SOUND, 7, SOUND)
-    ticks = train.run(
-        breaking(), data, (1, 2, 3, 4, 5), ensemble.seed_mesh(), every=4, mapping=mapping
+    log_points = loop.run(
+        breaking(), data, (1, 2, 3, 4, 5), seed_axis.seed_mesh(), every=4, mapping=mapping
     )
     steps = []
     with pytest.raises(NonFiniteError, match="seed 4, phase 'wild', step 7") as caught:
-        steps.extend(tick.step for tick in ticks)
+        steps.extend(log_point.step for log_point in log_points)
     assert steps == [4, 8]
     error = caught.value
     assert (error.seed, error.phase, error.step, error.metric) == (4, "wild", 7, "loss")

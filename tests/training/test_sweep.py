@@ -13,12 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_prefs.method import Method, Phase, walk
+from jaxrl_prefs.method import Method, Phase, sequential
 from jaxrl_prefs.methods import bdpo
-from jaxrl_prefs.parallel import seed_axis as ensemble
-from jaxrl_prefs.training import loop as train
-from jaxrl_prefs.training import program as chunk
-from jaxrl_prefs.training import sweep as settings
+from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.training import loop, program, sweep
 from jaxrl_prefs.types import Spec, Transition
 from tests import probes
 
@@ -34,21 +32,21 @@ def data() -> Transition:
 
 
 def end(method: Any, data: Transition, seeds: tuple[int, ...], **more: Any) -> Any:
-    mesh = ensemble.seed_mesh(jax.devices()[:2])
-    *_, last = train.run(method, data, seeds, mesh, every=100, **more)
-    return ensemble.trim(last.state, len(seeds))
+    mesh = seed_axis.seed_mesh(jax.devices()[:2])
+    *_, last = loop.run(method, data, seeds, mesh, every=100, **more)
+    return seed_axis.trim(last.state, len(seeds))
 
 
 def begin(method: Any, data: Transition, seeds: tuple[int, ...]) -> Any:
-    crew = chunk.Ensemble(seeds, ensemble.seed_mesh(jax.devices()[:2]))
-    return ensemble.trim(train.begin(method, data, crew), len(seeds))
+    placement = program.SeedPlacement(seeds, seed_axis.seed_mesh(jax.devices()[:2]))
+    return seed_axis.trim(loop.begin(method, data, placement), len(seeds))
 
 
 def test_a_member_with_its_settings_is_the_plain_method_with_them(data: Transition) -> None:
     spec, seeds = Spec.of(data), SEEDS * 2
-    method = settings.vary(probes.make, CONFIG, spec, ("learning_rate", "exploration"))
+    method = sweep.vary(probes.make, CONFIG, spec, ("learning_rate", "exploration"))
     fields = {"learning_rate": np.repeat(RATES, 2), "exploration": [0, 0, 1, 1]}
-    start = settings.assign(begin(method, data, seeds), fields)
+    start = sweep.assign(begin(method, data, seeds), fields)
     varied = end(method, data, seeds, state=start)
     for place, rate in enumerate(RATES):
         config = dataclasses.replace(CONFIG, learning_rate=rate)
@@ -61,7 +59,7 @@ def test_a_member_with_its_settings_is_the_plain_method_with_them(data: Transiti
     # Policies read the settings too: without exploration a policy does not depend on the key.
     act = method.policies["noisy"].act
     for member, moves in ((0, False), (2, True)):
-        one = ensemble.one(varied, member)
+        one = seed_axis.one(varied, member)
         a, b = (act(one, data.observation[:4], jax.random.key(seed)) for seed in (0, 1))
         assert bool(np.abs(a - b).max() > 0) == moves
 
@@ -70,7 +68,7 @@ def test_bdpo_can_vary_the_strengths_of_its_objective(data: Transition) -> None:
     """The behaviour model reads none of them but the rate of its average."""
     config = bdpo.Config(actor_hidden=(8,), critic_hidden=(8,), ensemble_size=2)
     for names, alike in ((("eta", "rho", "actor_learning_rate"), True), (("tau",), False)):
-        phases = settings.vary(bdpo.make, config, Spec.of(data), names).phases
+        phases = sweep.vary(bdpo.make, config, Spec.of(data), names).phases
         assert [bool(phase.alike) for phase in phases] == [alike, False, False]
 
 
@@ -108,7 +106,7 @@ def counting(runs: list[tuple[str, float]]) -> Any:
         column = {"sum": jax.ShapeDtypeStruct((), np.dtype(np.float32))}
         phases = (
             Phase("first", 4, first, 8),
-            Phase("fill", spec.size // 8, fill, 8, rows=walk, columns=column),
+            Phase("fill", spec.size // 8, fill, 8, sampler=sequential, columns=column),
             Phase("second", 2, second, 8),
         )
         return Method(init, phases, {})
@@ -128,37 +126,40 @@ def test_members_of_one_seed_are_trained_once_until_a_setting_is_read(
     data: Transition, mapping: str
 ) -> None:
     runs: list[tuple[str, float]] = []
-    mesh, spec, rates = ensemble.seed_mesh(jax.devices()[:2]), Spec.of(data), (0.5, 2.0, 3.0)
-    method = settings.vary(counting(runs), Rate(), spec, ("rate",))
+    mesh, spec, rates = seed_axis.seed_mesh(jax.devices()[:2]), Spec.of(data), (0.5, 2.0, 3.0)
+    method = sweep.vary(counting(runs), Rate(), spec, ("rate",))
     assert [phase.alike for phase in method.phases] == [("inner",), ("inner",), ()]
     seeds = SEEDS * len(rates)
-    start = settings.assign(begin(method, data, seeds), {"rate": np.repeat(rates, 2)})
-    ticks = {}
-    for tick in train.run(method, data, seeds, mesh, every=3, state=start, mapping=mapping):
+    start = sweep.assign(begin(method, data, seeds), {"rate": np.repeat(rates, 2)})
+    log_points = {}
+    for log_point in loop.run(method, data, seeds, mesh, every=3, state=start, mapping=mapping):
         jax.effects_barrier()
-        ticks[tick.step] = tick.metrics, ensemble.trim(tick.state, len(seeds)).inner
+        log_points[log_point.step] = (
+            log_point.metrics,
+            seed_axis.trim(log_point.state, len(seeds)).inner,
+        )
     counts = collections.Counter(name for name, _ in runs)
     once, each = len(SEEDS), len(seeds)
     trained = once if mapping == "loop" else each  # side by side another member costs nothing
     assert counts == {"first": 4 * trained, "fill": 3 * trained, "second": 2 * each}
     for i, rate in enumerate(rates):
-        plain_ticks = train.run(
+        plain_ticks = loop.run(
             counting([])(Rate(rate), spec), data, SEEDS, mesh, every=3, mapping=mapping
         )
         for plain in plain_ticks:
-            metrics, state = ticks[plain.step]
+            metrics, state = log_points[plain.step]
             own = slice(2 * i, 2 * i + 2)
             chex.assert_trees_all_close(
                 {k: v[own] for k, v in metrics.items()}, plain.metrics, rtol=1e-6
             )
             one = jax.tree.map(lambda x, own=own: x[own], state)
-            chex.assert_trees_all_close(one, ensemble.trim(plain.state, 2), rtol=1e-6)
+            chex.assert_trees_all_close(one, seed_axis.trim(plain.state, 2), rtol=1e-6)
 
 
 def test_seeds_may_share_a_phase_that_reads_no_setting(data: Transition) -> None:
     seeds, spec = SEEDS * 2, Spec.of(data)
-    method = settings.vary(probes.make, SHARED, spec, ("exploration",))
-    start = settings.assign(begin(method, data, seeds), {"exploration": [0, 0, 1, 1]})
+    method = sweep.vary(probes.make, SHARED, spec, ("exploration",))
+    start = sweep.assign(begin(method, data, seeds), {"exploration": [0, 0, 1, 1]})
     varied = end(method, data, seeds, state=start)
     plain = end(probes.make(SHARED, spec), data, SEEDS)
     for own in (slice(0, 2), slice(2, 4)):
@@ -168,20 +169,20 @@ def test_seeds_may_share_a_phase_that_reads_no_setting(data: Transition) -> None
 
 def test_a_field_that_shapes_the_program_is_refused(data: Transition) -> None:
     spec, config = Spec.of(data), bdpo.Config(actor_hidden=(8,), critic_hidden=(8,))
-    with pytest.raises(settings.Fixed, match="candidates"):
-        settings.vary(bdpo.make, config, spec, ("candidates",))
-    with pytest.raises(settings.Fixed, match="depends on a setting"):
-        settings.vary(bdpo.make, config, spec, ("clip_norm",))
-    with pytest.raises(settings.Fixed, match="'model' is shared"):
-        settings.vary(probes.make, SHARED, spec, ("learning_rate",))
+    with pytest.raises(sweep.Fixed, match="candidates"):
+        sweep.vary(bdpo.make, config, spec, ("candidates",))
+    with pytest.raises(sweep.Fixed, match="depends on a setting"):
+        sweep.vary(bdpo.make, config, spec, ("clip_norm",))
+    with pytest.raises(sweep.Fixed, match="'model' is shared"):
+        sweep.vary(probes.make, SHARED, spec, ("learning_rate",))
 
 
 def test_settings_fit_the_members_and_the_fields(data: Transition) -> None:
-    method = settings.vary(probes.make, CONFIG, Spec.of(data), ("learning_rate",))
+    method = sweep.vary(probes.make, CONFIG, Spec.of(data), ("learning_rate",))
     state = begin(method, data, SEEDS)
-    assigned = settings.assign(state, {"learning_rate": [1, 2]})
+    assigned = sweep.assign(state, {"learning_rate": [1, 2]})
     assert assigned.settings["learning_rate"].tolist() == [1, 2]
     with pytest.raises(ValueError, match="needs 2 values"):
-        settings.assign(state, {"learning_rate": [1, 2, 3]})
+        sweep.assign(state, {"learning_rate": [1, 2, 3]})
     with pytest.raises(ValueError, match=r"settings are \['learning_rate'\]"):
-        settings.assign(state, {"rho": [1, 2]})
+        sweep.assign(state, {"rho": [1, 2]})

@@ -127,7 +127,7 @@ def test_regression_steps_every_member_towards_the_target():
     opt = optax.sgd(rate)
 
     def step(params):
-        part = learner.fresh(params, opt, target=True)
+        part = learner.init(params, opt, target=True)
         return critics.regress(
             part,
             opt,
@@ -157,7 +157,7 @@ def test_members_differentiated_one_by_one_are_those_of_plain_reverse_mode():
         params = filled(net.init, state, action)
 
         def both(params):
-            part = learner.fresh(params, opt)
+            part = learner.init(params, opt)
             stepped, _ = critics.regress(
                 part, opt, net, (state, action), lambda x: critics.squared_error(x, y)
             )
@@ -211,7 +211,7 @@ def test_twins_are_two_relu_networks_that_start_apart():
 def test_opinions_are_means_over_members_and_rows():
     data, rng = batch(), np.random.default_rng(4)
     policy, uniform = rng.uniform(LOW, HIGH, (2, 6, 2))
-    found = compiled(lambda p: critics.opinions(quadratic(), p, data, policy, uniform), PARAMS)
+    found = compiled(lambda p: critics.q_diagnostics(quadratic(), p, data, policy, uniform), PARAMS)
     mean = {name: total / count for name, (total, count) in found.items()}
     s = data.observation
     assert mean["q_data"] == pytest.approx(q(s, data.action).mean(), rel=1e-6)

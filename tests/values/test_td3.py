@@ -60,9 +60,9 @@ def parts_at(numbers):
     return part(numbers["p"]), part(numbers["q"])
 
 
-def climb(params, judge):
+def climb(params, critic_params):
     """The policy's loss: minus the mean of the first critic."""
-    loss = -jnp.mean(judge[0] * STATE * (params * STATE))
+    loss = -jnp.mean(critic_params[0] * STATE * (params * STATE))
     return loss, learner.measured(actor_loss=loss)
 
 

@@ -32,7 +32,7 @@ def heading(observation: np.ndarray) -> float:
 
 
 def uprightness(observation: np.ndarray) -> float:
-    """1 standing, -1 on the back: the vertical part of the torso's own upward axis."""
+    """1 representative, -1 on the back: the vertical part of the torso's own upward axis."""
     _, x, y, _ = observation[3:7]
     return float(1 - 2 * (x * x + y * y))
 

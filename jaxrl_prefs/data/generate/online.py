@@ -74,7 +74,7 @@ class Recipe(NamedTuple):
     round_steps: int = 25_000
     medium: float = 33.0  # score: a third of the way from a random policy to D4RL's expert
     expert: float = 100.0
-    judged: int = 10  # episodes for the score of a round
+    scored_episodes: int = 10  # episodes for the score of a round
     steps: int = 100_000  # of each set that an agent plays
 
 
@@ -158,19 +158,20 @@ def train(
     agent = make_agent(env, SEED + len(done))  # a resumed training draws anew
     if done:
         agent.load(done[-1].folder / "agent")
-    judge = where.make()
+    scorer = where.make()
     for number in range(len(done), recipe.rounds):
         agent.learn(recipe.round_steps)
         returns = [
-            play(judge, agent.act, 10_000 + each).reward.sum() for each in range(recipe.judged)
+            play(scorer, agent.act, 10_000 + each).reward.sum()
+            for each in range(recipe.scored_episodes)
         ]
         score = float(np.mean(scaled(np.array(returns), references)))
         _keep(folder, number, agent, env.take(), score)
         _forget(finished(folder), recipe.medium)
         if score >= until:
             break
-    judge.close()
     env.close()
+    scorer.close()
 
 
 def finished(folder: Path) -> list[Round]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxrl_prefs.data import roots
-from jaxrl_prefs.data.readers import default_task as environments
+from jaxrl_prefs.data.readers import default_task
 from jaxrl_prefs.data.recording import Recording, References, Steps, record
 from jaxrl_prefs.environments import spaces, task
 from jaxrl_prefs.environments.task import Task
@@ -84,7 +84,7 @@ def _task(metadata: dict[str, Any], env: str, dataset_id: str, longest: int) -> 
     own = metadata.get("env_spec")
     spec = metadata.get("eval_env_spec") or own
     if not spec:
-        return environments.of(dataset_id, longest)
+        return default_task.of(dataset_id, longest)
     told = json.loads(spec).get("kwargs", {})
     before = json.loads(own or spec).get("kwargs", {})
     other = [f"{name}={x}" for name, x in before.items() if (name, x) not in told.items()]

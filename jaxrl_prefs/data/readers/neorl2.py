@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrl_prefs.data.readers import container
-from jaxrl_prefs.data.readers import default_task as environments
+from jaxrl_prefs.data.readers import container, default_task
 from jaxrl_prefs.data.recording import Recording, References, Steps, record
 from jaxrl_prefs.environments import task
 from jaxrl_prefs.errors import DataError
@@ -63,11 +62,11 @@ def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Recordi
         lengths=np.diff(np.flatnonzero(ends), prepend=-1),
         successor=np.ones(count, bool),
     )
-    where = task.named(env) if env else environments.of(path.stem)
+    where = task.named(env) if env else default_task.of(path.stem)
     name = path.stem.lower().split("-")[0]
     values = PUBLISHED.get(name)
     source = f"NeoRL-2's table for {path.stem.split('-')[0]}" if values else "none: not NeoRL-2's"
-    box = environments.box(where if env else None, action.shape[1])
+    box = default_task.box(where if env else None, action.shape[1])
     return record(str(path), steps, box, where, References(values, source))
 
 

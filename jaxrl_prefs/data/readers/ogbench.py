@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrl_prefs.data.readers import container
-from jaxrl_prefs.data.readers import default_task as environments
+from jaxrl_prefs.data.readers import container, default_task
 from jaxrl_prefs.data.recording import Recording, References, Steps, record
 from jaxrl_prefs.environments import task
 from jaxrl_prefs.environments.task import Task
@@ -43,7 +42,7 @@ def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Recordi
     last = container.flags(path, "terminals", arrays["terminals"])
     if not last[-1]:
         raise DataError(f"{path}: the last episode has no end (terminals); the file was cut short")
-    where = task.named(env) if env else environments.of(f"ogbench/{path.stem}")
+    where = task.named(env) if env else default_task.of(f"ogbench/{path.stem}")
     if "next_observations" in arrays:
         rows, following = np.ones(count, bool), arrays["next_observations"]
         container.matrices(path, ("next_observations", following))
@@ -61,7 +60,7 @@ def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Recordi
         lengths=lengths,
         successor=np.ones(int(rows.sum()), bool),
     )
-    box = environments.box(where if env else None, action.shape[1])
+    box = default_task.box(where if env else None, action.shape[1])
     references = References(None, "none: OGBench reports success rates")
     return record(str(path), steps, box, where, references, family="ogbench")
 

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxrl_prefs.data.families import words
-from jaxrl_prefs.data.readers import container
-from jaxrl_prefs.data.readers import default_task as environments
+from jaxrl_prefs.data.readers import container, default_task
 from jaxrl_prefs.data.recording import Recording, References, Steps, record
 from jaxrl_prefs.environments import task
 from jaxrl_prefs.environments.task import Task
@@ -68,7 +67,7 @@ def read(path: Path, mask: str = "", env: str = "") -> Recording:
         lengths=np.array([len(part.reward) for part in parts]),
         successor=np.concatenate([part.successor for part in parts]),
     )
-    box = environments.box(where if env else None, steps.action.shape[1])
+    box = default_task.box(where if env else None, steps.action.shape[1])
     references = (
         References((0.0, 1.0), "success: 0 and 1")
         if sparse

@@ -17,7 +17,7 @@ STANDING[[2, 3]] = 0.6, 1.0  # height, and the quaternion of no turn
 
 
 def turned(angle: float) -> np.ndarray:
-    """The standing ant, turned around the vertical."""
+    """The representative ant, turned around the vertical."""
     observation = STANDING.copy()
     observation[3], observation[6] = np.cos(angle / 2), np.sin(angle / 2)
     return observation

@@ -17,7 +17,7 @@ from jaxrl_prefs.data.generate.online import Recipe
 from jaxrl_prefs.data.generate.recorder import Recorder
 from jaxrl_prefs.errors import DataError
 
-RECIPE = Recipe(rounds=4, round_steps=30, medium=2.4, judged=2, steps=50)
+RECIPE = Recipe(rounds=4, round_steps=30, medium=2.4, scored_episodes=2, steps=50)
 
 
 def quiet(what: str, done: int, of: int) -> None:
