@@ -25,6 +25,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")  # [B] against [B, 1] is 
 LONG = ("test_contract.py", "tests/experiments", "tests/methods", "tests/simulators")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--write-golden, for tests/experiments/test_golden.py."""
+    parser.addoption("--write-golden", action="store_true", help="write tests/golden/ anew")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take minutes first, or one process waits for another's last file."""
 
