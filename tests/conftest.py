@@ -32,6 +32,11 @@ LONG = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--write-golden, for tests/runs/test_golden.py."""
+    parser.addoption("--write-golden", action="store_true", help="write tests/golden/ anew")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take minutes first, or one process waits for another's last file."""
 

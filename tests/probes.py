@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrl_prefs.learner import Trainable, descend, every, fresh, polyak
+from jaxrl_prefs import learner
+from jaxrl_prefs.learner import Trainable, every, polyak
 from jaxrl_prefs.method import Method, Phase, Policy, sequential
 from jaxrl_prefs.types import Array, Key, Metrics, Spec, Transition
 
@@ -148,9 +149,9 @@ def make(config: Config, spec: Spec) -> Method:
         model, critic, actor = jax.random.split(key, 3)
         size, width = batch.observation.shape[-1], batch.action.shape[-1]
         return State(
-            model=fresh({"w": jax.random.normal(model, (size,))}, opt),
-            critic=fresh({"w": jax.random.normal(critic, (size,))}, opt, target=True),
-            actor=fresh({"w": jax.random.normal(actor, (size, width))}, opt),
+            model=learner.init({"w": jax.random.normal(model, (size,))}, opt),
+            critic=learner.init({"w": jax.random.normal(critic, (size,))}, opt, target=True),
+            actor=learner.init({"w": jax.random.normal(actor, (size, width))}, opt),
         )
 
     def fit(part: Trainable, batch: Transition, goal: Array) -> tuple[Trainable, Array]:
@@ -158,7 +159,7 @@ def make(config: Config, spec: Spec) -> Method:
             error = jnp.square(batch.observation @ params["w"] - goal).mean()
             return error, error
 
-        return descend(part, opt, loss)
+        return learner.gradient_step(part, opt, loss)
 
     def model(state: State, batch: Transition, key: Key, step: Array) -> tuple[State, Metrics]:
         del step
@@ -176,7 +177,9 @@ def make(config: Config, spec: Spec) -> Method:
 
     def enter_train(state: State, key: Key) -> State:
         nudge = 0.01 * jax.random.uniform(key, state.model.params["w"].shape)
-        return state.replace(critic=fresh({"w": state.model.params["w"] + nudge}, opt, target=True))
+        return state.replace(
+            critic=learner.init({"w": state.model.params["w"] + nudge}, opt, target=True)
+        )
 
     def train(state: State, batch: Transition, key: Key, step: Array) -> tuple[State, Metrics]:
         goal = batch.reward + batch.discount * batch.columns["next_guess"][:, 0]
@@ -191,7 +194,7 @@ def make(config: Config, spec: Spec) -> Method:
                 value = jnp.square(error).sum(-1).mean()
                 return value, value
 
-            part, value = descend(part, opt, actor_loss)
+            part, value = learner.gradient_step(part, opt, actor_loss)
             return part, (value, jnp.ones(()))
 
         nothing = (state.actor, (jnp.zeros(()), jnp.zeros(())))

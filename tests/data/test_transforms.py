@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.data import transforms
+from jaxrl_prefs.environments import spaces
 
 
 def test_box_to_unit_maps_the_corners() -> None:
@@ -52,7 +53,7 @@ def test_maps_take_jax_arrays_where_the_promotion_of_ranks_is_an_error() -> None
 
 def test_flatten_orders_mappings_by_key_and_tuples_as_they_are() -> None:
     observation = {"b": np.array([[3, 4], [5, 6]]), "a": (np.array(9.0), {"z": 2.0, "y": 1.0})}
-    np.testing.assert_array_equal(transforms.flatten(observation), [9, 1, 2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(spaces.flatten(observation), [9, 1, 2, 3, 4, 5, 6])
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -63,7 +64,7 @@ def test_flatten_of_a_stack_is_the_stack_of_flattened(rows: int) -> None:
         "a": (rng.normal(size=rows), rng.normal(size=rows)),
     }
     singles = [
-        transforms.flatten({"b": stack["b"][i], "a": (stack["a"][0][i], stack["a"][1][i])})
+        spaces.flatten({"b": stack["b"][i], "a": (stack["a"][0][i], stack["a"][1][i])})
         for i in range(rows)
     ]
-    np.testing.assert_array_equal(transforms.flatten(stack, lead=1), np.stack(singles))
+    np.testing.assert_array_equal(spaces.flatten(stack, lead=1), np.stack(singles))
