@@ -13,7 +13,7 @@ import pytest
 from jaxrl_prefs import data
 from jaxrl_prefs.data import Recording, roots
 from jaxrl_prefs.data.generate import pendulum
-from jaxrl_prefs.data.readers import minari
+from jaxrl_prefs.data.readers import minari as reader
 
 
 def quiet(what: str, done: int, of: int) -> None:
@@ -133,7 +133,7 @@ def test_minari_reads_it(recording: Recording, made: Path) -> None:
 
 def test_the_same_seed_gives_the_same_data(tmp_path: Path) -> None:
     first, second, other = (
-        minari.read(
+        reader.read(
             pendulum.generate(tmp_path / name, quiet, episodes=5, seed=seed), "pendulum/mixed-v0"
         )
         for name, seed in (("a", 3), ("b", 3), ("c", 4))
