@@ -35,6 +35,8 @@ class Task(NamedTuple):
     # What the data's own environment was told and this one is not ("reset_target=True"): returns
     # of the data and of the evaluation are then not alike.
     recorded_with: tuple[str, ...] = ()
+    # Wrappers of the data's own environment that cannot be made again, and that this one lacks.
+    without: tuple[str, ...] = ()
 
     def make(self) -> gymnasium.Env:
         """Makes the environment; its observations are float32 vectors [O] in `flatten`'s order.
@@ -42,6 +44,15 @@ class Task(NamedTuple):
         Raises:
           DataError: if a package that the environment needs is missing or fails.
         """
+        try:
+            return _flat(self.bare(), self.env_id)
+        except DataError:
+            raise
+        except Exception as fault:  # whatever a simulator raises, the user must see one line
+            raise DataError(f"cannot make the environment {self.env_id}: {fault}") from fault
+
+    def bare(self) -> gymnasium.Env:
+        """As `make`, with the environment's own observations."""
         import gymnasium
 
         spec = self.spec()
@@ -52,9 +63,7 @@ class Task(NamedTuple):
                 spec, max_episode_steps=self.max_episode_steps, disable_env_checker=True
             )
             _tidy(env)
-            return _flat(env, self.env_id)
-        except DataError:
-            raise
+            return env
         except Exception as fault:  # whatever a simulator raises, the user must see one line
             raise DataError(f"cannot make the environment {self.env_id}: {fault}") from fault
 
@@ -80,7 +89,7 @@ def named(env_id: str, longest: int = 0) -> Task:
     import gymnasium
 
     if env_id not in gymnasium.registry:
-        _register()
+        register()
     try:
         spec = gymnasium.spec(env_id)
     except Exception as fault:
@@ -100,7 +109,7 @@ def recorded(spec_json: str, longest: int) -> Task:
     return Task(content["id"], spec_json, int(limit))
 
 
-def _register() -> None:
+def register() -> None:
     """Registers our own environments, and those of the packages that are installed."""
     import gymnasium
 
