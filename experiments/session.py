@@ -252,8 +252,8 @@ def _lacking(recording: Recording) -> str:
         return ""
     names = ", ".join(task.without)
     return (
-        f"{task.env_id} is played without the recorded wrapper(s) {names}: their arguments were not "
-        "recorded, so that nobody can make them again"
+        f"{task.env_id} is played without the recorded wrapper(s) {names}: their arguments were "
+        "not recorded, so that nobody can make them again"
     )
 
 

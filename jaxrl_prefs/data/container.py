@@ -183,9 +183,11 @@ def _check_virtual(path: Path, stored: Any, name: str, about: Any) -> None:
     covered = 0
     for part in range(about.get_virtual_count()):
         source = _text(about.get_virtual_filename(part))
+        wanted = _text(about.get_virtual_dsetname(part))
+        if "%" in source + wanted:
+            raise DataError(f"{path}: {name} is a virtual dataset of a pattern of names")
         what = f"{name}, a virtual dataset,"
         there = here if source == "." else _inside(here, source, path.parent, what)
-        wanted = _text(about.get_virtual_dsetname(part))
         try:
             last = about.get_virtual_srcspace(part).get_select_bounds()[1]
             covered += about.get_virtual_vspace(part).get_select_npoints()

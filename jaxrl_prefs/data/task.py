@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import json
 from pathlib import Path
@@ -81,6 +82,9 @@ class Task(NamedTuple):
 def named(env_id: str, longest: int = 0) -> Task:
     """The task of a registered environment, such as 'Hopper-v5'.
 
+    As in `gymnasium.make`, 'my_module:Mine-v0' imports the module first, which registers it: this
+    function is for ids that the user gives, never for those that stand in a file.
+
     `longest` is the time limit for environments that have none of their own.
 
     Raises:
@@ -88,6 +92,7 @@ def named(env_id: str, longest: int = 0) -> Task:
     """
     import gymnasium
 
+    env_id = import_home(env_id)
     if env_id not in gymnasium.registry:
         register()
     try:
@@ -98,6 +103,21 @@ def named(env_id: str, longest: int = 0) -> Task:
             hint = " (OGBench's environments need its package: pip install ogbench)"
         raise DataError(f"unknown environment {env_id!r}: {fault}{hint}") from fault
     return recorded(spec.to_json(), longest)
+
+
+def import_home(env_id: str) -> str:
+    """Imports the module of 'my_module:Mine-v0', if there is one; returns the id without it.
+
+    Raises:
+      DataError: if it cannot be imported.
+    """
+    module, _, bare = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except Exception as fault:  # somebody else's module may fail in any way
+            raise DataError(f"cannot import {module!r} for the environment: {fault}") from fault
+    return bare
 
 
 def recorded(spec_json: str, longest: int) -> Task:

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxrl_prefs.data import task
-from jaxrl_prefs.data.task import Task
+from jaxrl_prefs.data.task import DataError, Task
 
 # Text that is neither a path, nor an import path, nor an expression.
 WORD = r"([A-Za-z0-9][A-Za-z0-9 _+-]*)?"
@@ -281,15 +280,13 @@ def _shown(value: Any) -> str:
 
 def _trusted(content: dict[str, Any], env_id: str, limit: int) -> Task:
     """The environment as the file says, its own code included."""
-    module, _, bare = env_id.rpartition(":")
+    try:
+        bare = task.import_home(env_id)
+    except DataError as fault:
+        raise _No(str(fault), trust_helps=False) from fault
     content = {**content, "id": bare, "max_episode_steps": limit}
     kept, dropped = _split_wrappers(_wrappers(content), trust_env=True)
     content["additional_wrappers"] = kept
-    if module:
-        try:
-            importlib.import_module(module)
-        except Exception as fault:  # somebody else's module may fail in any way
-            raise _No(f"{module} cannot be imported: {_shown(fault)}", trust_helps=False) from fault
     if content.get("entry_point") is None:
         content["entry_point"] = _registered_entry_point(bare)
     found = task.recorded(json.dumps(content), 0)._replace(without=dropped)
