@@ -28,10 +28,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments import commandline, overrides, run
+from experiments.display import line
 from experiments.overrides import OverrideError
 from jaxrl_prefs import data
 from jaxrl_prefs.data import (
     Recording,
+    Refusal,
     Task,
     environments,
     families,
@@ -88,8 +90,10 @@ def _execute(command: str, names: Sequence[str], console: Console) -> None:
     if command == "list":
         console.print(catalogue())
     elif command == "convert":
-        convert(*names, env=FLAGS.env, form=FLAGS.format, trust_env=FLAGS.trust_env)
-        console.print(f"wrote {names[1]}", highlight=False)
+        refused = convert(*names, env=FLAGS.env, form=FLAGS.format, trust_env=FLAGS.trust_env)
+        console.print(f"wrote {names[1]}", highlight=False, markup=False)
+        if refused is not None:
+            line(console, f"its environment is not kept: {refused} (see --trust_env)")
     elif command == "make":
         make(names[0])
         inform(names[0], "", 0, console)
@@ -278,8 +282,10 @@ def played(recording: Recording, returns: np.ndarray) -> str:
 
 def convert(
     source: str, target: str, *, env: str = "", form: str = "", trust_env: bool = False
-) -> None:
+) -> Refusal | None:
     """Writes the dataset `source` to the file or Minari id `target`.
+
+    Returns why the environment that the source names is not kept, if that is so.
 
     Raises:
         OverrideError: for an unknown format, or one that does not fit the target's name.
@@ -297,10 +303,11 @@ def convert(
         if not re.fullmatch(data.MINARI_ID, target):
             raise OverrideError(f"{target!r} is no Minari id, such as mine/hopper-v0")
         formats.minari(recording, target)
-        return
+        return recording.refused
     path = Path(target)
     path.parent.mkdir(parents=True, exist_ok=True)
     FORMATS[form](recording, path)
+    return recording.refused
 
 
 def make(name: str) -> None:

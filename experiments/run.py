@@ -41,8 +41,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "env",
     "",
-    "evaluate in this Gymnasium environment instead of the dataset's own, my_module:Mine-v0 imports "
-    "its module first; 'none' trains without",
+    "evaluate in this Gymnasium environment (my_module:Mine-v0 imports my_module first) instead of "
+    "the dataset's own; 'none' trains without",
     **_OWN,
 )
 flags.DEFINE_boolean(

@@ -301,6 +301,7 @@ def draw(found: Sequence[Found], path: Path, last: int = 1) -> None:
     for panel in axes[len(panels) :]:
         panel.set_axis_off()
     draft = path.with_name(f".{path.name}.new")
+    draft.unlink(missing_ok=True)  # it may be a link
     figure.savefig(draft, format="png", dpi=120)
     draft.replace(path)
 
