@@ -138,8 +138,8 @@ def _check_trusted(recording: Recording) -> None:
     trust = "--trust_env makes it, which runs the code that it names; "
     raise OverrideError(
         f"{recording.name} names an environment that is {recording.refused}. "
-        f"{trust if recording.refused.trust_helps else ''}--env=ID evaluates in an environment of "
-        "your choice; --env=none trains without one"
+        f"{trust if recording.refused.trust_helps else ''}--env=ID (or --env=my_module:ID) "
+        "evaluates in an environment of your choice; --env=none trains without one"
     )
 
 

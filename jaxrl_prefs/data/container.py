@@ -85,39 +85,54 @@ def check_links(path: Path, file: Any, folder: Path | None = None) -> None:
     Raises:
       DataError: naming the link.
     """
-    _follow(path, file, folder or path.parent, {path.resolve()})
-
-
-def _follow(path: Path, file: Any, folder: Path, seen: set[Path]) -> None:
     import h5py
 
-    soft: list[bytes] = []
-    others: list[bytes] = []
+    folder = folder or path.parent
+    found: dict[Path, list[bytes]] = {}
+    _collect(path, file, folder, found)
+    for place, names in found.items():  # no link is followed before all are known to stay inside
+        if place == path.resolve():
+            _check_targets(path, file, names, folder, found)
+        elif names:
+            with h5py.File(place, "r") as other:
+                _check_targets(place, other, names, folder, found)
+
+
+def _collect(path: Path, file: Any, folder: Path, found: dict[Path, list[bytes]]) -> None:
+    """Notes the soft and external links of a file, and of all files that they lead to."""
+    import h5py
+
+    links: list[tuple[bytes, int]] = []
 
     def note(name: bytes, info: Any) -> None:
-        if info.type == h5py.h5l.TYPE_SOFT:
-            soft.append(name)
-        elif info.type != h5py.h5l.TYPE_HARD:
-            others.append(name)
+        if info.type != h5py.h5l.TYPE_HARD:
+            links.append((name, info.type))
 
     file.id.links.visit(note, info=True)
-    for name in others:  # before the soft ones, which may lead through them
-        if file.id.links.get_info(name).type != h5py.h5l.TYPE_EXTERNAL:
+    found[path.resolve()] = [name for name, _ in links]
+    for name, kind in links:
+        if kind == h5py.h5l.TYPE_SOFT:
+            continue
+        if kind != h5py.h5l.TYPE_EXTERNAL:
             raise DataError(f"{path}: the link {_text(name)!r} is of an unknown kind")
         there = _inside(path, file.id.links.get_val(name)[0], folder, f"the link {_text(name)!r}")
-        if there not in seen:
-            seen.add(there)
+        if there not in found:
             with h5py.File(there, "r") as other:
-                _follow(there, other, folder, seen)
-    for name in (*soft, *others):
+                _collect(there, other, folder, found)
+
+
+def _check_targets(
+    path: Path, file: Any, names: Sequence[bytes], folder: Path, known: Mapping[Path, Any]
+) -> None:
+    for name in names:
         try:
-            found = Path(file[name].file.filename).resolve()
+            there = Path(file[name].file.filename).resolve()
         except (KeyError, RuntimeError, OSError) as fault:
             raise DataError(
                 f"{path}: the link {_text(name)!r} leads nowhere, or in a circle: {fault}"
             ) from fault
-        if not found.is_relative_to(folder.resolve()):
-            raise DataError(f"{path}: the link {_text(name)!r} leaves the dataset's folder")
+        if there not in known:
+            raise DataError(f"{path}: the link {_text(name)!r} leaves the files of {folder}")
 
 
 def _inside(path: Path, name: bytes | str, folder: Path, what: str) -> Path:

@@ -145,6 +145,16 @@ def test_a_link_in_a_linked_file_is_checked_too(folder: Path) -> None:
         data.load(d4rl(folder, linked("part.hdf5", "far")))
 
 
+def test_a_file_that_is_itself_a_link_may_have_links(folder: Path, tmp_path: Path) -> None:
+    path = Path(d4rl(folder, soft("/values")))
+    with h5py.File(path, "r+") as file:
+        file["values"] = np.full(ROWS, 3.0)
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "b.hdf5"
+    link.symlink_to(path)
+    assert data.load(str(link)).returns.tolist() == [30.0, 30.0]
+
+
 def test_two_files_may_link_to_each_other(folder: Path) -> None:
     with h5py.File(folder / "part.hdf5", "r+") as file:
         file["back"] = h5py.ExternalLink("a.hdf5", "observations")
