@@ -25,6 +25,7 @@ FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
 flags.DEFINE_list("algos", ["bdpo"], f"methods or variants, of {', '.join(METHODS)}", **_OWN)
 flags.DEFINE_list("datasets", ["pendulum-mixed"], "datasets, as experiments.run takes", **_OWN)
+flags.DEFINE_boolean("trust_env", False, "as experiments.run takes", **_OWN)
 flags.DEFINE_string("seeds", "3", "as experiments.run takes", **_OWN)
 flags.DEFINE_string("workdir", "runs/compare", "folder of the runs and the table", **_OWN)
 flags.DEFINE_multi_string(
@@ -121,5 +122,6 @@ def _arguments(each: Variant, dataset: str, folder: Path) -> list[str]:
         f"--dataset={dataset}",
         f"--seeds={FLAGS.seeds}",
         f"--workdir={place}",
+        *(["--trust_env"] if FLAGS.trust_env else []),
         *(f"--set={text}" for text in each.assignments),
     ]

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jaxrl_prefs import data
@@ -31,12 +32,16 @@ from jaxrl_prefs.data import Recording, Task, families, parity, progress, roots,
 from jaxrl_prefs.data.generate import online
 from jaxrl_prefs.data.generate.sbx_agent import SbxAgent
 from jaxrl_prefs.data.readers import default_task
+from jaxrl_prefs.environments import trust
+from jaxrl_prefs.environments.trust import Refusal
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import overrides
+from jaxrl_prefs.runs.display import line
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
 flags.DEFINE_string("env", "", "as experiments.run takes", **_OWN)
+flags.DEFINE_boolean("trust_env", False, "as experiments.run takes", **_OWN)
 flags.DEFINE_integer("random", 20, "info: episodes of a random policy; 0 plays none", **_OWN)
 flags.DEFINE_string("format", "", "convert: d4rl, robomimic, ogbench, neorl2 or minari", **_OWN)
 flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
@@ -77,13 +82,15 @@ def _execute(command: str, names: Sequence[str], console: Console) -> None:
     if command == "list":
         console.print(catalogue())
     elif command == "convert":
-        convert(*names, env=FLAGS.env, form=FLAGS.format)
-        console.print(f"wrote {names[1]}", highlight=False)
+        refused = convert(*names, env=FLAGS.env, form=FLAGS.format, trust_env=FLAGS.trust_env)
+        console.print(f"wrote {names[1]}", highlight=False, markup=False)
+        if refused is not None:
+            line(console, f"its environment is not kept: {refused} (see --trust_env)")
     elif command == "make":
         make(names[0])
         inform(names[0], "", 0, console)
     else:
-        inform(names[0], FLAGS.env, FLAGS.random, console)
+        inform(names[0], FLAGS.env, FLAGS.random, console, trust_env=FLAGS.trust_env)
 
 
 # --- list -----------------------------------------------------------------------------------------
@@ -97,7 +104,7 @@ def catalogue() -> Table:
         view.add_column(name, justify=justify, overflow="fold")  # names are to be copied
     ids = roots.local_ids()
     for name in ids:
-        view.add_row(*_row(name))
+        view.add_row(*map(escape, _row(name)))
     for name in data.GENERATED:
         if name not in ids:
             view.add_row(name, families.family_of(name), "", "", "made by `make`", "")
@@ -115,7 +122,8 @@ def _row(name: str) -> tuple[str, ...]:
     about = json.loads((folder / "metadata.json").read_text())
     spec = about.get("eval_env_spec") or about.get("env_spec")
     found = None if spec else default_task.of(name)
-    env_id = json.loads(spec)["id"] if spec else found.env_id if found else "-"
+    named = str(trust.parsed(spec).get("id", "unreadable")) if spec else "-"
+    env_id = found.env_id if found else named
     counts = (f"{about.get(key, 0):,}" for key in ("total_episodes", "total_steps"))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return (name, families.family_of(name, env_id), *counts, env_id, f"{size / 1e6:.1f}")
@@ -124,16 +132,18 @@ def _row(name: str) -> tuple[str, ...]:
 # --- info -----------------------------------------------------------------------------------------
 
 
-def inform(name: str, env: str, episodes: int, console: Console) -> None:
+def inform(
+    name: str, env: str, episodes: int, console: Console, *, trust_env: bool = False
+) -> None:
     """Prints what a dataset holds, how it would be prepared, and what a random policy scores."""
-    recording = data.load(name, env=env)
+    recording = data.load(name, env=env, trust_env=trust_env)
     view = Table(title=recording.name, show_header=False)
     view.add_column()
     view.add_column()
     for key, value in facts(recording).items():
-        view.add_row(key, value)
+        view.add_row(key, escape(value))  # it may quote the file
     if elsewhere := recorded_elsewhere(name):
-        view.add_row("recorded in", elsewhere)
+        view.add_row("recorded in", escape(elsewhere))
     if recording.task is not None:
         view.add_row("replayed", replayed(recording))
         if episodes:
@@ -151,8 +161,8 @@ def recorded_elsewhere(name: str) -> str:
     if not (about.get("env_spec") and about.get("eval_env_spec")):
         return ""
     there, here = (
-        {"id": spec["id"], "max_episode_steps": spec["max_episode_steps"], **spec["kwargs"]}
-        for spec in (json.loads(about[key]) for key in ("env_spec", "eval_env_spec"))
+        {key: spec.get(key) for key in ("id", "max_episode_steps")} | dict(spec.get("kwargs") or {})
+        for spec in (trust.parsed(about[key]) for key in ("env_spec", "eval_env_spec"))
     )
     changed = [key for key in there if there[key] != here.get(key)]
     text = ", ".join(f"{key}={there[key]}" for key in changed)
@@ -169,7 +179,11 @@ def facts(recording: Recording) -> dict[str, str]:
     known = ""
     if recording.references:
         known = "{:g} scores 0, {:g} scores 100; ".format(*recording.references)
-    place = "-" if task is None else f"{task.env_id}, at most {task.max_episode_steps} steps"
+    place = str(recording.refused or "-")
+    if task is not None:
+        place = f"{task.env_id}, at most {task.max_episode_steps} steps"
+        if task.without:
+            place += f", without the recorded wrapper(s) {', '.join(task.without)}"
     return {
         "family": recording.family,
         "evaluated in": place,
@@ -258,8 +272,12 @@ def played(recording: Recording, returns: np.ndarray) -> str:
 # --- convert, make --------------------------------------------------------------------------------
 
 
-def convert(source: str, target: str, *, env: str = "", form: str = "") -> None:
+def convert(
+    source: str, target: str, *, env: str = "", form: str = "", trust_env: bool = False
+) -> Refusal | None:
     """Writes the dataset `source` to the file or Minari id `target`.
+
+    Returns why the environment that the source names is not kept, if that is so.
 
     Raises:
         ConfigError: for an unknown format, or one that does not fit the target's name.
@@ -272,15 +290,16 @@ def convert(source: str, target: str, *, env: str = "", form: str = "") -> None:
     fitting = {"d4rl": ".hdf5", "robomimic": ".hdf5", "ogbench": ".npz", "neorl2": ".npz"}
     if ending != fitting.get(form, ending) or (form == "minari" and ending in ENDINGS):
         raise ConfigError(f"{target} does not name a dataset of the format {form}")
-    recording = data.load(source, env=env)
+    recording = data.load(source, env=env, trust_env=trust_env)
     if form == "minari":
         if not re.fullmatch(data.MINARI_ID, target):
             raise ConfigError(f"{target!r} is no Minari id, such as mine/hopper-v0")
         writers.minari(recording, target)
-        return
+        return recording.refused
     path = Path(target)
     path.parent.mkdir(parents=True, exist_ok=True)
     FORMATS[form](recording, path)
+    return recording.refused
 
 
 def make(name: str) -> None:

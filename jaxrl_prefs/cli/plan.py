@@ -31,6 +31,7 @@ _OWN: dict[str, Any] = {"flag_values": FLAGS}
 flags.DEFINE_string("algo", "bdpo", "the method", **_OWN)
 flags.DEFINE_string("dataset", "pendulum-mixed", "as experiments.run takes it", **_OWN)
 flags.DEFINE_string("env", "", "as experiments.run takes it", **_OWN)
+flags.DEFINE_boolean("trust_env", False, "as experiments.run takes it", **_OWN)
 flags.DEFINE_string("seeds", "5", "as experiments.run takes them", **_OWN)
 flags.DEFINE_multi_string("set", [], "field=value, as experiments.run takes it", **_OWN)
 flags.DEFINE_integer("devices", 1, "over how many devices the seeds are spread", **_OWN)
@@ -191,7 +192,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if FLAGS.devices < 1 or FLAGS.rate < 0:
             raise ConfigError("--devices is 1 or more, --rate 0 or more")
         seeds = config.parse_seeds(FLAGS.seeds)
-        choice = Choice(FLAGS.algo, FLAGS.dataset, FLAGS.env, seeds, tuple(FLAGS.set))
+        choice = Choice(
+            FLAGS.algo, FLAGS.dataset, FLAGS.env, seeds, tuple(FLAGS.set), FLAGS.trust_env
+        )
         config.check(choice)
         devices.prepare()
         found = plan(choice, FLAGS.devices, 1e12 * FLAGS.rate)

@@ -38,7 +38,14 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "env",
     "",
-    "evaluate in this Gymnasium environment instead of the dataset's own; 'none' trains without",
+    "evaluate in this Gymnasium environment (my_module:Mine-v0 imports my_module first) instead of "
+    "the dataset's own; 'none' trains without",
+    **_OWN,
+)
+flags.DEFINE_boolean(
+    "trust_env",
+    False,
+    "make the environment that the dataset names even if that runs code of the dataset's choice",
     **_OWN,
 )
 flags.DEFINE_string("seeds", "5", "how many (5 is 0 to 4), a range (3:8 is 3 to 7), a list", **_OWN)
@@ -107,6 +114,7 @@ def parse(argv: Sequence[str]) -> Command:
         env=FLAGS.env,
         seeds=config.parse_seeds(FLAGS.seeds),
         assignments=(*FLAGS.set, *own),
+        trust_env=FLAGS.trust_env,
     )
     workdir = Path(FLAGS.workdir or f"runs/{usual(choice.algo, choice.dataset)}")
     place = Place(FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes)

@@ -40,6 +40,7 @@ _OWN: dict[str, Any] = {"flag_values": FLAGS}
 flags.DEFINE_list("algo", ["bdpo"], f"methods, of {', '.join(METHODS)}", **_OWN)
 flags.DEFINE_list("dataset", ["pendulum-mixed"], "datasets, as experiments.run takes", **_OWN)
 flags.DEFINE_string("env", "", "as experiments.run takes", **_OWN)
+flags.DEFINE_boolean("trust_env", False, "as experiments.run takes", **_OWN)
 flags.DEFINE_multi_string("grid", [], "field=value,value,..., repeatable", **_OWN)
 flags.DEFINE_string("seeds", "3", "as experiments.run takes", **_OWN)
 flags.DEFINE_string("workdir", "", "folder (default: runs/sweep-<algo>-<dataset>)", **_OWN)
@@ -143,7 +144,7 @@ def _choice(cell: Cell, fixed: Mapping[str, str]) -> config.Choice:
     own = [text for text in FLAGS.set if overrides.split(text)[0] in known]
     own += [f"{name}={value}" for name, value in fixed.items()]
     seeds = config.parse_seeds(FLAGS.seeds)
-    return config.Choice(cell.algo, cell.dataset, FLAGS.env, seeds, tuple(own))
+    return config.Choice(cell.algo, cell.dataset, FLAGS.env, seeds, tuple(own), FLAGS.trust_env)
 
 
 def _cells(axes: Sequence[Axis]) -> list[Cell]:
@@ -301,6 +302,7 @@ def draw(found: Sequence[Found], path: Path, last: int = 1) -> None:
     for panel in axes[len(panels) :]:
         panel.set_axis_off()
     draft = path.with_name(f".{path.name}.new")
+    draft.unlink(missing_ok=True)  # it may be a link
     figure.savefig(draft, format="png", dpi=120)
     draft.replace(path)
 

@@ -19,6 +19,7 @@ from jaxrl_prefs.data.progress import Progress, shown
 from jaxrl_prefs.data.recording import Recording
 from jaxrl_prefs.data.transforms import Affine
 from jaxrl_prefs.environments.task import Task
+from jaxrl_prefs.environments.trust import Refusal
 from jaxrl_prefs.errors import DataError
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Processing",
     "Progress",
     "Recording",
+    "Refusal",
     "Task",
     "defaults",
     "load",
@@ -45,14 +47,19 @@ FILES = r".+\.(hdf5|h5|npz)(#[^#/]+)?"
 MINARI_ID = r"[-\w/]+-v\d+"
 
 
-def load(name: str, *, env: str = "", on_progress: Progress | None = None) -> Recording:
+def load(
+    name: str, *, env: str = "", trust_env: bool = False, on_progress: Progress | None = None
+) -> Recording:
     """Loads a dataset, generating or downloading it first where needed.
 
     Args:
       name: 'pendulum-mixed', 'maze2d/umaze-v0' (medium, large), 'antmaze/umaze-v0', any Minari id,
         or the path of a file of D4RL, Robomimic (.hdf5; `file.hdf5#train` takes the mask `train`),
         OGBench or NeoRL-2 (.npz).
-      env: id of the environment to evaluate in; replaces the one that a Minari dataset names.
+      env: id of the environment to evaluate in; replaces the one that the dataset names.
+      trust_env: make the environment that the dataset names even if that runs code of the dataset's
+        choice. Without it, such an environment is not made: the recording has no task, and
+        `refused` says why.
       on_progress: called with (what, done, of) while a set is generated; by default a bar is drawn.
 
     Raises:
@@ -61,12 +68,12 @@ def load(name: str, *, env: str = "", on_progress: Progress | None = None) -> Re
     if re.fullmatch(FILES, name):
         from jaxrl_prefs.data.readers import files
 
-        return files.read(name, env)
+        return files.read(name, env, trust_env=trust_env)
     from jaxrl_prefs.data.readers import minari
 
     dataset_id = ALIASES.get(name, name)
     folder = roots.find(dataset_id) or _obtain(dataset_id, on_progress)
-    return minari.read(folder, dataset_id, env)
+    return minari.read(folder, dataset_id, env, trust_env=trust_env)
 
 
 def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxrl_prefs.data.families import family_of
 from jaxrl_prefs.environments.task import Task
+from jaxrl_prefs.environments.trust import Claim, Refusal
 from jaxrl_prefs.errors import DataError
 
 ACTION_SLACK = 1e-3  # how far beyond its box an action may lie, in parts of the box's width
@@ -31,6 +32,8 @@ class Recording(NamedTuple):
     reference_source: str  # where the references come from, or why there are none
     returns: np.ndarray  # [episodes] sum of raw rewards, of steps without a successor too
     lengths: np.ndarray  # [episodes] steps, those without a successor too
+    # Why `task` is None although the data name an environment; see data/trust.py.
+    refused: Refusal | None = None
 
     @property
     def size(self) -> int:
@@ -77,13 +80,14 @@ def record(
     name: str,
     steps: Steps,
     box: tuple[np.ndarray, np.ndarray],
-    task: Task | None,
+    where: Claim | Task | None,
     references: References,
     family: str = "",
 ) -> Recording:
     """Checks the arrays of a source and makes a Recording of them.
 
-    Without a `family`, the names of dataset and environment tell it.
+    `where` is the evaluation environment; what a file says about it is a Claim. Without a `family`,
+    the names of dataset and environment tell it, a refused one's too.
 
     Raises:
       DataError: naming the dataset, the array and the first bad row.
@@ -97,6 +101,7 @@ def record(
             ("rewards", steps.reward),
         )
     )
+    found = where if isinstance(where, Claim) else Claim(where)
     low, high = _check_box(name, action, box, steps.lengths)
     _check_references(name, references)
     keep = np.asarray(steps.successor, bool)
@@ -112,7 +117,7 @@ def record(
     starts = ends - steps.lengths
     return Recording(
         name=name,
-        family=family or family_of(name, task.env_id if task else ""),
+        family=family or family_of(name, found.env_id),
         observation=observation[keep],
         action=action[keep],
         reward=reward[keep],
@@ -121,11 +126,12 @@ def record(
         continues=continues[keep],
         action_low=low,
         action_high=high,
-        task=task,
+        task=found.task,
         references=references.values,
         reference_source=references.source,
         returns=np.add.reduceat(np.asarray(steps.reward, np.float64), starts),
         lengths=np.asarray(steps.lengths, np.int64),
+        refused=found.refused,
     )
 
 

@@ -18,11 +18,16 @@ DEEPEST = 5  # parts of an id; the published ones have two or three
 def roots() -> tuple[Path, Path]:
     """The folders that are searched: Minari's own, then this library's cache."""
     minari = os.environ.get("MINARI_DATASETS_PATH")
-    cache = os.environ.get("XDG_CACHE_HOME")
     return (
         Path(minari) if minari else Path.home() / ".minari" / "datasets",
-        (Path(cache) if cache else Path.home() / ".cache") / "jaxrl_prefs" / "minari",
+        cache() / "minari",
     )
+
+
+def cache() -> Path:
+    """This library's own folder, which holds nothing that came from elsewhere but `minari`."""
+    folder = os.environ.get("XDG_CACHE_HOME")
+    return (Path(folder) if folder else Path.home() / ".cache") / "jaxrl_prefs"
 
 
 def find(dataset_id: str) -> Path | None:

@@ -60,8 +60,6 @@ class Maze2d(gymnasium.Env):
         self._maze.close()
 
 
-Maze2dUMaze = Maze2d  # as sets that were made earlier name it
-
 for _name, _each in MAZES.items():
     if _each.env_id not in gymnasium.registry:
         gymnasium.register(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import json
 from pathlib import Path
@@ -30,6 +31,8 @@ class Task(NamedTuple):
     # What the data's own environment was told and this one is not ("reset_target=True"): returns
     # of the data and of the evaluation are then not alike.
     recorded_with: tuple[str, ...] = ()
+    # Wrappers of the data's own environment that cannot be made again, and that this one lacks.
+    without: tuple[str, ...] = ()
 
     def make(self) -> gymnasium.Env:
         """Makes the environment; its observations are float32 vectors [O] in `flatten`'s order.
@@ -37,6 +40,15 @@ class Task(NamedTuple):
         Raises:
           DataError: if a package that the environment needs is missing or fails.
         """
+        try:
+            return spaces.flat(self.bare(), self.env_id)
+        except DataError:
+            raise
+        except Exception as fault:  # whatever a simulator raises, the user must see one line
+            raise DataError(f"cannot make the environment {self.env_id}: {fault}") from fault
+
+    def bare(self) -> gymnasium.Env:
+        """As `make`, with the environment's own observations."""
         import gymnasium
 
         spec = self.spec()
@@ -47,9 +59,7 @@ class Task(NamedTuple):
                 spec, max_episode_steps=self.max_episode_steps, disable_env_checker=True
             )
             _tidy(env)
-            return spaces.flat(env, self.env_id)
-        except DataError:
-            raise
+            return env
         except Exception as fault:  # whatever a simulator raises, the user must see one line
             raise DataError(f"cannot make the environment {self.env_id}: {fault}") from fault
 
@@ -67,6 +77,9 @@ class Task(NamedTuple):
 def named(env_id: str, longest: int = 0) -> Task:
     """The task of a registered environment, such as 'Hopper-v5'.
 
+    As in `gymnasium.make`, 'my_module:Mine-v0' imports the module first, which registers it: this
+    function is for ids that the user gives, never for those that stand in a file.
+
     `longest` is the time limit for environments that have none of their own.
 
     Raises:
@@ -74,8 +87,9 @@ def named(env_id: str, longest: int = 0) -> Task:
     """
     import gymnasium
 
+    env_id = import_home(env_id)
     if env_id not in gymnasium.registry:
-        _register()
+        register()
     try:
         spec = gymnasium.spec(env_id)
     except Exception as fault:
@@ -84,6 +98,21 @@ def named(env_id: str, longest: int = 0) -> Task:
             hint = " (OGBench's environments need its package: pip install ogbench)"
         raise DataError(f"unknown environment {env_id!r}: {fault}{hint}") from fault
     return recorded(spec.to_json(), longest)
+
+
+def import_home(env_id: str) -> str:
+    """Imports the module of 'my_module:Mine-v0', if there is one; returns the id without it.
+
+    Raises:
+      DataError: if it cannot be imported.
+    """
+    module, _, bare = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except Exception as fault:  # somebody else's module may fail in any way
+            raise DataError(f"cannot import {module!r} for the environment: {fault}") from fault
+    return bare
 
 
 def recorded(spec_json: str, longest: int) -> Task:
@@ -95,7 +124,7 @@ def recorded(spec_json: str, longest: int) -> Task:
     return Task(content["id"], spec_json, int(limit))
 
 
-def _register() -> None:
+def register() -> None:
     """Registers our own environments, and those of the packages that are installed."""
     import gymnasium
 

@@ -39,4 +39,4 @@ def read(folder: Path, method: Method, step: int) -> dict[str, np.ndarray]:
         if start < step:
             begun += list(phase.columns)
         start += phase.steps
-    return {name: np.load(folder / f"{name}.npy") for name in begun}
+    return {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in begun}

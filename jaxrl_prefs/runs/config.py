@@ -70,6 +70,7 @@ class Choice:
     env: str
     seeds: tuple[int, ...]
     assignments: tuple[str, ...]  # of --set
+    trust_env: bool = False  # not part of a run's config: what is trained does not depend on it
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -41,5 +41,6 @@ def draw(
     if columns:
         figure.legend(loc="outside upper center", ncols=min(len(columns), 4), frameon=False)
     draft = path.with_name(f".{path.name}")
+    draft.unlink(missing_ok=True)  # it may be a link
     figure.savefig(draft, dpi=120, format="png")
     draft.replace(path)

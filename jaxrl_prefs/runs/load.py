@@ -155,7 +155,7 @@ def load_run(workdir: str | Path) -> Run:
     folder = Path(workdir)
     about = _about(folder)
     algo, seeds = about["run"]["algo"], tuple(about["run"]["seeds"])
-    if algo not in METHODS:
+    if not isinstance(algo, str) or algo not in METHODS:  # never imported on a folder's word
         raise LoadError(f"{folder} was trained by {algo!r}, which this version does not have")
     config = METHODS[algo].Config(**{name: _tuple(v) for name, v in about["method"].items()})
     release = about["release"]

@@ -82,6 +82,8 @@ def complete(job: Job, about: dict[str, Any], console: Console, *, overwrite: bo
             console = Console(quiet=True)
             job = job._replace(path=Path(stack.enter_context(tempfile.TemporaryDirectory())))
         line(console, _headline(job))
+        if lacking := _lacking(job.dataset.recording):
+            line(console, lacking)
         fit.run(job, console)
         processes.run_on_leader(lambda: _conclude(path))
 
@@ -100,9 +102,10 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
         sweep.Fixed: if the members of one ensemble cannot differ in these fields.
     """
     env = "" if choice.env == NO_ENV else choice.env
-    recording = _load(choice.dataset, env)
+    recording = _load(choice.dataset, env, choice.trust_env)
     if choice.env == NO_ENV:
-        recording = recording._replace(task=None)
+        recording = recording._replace(task=None, refused=None)
+    _check_trusted(recording)
     parity.check(recording)
     run_config, method_config = config.resolve(choice, recording.name, recording.family)
     dataset = data.prepare(recording, run_config.processing)
@@ -123,11 +126,27 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
     return job, _about(job, method_config)
 
 
-def _load(name: str, env: str) -> Recording:
+def _check_trusted(recording: Recording) -> None:
+    """Refuses to train for an evaluation that will not take place."""
+    if recording.refused is None:
+        return
+    trust = "--trust_env makes it, which runs the code that it names; "
+    raise ConfigError(
+        f"{recording.name} names an environment that is {recording.refused}. "
+        f"{trust if recording.refused.trust_helps else ''}--env=ID (or --env=my_module:ID) "
+        "evaluates in an environment of your choice; --env=none trains without one"
+    )
+
+
+def _load(name: str, env: str, trust_env: bool) -> Recording:
     """Loads a recording, the leader first: it may have to make or download it."""
     found: list[Recording] = []
-    processes.run_on_leader(lambda: found.append(data.load(name, env=env)))
-    return found[0] if found else data.load(name, env=env)
+
+    def load() -> Recording:
+        return data.load(name, env=env, trust_env=trust_env)
+
+    processes.run_on_leader(lambda: found.append(load()))
+    return found[0] if found else load()
 
 
 def _numbers(algo: str, point: Mapping[str, str], dataset: Dataset) -> dict[str, float]:
@@ -219,6 +238,18 @@ def _note_other_versions(path: Path, versions: dict[str, Any], console: Console)
     if changed:
         text = f"{path} was begun with other {', '.join(changed)}: results may differ in rounding"
         line(console, text)
+
+
+def _lacking(recording: Recording) -> str:
+    """Says which wrappers of the recorded environment the evaluation lacks; empty if none."""
+    task = recording.task
+    if task is None or not task.without:
+        return ""
+    names = ", ".join(task.without)
+    return (
+        f"{task.env_id} is played without the recorded wrapper(s) {names}: their arguments were "
+        "not recorded, so that nobody can make them again"
+    )
 
 
 def _headline(job: Job) -> str:

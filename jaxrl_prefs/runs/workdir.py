@@ -48,11 +48,13 @@ def claim(path: Path) -> Iterator[None]:
     The lock dies with its process, however that ends.
 
     Raises:
-        WorkdirError: if the folder cannot be made or written, or another process holds it.
+        WorkdirError: if the folder cannot be made or written, another process holds it, or a file
+            in it is a link.
     """
     with contextlib.ExitStack() as stack:
         try:
             path.mkdir(parents=True, exist_ok=True)
+            _check_own(path)
             lock = stack.enter_context(open(path / LOCK, "w"))
         except OSError as error:
             raise WorkdirError(f"cannot use --workdir={path}: {error.strerror}") from error
@@ -61,6 +63,17 @@ def claim(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise WorkdirError(f"another process is running in --workdir={path}") from None
         yield
+
+
+def _check_own(path: Path) -> None:
+    """Refuses links to files: a run appends to its files and cuts them, wherever a link leads."""
+    for folder in (path, path / COLUMNS):
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if entry.is_symlink() and not entry.is_dir():
+                raise WorkdirError(
+                    f"--workdir={path}: {entry.name} is a link to {os.readlink(entry)}, and a run "
+                    "writes to no file outside of its folder; remove the link"
+                )
 
 
 def clear(path: Path) -> None:
@@ -155,6 +168,7 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file so that it is never seen half done."""
     draft = path.with_name(f".{path.name}.new")
+    draft.unlink(missing_ok=True)  # it may be a link
     with open(draft, "wb") as file:
         file.write(content)
         file.flush()

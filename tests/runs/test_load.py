@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -109,10 +110,25 @@ def test_what_is_not_there_is_named(workdir: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(about))
     with pytest.raises(LoadError, match="no checkpoint yet"):
         load_run(tmp_path)
-    about["run"]["algo"] = "future"
+    for algo in ("future", ["bdpo"]):
+        about["run"]["algo"] = algo
+        (tmp_path / "config.json").write_text(json.dumps(about))
+        with pytest.raises(LoadError, match=f"trained by {re.escape(repr(algo))}"):
+            load_run(tmp_path)
+
+
+def test_a_folder_chooses_no_code(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marked = tmp_path / "code_was_run"
+    (tmp_path / "evil_method.py").write_text(f"open({str(marked)!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    about = json.loads((workdir / "config.json").read_text())
+    about["run"]["algo"] = "evil_method"
     (tmp_path / "config.json").write_text(json.dumps(about))
-    with pytest.raises(LoadError, match="'future'"):
+    with pytest.raises(LoadError, match="'evil_method'"):
         load_run(tmp_path)
+    assert not marked.exists()
 
 
 def test_shapes_are_known_without_a_state(workdir: Path) -> None:

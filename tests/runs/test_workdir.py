@@ -32,6 +32,27 @@ def test_a_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl", ".result.json.new", "columns/x.npy"])
+def test_a_run_writes_to_no_file_outside_of_its_folder(tmp_path: Path, name: str) -> None:
+    other = tmp_path / "profile"
+    other.write_text("mine")
+    link = tmp_path / "run" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(other)
+    with pytest.raises(WorkdirError, match=f"{link.name} is a link to"):
+        make(tmp_path / "run")
+    workdir.write_text(tmp_path / "run" / "result.json", "{}")
+    assert other.read_text() == "mine"
+
+
+def test_folders_may_be_links(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "scratch")
+    with workdir.claim(tmp_path / "run"):
+        pass
+
+
 def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkdirError, match="file/run"), workdir.claim(tmp_path / "file" / "run"):

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from jaxrl_prefs.data import roots
 from jaxrl_prefs.data.generate.episodes import Episode, first, play
 from jaxrl_prefs.data.generate.store import Generated, save
 from jaxrl_prefs.data.progress import Progress
@@ -93,16 +94,24 @@ def generate(
 ) -> Path:
     """Makes one of SETS below `root`, training its robot's agent first as far as that is missing.
 
-    The agent's rounds stay in `root/.online/<robot>`, for the other sets; it may be removed.
+    The agent's rounds stay in `online/<robot>` of this library's cache, for the other sets; it may
+    be removed. They are not kept beside the datasets, because agents are stored as pickles, which
+    run code when they are read, and a folder of datasets may have come from anybody.
 
     Returns the folder with the dataset's `metadata.json`.
 
     Raises:
-      DataError: if no round reached the medium score.
+      DataError: if no round reached the medium score, or there are rounds beside the datasets.
     """
     _, robot, quality = dataset_id.removesuffix("-v0").split("/")
     env_id, references = ROBOTS[robot]
-    folder = root / ".online" / robot
+    folder = roots.cache() / "online" / robot
+    beside = root / ".online" / robot
+    if beside.exists() and not folder.exists():
+        raise DataError(
+            f"{beside} holds a trained agent, and reading it runs whatever code it holds. If you "
+            f"trained it yourself, move it to {folder}; if not, move it away"
+        )
     where = task.named(env_id)
     by_expert = "expert" in quality
     until = recipe.expert if by_expert else recipe.medium

@@ -18,12 +18,16 @@ DAMAGES = (OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.e
 
 @contextlib.contextmanager
 def hdf5(path: Path) -> Iterator[Any]:
-    """Opens an HDF5 file for reading; what h5py finds wrong in it becomes a DataError."""
+    """Opens an HDF5 file for reading; what h5py finds wrong in it becomes a DataError.
+
+    Arrays are to be read by `array`, which refuses those that lie in other files.
+    """
     import h5py
 
-    _check_exists(path)
+    check_exists(path)
     try:
         with h5py.File(path, "r") as file:
+            check_links(path, file)
             yield file
     except DataError:
         raise
@@ -39,7 +43,7 @@ def npz(path: Path) -> dict[str, np.ndarray]:
     Raises:
       DataError: if there is no such file, it is no whole archive, or it holds pickled objects.
     """
-    _check_exists(path)
+    check_exists(path)
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
@@ -57,9 +61,175 @@ def npz(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path} cannot be read, it was cut short or damaged: {fault}") from fault
 
 
-def _check_exists(path: Path) -> None:
+def check_exists(path: Path) -> None:
+    """Refuses what is no file, devices and pipes too.
+
+    Raises:
+      DataError: naming it.
+    """
     if not path.is_file():
         raise DataError(f"there is no file {path}")
+
+
+# --- HDF5 across files ----------------------------------------------------------------------------
+
+
+def check_links(path: Path, file: Any, folder: Path | None = None) -> None:
+    """Refuses links that leave the dataset's folder, lead nowhere, or lead in a circle.
+
+    Args:
+      path: of the file.
+      file: the same, opened by h5py.
+      folder: the dataset's; by default the one that the file is in.
+
+    Raises:
+      DataError: naming the link.
+    """
+    import h5py
+
+    folder = folder or path.parent
+    found: dict[Path, list[bytes]] = {}
+    _collect(path, file, folder, found)
+    for place, names in found.items():  # no link is followed before all are known to stay inside
+        if place == path.resolve():
+            _check_targets(path, file, names, folder, found)
+        elif names:
+            with h5py.File(place, "r") as other:
+                _check_targets(place, other, names, folder, found)
+
+
+def _collect(path: Path, file: Any, folder: Path, found: dict[Path, list[bytes]]) -> None:
+    """Notes the soft and external links of a file, and of all files that they lead to."""
+    import h5py
+
+    links: list[tuple[bytes, int]] = []
+
+    def note(name: bytes, info: Any) -> None:
+        if info.type != h5py.h5l.TYPE_HARD:
+            links.append((name, info.type))
+
+    file.id.links.visit(note, info=True)
+    found[path.resolve()] = [name for name, _ in links]
+    for name, kind in links:
+        if kind == h5py.h5l.TYPE_SOFT:
+            continue
+        if kind != h5py.h5l.TYPE_EXTERNAL:
+            raise DataError(f"{path}: the link {_text(name)!r} is of an unknown kind")
+        there = _inside(path, file.id.links.get_val(name)[0], folder, f"the link {_text(name)!r}")
+        if there not in found:
+            with h5py.File(there, "r") as other:
+                _collect(there, other, folder, found)
+
+
+def _check_targets(
+    path: Path, file: Any, names: Sequence[bytes], folder: Path, known: Mapping[Path, Any]
+) -> None:
+    for name in names:
+        try:
+            there = Path(file[name].file.filename).resolve()
+        except (KeyError, RuntimeError, OSError) as fault:
+            raise DataError(
+                f"{path}: the link {_text(name)!r} leads nowhere, or in a circle: {fault}"
+            ) from fault
+        if there not in known:
+            raise DataError(f"{path}: the link {_text(name)!r} leaves the files of {folder}")
+
+
+def _inside(path: Path, name: bytes | str, folder: Path, what: str) -> Path:
+    """The file that `name` means in the HDF5 file `path`, which must lie in the folder."""
+    found = (path.parent / _text(name)).resolve()
+    if not found.is_relative_to(folder.resolve()):
+        raise DataError(
+            f"{path}: {what} leads to {_text(name)!r}, outside of the dataset's folder; files of "
+            "this machine are not read on a dataset's word"
+        )
+    if not found.is_file():
+        raise DataError(f"{path}: {what} leads to {_text(name)!r}, which does not exist")
+    return found
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode(errors="backslashreplace") if isinstance(name, bytes) else name
+
+
+def array(path: Path, stored: Any) -> np.ndarray:
+    """Reads a dataset of the HDF5 file `path`.
+
+    Raises:
+      DataError: if it is no dataset, or its numbers lie outside of the dataset's folder.
+    """
+    import h5py
+
+    if not isinstance(stored, h5py.Dataset):
+        raise DataError(f"{path}: {stored.name} holds no array")
+    check_stored(path, stored.id, str(stored.name))
+    return stored[()]
+
+
+def check_stored(path: Path, stored: Any, name: str) -> None:
+    """Refuses a dataset whose numbers are raw bytes of another file, or missing.
+
+    Args:
+      path: of the file that was opened.
+      stored: h5py's DatasetID.
+      name: of the dataset, for messages.
+
+    Raises:
+      DataError: naming the dataset.
+    """
+    from h5py import h5d
+
+    about = stored.get_create_plist()
+    if about.get_external_count():
+        other = _text(about.get_external(0)[0])
+        raise DataError(
+            f"{path}: {name} takes its numbers from the bytes of {other!r} (external storage); "
+            "files of this machine are not read on a dataset's word"
+        )
+    if about.get_layout() == h5d.VIRTUAL:
+        _check_virtual(path, stored, name, about)
+
+
+def _check_virtual(path: Path, stored: Any, name: str, about: Any) -> None:
+    """Refuses a virtual dataset that is not whole: HDF5 makes up the numbers that are missing."""
+    import h5py
+
+    here = Path(_text(h5py.h5f.get_name(stored)))
+    covered = 0
+    for part in range(about.get_virtual_count()):
+        source = _text(about.get_virtual_filename(part))
+        wanted = _text(about.get_virtual_dsetname(part))
+        if "%" in source + wanted:
+            raise DataError(f"{path}: {name} is a virtual dataset of a pattern of names")
+        what = f"{name}, a virtual dataset,"
+        there = here if source == "." else _inside(here, source, path.parent, what)
+        try:
+            last = about.get_virtual_srcspace(part).get_select_bounds()[1]
+            covered += about.get_virtual_vspace(part).get_select_npoints()
+            with h5py.File(there, "r") as file:
+                check_links(there, file, path.parent)
+                _check_source(path, file[wanted], last, name)
+        except (KeyError, RuntimeError, OSError, ValueError, TypeError) as fault:
+            if isinstance(fault, DataError):
+                raise
+            raise DataError(f"{path}: {name} lacks its source {wanted!r} in {source!r}") from fault
+    if covered < int(np.prod(stored.shape, dtype=object)):
+        raise DataError(f"{path}: {name} is a virtual dataset with parts that come from nowhere")
+
+
+def _check_source(path: Path, source: Any, last: Sequence[int], name: str) -> None:
+    from h5py import h5d
+
+    about = source.id.get_create_plist()
+    if about.get_external_count() or about.get_layout() == h5d.VIRTUAL:
+        raise DataError(f"{path}: the source of {name} has no numbers of its own")
+    if len(last) != len(source.shape) or any(
+        end >= size for end, size in zip(last, source.shape, strict=True)
+    ):
+        raise DataError(f"{path}: the source of {name} is smaller than what is taken from it")
+
+
+# --- Arrays of any container ----------------------------------------------------------------------
 
 
 def need(path: Path, found: Mapping[str, Any], names: Sequence[str], layout: str) -> None:

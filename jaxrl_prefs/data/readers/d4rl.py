@@ -125,7 +125,11 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     with container.hdf5(path) as file:
         stored = {key: file[key] for key in file if isinstance(file[key], h5py.Dataset)}
         container.need(path, stored, REQUIRED, "D4RL's format")
-        arrays = {key: stored[key][()] for key in (*REQUIRED, *OPTIONAL) if key in stored}
+        arrays = {
+            key: container.array(path, stored[key])
+            for key in (*REQUIRED, *OPTIONAL)
+            if key in stored
+        }
     arrays["rewards"] = container.column(path, "rewards", arrays["rewards"])
     for key in ("terminals", "timeouts"):
         if key in arrays:

@@ -20,7 +20,7 @@ def of(name: str, longest: int = 0) -> Task | None:
     """
     if "safetyhalfcheetah" in words(name):
         return _found("jaxrl_prefs/SafetyHalfCheetah-v0", longest)
-    single = re.fullmatch(r"ogbench/(.+)-\w+-(singletask(?:-task\d)?-v\d+)", name)
+    single = re.fullmatch(r"ogbench/([\w-]+)-\w+-(singletask(?:-task\d)?-v\d+)", name)
     if single and importlib.util.find_spec("ogbench"):
         return _found(f"{single[1]}-{single[2]}", longest)
     return None

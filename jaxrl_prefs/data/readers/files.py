@@ -9,10 +9,11 @@ from jaxrl_prefs.data.recording import Recording
 from jaxrl_prefs.errors import DataError
 
 
-def read(name: str, env: str = "") -> Recording:
+def read(name: str, env: str = "", *, trust_env: bool = False) -> Recording:
     """Reads a file of D4RL or Robomimic (.hdf5, .h5), of OGBench or NeoRL-2 (.npz).
 
     `file.hdf5#train` takes those demonstrations of a Robomimic file that its mask `train` lists.
+    `trust_env` as in `data.load`; of these files, only Robomimic's name an environment.
 
     Raises:
       DataError: if the file is none of these, is damaged or incomplete.
@@ -28,7 +29,7 @@ def read(name: str, env: str = "") -> Recording:
     with container.hdf5(path) as file:
         nested = "data" in file and hasattr(file["data"], "keys")
     if nested:
-        return robomimic.read(path, mask, env)
+        return robomimic.read(path, mask, env, trust_env=trust_env)
     if mask:
         raise DataError(f"{name}: only Robomimic's files have masks")
     return d4rl.read(path, env)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxrl_prefs.data import roots
-from jaxrl_prefs.data.readers import default_task
+from jaxrl_prefs.data.readers import container, default_task
 from jaxrl_prefs.data.recording import Recording, References, Steps, record
-from jaxrl_prefs.environments import spaces, task
-from jaxrl_prefs.environments.task import Task
+from jaxrl_prefs.environments import spaces, task, trust
+from jaxrl_prefs.environments.trust import Claim
 from jaxrl_prefs.errors import DataError
+
+SPACES = ("observation_space", "action_space")
 
 
 def download(dataset_id: str) -> Path:
@@ -40,21 +42,25 @@ def download(dataset_id: str) -> Path:
     return root / dataset_id / "data"
 
 
-def read(folder: Path, dataset_id: str, env: str = "") -> Recording:
+def read(folder: Path, dataset_id: str, env: str = "", *, trust_env: bool = False) -> Recording:
     """Reads the dataset in `folder`, which holds `metadata.json`.
 
     Minari stores T + 1 observations for T actions, so every step has a successor: the last step of
     a truncated episode is kept, with its true next observation. An `env` replaces the environment
-    that the dataset names.
+    that the dataset names; `trust_env` as in `data.load`.
 
     Raises:
       DataError: if the dataset is damaged or of a kind that is not supported.
     """
-    from minari.dataset.minari_storage import MinariStorage
-
     try:
         metadata = json.loads((folder / "metadata.json").read_text())
-        storage = MinariStorage.read(folder)
+        if not isinstance(metadata, dict):
+            raise ValueError("metadata.json holds no mapping")
+        storage = _storage(
+            folder, metadata, lambda: _claim(metadata, env, dataset_id, 1, trust_env)
+        )
+    except DataError as fault:
+        raise DataError(f"{dataset_id}: {fault}") from fault
     except Exception as fault:  # a foreign file may be wrong in any way
         raise DataError(f"{dataset_id}: {folder} is damaged: {_first_line(fault)}") from fault
     box = spaces.bounds(storage.action_space, dataset_id)
@@ -64,7 +70,7 @@ def read(folder: Path, dataset_id: str, env: str = "") -> Recording:
     try:
         read_steps = _hdf5_steps if metadata.get("data_format", "hdf5") == "hdf5" else _api_steps
         steps = read_steps(storage, dataset_id)
-    except OSError as fault:
+    except container.DAMAGES as fault:
         raise DataError(
             f"{dataset_id}: {folder} cannot be read, it may be cut short: {_first_line(fault)}\n"
             f"Delete {folder.parent} and get the dataset again"
@@ -73,22 +79,59 @@ def read(folder: Path, dataset_id: str, env: str = "") -> Recording:
         dataset_id,
         steps,
         box,
-        _task(metadata, env, dataset_id, int(steps.lengths.max())),
+        _claim(metadata, env, dataset_id, int(steps.lengths.max()), trust_env),
         _references(metadata),
     )
 
 
-def _task(metadata: dict[str, Any], env: str, dataset_id: str, longest: int) -> Task | None:
+def _storage(folder: Path, metadata: dict[str, Any], named: Callable[[], Claim]) -> Any:
+    """Opens a dataset. Minari itself would make the environment of one that lacks its spaces, with
+    whatever code its metadata name; here the environment passes the same check as for evaluation.
+    """
+    from minari.dataset.minari_storage import MinariStorage
+
+    missing = [key for key in SPACES if key not in metadata]
+    if not missing:
+        return MinariStorage.read(folder)
+    from minari.dataset._storages import get_minari_storage
+    from minari.serialization import deserialize_space
+
+    found = named()
+    if found.task is None:
+        why = f" ({found.refused})" if found.refused else ""
+        raise DataError(
+            f"metadata.json lacks {' and '.join(missing)}, and there is no environment to take "
+            f"them from{why}"
+        )
+    env = found.task.bare()
+    found_spaces = [
+        getattr(env, key) if key in missing else deserialize_space(metadata[key]) for key in SPACES
+    ]
+    env.close()
+    return get_minari_storage(metadata["data_format"])(folder, *found_spaces)
+
+
+def _claim(
+    metadata: dict[str, Any], env: str, dataset_id: str, longest: int, trust_env: bool
+) -> Claim:
+    """The environment to evaluate in: the user's, or the one that the metadata name."""
     if env:
-        return task.named(env, longest)
-    own = metadata.get("env_spec")
-    spec = metadata.get("eval_env_spec") or own
+        return Claim(task.named(env, longest))
+    key = "eval_env_spec" if metadata.get("eval_env_spec") else "env_spec"
+    spec, own = metadata.get(key), metadata.get("env_spec")
     if not spec:
-        return default_task.of(dataset_id, longest)
-    told = json.loads(spec).get("kwargs", {})
-    before = json.loads(own or spec).get("kwargs", {})
-    other = [f"{name}={x}" for name, x in before.items() if (name, x) not in told.items()]
-    return task.recorded(spec, longest)._replace(recorded_with=tuple(other))
+        return Claim(default_task.of(dataset_id, longest))
+    found = trust.claim(spec, f"{key} in metadata.json", longest, trust_env=trust_env)
+    if found.task is None:
+        return found
+    told, before = (_told(each) for each in (spec, own or spec))
+    other = tuple(f"{name}={x}" for name, x in before.items() if (name, x) not in told.items())
+    return Claim(found.task._replace(recorded_with=other))
+
+
+def _told(spec: Any) -> dict[str, Any]:
+    kwargs = trust.parsed(spec).get("kwargs", {})
+    return kwargs if isinstance(kwargs, dict) else {}
 
 
 def _references(metadata: dict[str, Any]) -> References:
@@ -102,11 +145,13 @@ def _hdf5_steps(storage: Any, name: str) -> Steps:
     """Follows the layout of Minari's HDF5 files: `episode_<i>/<key>[/<key of a dict>...]`."""
     import h5py
 
-    count = storage.total_episodes
-    with h5py.File(storage.data_path / "main_data.hdf5", "r") as file:
+    count, path = storage.total_episodes, storage.data_path / "main_data.hdf5"
+    container.check_exists(path)
+    with h5py.File(path, "r") as file:
+        container.check_links(path, file)
 
         def column(key: str) -> list[np.ndarray]:
-            return [_array(file, f"episode_{i}/{key}", name) for i in range(count)]
+            return [_array(path, file, f"episode_{i}/{key}", name) for i in range(count)]
 
         action, reward, terminal = map(column, ("actions", "rewards", "terminations"))
         parts = dict(_columns(column, storage.observation_space, "observations"))
@@ -119,7 +164,7 @@ def _hdf5_steps(storage: Any, name: str) -> Steps:
     return _steps(observation, action, reward, terminal)
 
 
-def _array(file: Any, path: str, name: str) -> np.ndarray:
+def _array(whole: Path, file: Any, path: str, name: str) -> np.ndarray:
     """Reads one array; the low-level calls of h5py take half the time of `file[path][()]`."""
     from h5py import h5d, h5s
 
@@ -127,6 +172,7 @@ def _array(file: Any, path: str, name: str) -> np.ndarray:
         stored = h5d.open(file.id, path.encode())
     except (KeyError, ValueError) as fault:
         raise DataError(f"{name}: {path} is missing from the dataset") from fault
+    container.check_stored(whole, stored, path)
     array = np.empty(stored.shape, stored.dtype)
     if array.size:
         stored.read(h5s.ALL, h5s.ALL, array)

@@ -18,12 +18,13 @@ import numpy as np
 from jaxrl_prefs.data.families import words
 from jaxrl_prefs.data.readers import container, default_task
 from jaxrl_prefs.data.recording import Recording, References, Steps, record
-from jaxrl_prefs.environments import task
-from jaxrl_prefs.environments.task import Task
+from jaxrl_prefs.environments import task, trust
+from jaxrl_prefs.environments.trust import Claim, Refusal
 from jaxrl_prefs.errors import DataError
 
 ROBOT = ("eef_pos", "eef_quat", "gripper_qpos")
 OBJECT = "object"
+ROBOSUITE = 1  # robomimic's number of the kind of environment
 FLAT = "flat"  # the one key of files that robomimic made of D4RL's
 
 # Time limits of the evaluation by kind of data and task (robomimic's experiments); others take 400.
@@ -39,13 +40,14 @@ def keys(robots: int) -> tuple[str, ...]:
     return (*(f"robot{i}_{part}" for i in range(robots) for part in ROBOT), OBJECT)
 
 
-def read(path: Path, mask: str = "", env: str = "") -> Recording:
+def read(path: Path, mask: str = "", env: str = "", *, trust_env: bool = False) -> Recording:
     """Reads all demonstrations by their number, or those that the filter key `mask` lists.
 
     Rewards and dones are taken as stored: an episode goes on after a done, which may come again. In
     files of sparse rewards, 1 at success and 0 elsewhere, an episode's return is 1 if it ever
     succeeds, because the evaluation ends there. Such a file is evaluated in the task of robosuite
-    that it names, where robosuite is installed. Actions must lie in [-1, 1].
+    that it names, where robosuite is installed; `trust_env` as in `data.load`. Actions must lie in
+    [-1, 1].
 
     Raises:
       DataError: if the file is damaged or incomplete, or has no such mask.
@@ -54,10 +56,12 @@ def read(path: Path, mask: str = "", env: str = "") -> Recording:
         demos = _demos(path, file, mask)
         about = file["data"].attrs.get("env_args", "")
         names = _keys(path, demos[0])
-        parts = [_demo(f"{path}: {demo.name}", demo, names) for demo in demos]
+        parts = [_demo(path, f"{path}: {demo.name}", demo, names) for demo in demos]
     reward = np.concatenate([part.reward for part in parts])
     sparse = bool(np.isin(reward, (0, 1)).all())
-    where = task.named(env) if env else _task(path, about, names) if sparse else None
+    where = Claim(task.named(env)) if env else Claim()
+    if sparse and not env:
+        where = _claim(path, about, names, trust_env)
     steps = Steps(
         observation=np.concatenate([part.observation for part in parts]),
         action=np.concatenate([part.action for part in parts]),
@@ -67,7 +71,7 @@ def read(path: Path, mask: str = "", env: str = "") -> Recording:
         lengths=np.array([len(part.reward) for part in parts]),
         successor=np.concatenate([part.successor for part in parts]),
     )
-    box = default_task.box(where if env else None, steps.action.shape[1])
+    box = default_task.box(where.task if env else None, steps.action.shape[1])
     references = (
         References((0.0, 1.0), "success: 0 and 1")
         if sparse
@@ -87,7 +91,7 @@ def _demos(path: Path, file: Any, mask: str) -> list[Any]:
         if mask not in masks:
             known = ", ".join(masks) or "none"
             raise DataError(f"{path} has no mask {mask!r}; it has {known}")
-        listed = masks[mask][()].tolist()
+        listed = container.array(path, masks[mask]).tolist()
         chosen = [each.decode() if isinstance(each, bytes) else str(each) for each in listed]
         lost = sorted(set(chosen) - set(names))
         if lost:
@@ -112,19 +116,20 @@ def _keys(path: Path, demo: Any) -> tuple[str, ...]:
     return names
 
 
-def _demo(place: str, demo: Any, names: Sequence[str]) -> Steps:
+def _demo(path: Path, place: str, demo: Any, names: Sequence[str]) -> Steps:
     """One demonstration; without `next_obs`, its last step has no successor."""
     where = Path(place)
     container.need(where, demo, ("actions", "rewards", "dones", "obs"), "Robomimic's format")
-    action = demo["actions"][()]
+    action = container.array(path, demo["actions"])
     if not len(action):
         raise DataError(f"{place} has no steps")
-    reward = container.column(where, "rewards", demo["rewards"][()])
-    terminal = container.flags(where, "dones", demo["dones"][()])
-    observation = _observations(where, demo["obs"], names)
+    reward = container.column(where, "rewards", container.array(path, demo["rewards"]))
+    terminal = container.flags(where, "dones", container.array(path, demo["dones"]))
+    observation = _observations(path, where, demo["obs"], names)
     arrays = {"actions": action, "rewards": reward, "dones": terminal, "obs": observation}
     if "next_obs" in demo:
-        following, successor = _observations(where, demo["next_obs"], names), np.ones_like(terminal)
+        following = _observations(path, where, demo["next_obs"], names)
+        successor = np.ones_like(terminal)
         arrays["next_obs"] = following
     else:
         following = np.roll(observation, -1, axis=0)
@@ -138,30 +143,26 @@ def _demo(place: str, demo: Any, names: Sequence[str]) -> Steps:
     return Steps(observation, action, reward, terminal, following, length, successor)
 
 
-def _observations(where: Path, group: Any, names: Sequence[str]) -> np.ndarray:
+def _observations(path: Path, where: Path, group: Any, names: Sequence[str]) -> np.ndarray:
     container.need(where, group, names, "its first demonstration")
-    parts = [group[name][()] for name in names]
+    parts = [container.array(path, group[name]) for name in names]
     return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=-1)
 
 
-def _task(path: Path, about: str, names: Sequence[str]) -> Task | None:
-    """The task of robosuite that a file's `env_args` describe; None without one or without it."""
-    if not about or not importlib.util.find_spec("robosuite"):
-        return None
-    from gymnasium.envs.registration import EnvSpec
-
+def _claim(path: Path, about: Any, names: Sequence[str], trust_env: bool) -> Claim:
+    """The task of robosuite that a file's `env_args` describe, if it names one that is here."""
     try:
-        args = json.loads(about)
-        name, settings = str(args["env_name"]), dict(args["env_kwargs"])
-    except (ValueError, TypeError, KeyError) as fault:
-        raise DataError(f"{path}: env_args are damaged: {fault}") from fault
-    spec = EnvSpec(
-        f"jaxrl_prefs/Robosuite{re.sub(r'[^A-Za-z0-9]', '', name)}-v0",
-        entry_point="jaxrl_prefs.environments.robosuite_task:Robosuite",
-        kwargs={"task": name, "settings": settings, "keys": list(names)},
-        max_episode_steps=horizon(path, name),
-    )
-    return task.recorded(spec.to_json(), 0)
+        args = json.loads(about or "{}")
+        if not args or args.get("type", ROBOSUITE) != ROBOSUITE:
+            return Claim()
+        name, settings = args["env_name"], args["env_kwargs"]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as fault:
+        return Claim(refused=Refusal("", f"env_args are damaged: {fault!r}", trust_helps=False))
+    limit = horizon(path, str(name))
+    found = trust.robosuite(name, settings, names, limit, trust_env=trust_env)
+    if found.task is not None and not importlib.util.find_spec("robosuite"):
+        return Claim()
+    return found
 
 
 def horizon(path: Path, name: str) -> int:

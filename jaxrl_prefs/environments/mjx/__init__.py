@@ -27,10 +27,6 @@ SIMULATORS = {
     "gymnasium.envs.mujoco.ant_v5:AntEnv": ("locomotion", "ant"),
     "gymnasium_robotics.envs.maze.point_maze:PointMazeEnv": ("point_maze", "point_maze"),
     "jaxrl_prefs.environments.maze2d:Maze2d": ("point_maze", "hidden_goal"),
-    "jaxrl_prefs.environments.maze2d:Maze2dUMaze": (
-        "point_maze",
-        "hidden_goal",
-    ),  # its earlier name
 }
 PLAIN = ("pendulum",)  # modules that need no MJX
 
@@ -51,7 +47,7 @@ def build(task: Task) -> Simulator:
     """
     found = SIMULATORS.get(_entry_point(task))
     if found is None or task.spec().additional_wrappers:
-        names = {key.split(":")[1].removesuffix("Env") for key in SIMULATORS} - {"Maze2dUMaze"}
+        names = {key.split(":")[1].removesuffix("Env") for key in SIMULATORS}
         known = ", ".join(sorted(names))
         raise DataError(
             f"{task.env_id} has no simulator in JAX (there are: {known}); take "

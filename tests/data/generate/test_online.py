@@ -65,6 +65,7 @@ class Killed(Swinger):
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(Swinger, "made", [])
     return tmp_path
 
@@ -80,7 +81,7 @@ def test_the_four_sets_of_one_training(root: Path) -> None:
         online.generate(f"online/hopper/{quality}-v0", root, quiet, Swinger, RECIPE)
         learned.append(len(Swinger.made))
     assert learned == [3, 3, 4, 4]  # one training for all, as far as each needs it
-    rounds = online.finished(root / ".online" / "hopper")
+    rounds = online.finished(root / "cache/jaxrl_prefs/online/hopper")
     medium = next(i for i, each in enumerate(rounds) if each.score >= RECIPE.medium)
     sets = {q: data.load(f"online/hopper/{q}-v0") for q in online.QUALITIES}
     assert medium == 2
@@ -99,11 +100,18 @@ def test_the_four_sets_of_one_training(root: Path) -> None:
         assert recording.task.env_id == "Hopper-v5"
 
 
+def test_an_agent_beside_the_datasets_is_not_unpickled(root: Path) -> None:
+    (root / ".online" / "hopper" / "round-0000" / "agent").mkdir(parents=True)
+    with pytest.raises(DataError, match="runs whatever code it holds"):
+        online.generate("online/hopper/medium-v0", root, quiet, Swinger, RECIPE)
+    assert Swinger.made == []
+
+
 def test_a_stopped_training_goes_on_after_its_last_whole_round(root: Path) -> None:
     name = "online/hopper/expert-v0"
     with pytest.raises(KeyboardInterrupt):
         online.generate(name, root, quiet, Killed, RECIPE)
-    folder = root / ".online" / "hopper"
+    folder = root / "cache/jaxrl_prefs/online/hopper"
     assert len(online.finished(folder)) == 2
     (folder / ".round-0002" / "agent").mkdir(parents=True)  # as one who was killed leaves it
     told: dict[str, list[tuple[int, int]]] = {}
@@ -222,5 +230,6 @@ def test_the_command_makes_a_set(
         assert command.main(["data", "make", "online/hopper/medium-v0"]) == 0
         assert "Hopper-v5" in capsys.readouterr().out
     assert len(Swinger.made) == 3
-    score = json.loads((root / ".online/hopper/round-0002/score.json").read_text())
+    folder = root / "cache/jaxrl_prefs/online/hopper"
+    score = json.loads((folder / "round-0002" / "score.json").read_text())
     assert isinstance(score, float)
