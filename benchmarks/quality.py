@@ -61,7 +61,7 @@ MODEL: Changes = {  # ours, for a CPU
     "behavior_blocks": 2,
     "behavior_batch_size": 256,
     "behavior_learning_rate": 5e-4,
-    "behavior_steps": 8_000,
+    "pretrain_steps": 8_000,
     "density": "fixed",
 }
 

@@ -18,7 +18,7 @@ TINY = {
     "policy": "gaussian",  # compiles in half the time of a chain
     "actor_hidden": "8",
     "critic_hidden": "8",
-    "ensemble_size": "2",
+    "critic_ensemble_size": "2",
     "diffusion_steps": "2",
     "q_samples": "2",
     "v_samples": "2",

@@ -50,7 +50,7 @@ def test_one_update_in_your_own_code() -> None:
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of a few updates, with seeds 3 and 4, below runs/."""
     folder = tmp_path_factory.mktemp("readme")
-    small = ["actor_hidden=8,8", "critic_hidden=8,8", "ensemble_size=2", "candidates=2"]
+    small = ["actor_hidden=8,8", "critic_hidden=8,8", "critic_ensemble_size=2", "candidates=2"]
     short = ["pretrain_steps=2", "train_steps=0", "warmup_steps=0"]  # one phase to compile
     fields = [f"--set={field}" for field in (*small, *short)]
     with pytest.MonkeyPatch.context() as patch:

@@ -18,12 +18,12 @@ support alone, so no penalty is ever learned or paid.
     pi_phi        policy                               [B, A]
     N             config.candidates                    columns [rows, N, A] and [rows, N]
     K, log eps    config.kth, config.threshold         numbers
-    alpha         config.alpha, .policy_alpha          per unit of the transformed reward
+    alpha         config.alpha, .actor_alpha          per unit of the transformed reward
 
 Phases: `behavior` (score matching) -> `candidates` (walks the data, fills the columns) -> `critic`
 -> `policy` (AWR). Those that the chosen `policies` and `q_target` do not need are left out:
 `policies=behavior` trains the score model alone, `q_target=sarsa` is the ablation Q^beta (with
-`critics=1`, `critic_learning_rate=1e-4`).
+`critic_ensemble_size=1`, `critic_learning_rate=1e-4`).
 
 Deviations and choices (where paper and code differ, the field says so):
  1. The recorded action is a candidate too and is always kept (code; the paper has the N samples).
@@ -45,7 +45,7 @@ Deviations and choices (where paper and code differ, the field says so):
     log-density minus infinity (code: its batch is drawn again).
 10. When all samples of the implicit policy are rejected it takes the densest: ours.
 11. Q^beta has batches of the paper's 512 (code: 100).
-12. The explicit policy's rate may decay (`policy_decays`): ours, for runs so short that the last
+12. The explicit policy's rate may decay (`actor_decays`): ours, for runs so short that the last
     iterate would be a matter of chance.
 13. The critics may have layer normalisation (`critic_layer_norm`): ours. On small data it decides
     whether Q's differences between candidates say anything (docs/arq.md).
@@ -86,11 +86,11 @@ STORED = np.dtype(np.float16)
 LARGEST_STORED = 6e4  # below float16's largest number
 
 COUNTS = (
-    *("behavior_members", "behavior_blocks", "behavior_width", "behavior_batch_size"),
+    *("behavior_ensemble_size", "behavior_blocks", "behavior_width", "behavior_batch_size"),
     *("candidates", "candidate_batch_size", "sampler_steps", "hutchinson_probes"),
-    *("kth", "critics", "batch_size"),
+    *("kth", "critic_ensemble_size", "batch_size"),
 )
-STRENGTHS = ("behavior_steps", "critic_steps", "policy_steps", "alpha", "policy_alpha", "snr")
+STRENGTHS = ("pretrain_steps", "train_steps", "actor_steps", "alpha", "actor_alpha", "snr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +101,11 @@ class Config:
     # behaviour
     behavior_width: int = 256
     behavior_blocks: int = 3
-    behavior_members: int = 1  # their scores are averaged
+    behavior_ensemble_size: int = 1  # their scores are averaged
     behavior_learning_rate: float = 1e-4
     behavior_batch_size: int = 512  # for each member
     behavior_tau: float = 0.001  # rate of the moving average, whose weights are used
-    behavior_steps: int = 1_000_000
+    pretrain_steps: int = 1_000_000
     share_behavior: bool = False  # one score model and candidate set for all seeds (ours)
     # candidates
     candidates: int = 30  # N for each state; also drawn for each decision of the implicit policy
@@ -126,23 +126,23 @@ class Config:
     data_candidate: bool = True  # the recorded next action is a candidate, always kept (code)
     min_first: bool = True  # the least of the critics for each candidate, then the K-th (code)
     floor: bool = True  # never below the recorded next action's value (code)
-    critics: int = 2
+    critic_ensemble_size: int = 2
     critic_hidden: tuple[int, ...] = (256, 256)
     critic_layer_norm: bool = False  # ours
     critic_learning_rate: float = 3e-4
     tau: float = 0.005  # rate of the critics' moving average
     batch_size: int = 512  # of critics and policy
-    critic_steps: int = 1_000_000
+    train_steps: int = 1_000_000
     # policies
     alpha: float = 1.0  # of the implicit policy; 0 is the behaviour inside its support
     implicit_last: bool = True  # play it only after the last update: it samples at every step
-    policy_alpha: float = 1.0  # of the explicit policy; 0 is behaviour cloning
-    weight_limit: float = 100.0  # on exp(alpha A) (code)
+    actor_alpha: float = 1.0  # of the explicit policy; 0 is behaviour cloning
+    max_weight: float = 100.0  # on exp(alpha A) (code)
     policy: str = "stochastic"  # or "deterministic", "residual"
-    policy_hidden: tuple[int, ...] = (256, 256)  # "residual": an entry for each block
-    policy_learning_rate: float = 3e-4
-    policy_decays: bool = False  # ours: cosine over policy_steps
-    policy_steps: int = 1_000_000
+    actor_hidden: tuple[int, ...] = (256, 256)  # "residual": an entry for each block
+    actor_learning_rate: float = 3e-4
+    actor_decays: bool = False  # ours: cosine over actor_steps
+    actor_steps: int = 1_000_000
     batches: str = "epoch"  # shuffled passes over the data, or "uniform"
 
 
@@ -182,16 +182,16 @@ def build(config: Config, spec: Spec) -> Parts:
     return Parts(
         config=config,
         spec=spec,
-        model=score.model(net, config.behavior_members, spec),
+        model=score.model(net, config.behavior_ensemble_size, spec),
         sampler=_sampler(config),
         density=_density(config, spec),
-        critic=nets.ensemble(critic, config.critics),
+        critic=nets.ensemble(critic, config.critic_ensemble_size),
         policy=_policy_net(config, spec),
         behavior_optimizer=learner.optimizer(config.behavior_learning_rate),
         critic_optimizer=learner.optimizer(config.critic_learning_rate),
         policy_optimizer=learner.optimizer(
-            config.policy_learning_rate,
-            decay_steps=config.policy_steps if config.policy_decays else 0,
+            config.actor_learning_rate,
+            decay_steps=config.actor_steps if config.actor_decays else 0,
         ),
     )
 
@@ -231,11 +231,11 @@ def _density(config: Config, spec: Spec) -> Solver:
 
 
 def _policy_net(config: Config, spec: Spec) -> Net:
-    hidden = config.policy_hidden
+    hidden = config.actor_hidden
     if validation.require_choice("policy", config.policy, HEADS) != "residual":
         return nets.mlp(hidden, spec.action_dim, activation="relu", initialiser="glorot")
     if len(set(hidden)) != 1:
-        raise ValueError(f"policy_hidden of a residual policy must be equal widths, not {hidden}")
+        raise ValueError(f"actor_hidden of a residual policy must be equal widths, not {hidden}")
     return nets.residual_mlp(hidden[0], len(hidden), spec.action_dim)
 
 
@@ -409,7 +409,7 @@ def update_policy(
     assert state.critic is not None and state.policy is not None
     config = parts.config
     gain = advantage(state.critic.target, parts=parts, batch=batch)
-    weight = advantage_weight(gain, config.policy_alpha, config.weight_limit)
+    weight = advantage_weight(gain, config.actor_alpha, config.max_weight)
 
     def loss(params: Params) -> tuple[Array, Metrics]:
         value = policy_loss(params, parts=parts, batch=batch, weight=weight)
@@ -460,7 +460,11 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     Q on uniform actions far above Q on data is no fault here: the backup never looks there.
     """
     score_key, uniform_key = jax.random.split(key)
-    share = len(batch.reward) // parts.config.behavior_members * parts.config.behavior_members
+    share = (
+        len(batch.reward)
+        // parts.config.behavior_ensemble_size
+        * parts.config.behavior_ensemble_size
+    )
     _, metrics = score.denoising_loss(
         state.behavior.target,
         model=parts.model,
@@ -558,8 +562,8 @@ def _phases(parts: Parts) -> list[Phase]:
     def phase(name: str, steps: int, update: Callable[..., Any], size: int, **more: Any) -> Phase:
         return Phase(name, steps, partial(update, parts=parts), size, **{"rows": rows, **more})
 
-    whole = config.behavior_members * config.behavior_batch_size
-    phases = [phase("behavior", config.behavior_steps, update_behavior, whole, shared=shared)]
+    whole = config.behavior_ensemble_size * config.behavior_batch_size
+    phases = [phase("behavior", config.pretrain_steps, update_behavior, whole, shared=shared)]
     if needs_candidates(config):
         size = min(config.candidate_batch_size, spec.size)
         columns = {
@@ -569,9 +573,9 @@ def _phases(parts: Parts) -> list[Phase]:
         fill = {"sampler": sequential, "columns": columns, "shared": shared}
         phases.append(phase("candidates", -(-spec.size // size), fill_candidates, size, **fill))
     if needs_critic(config):
-        phases.append(phase("critic", config.critic_steps, update_critic, config.batch_size))
+        phases.append(phase("critic", config.train_steps, update_critic, config.batch_size))
     if "explicit" in config.policies:
-        phases.append(phase("policy", config.policy_steps, update_policy, config.batch_size))
+        phases.append(phase("policy", config.actor_steps, update_policy, config.batch_size))
     return phases
 
 

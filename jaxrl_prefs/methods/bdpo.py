@@ -17,7 +17,7 @@ without back-propagation through the chain.
     eps_nu, eps_pi  family (diffusion)     [B, A] or [B, K, A]
     Q_k, V_n,k      critic, value          [E, B] or [E, B, K]
     eta, rho        config.eta, .rho       scalars, in units of the transformed reward
-    N, M, K         diffusion_steps, *_samples, ensemble_size
+    N, M, K         diffusion_steps, *_samples, critic_ensemble_size
 
 Phases: `behavior` (noise regression) -> `critic` (warm-up; enters by copying the behaviour's moving
 average into the actor) -> `train` (critic every step, actor every `actor_interval` steps).
@@ -74,7 +74,7 @@ COUNTS = (
     "v_samples",
     "actor_samples",
     "diffusion_steps",
-    "ensemble_size",
+    "critic_ensemble_size",
     "batch_size",
     "actor_interval",
     "candidates",
@@ -102,7 +102,7 @@ class Config:
     levels: str = "uniform"  # or "stratified" (ours)
     actor_hidden: tuple[int, ...] = (256, 256, 256, 256)
     # values
-    ensemble_size: int = 10  # K
+    critic_ensemble_size: int = 10  # K
     critic_hidden: tuple[int, ...] = (256, 256, 256)
     critic_layer_norm: bool = False  # on for antmaze; V always has it
     # optimisation
@@ -158,9 +158,11 @@ def build(config: Config, spec: Spec) -> Parts:
         family=_family(config, spec),
         critic=nets.ensemble(
             nets.scalar_mlp(config.critic_hidden, layer_norm=config.critic_layer_norm),
-            config.ensemble_size,
+            config.critic_ensemble_size,
         ),
-        value=nets.ensemble(nets.stepped_scalar_mlp(config.critic_hidden), config.ensemble_size),
+        value=nets.ensemble(
+            nets.stepped_scalar_mlp(config.critic_hidden), config.critic_ensemble_size
+        ),
         behavior_optimizer=learner.optimizer(
             config.behavior_learning_rate, clip_norm=config.clip_norm
         ),

@@ -94,20 +94,20 @@ CHOICES = {
     "batches": tuple(ROWS),
 }
 COUNTS = (
-    "ensemble_size",
+    "critic_ensemble_size",
     "negative_samples",
     "langevin_steps",
     "search_samples",
     "search_rounds",
     "batch_size",
-    "energy_batch_size",
+    "behavior_batch_size",
 )
 STRENGTHS = (
     "q_weight",
     "omega",
     "alpha",
     "clip_norm",
-    "energy_blocks",
+    "behavior_blocks",
     "pretrain_steps",
     "train_steps",
 )
@@ -126,15 +126,15 @@ class Config:
     # critics
     critic: str = "sac"  # or "onestep", "ensemble": values of the behaviour
     alpha: float = 0.0  # entropy in the backup of "sac", per nat, in units of the reward
-    ensemble_size: int = 4  # members of "ensemble"; the others have two
+    critic_ensemble_size: int = 4  # members of "ensemble"; the others have two
     omega: float = 2.0  # pessimism of "ensemble"
     spread: str = "variance"  # what omega multiplies; or "std"
     critic_hidden: tuple[int, ...] = (256, 256, 256)
     critic_layer_norm: bool = True
     # behaviour
     behavior: str = "energy"  # or "tilted", a Gaussian that the network corrects; "gaussian"
-    energy_width: int = 256
-    energy_blocks: int = 4  # of two layers each: depth 8
+    behavior_width: int = 256
+    behavior_blocks: int = 4  # of two layers each: depth 8
     negatives: str = "uniform"  # of "energy"; or "langevin"
     negative_samples: int = 256  # n
     langevin_steps: int = 100
@@ -143,13 +143,13 @@ class Config:
     # actor
     actor_hidden: tuple[int, ...] = (256, 256)  # also of the Gaussian of a behaviour
     # optimisation
-    energy_learning_rate: float = 5e-4  # falls to 0 by a cosine over pretrain_steps
+    behavior_learning_rate: float = 5e-4  # falls to 0 by a cosine over pretrain_steps
     actor_learning_rate: float = 3e-4
     critic_learning_rate: float = 3e-4
     clip_norm: float = 1.0  # of the actor's gradient; 0 does not clip
     tau: float = 0.005  # rate of the critics' moving average
     batch_size: int = 256
-    energy_batch_size: int = 512
+    behavior_batch_size: int = 512
     batches: str = "uniform"  # or "epoch": shuffled passes over the data
     pretrain_steps: int = 100_000  # behaviour
     train_steps: int = 1_000_000
@@ -182,7 +182,7 @@ class Parts(NamedTuple):
 
 def build(config: Config, spec: Spec) -> Parts:
     """Makes the networks and optimisers."""
-    members = config.ensemble_size if config.critic == "ensemble" else 2
+    members = config.critic_ensemble_size if config.critic == "ensemble" else 2
     critic = nets.scalar_mlp(
         config.critic_hidden,
         activation="relu",
@@ -196,7 +196,7 @@ def build(config: Config, spec: Spec) -> Parts:
         policy=Squashed(_double(config, spec), spec.action_low, spec.action_high),
         critic=nets.ensemble(critic, members),
         behavior_optimizer=learner.optimizer(
-            config.energy_learning_rate, decay_steps=config.pretrain_steps
+            config.behavior_learning_rate, decay_steps=config.pretrain_steps
         ),
         actor_optimizer=learner.optimizer(config.actor_learning_rate, clip_norm=config.clip_norm),
         critic_optimizer=learner.optimizer(config.critic_learning_rate),
@@ -217,7 +217,7 @@ def _double(config: Config, spec: Spec) -> Net:
 def _model(config: Config, spec: Spec) -> energy.Model:
     low, high = spec.action_low, spec.action_high
     gaussian = energy.GaussianModel(_double(config, spec), low, high)
-    net = spectral_residual.scalar(config.energy_width, config.energy_blocks)
+    net = spectral_residual.scalar(config.behavior_width, config.behavior_blocks)
     if config.behavior == "gaussian":
         return gaussian
     if config.behavior == "tilted":
@@ -451,7 +451,7 @@ def make(config: Config, spec: Spec) -> Method:
                 "behavior",
                 config.pretrain_steps,
                 partial(update_behavior, parts=parts),
-                config.energy_batch_size,
+                config.behavior_batch_size,
                 sampler=sampler,
             ),
             Phase(

@@ -50,21 +50,21 @@ from jaxrl_prefs.validation import require_choice, require_nonnegative, require_
 ROWS = {"epoch": epoch, "uniform": uniform}
 NEGATIVES = ("uniform", "langevin")
 COUNTS = ("negative_samples", "langevin_steps", "search_samples", "search_rounds", "batch_size")
-STRENGTHS = ("blocks", "train_steps")
+STRENGTHS = ("behavior_blocks", "train_steps")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Sizes and rates are those of our BPR; batch and steps are the paper's for D4RL."""
 
-    width: int = 256
-    blocks: int = 4  # of two layers each
+    behavior_width: int = 256
+    behavior_blocks: int = 4  # of two layers each
     negatives: str = "uniform"  # or "langevin"
     negative_samples: int = 256  # n
     langevin_steps: int = 100
     search_samples: int = 256  # candidates of the derivative-free search
     search_rounds: int = 3
-    learning_rate: float = 5e-4  # falls to 0 by a cosine over train_steps
+    behavior_learning_rate: float = 5e-4  # falls to 0 by a cosine over train_steps
     batch_size: int = 512
     batches: str = "uniform"  # or "epoch": shuffled passes over the data
     train_steps: int = 100_000
@@ -89,7 +89,7 @@ def build(config: Config, spec: Spec) -> Parts:
     """Makes the network and its optimiser."""
     low, high = spec.action_low, spec.action_high
     model = energy.EnergyModel(
-        net=spectral_residual.scalar(config.width, config.blocks),
+        net=spectral_residual.scalar(config.behavior_width, config.behavior_blocks),
         low=low,
         high=high,
         negatives=config.negative_samples,
@@ -98,7 +98,9 @@ def build(config: Config, spec: Spec) -> Parts:
         candidates=config.search_samples,
         rounds=config.search_rounds,
     )
-    return Parts(model, learner.optimizer(config.learning_rate, decay_steps=config.train_steps))
+    return Parts(
+        model, learner.optimizer(config.behavior_learning_rate, decay_steps=config.train_steps)
+    )
 
 
 def update(

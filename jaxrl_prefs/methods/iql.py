@@ -56,7 +56,7 @@ class Config:
 
     expectile: float = 0.7  # 0.9 for antmaze
     temperature: float = 3.0  # beta, inverse: 0 is behaviour cloning; 10 antmaze, 0.5 adroit
-    largest_weight: float = 100.0  # of an action in the policy's loss (code)
+    max_weight: float = 100.0  # of an action in the policy's loss (code)
     actor_hidden: tuple[int, ...] = (256, 256)
     critic_hidden: tuple[int, ...] = (256, 256)  # of Q and V
     critic_layer_norm: bool = False  # ours, for adroit and kitchen
@@ -132,7 +132,7 @@ def actor_loss(
 ) -> tuple[Array, Metrics]:
     """Minus the weighted log-likelihood of the data's actions (7)."""
     config = parts.config
-    weight = values.advantage_weight(advantage, config.temperature, config.largest_weight)
+    weight = values.advantage_weight(advantage, config.temperature, config.max_weight)
     mean, std = distribution(params, batch.observation, parts=parts)
     loss = -jnp.mean(weight * normal.log_density(batch.action, mean, std))
     return loss, learner.measured(actor_loss=loss, actor_weight=weight)
@@ -176,8 +176,8 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     found = critics.q_diagnostics(parts.iql.critic, critic_params, batch, policy, uniform)
     q = parts.iql.critic.apply(critic_params, batch.observation, batch.action).min(0)
     advantage = q - parts.iql.value.apply(state.value.params, batch.observation)
-    weight = values.advantage_weight(advantage, config.temperature, config.largest_weight)
-    saturated = weight >= 0.999 * config.largest_weight
+    weight = values.advantage_weight(advantage, config.temperature, config.max_weight)
+    saturated = weight >= 0.999 * config.max_weight
     return found | learner.measured(advantage=advantage, weight_saturation=saturated)
 
 
@@ -187,7 +187,7 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
 def make(config: Config, spec: Spec) -> Method:
     """Binds IQL to a config and to the data's sizes. Raises ValueError for a bad config."""
     validation.require_positive(config, "batch_size")
-    validation.require_nonnegative(config, "temperature", "largest_weight", "train_steps")
+    validation.require_nonnegative(config, "temperature", "max_weight", "train_steps")
     validation.require_fraction(config, "expectile")
     parts = build(config, spec)
     return Method(

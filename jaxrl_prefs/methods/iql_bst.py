@@ -69,12 +69,12 @@ class Config:
     actor_learning_rate: float = 3e-4
     # Morse network
     kernel: str = "rbf"  # or "laplace", "cauchy", "rational_quadratic"
-    morse_hidden: tuple[int, ...] = (256, 256, 256)  # [ours]
-    morse_learning_rate: float = 3e-4  # [ours]
-    negatives: int = 10  # [ours] J, actions per row to tell the data's from
+    behavior_hidden: tuple[int, ...] = (256, 256, 256)  # [ours]
+    behavior_learning_rate: float = 3e-4  # [ours]
+    negative_samples: int = 10  # [ours] J, actions per row to tell the data's from
     shuffled: float = 0.0  # [ours] share of them that are other rows' actions, not uniform
     negative_weight: float = 1.0  # [ours] of their term, to the power of k; 2 weighs volume
-    pretrain_batch_size: int = 1024  # [ours]
+    behavior_batch_size: int = 1024  # [ours]
     pretrain_steps: int = 100_000  # [ours]
     batch_size: int = 256
     train_steps: int = 1_000_000
@@ -109,7 +109,7 @@ def build(config: Config, spec: Spec) -> Parts:
     return Parts(
         config=config,
         morse=morse.network(
-            config.morse_hidden,
+            config.behavior_hidden,
             spec,
             kernel=config.kernel,
             scale=config.kernel_scale,
@@ -125,7 +125,7 @@ def build(config: Config, spec: Spec) -> Parts:
             tau=config.tau,
         ),
         policy=deterministic.policy(config.actor_hidden, spec),
-        morse_optimizer=learner.optimizer(config.morse_learning_rate),
+        morse_optimizer=learner.optimizer(config.behavior_learning_rate),
         actor_optimizer=learner.optimizer(config.actor_learning_rate),
         low=spec.action_low,
         high=spec.action_high,
@@ -161,7 +161,7 @@ def update_morse(
         key,
         morse=parts.morse,
         opt=parts.morse_optimizer,
-        negatives=parts.config.negatives,
+        negatives=parts.config.negative_samples,
     )
     return replace(state, morse=part), metrics
 
@@ -224,7 +224,7 @@ def make(config: Config, spec: Spec) -> Method:
                 "morse",
                 config.pretrain_steps,
                 partial(update_morse, parts=parts),
-                config.pretrain_batch_size,
+                config.behavior_batch_size,
             ),
             Phase("train", config.train_steps, partial(update, parts=parts), config.batch_size),
         ),

@@ -57,7 +57,7 @@ class Config:
     improvement: str = "gradient"  # or "weighted"
     alpha: float = 2.5  # gradient: weight of the value against imitation; 0 is behaviour cloning
     temperature: float = 0.5  # weighted: inverse, of advantages over their rms; 0 clones too
-    largest_weight: float = 100.0  # weighted: of an action
+    max_weight: float = 100.0  # weighted: of an action
     actor_hidden: tuple[int, ...] = (256, 256)
     critic_hidden: tuple[int, ...] = (256, 256)
     critic_layer_norm: bool = False  # ours, for antmaze, adroit and kitchen
@@ -99,7 +99,7 @@ def build(config: Config, spec: Spec) -> Parts:
         loss = partial(
             deterministic.weighted_loss,
             temperature=config.temperature,
-            largest=config.largest_weight,
+            largest=config.max_weight,
         )
     return Parts(
         config=config,
@@ -179,7 +179,7 @@ def make(config: Config, spec: Spec) -> Method:
     """Binds one-step RL to a config and to the data's sizes. Raises ValueError for a bad config."""
     validation.require_positive(config, "batch_size")
     validation.require_nonnegative(config, "alpha", "temperature", "pretrain_steps", "train_steps")
-    validation.require_nonnegative(config, "largest_weight")
+    validation.require_nonnegative(config, "max_weight")
     parts = build(config, spec)
 
     def phase(name: str, steps: int, update: Update) -> Phase:

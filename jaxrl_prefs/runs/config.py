@@ -15,6 +15,7 @@ from jaxrl_prefs.data import Processing
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.runs import overrides, presets
+from jaxrl_prefs.runs.renamed import RENAMED
 
 LARGEST_SEED = 2**31 - 1
 OWN_FLAGS = ("algo", "dataset", "env", "seeds")
@@ -102,7 +103,8 @@ def check(choice: Choice) -> None:
     """
     if choice.algo not in METHODS:
         raise ConfigError(overrides.unknown("algorithm", choice.algo, METHODS))
-    _split(RunConfig(), METHODS[choice.algo].Config(), choice.assignments)
+    run = RunConfig(algo=choice.algo)
+    _split(run, METHODS[choice.algo].Config(), choice.assignments)
 
 
 def fields(algo: str) -> set[str]:
@@ -123,10 +125,14 @@ def check_known(names: Iterable[str], algos: Iterable[str]) -> None:
     Raises:
         ConfigError: naming the first that does not.
     """
+    algos = list(algos)
     known = set[str]().union(*map(fields, algos))
+    now = {old: new for algo in algos for old, new in RENAMED.get(algo, {}).items()}
     for name in names:
         if name in OWN_FLAGS:
             raise ConfigError(_own_flag(name))
+        if name not in known and name in now:
+            raise ConfigError(f"no field {name!r}: it is called {now[name]!r}")
         if name not in known:
             raise ConfigError(overrides.unknown("field", name, sorted(known)))
 
@@ -167,6 +173,8 @@ def _split(run: RunConfig, method: Any, assignments: Sequence[str]) -> tuple[Run
         if name in OWN_FLAGS:
             raise ConfigError(_own_flag(name))
         if name not in own and name not in others:
+            if now := RENAMED.get(run.algo, {}).get(name):
+                raise ConfigError(f"no field {name!r}: it is called {now!r}")
             valid = sorted((own.keys() | others.keys()) - set(OWN_FLAGS))
             raise ConfigError(overrides.unknown("field", name, valid))
     mine = [text for text in assignments if overrides.split(text)[0] in own]

@@ -26,6 +26,7 @@ from jaxrl_prefs.keys import seed_keys
 from jaxrl_prefs.method import Method, State
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.runs import renamed
 from jaxrl_prefs.types import Array, Key, Spec
 
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"
@@ -189,7 +190,7 @@ def abstract_state(method: Method, spec: Spec, seeds: int) -> State:
 
 def _about(folder: Path) -> Mapping[str, Any]:
     try:
-        return json.loads((folder / CONFIG).read_text())
+        return renamed.present(json.loads((folder / CONFIG).read_text()))
     except FileNotFoundError:
         raise LoadError(f"{folder} holds no run ({CONFIG} is missing)") from None
     except ValueError as error:

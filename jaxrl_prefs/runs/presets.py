@@ -27,8 +27,8 @@ BDPO_ANTMAZE: Row = {
 
 # ARQ, Goo and Niekum 2022 (arXiv 2206.00695), tables A.1 to A.3: one row for a whole family. Its
 # defaults are those for locomotion. Rewards of antmaze: -1 except at the goal, gamma of its code.
-ARQ_KITCHEN: Row = {"behavior_steps": 300_000, "critic_learning_rate": 1e-4}
-ARQ_ADROIT: Row = ARQ_KITCHEN | {"behavior_members": 3, "alpha": 10.0, "policy_alpha": 10.0}
+ARQ_KITCHEN: Row = {"pretrain_steps": 300_000, "critic_learning_rate": 1e-4}
+ARQ_ADROIT: Row = ARQ_KITCHEN | {"behavior_ensemble_size": 3, "alpha": 10.0, "actor_alpha": 10.0}
 ARQ_ANTMAZE: Row = {
     "gamma": 0.99,
     "reward_scale": 1.0,
@@ -36,19 +36,19 @@ ARQ_ANTMAZE: Row = {
     "kth": 3,
     "alpha": 10.0,
     "policy": "deterministic",
-    "policy_alpha": 10.0,
+    "actor_alpha": 10.0,
 }
 # Robomimic: -1 except at success; machine-generated data, and data of human operators.
 ARQ_MACHINE: Row = {
     "reward_shift": -1.0,
-    "behavior_members": 3,
+    "behavior_ensemble_size": 3,
     "critic_learning_rate": 1e-4,
     "policy": "residual",
-    "policy_hidden": (2048, 2048, 2048, 2048),
-    "policy_alpha": 10.0,
-    "policy_steps": 300_000,
+    "actor_hidden": (2048, 2048, 2048, 2048),
+    "actor_alpha": 10.0,
+    "actor_steps": 300_000,
 }
-ARQ_HUMAN: Row = ARQ_MACHINE | {"behavior_steps": 150_000, "alpha": 0.1, "policy_alpha": 0.1}
+ARQ_HUMAN: Row = ARQ_MACHINE | {"pretrain_steps": 150_000, "alpha": 0.1, "actor_alpha": 0.1}
 
 # BPR, Srinivasan and Knottenbelt 2025 (arXiv 2503.00930): lam = 1 on every task is the paper's; all
 # else is ours, the main text does not say. Its weight of Q is chosen on hopper/medium-v0 and
@@ -175,7 +175,9 @@ def _bdpo_locomotion() -> dict[str, dict[str, Row]]:
         # Minari's namespace mujoco: the same robots and qualities, other agents and simulator.
         rows[f"mujoco/{robot}/medium-v0"] = {"bdpo": row}
     for name in ("hopper-medium-v2", "mujoco/hopper/medium-v0"):
-        rows[name] = {"bdpo": BDPO_HOPPER | {"ensemble_size": 20}}  # table 4: this dataset alone
+        rows[name] = {
+            "bdpo": BDPO_HOPPER | {"critic_ensemble_size": 20}
+        }  # table 4: this dataset alone
     return rows
 
 
@@ -203,11 +205,11 @@ def _bdpo_antmaze() -> dict[str, dict[str, Row]]:
 # Ours, chosen for two CPU cores; the energy of full size costs 419 GFLOP a step. Twice the width
 # ranks no better at twice the cost (docs/bpr.md).
 BPR_SMALL: Row = BPR_LOCOMOTION | {
-    "energy_width": 64,
-    "energy_blocks": 2,
+    "behavior_width": 64,
+    "behavior_blocks": 2,
     "negative_samples": 8,
-    "energy_batch_size": 128,
-    "energy_learning_rate": 2e-3,
+    "behavior_batch_size": 128,
+    "behavior_learning_rate": 2e-3,
     "search_samples": 64,
     "actor_hidden": (128, 128),
     "critic_hidden": (128, 128),
@@ -218,11 +220,11 @@ BPR_SMALL: Row = BPR_LOCOMOTION | {
     "checkpoint_every": 5_000,
 }
 IBC_SMALL: Row = IBC_LOCOMOTION | {
-    "width": 64,
-    "blocks": 2,
+    "behavior_width": 64,
+    "behavior_blocks": 2,
     "negative_samples": 8,
     "batch_size": 128,
-    "learning_rate": 2e-3,
+    "behavior_learning_rate": 2e-3,
     "search_samples": 64,
     "train_steps": 10_000,
 }
@@ -247,15 +249,15 @@ ARQ_SMALL: Row = {
 ARQ_TINY: Row = ARQ_SMALL | {
     "behavior_width": 64,
     "behavior_learning_rate": 1e-3,
-    "behavior_steps": 20_000,
+    "pretrain_steps": 20_000,
     "critic_hidden": (64, 64),
     "critic_learning_rate": 1e-3,
-    "critic_steps": 20_000,
-    "policy_hidden": (64, 64),
-    "policy_learning_rate": 1e-3,
-    "policy_steps": 10_000,
+    "train_steps": 20_000,
+    "actor_hidden": (64, 64),
+    "actor_learning_rate": 1e-3,
+    "actor_steps": 10_000,
     "alpha": 10.0,
-    "policy_alpha": 10.0,
+    "actor_alpha": 10.0,
     "implicit_last": False,
 }
 # In 30,000 updates of the critics their values must travel 100 steps back: fast averages. Pilots of
@@ -264,16 +266,16 @@ ARQ_LOCOMOTION: Row = ARQ_SMALL | {
     "normalize_observations": True,
     "behavior_width": 128,
     "behavior_learning_rate": 5e-4,
-    "behavior_steps": 40_000,
+    "pretrain_steps": 40_000,
     "critic_hidden": (128, 128),
     "critic_layer_norm": True,
     "critic_learning_rate": 1e-3,
     "tau": 0.02,
-    "critic_steps": 30_000,
-    "policy_hidden": (128, 128),
-    "policy_learning_rate": 1e-3,
-    "policy_decays": True,
-    "policy_steps": 30_000,
+    "train_steps": 30_000,
+    "actor_hidden": (128, 128),
+    "actor_learning_rate": 1e-3,
+    "actor_decays": True,
+    "actor_steps": 30_000,
     "eval_every": 30_000,
     "log_every": 500,
     "checkpoint_every": 1_000,
@@ -287,7 +289,7 @@ NARROW: Row = NARROW_ACTOR | {
     "actor_learning_rate": 3e-4,
     "critic_learning_rate": 3e-4,
 }
-NARROW_MORSE: Row = NARROW | {"morse_hidden": (64, 64)}
+NARROW_MORSE: Row = NARROW | {"behavior_hidden": (64, 64)}
 
 # The best of nine settings in NeoRL-2's search for TD3+BC, whose score it published (its
 # repository, benchmark/results/SafetyHalfCheetah-td3bc/log.csv). With the paper's alpha of 2.5 the
@@ -304,7 +306,7 @@ SMALL: dict[str, dict[str, Row]] = {
         "bdpo": {
             "actor_hidden": (64, 64, 64),
             "critic_hidden": (64, 64),
-            "ensemble_size": 4,
+            "critic_ensemble_size": 4,
             "actor_learning_rate": 3e-4,
             "q_samples": 4,
             "v_samples": 4,
@@ -315,14 +317,14 @@ SMALL: dict[str, dict[str, Row]] = {
             "actor_interval": 2,
         },
         "bpr": {
-            "energy_width": 64,
-            "energy_blocks": 2,
+            "behavior_width": 64,
+            "behavior_blocks": 2,
             "negative_samples": 16,
-            "energy_batch_size": 256,
+            "behavior_batch_size": 256,
             "search_samples": 64,
             "actor_hidden": (64, 64),
             "critic_hidden": (64, 64),
-            "energy_learning_rate": 2e-3,
+            "behavior_learning_rate": 2e-3,
             "q_weight": 100.0,  # differences of Q and of the energy are then .8 nats each
             "actor_learning_rate": 1e-3,
             "critic_learning_rate": 1e-3,
@@ -330,10 +332,10 @@ SMALL: dict[str, dict[str, Row]] = {
             "train_steps": 8_000,
         },
         "ibc": {
-            "width": 64,
-            "blocks": 2,
+            "behavior_width": 64,
+            "behavior_blocks": 2,
             "negative_samples": 16,
-            "learning_rate": 2e-3,
+            "behavior_learning_rate": 2e-3,
             "batch_size": 256,
             "search_samples": 64,
             "train_steps": 6_000,
@@ -347,7 +349,7 @@ SMALL: dict[str, dict[str, Row]] = {
     "hopper/medium-v0": {
         "*": {"eval_episodes": 10, "eval_every": 10_000, "checkpoint_every": 1_000},
         # Its scores swing from 26 to 110 between episodes.
-        "arq": ARQ_LOCOMOTION | {"kth": 8, "alpha": 3.0, "policy_alpha": 3.0, "eval_episodes": 30},
+        "arq": ARQ_LOCOMOTION | {"kth": 8, "alpha": 3.0, "actor_alpha": 3.0, "eval_episodes": 30},
         # In 24,000 updates of the critics their values must travel 100 steps back: fast averages.
         # A young critic's policy must stay close to the data: ten times the published eta.
         "bdpo": BDPO_HOPPER
@@ -357,7 +359,7 @@ SMALL: dict[str, dict[str, Row]] = {
             "actor_hidden": (128, 128, 128),
             "critic_hidden": (128, 128),
             "critic_layer_norm": True,
-            "ensemble_size": 4,
+            "critic_ensemble_size": 4,
             "actor_learning_rate": 1e-4,
             "critic_learning_rate": 1e-3,
             "tau": 0.02,
@@ -394,11 +396,11 @@ SLIM: Row = SLIM_ACTOR | {
     "critic_learning_rate": 1e-3,
 }
 SHORT_MORSE: Row = {
-    "morse_hidden": (128, 128, 128),
+    "behavior_hidden": (128, 128, 128),
     "pretrain_steps": 10_000,
-    "pretrain_batch_size": 256,
-    "negatives": 4,
-    "morse_learning_rate": 1e-3,
+    "behavior_batch_size": 256,
+    "negative_samples": 4,
+    "behavior_learning_rate": 1e-3,
 }
 SHORT_RUN: Row = {"train_steps": 50_000, "eval_every": 5_000, "checkpoint_every": 5_000}
 SHORT: dict[str, Row] = {

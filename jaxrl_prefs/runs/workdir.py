@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrl_prefs.errors import WorkdirError
+from jaxrl_prefs.runs import renamed
 
 CONFIG, FORECAST, RESULT, LOCK = "config.json", "forecast.json", "result.json", ".lock"
 METRICS, EVALUATIONS, TIMINGS = "metrics.jsonl", "evaluations.jsonl", "timings.jsonl"
@@ -117,7 +118,7 @@ def adopt(path: Path, config: Mapping[str, Any], compared: Iterable[str]) -> Non
             raise WorkdirError(f"--workdir={path} is not empty and holds no run ({names})")
         write_json(path / CONFIG, config)
         return
-    found, asked = read_json(path / CONFIG), json.loads(json.dumps(config))
+    found, asked = renamed.present(read_json(path / CONFIG)), json.loads(json.dumps(config))
     lines = [
         f"{name}: {there!r} there, {here!r} asked"
         for section in compared

@@ -42,7 +42,7 @@ SETTINGS: dict[str, Any] = {
     "behavior_width": 128,
     "behavior_blocks": 3,
     "behavior_learning_rate": 2e-3,
-    "behavior_steps": 20_000,
+    "pretrain_steps": 20_000,
     "sampler": "few_step",
     "sampler_steps": 24,
     "density": "fixed",
@@ -165,7 +165,7 @@ def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Conso
     workdir.mkdir(parents=True, exist_ok=True)
     devices.prepare()
     found = {name: study(config, centres, seed) for name, centres in TASKS.items()}
-    table = Table(title=f"score model, {config.behavior_steps} steps of {POINTS} points")
+    table = Table(title=f"score model, {config.pretrain_steps} steps of {POINTS} points")
     table.add_column("density")
     for name in ("KL from the exact density, nats", "samples inside the support", "exact samples"):
         table.add_column(name, justify="right")

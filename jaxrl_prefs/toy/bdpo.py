@@ -46,7 +46,7 @@ SIZES: dict[str, Mapping[str, Any]] = {
         "actor_samples": 1,
         "actor_hidden": (64, 64, 64, 64, 64),
         "critic_hidden": (128, 128, 128),
-        "ensemble_size": 1,
+        "critic_ensemble_size": 1,
         "behavior_learning_rate": 2e-3,
         "actor_learning_rate": 1e-3,
         "critic_learning_rate": 2e-3,

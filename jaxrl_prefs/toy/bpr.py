@@ -45,22 +45,22 @@ class Config:
     states: int = 2_048  # pairs (or groups of K) in an update
     steps: int = 4_000  # of the policy
     learning_rate: float = 0.1  # of the policy; falls to 0 by a cosine
-    energy_width: int = 64
-    energy_blocks: int = 2
+    behavior_width: int = 64
+    behavior_blocks: int = 2
     negative_samples: int = 16
-    energy_batch_size: int = 256
-    energy_learning_rate: float = 3e-3
+    behavior_batch_size: int = 256
+    behavior_learning_rate: float = 3e-3
     pretrain_steps: int = 4_000  # of the energy
 
 
 SIZES: dict[str, Mapping[str, Any]] = {
     "cpu": {},
     "paper": {
-        "energy_width": 256,
-        "energy_blocks": 4,
+        "behavior_width": 256,
+        "behavior_blocks": 4,
         "negative_samples": 256,
-        "energy_batch_size": 512,
-        "energy_learning_rate": 5e-4,
+        "behavior_batch_size": 512,
+        "behavior_learning_rate": 5e-4,
         "pretrain_steps": 100_000,
     },
 }
@@ -145,11 +145,11 @@ def fit_table(grid: Grid, config: Config, sampling: str, seed: int) -> np.ndarra
 def energy_config(config: Config) -> ibc.Config:
     """The energy model of a study, as implicit behavioural cloning trains it."""
     return ibc.Config(
-        width=config.energy_width,
-        blocks=config.energy_blocks,
+        behavior_width=config.behavior_width,
+        behavior_blocks=config.behavior_blocks,
         negative_samples=config.negative_samples,
-        batch_size=config.energy_batch_size,
-        learning_rate=config.energy_learning_rate,
+        batch_size=config.behavior_batch_size,
+        behavior_learning_rate=config.behavior_learning_rate,
         train_steps=config.pretrain_steps,
     )
 

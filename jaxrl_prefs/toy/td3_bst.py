@@ -48,9 +48,9 @@ AXIS = np.linspace(-1, 1, 101, dtype=np.float32)  # of the landscape
 
 # Ours: small networks, on a CPU. Other fields are the method's defaults, the kernel scale k/2 too.
 SETTINGS: dict[str, Any] = {
-    "morse_hidden": (64, 64),
-    "morse_learning_rate": 1e-3,
-    "pretrain_batch_size": 256,
+    "behavior_hidden": (64, 64),
+    "behavior_learning_rate": 1e-3,
+    "behavior_batch_size": 256,
     "pretrain_steps": 300,
     "train_steps": 0,
 }

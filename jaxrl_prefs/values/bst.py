@@ -69,7 +69,7 @@ def check(config: Any) -> None:
     """Raises ValueError where the fields that every method with this loss has are out of range."""
     validation.require_choice("weight_gradient", config.weight_gradient, GRADIENTS)
     validation.require_choice("distance", config.distance, OVER)
-    validation.require_positive(config, "batch_size", "pretrain_batch_size", "negatives")
+    validation.require_positive(config, "batch_size", "behavior_batch_size", "negative_samples")
     validation.require_nonnegative(config, "pretrain_steps", "train_steps")
     if not isinstance(config.mu, jax.Array) and not config.mu > 0:
         raise ValueError(f"mu must be above 0, it is {config.mu}")

@@ -22,7 +22,7 @@ SMALL = {
     "behavior_width": 8,
     "behavior_blocks": 1,
     "behavior_batch_size": 8,
-    "behavior_steps": 3,
+    "pretrain_steps": 3,
     "candidates": 3,
     "candidate_batch_size": 16,
     "sampler": "few_step",
@@ -31,10 +31,10 @@ SMALL = {
     "density_nodes": 6,
     "kth": 2,
     "critic_hidden": (8,),
-    "policy_hidden": (8,),
+    "actor_hidden": (8,),
     "batch_size": 8,
-    "critic_steps": 3,
-    "policy_steps": 3,
+    "train_steps": 3,
+    "actor_steps": 3,
 }
 ONE = np.ones(1, np.float32)
 SPEC = Spec(1, 1, 6, -ONE, ONE, 0 * ONE, ONE, 0 * ONE, ONE)
@@ -181,7 +181,7 @@ def test_weights_are_limited():
     cases = {0.0: 1.0, 1.0: np.exp(2.8), np.log(100) / 2.7: 100.0, 50.0: 100.0}
 
     def weights(state):
-        each = [parts_of(policy_alpha=alpha) for alpha in cases]
+        each = [parts_of(actor_alpha=alpha) for alpha in cases]
         key = jax.random.key(0)
         metrics = [arq.update_policy(state, transition(), key, 0, parts=p)[1] for p in each]
         return jnp.stack([m["weight"][0] for m in metrics])
@@ -202,7 +202,7 @@ def trained_policy(parts):
 )
 def test_the_policys_rate_decays_to_nothing(decays, shares):
     """Of constant gradients Adam moves by the rate; the cosine over three updates is by hand."""
-    parts = parts_of(policy_decays=decays, policy_steps=3, policy_learning_rate=0.1)
+    parts = parts_of(actor_decays=decays, actor_steps=3, actor_learning_rate=0.1)
     params = jnp.zeros(())
     state, moves = parts.policy_optimizer.init(params), []
     for _ in range(3):
@@ -223,7 +223,7 @@ def test_layer_normalisation_makes_the_critics_blind_to_scale():
 
 def test_alpha_zero_is_behaviour_cloning():
     """The weighted loss with weights 1 is minus the mean log-likelihood, by hand."""
-    parts = parts_of(policy_alpha=0.0)
+    parts = parts_of(actor_alpha=0.0)
     params = trained_policy(parts).policy.params | {"log_std": jnp.full((1, 1), 9.0)}
     batch = transition()
     found = arq.policy_loss(params, parts=parts, batch=batch, weight=jnp.ones(1))
@@ -310,8 +310,8 @@ def test_only_needed_phases_are_trained():
         ({"trace": "random"}, "trace must be one of"),
         ({"q_target": "max"}, "q_target must be one of"),
         ({"policy": "gmm"}, "policy must be one of"),
-        ({"policy": "residual", "policy_hidden": (8, 9)}, "equal widths"),
-        ({"critics": 0}, "critics must be at least 1"),
+        ({"policy": "residual", "actor_hidden": (8, 9)}, "equal widths"),
+        ({"critic_ensemble_size": 0}, "critic_ensemble_size must be at least 1"),
         ({"alpha": -1.0}, "alpha must not be negative"),
         ({"batches": "all"}, "batches must be one of"),
     ],
@@ -324,7 +324,7 @@ def test_configs_that_no_field_allows(changes, message):
 def test_a_shared_behaviour_is_one_model_and_one_set(tiny: Transition):
     """What each seed has its own is in the contract suite."""
     method = arq.make(
-        small(policies=("implicit",), critic_steps=0, share_behavior=True), Spec.of(tiny)
+        small(policies=("implicit",), train_steps=0, share_behavior=True), Spec.of(tiny)
     )
     mesh = seed_axis.seed_mesh(jax.devices()[:1])
     log_point = list(loop.run(method, tiny, (0, 1), mesh, every=100))[-1]
@@ -363,7 +363,7 @@ def test_stored_densities_do_not_overflow():
 def test_the_published_sampler_and_log_density_run():
     """Corrector with own norms, adaptive steps of each item, random signs, three members."""
     changes = {
-        "behavior_members": 3,
+        "behavior_ensemble_size": 3,
         "sampler": "predictor_corrector",
         "sampler_steps": 3,
         "density": "adaptive",
@@ -385,7 +385,7 @@ def test_the_published_sampler_and_log_density_run():
 
 def test_members_may_differ_in_numbers():
     """Strengths, rates and the threshold are numbers of one program."""
-    names = ("alpha", "policy_alpha", "threshold", "critic_learning_rate", "policy_learning_rate")
+    names = ("alpha", "actor_alpha", "threshold", "critic_learning_rate", "actor_learning_rate")
     varied = sweep.vary(arq.make, small(), SPEC, names)
     first, *others = varied.phases
     assert first.alike and not others[-1].alike

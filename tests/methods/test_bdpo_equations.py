@@ -193,7 +193,12 @@ def test_stratified_levels_have_the_expectation_of_uniform_ones():
 def test_equal_policies_pay_nothing_whatever_eta(tiny):
     """E: with eta = 1e6 the target is still reward + discount * Q, to the last bit."""
     tiny = jax.tree.map(lambda x: x[:16], tiny)
-    small = {"actor_hidden": (8, 8), "critic_hidden": (8,), "ensemble_size": 2, "q_samples": 3}
+    small = {
+        "actor_hidden": (8, 8),
+        "critic_hidden": (8,),
+        "critic_ensemble_size": 2,
+        "q_samples": 3,
+    }
     with jax.enable_x64(False):
         free, strict = (bdpo.build(config(eta=eta, **small), Spec.of(tiny)) for eta in (0.0, 1e6))
         state = filled(partial(bdpo.init, parts=free), tiny)

@@ -257,7 +257,11 @@ def test_the_actor_loss_depends_on_averages_only(tiny):
     """Parameters of critics, behaviour and actor may be anything; the averages may not."""
     tiny = jax.tree.map(lambda x: x[:8], tiny)
     settings = bdpo.Config(
-        actor_hidden=(8,), critic_hidden=(8,), ensemble_size=2, diffusion_steps=2, actor_samples=2
+        actor_hidden=(8,),
+        critic_hidden=(8,),
+        critic_ensemble_size=2,
+        diffusion_steps=2,
+        actor_samples=2,
     )
     with jax.enable_x64(False):
         parts = bdpo.build(settings, Spec.of(tiny))

@@ -28,8 +28,8 @@ SPEC = Spec.of(DATA)
 SMALL = bpr.Config(
     actor_hidden=(8,),
     critic_hidden=(8,),
-    energy_width=8,
-    energy_blocks=1,
+    behavior_width=8,
+    behavior_blocks=1,
     negative_samples=3,
     search_samples=8,
     samples=3,
@@ -93,7 +93,7 @@ def test_the_numbers_of_its_objective_may_differ_between_members():
 def test_defaults_are_the_paper_s_where_it_gives_any():
     config = bpr.Config()
     assert (config.lam, config.samples, config.sampling) == (1, 2, "selfplay")
-    assert (config.ensemble_size, config.omega, config.spread) == (4, 2, "variance")
+    assert (config.critic_ensemble_size, config.omega, config.spread) == (4, 2, "variance")
     behavior, train = bpr.make(config, SPEC).phases
     assert (behavior.name, behavior.steps, behavior.batch_size) == ("behavior", 100_000, 512)
     assert (train.name, train.steps, train.batch_size) == ("train", 1_000_000, 256)

@@ -40,10 +40,10 @@ def test_actions_are_modes_and_never_their_mean():
     action = rng.choice([-0.5, 0.5], (4_000, 1)) + 0.1 * rng.normal(size=(4_000, 1))
     data = batch_of(action.astype(np.float32))
     config = ibc.Config(
-        width=16,
-        blocks=1,
+        behavior_width=16,
+        behavior_blocks=1,
         negative_samples=8,
-        learning_rate=1e-2,
+        behavior_learning_rate=1e-2,
         batch_size=64,
         train_steps=300,
         search_samples=64,

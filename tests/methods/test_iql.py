@@ -18,7 +18,7 @@ from tests.exact import batch_of, compiled, filled
 
 SPEC = Spec(3, 2, 100, -np.ones(2, "f"), np.ones(2, "f"), *[np.zeros(1)] * 4)
 SMALL = {"actor_hidden": (8,), "critic_hidden": (8,), "train_steps": 100}
-TINY_MORSE = {"morse_hidden": (8,), "negatives": 2}
+TINY_MORSE = {"behavior_hidden": (8,), "negative_samples": 2}
 
 
 @pytest.mark.parametrize("method", [iql, iql_bst])
@@ -30,7 +30,7 @@ def test_expectiles_lie_between_zero_and_one(method, expectile):
 
 def test_defaults_are_the_paper_s():
     config = iql.Config()
-    assert (config.expectile, config.temperature, config.largest_weight) == (0.7, 3.0, 100.0)
+    assert (config.expectile, config.temperature, config.max_weight) == (0.7, 3.0, 100.0)
     assert (config.tau, config.batch_size, config.actor_learning_rate) == (0.005, 256, 3e-4)
 
 

@@ -25,7 +25,7 @@ SPEC = Spec(17, 6, 100, -np.ones(6, "f"), np.ones(6, "f"), *[np.zeros(1)] * 4)
         ("weight_gradient", "half", "weight_gradient must be one of full, detached"),
         ("distance", "max", "distance must be one of mean, sum"),
         ("mu", 0.0, "mu must be above 0"),
-        ("negatives", 0, "negatives must be at least 1"),
+        ("negative_samples", 0, "negative_samples must be at least 1"),
         ("actor_interval", 0, "actor_interval must be at least 1"),
         ("noise", -0.1, "noise must not be negative"),
     ],
@@ -64,10 +64,10 @@ def test_networks_have_their_sizes():
 ROWS = 2_000
 MEAN, GOAL = np.array([0.4, -0.3], "f"), np.array([0.6, -0.2], "f")  # 1.5 deviations apart
 SMALL = td3_bst.Config(
-    morse_hidden=(64, 64),
-    morse_learning_rate=2e-3,
-    negatives=4,
-    pretrain_batch_size=128,
+    behavior_hidden=(64, 64),
+    behavior_learning_rate=2e-3,
+    negative_samples=4,
+    behavior_batch_size=128,
     kernel_scale="k",
     actor_hidden=(32, 32),
     critic_hidden=(32, 32),

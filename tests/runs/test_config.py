@@ -83,4 +83,4 @@ def test_a_wrong_choice_is_found_before_any_data_are_loaded(change: dict, messag
 def test_fields_of_run_and_method_alike_are_listed() -> None:
     with pytest.raises(ConfigError) as failure:
         config.check(dataclasses.replace(CHOICE, assignments=("nothing=1",)))
-    assert "ensemble_size" in str(failure.value) and "log_every" in str(failure.value)
+    assert "critic_ensemble_size" in str(failure.value) and "log_every" in str(failure.value)

@@ -42,14 +42,19 @@ Check = Callable[[str, list[Line]], None]
 
 EVERY = {"log_every": 2, "checkpoint_every": 2, "eval_episodes": 2}
 HIDDEN = {"actor_hidden": 8, "critic_hidden": 8, "batch_size": 16}
-MORSE = {"morse_hidden": 8, "negatives": 2, "pretrain_batch_size": 64, "pretrain_steps": 4}
+MORSE = {
+    "behavior_hidden": 8,
+    "negative_samples": 2,
+    "behavior_batch_size": 64,
+    "pretrain_steps": 4,
+}
 SEARCH = {"negative_samples": 8, "search_samples": 4, "search_rounds": 2}
 FIELDS: dict[str, dict[str, Any]] = {
     "bdpo": {
         **HIDDEN,
         **dict.fromkeys(("q_samples", "v_samples", "actor_samples", "candidates"), 2),
         "diffusion_steps": 2,
-        "ensemble_size": 2,
+        "critic_ensemble_size": 2,
         "actor_interval": 2,
         "pretrain_steps": 4,
         "warmup_steps": 2,
@@ -67,18 +72,18 @@ FIELDS: dict[str, dict[str, Any]] = {
         "density_nodes": 6,
         "kth": 2,
         "critic_hidden": 8,
-        "policy_hidden": 8,
+        "actor_hidden": 8,
         "batch_size": 16,
-        **dict.fromkeys(("behavior_steps", "critic_steps", "policy_steps"), 4),
+        **dict.fromkeys(("pretrain_steps", "train_steps", "actor_steps"), 4),
     },
     "td3_bst": {**HIDDEN, **MORSE, "train_steps": 4},
     "iql_bst": {**HIDDEN, **MORSE, "train_steps": 4},
     "bpr": {
         **HIDDEN,
         **SEARCH,
-        "energy_batch_size": 64,
-        "energy_width": 8,
-        "energy_blocks": 1,
+        "behavior_batch_size": 64,
+        "behavior_width": 8,
+        "behavior_blocks": 1,
         "pretrain_steps": 4,
         "train_steps": 4,
     },
@@ -86,7 +91,13 @@ FIELDS: dict[str, dict[str, Any]] = {
     "iql": {**HIDDEN, "train_steps": 4},
     "one_step": {**HIDDEN, "pretrain_steps": 4, "train_steps": 4},
     "bc": {"actor_hidden": 8, "batch_size": 16, "train_steps": 4},
-    "ibc": {**SEARCH, "width": 8, "blocks": 1, "batch_size": 64, "train_steps": 4},
+    "ibc": {
+        **SEARCH,
+        "behavior_width": 8,
+        "behavior_blocks": 1,
+        "batch_size": 64,
+        "train_steps": 4,
+    },
 }
 GRID = {"alpha": "1,10"}  # of td3_bc
 STOP = 6  # updates of td3_bst, whose last phase begins with the fifth

@@ -24,7 +24,7 @@ ARQ = EVERY_STEP | {
     "behavior_width": "8",
     "behavior_blocks": "1",
     "behavior_batch_size": "16",
-    "behavior_steps": "8",
+    "pretrain_steps": "8",
     "share_behavior": "true",
     "candidates": "2",
     "candidate_batch_size": "25",
@@ -34,10 +34,10 @@ ARQ = EVERY_STEP | {
     "density_nodes": "6",
     "kth": "1",
     "critic_hidden": "8",
-    "policy_hidden": "8",
+    "actor_hidden": "8",
     "batch_size": "16",
-    "critic_steps": "8",
-    "policy_steps": "8",
+    "train_steps": "8",
+    "actor_steps": "8",
     "eval_episodes": "1",
 }
 CLOCKED = ("wall_seconds", "updates_per_second")

@@ -62,7 +62,7 @@ def test_bdpo_has_the_papers_settings(dataset: str) -> None:
     run, method = config.resolve(choice(dataset, "bdpo"), dataset, family_of(dataset))
     assert (method.rho, method.eta, method.max_backup) == TABLE_4[dataset]
     maze = dataset.startswith("antmaze")
-    assert method.ensemble_size == (20 if dataset == "hopper-medium-v2" else 10)
+    assert method.critic_ensemble_size == (20 if dataset == "hopper-medium-v2" else 10)
     assert method.critic_layer_norm == maze
     assert method.actor_hidden == 4 * (512 if maze else 256,)
     assert method.behavior_learning_rate == (1e-4 if maze else 3e-4)
@@ -87,12 +87,12 @@ TABLES_A = {
 @pytest.mark.parametrize("dataset", TABLES_A)
 def test_arq_has_the_papers_settings(dataset: str) -> None:
     run, method = config.resolve(choice(dataset, "arq"), dataset, family_of(dataset))
-    names = ("behavior_steps", "behavior_members", "critic_learning_rate", "kth", "alpha")
-    names += ("policy_alpha", "policy")
+    names = ("pretrain_steps", "behavior_ensemble_size", "critic_learning_rate", "kth", "alpha")
+    names += ("actor_alpha", "policy")
     assert tuple(getattr(method, name) for name in names) == TABLES_A[dataset]
-    assert method.policy_steps == (300_000 if "robomimic" in dataset else 1_000_000)
-    assert method.policy_hidden == (4 * (2048,) if "robomimic" in dataset else (256, 256))
-    assert (method.candidates, method.threshold, method.critic_steps) == (30, -5, 1_000_000)
+    assert method.actor_steps == (300_000 if "robomimic" in dataset else 1_000_000)
+    assert method.actor_hidden == (4 * (2048,) if "robomimic" in dataset else (256, 256))
+    assert (method.candidates, method.threshold, method.train_steps) == (30, -5, 1_000_000)
     assert (method.sampler, method.sampler_steps) == ("predictor_corrector", 500)
     assert run.gamma == 0.99
     locomotion, sparse = "walker2d" in dataset, "antmaze" in dataset or "robomimic" in dataset

@@ -25,12 +25,14 @@ LOOPBACK = socket.inet_ntoa(socket.INADDR_LOOPBACK.to_bytes(4, "big"))
 OFTEN = {"log_every": "10", "checkpoint_every": "10", "eval_every": "50"}
 FIELDS = {  # a hundred updates of each; of ARQ behaviour and candidates alone
     "arq": OFTEN
-    | {"share_behavior": "true", "behavior_width": "8", "behavior_steps": "20"}
+    | {"share_behavior": "true", "behavior_width": "8", "pretrain_steps": "20"}
     | {"candidates": "3", "candidate_batch_size": "5", "sampler": "few_step", "sampler_steps": "4"}
     | {"density": "fixed", "density_nodes": "6", "kth": "1", "critic_hidden": "8"}
-    | {"policy_hidden": "8", "batch_size": "16", "critic_steps": "0", "policy_steps": "0"}
+    | {"actor_hidden": "8", "batch_size": "16", "train_steps": "0", "actor_steps": "0"}
     | {"policies": "explicit,behavior", "eval_episodes": "1"},
-    "td3_bst": SHORT | OFTEN | {"morse_hidden": "8", "pretrain_steps": "30", "train_steps": "70"},
+    "td3_bst": SHORT
+    | OFTEN
+    | {"behavior_hidden": "8", "pretrain_steps": "30", "train_steps": "70"},
 }
 SLURM_PORTS = range(2**16 - 2**12, 2**16)  # where JAX puts the coordinator of a Slurm job
 LOST = 110  # seconds in which the others must notice, HASTY's heartbeat included

@@ -43,12 +43,12 @@ def test_a_run_prints_and_draws(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr(arq, "JUDGED", 40)
     monkeypatch.setattr(arq, "SHOWN", 20)
     monkeypatch.setattr(arq, "TASKS", {"stairs": arq.stairs})
-    fields = ("behavior_steps=3", "behavior_width=8", "behavior_blocks=1", "density_nodes=6")
+    fields = ("pretrain_steps=3", "behavior_width=8", "behavior_blocks=1", "density_nodes=6")
     tiny = [f"--set={text}" for text in fields]
     assert command.main(["toy", "--algo=arq", f"--workdir={tmp_path}", *tiny]) == 0
     assert "stairs" in capsys.readouterr().out
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["config"]["behavior_steps"] == 3
+    assert results["config"]["pretrain_steps"] == 3
     numbers = results["tasks"]["stairs"]
     assert numbers["kl"] > 0.5 and 0.99 < numbers["inside_exact"] <= 1
     assert (tmp_path / "densities.png").read_bytes()[:4] == b"\x89PNG"

@@ -19,9 +19,9 @@ TINY = [
         "cells=12",
         "states=64",
         "steps=20",
-        "energy_width=8",
-        "energy_blocks=1",
-        "energy_batch_size=32",
+        "behavior_width=8",
+        "behavior_blocks=1",
+        "behavior_batch_size=32",
         "pretrain_steps=4",
     )
 ]
@@ -32,7 +32,7 @@ def test_flags_reach_the_study():
     assert isinstance(setting.config, bpr.Config)
     assert (setting.config.eta, setting.config.lam, setting.config.samples) == (0.1, 2, 2)
     paper = command.parse(["toy", "--algo=bpr", "--size=paper"]).setting.config
-    assert (paper.energy_width, paper.energy_blocks, paper.negative_samples) == (256, 4, 256)
+    assert (paper.behavior_width, paper.behavior_blocks, paper.negative_samples) == (256, 4, 256)
 
 
 @pytest.mark.parametrize("text", ["samples=1", "cells=1", "lam=0"])

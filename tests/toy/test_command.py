@@ -45,7 +45,7 @@ def test_sizes_hold_what_they_promise():
         "diffusion_steps": 50,
         "actor_hidden": (256,) * 4,
         "critic_hidden": (256,) * 3,
-        "ensemble_size": 10,
+        "critic_ensemble_size": 10,
         "batch_size": 512,
         "pretrain_steps": 100_000,
         "train_steps": 100_000,

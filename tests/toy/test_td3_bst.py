@@ -64,7 +64,9 @@ def test_help_lists_the_study_s_own_fields(capsys):
 def test_a_run_prints_and_draws(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr(td3_bst, "STEPS", 80)
     monkeypatch.setattr(td3_bst, "STARTS", 3)
-    tiny = [f"--set={text}" for text in ("pretrain_steps=5", "morse_hidden=8", "negatives=2")]
+    tiny = [
+        f"--set={text}" for text in ("pretrain_steps=5", "behavior_hidden=8", "negative_samples=2")
+    ]
     assert command.main(["toy", "--algo=td3_bst", f"--workdir={tmp_path}", *tiny]) == 0
     told = capsys.readouterr().out
     assert "certainty after 5 updates: centres" in told and "BC, no value" in told

@@ -66,7 +66,7 @@ def test_a_member_with_its_settings_is_the_plain_method_with_them(data: Transiti
 
 def test_bdpo_can_vary_the_strengths_of_its_objective(data: Transition) -> None:
     """The behaviour model reads none of them but the rate of its average."""
-    config = bdpo.Config(actor_hidden=(8,), critic_hidden=(8,), ensemble_size=2)
+    config = bdpo.Config(actor_hidden=(8,), critic_hidden=(8,), critic_ensemble_size=2)
     for names, alike in ((("eta", "rho", "actor_learning_rate"), True), (("tau",), False)):
         phases = sweep.vary(bdpo.make, config, Spec.of(data), names).phases
         assert [bool(phase.alike) for phase in phases] == [alike, False, False]

@@ -1,0 +1,64 @@
+"""Fields of the methods' configs under the names that folders of earlier releases hold.
+
+A folder with an earlier name is read as if it held the present one. On a command line an earlier
+name is refused, with the present one named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_MORSE = {
+    "morse_hidden": "behavior_hidden",
+    "morse_learning_rate": "behavior_learning_rate",
+    "pretrain_batch_size": "behavior_batch_size",
+    "negatives": "negative_samples",
+}
+RENAMED: dict[str, dict[str, str]] = {  # method -> {earlier name: present name}
+    "bdpo": {"ensemble_size": "critic_ensemble_size"},
+    "arq": {
+        "behavior_members": "behavior_ensemble_size",
+        "behavior_steps": "pretrain_steps",
+        "critics": "critic_ensemble_size",
+        "critic_steps": "train_steps",
+        "policy_hidden": "actor_hidden",
+        "policy_learning_rate": "actor_learning_rate",
+        "policy_decays": "actor_decays",
+        "policy_steps": "actor_steps",
+        "policy_alpha": "actor_alpha",
+        "weight_limit": "max_weight",
+    },
+    "td3_bst": _MORSE,
+    "iql_bst": _MORSE,
+    "bpr": {
+        "ensemble_size": "critic_ensemble_size",
+        "energy_width": "behavior_width",
+        "energy_blocks": "behavior_blocks",
+        "energy_learning_rate": "behavior_learning_rate",
+        "energy_batch_size": "behavior_batch_size",
+    },
+    "iql": {"largest_weight": "max_weight"},
+    "one_step": {"largest_weight": "max_weight"},
+    "ibc": {
+        "width": "behavior_width",
+        "blocks": "behavior_blocks",
+        "learning_rate": "behavior_learning_rate",
+    },
+}
+
+
+def present(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a config.json with the present names of its method's fields.
+
+    Sections that are missing or no mappings are left as they are.
+    """
+    run = about.get("run")
+    algo = run.get("algo") if isinstance(run, Mapping) else None
+    names = RENAMED.get(algo, {}) if isinstance(algo, str) else {}
+    found = dict(about)
+    for section in ("method", "sweep"):
+        fields = about.get(section)
+        if isinstance(fields, Mapping):
+            found[section] = {names.get(name, name): value for name, value in fields.items()}
+    return found
