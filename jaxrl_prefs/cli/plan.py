@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxrl_prefs.cli import commandline
-from jaxrl_prefs.cli.flops import matmul_flops
+from jaxrl_prefs.cli.flops import update_flops
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import config
@@ -119,9 +119,7 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
             data,
             {name: x if x.shape[0] == len(data.reward) else x[0] for name, x in columns.items()},
         )
-        step = jax.ShapeDtypeStruct((), "int32")
-        key, share = jax.random.key(0), 1 / phase.period
-        flops = matmul_flops(phase.update, one, batch, key, step, share=share)
+        flops, _ = update_flops(phase.update, one, batch, jax.random.key(0))
         stretches.append(
             Stretch(
                 phase.name,

@@ -41,7 +41,7 @@ import optax
 
 from jaxrl_prefs import learner, validation
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.method import Method, Phase, Policy, Update
+from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops.shapes import uniform_in
 from jaxrl_prefs.policies import deterministic
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Spec, Transition

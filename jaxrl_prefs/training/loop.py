@@ -27,10 +27,9 @@ from jaxrl_prefs.training.program import (
     Chunk,
     Report,
     SeedPlacement,
-    alone,
     compile_chunk,
-    share,
 )
+from jaxrl_prefs.training.sharing import first_member, share_fields
 from jaxrl_prefs.types import Key, Transition
 
 Columns = dict[str, np.ndarray]  # on the host: [N, ...] shared, or [S, N, ...]
@@ -147,7 +146,11 @@ def begin(method: Method, data: Transition, placement: SeedPlacement) -> State:
 
     state = members(seed_keys(placement.seeds))
     fields = sorted({field for phase in method.phases for field in phase.shared})
-    return share(state, members(shared_key()[None]), fields, placement.mesh) if fields else state
+    return (
+        share_fields(state, members(shared_key()[None]), fields, placement.mesh)
+        if fields
+        else state
+    )
 
 
 def enter(method: Method, index: int, state: State, placement: SeedPlacement) -> State:
@@ -163,7 +166,9 @@ def enter(method: Method, index: int, state: State, placement: SeedPlacement) ->
     keys = seed_axis.pad(phase_keys(keys, index)[0], placement.mesh)
     if not phase.shared:
         return entered(state, keys)
-    return share(state, entered(alone(state, placement.mesh), keys), phase.shared, placement.mesh)
+    return share_fields(
+        state, entered(first_member(state, placement.mesh), keys), phase.shared, placement.mesh
+    )
 
 
 def _enter_idle(method: Method, index: int, state: State, placement: SeedPlacement) -> State:

@@ -24,7 +24,9 @@ from jax.sharding import Mesh
 from jaxrl_prefs.keys import phase_keys, seed_keys, shared_key
 from jaxrl_prefs.method import Method, Phase, Sampler, State, sequential
 from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.training import sharing
 from jaxrl_prefs.training.host_stream import Block, HostPrefetcher
+from jaxrl_prefs.training.sweep import SweptUpdate
 from jaxrl_prefs.types import Array, Key, Metrics, Transition
 
 COLUMN_BYTES = 2**26  # room on the device for what one call fills, per seed
@@ -62,57 +64,6 @@ def _with_columns(gathered: Transition, rows: Array, columns: Mapping[str, Array
 
 def _gather(leaf: Array, rows: Array) -> Array:
     return jnp.take(leaf, rows, axis=0, mode="clip")
-
-
-# --- The fields that seeds share ------------------------------------------------------------------
-
-
-def alone(state: State, mesh: Mesh) -> State:
-    """Copies the first member to every device of `mesh`, [D, ...]: it stands for all in a phase
-    that they share."""
-    return seed_axis.pad(jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[:1], state), mesh)
-
-
-def share(state: State, member: State, fields: Sequence[str], mesh: Mesh) -> State:
-    """Hands `fields` of the one `member` [D, ...] to all members of `state` [P, ...]."""
-    members = jax.tree.leaves(state)[0].shape[0]
-
-    def spread(leaf: Array) -> np.ndarray:
-        first = np.asarray(leaf.addressable_data(0))[0]
-        return np.broadcast_to(first, (members, *first.shape))
-
-    for path in fields:
-        part = functools.reduce(getattr, path.split("."), member)
-        state = _replaced(state, path, seed_axis.pad(jax.tree.map(spread, part), mesh))
-    return state
-
-
-def _replaced(state: State, path: str, value: Any) -> State:
-    """A state whose field `path` (`a`, or `a.b` for a state within it) is `value`."""
-    name, _, rest = path.partition(".")
-    new = {name: _replaced(getattr(state, name), rest, value) if rest else value}
-    is_tuple = isinstance(state, tuple)
-    return state._replace(**new) if is_tuple else dataclasses.replace(state, **new)
-
-
-# --- Members that are alike -----------------------------------------------------------------------
-
-
-def representatives(seeds: Sequence[int], devices: int) -> tuple[int, ...]:
-    """For every member the one of its seed that is trained in a phase that leaves them alike.
-
-    Each seed's is on the device that has the fewest yet; devices have equal numbers of members.
-
-    >>> representatives((0, 1, 0, 1), devices=2)
-    (0, 3, 0, 3)
-    """
-    each_has = -(-len(seeds) // devices)
-    busy, chosen = [0] * devices, dict[int, int]()
-    for seed in dict.fromkeys(seeds):
-        places = [place for place, other in enumerate(seeds) if other == seed]
-        chosen[seed] = min(places, key=lambda place: busy[place // each_has])
-        busy[chosen[seed] // each_has] += 1
-    return tuple(chosen[seed] for seed in seeds)
 
 
 # --- The program of one member --------------------------------------------------------------------
@@ -228,12 +179,8 @@ class Chunk(NamedTuple):
     compiled: Any
     longest: int  # steps that one call can take
     constants: tuple  # keys (for rows, for updates) [P], data, own columns, common columns
-    prefetcher: HostPrefetcher | None = (
-        None  # of the blocks that stand in place of data that stay on the host
-    )
-    representative: tuple[
-        int, ...
-    ] = ()  # for every member, who runs for it; () where each runs itself
+    prefetcher: HostPrefetcher | None = None  # sends blocks of data that stay on the host
+    representatives: tuple[int, ...] = ()  # per member, its representative; () if all run
 
     def __call__(self, state: State, first: int, stop: int) -> tuple[State, Report]:
         """Runs updates first ... stop - 1 of the phase on `state` [P, ...], which is used up.
@@ -242,22 +189,21 @@ class Chunk(NamedTuple):
         """
         after, report = self.compiled(*self.arguments(state, first, stop))
         if self.phase.shared:
-            after = share(state, after, self.phase.shared, self.placement.mesh)
-        if self.representative:
-            for path in self.phase.alike:
-                part = self._stood_for(functools.reduce(getattr, path.split("."), after))
-                after = _replaced(after, path, seed_axis.pad(part, self.placement.mesh))
-            report = self._stood_for(report)
+            after = sharing.share_fields(state, after, self.phase.shared, self.placement.mesh)
+        if self.representatives:
+            inner = seed_axis.pad(self._from_representative(after.inner), self.placement.mesh)
+            after = dataclasses.replace(after, inner=inner)
+            report = self._from_representative(report)
         return after, report
 
-    def _stood_for(self, tree: Any) -> Any:
-        """Gives every member [S, ...] what its stand-in has, on the host."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[list(self.representative)], tree)
+    def _from_representative(self, tree: Any) -> Any:
+        """Gives every member [S, ...] what its representative has, on the host."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[list(self.representatives)], tree)
 
     def arguments(self, state: State, first: int, stop: int) -> tuple:
         """Puts the program's arguments in order."""
         keys, data, own, common = self.constants
-        state = alone(state, self.members.mesh) if self.phase.shared else state
+        state = sharing.first_member(state, self.members.mesh) if self.phase.shared else state
         bounds = self._bounds(first, stop)
         data = self.prefetcher.block(first, bounds[0]) if self.prefetcher else data
         return state, keys, self._placed(bounds), data, own, common
@@ -283,8 +229,8 @@ class Chunk(NamedTuple):
         if self.phase.shared:
             return first + place, np.full_like(place, stop)
         live = place < len(self.members.seeds)
-        if self.representative:
-            live &= np.isin(place, self.representative)
+        if self.representatives:
+            live &= np.isin(place, self.representatives)
         return np.full_like(place, first), np.where(live, stop, first).astype(np.int32)
 
     def _placed(self, bounds: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -341,7 +287,7 @@ def build_chunk(
         keys, mapping = shared_key()[None], "loop"
         if phase.columns:
             stride = mesh.devices.size
-        else:  # each process for itself, all alike
+        else:  # every process does the same
             mesh = seed_axis.seed_mesh([seed_axis.here(mesh).devices.flat[0]])
     own, common = _place_columns(method.phases[:index], columns or {}, mesh)
     # The room for columns does not depend on how the steps are cut, else the program would.
@@ -384,16 +330,19 @@ def build_chunk(
             common,
         ),
         prefetcher=prefetcher,
-        representative=_standing(phase, placement, mapping),
+        representatives=_representatives(phase, placement, mapping),
     )
 
 
-def _standing(phase: Phase, placement: SeedPlacement, mapping: str) -> tuple[int, ...]:
-    """Nobody stands for others where members run side by side: it would save no time."""
-    found = representatives(placement.seeds, placement.mesh.devices.size)
+def _representatives(phase: Phase, placement: SeedPlacement, mapping: str) -> tuple[int, ...]:
+    """Who is trained for whom; () where every member runs by itself.
+
+    Under vmap every member runs by itself: one representative per seed would save no time.
+    """
+    found = sharing.representatives(placement.seeds, placement.mesh.devices.size)
     apart = phase.shared or mapping == "vmap" or jax.process_count() > 1
-    needed = phase.alike and not apart and len(set(found)) < len(found)
-    return found if needed else ()
+    identical = isinstance(phase.update, SweptUpdate) and phase.update.identical
+    return found if identical and not apart and len(set(found)) < len(found) else ()
 
 
 def _longest(phase: Phase, slots: int, stride: int, prefetcher: HostPrefetcher | None) -> int:
