@@ -32,8 +32,7 @@ from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import devices, seed_axis
 from jaxrl_prefs.runs import overrides
-from jaxrl_prefs.training import loop
-from jaxrl_prefs.training import program as chunk
+from jaxrl_prefs.training import chunk, loop
 from jaxrl_prefs.types import Spec, Transition
 
 FLAGS = flags.FLAGS

@@ -93,8 +93,8 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
     from jaxrl_prefs.parallel import seed_axis
     from jaxrl_prefs.runs import estimate, memory, prepare
     from jaxrl_prefs.runs.load import abstract_state
-    from jaxrl_prefs.training import loop
-    from jaxrl_prefs.training import program as chunk
+    from jaxrl_prefs.training import chunk, loop
+    from jaxrl_prefs.training import program as member_program
 
     with tempfile.TemporaryDirectory() as folder:
         job, _ = prepare.prepare(choice, Path(folder))
@@ -114,7 +114,7 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
         columns = estimate.empty_columns(method, index, 1, len(data.reward))
         program = chunk.compile_chunk(method, index, data, placement, state=state, columns=columns)
         batch = jax.eval_shape(
-            lambda rows, data, columns: chunk.take(data, rows, columns),
+            lambda rows, data, columns: member_program.take(data, rows, columns),
             jax.ShapeDtypeStruct((phase.batch_size,), "int32"),
             data,
             {name: x if x.shape[0] == len(data.reward) else x[0] for name, x in columns.items()},

@@ -23,12 +23,8 @@ from jaxrl_prefs.errors import NonFiniteError
 from jaxrl_prefs.keys import init_keys, phase_keys, seed_keys, shared_key
 from jaxrl_prefs.method import Method, Phase, State, identity
 from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.training.program import (
-    Chunk,
-    Report,
-    SeedPlacement,
-    compile_chunk,
-)
+from jaxrl_prefs.training.chunk import Chunk, SeedPlacement, compile_chunk
+from jaxrl_prefs.training.program import Report
 from jaxrl_prefs.training.sharing import first_member, share_fields
 from jaxrl_prefs.types import Key, Transition
 

@@ -16,7 +16,7 @@ import pytest
 from jaxrl_prefs.method import Method, Phase, sequential
 from jaxrl_prefs.methods import bdpo
 from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.training import loop, program, sweep
+from jaxrl_prefs.training import chunk, loop, sweep
 from jaxrl_prefs.types import Spec, Transition
 from tests import probes
 
@@ -38,7 +38,7 @@ def end(method: Any, data: Transition, seeds: tuple[int, ...], **more: Any) -> A
 
 
 def begin(method: Any, data: Transition, seeds: tuple[int, ...]) -> Any:
-    placement = program.SeedPlacement(seeds, seed_axis.seed_mesh(jax.devices()[:2]))
+    placement = chunk.SeedPlacement(seeds, seed_axis.seed_mesh(jax.devices()[:2]))
     return seed_axis.trim(loop.begin(method, data, placement), len(seeds))
 
 
