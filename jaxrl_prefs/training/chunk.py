@@ -24,7 +24,7 @@ from jaxrl_prefs.training import program, sharing
 from jaxrl_prefs.training.host_stream import HostPrefetcher
 from jaxrl_prefs.training.program import Report
 from jaxrl_prefs.training.sweep import SweptUpdate
-from jaxrl_prefs.types import Array, Transition
+from jaxrl_prefs.types import Array, Key, Transition
 
 COLUMN_BYTES = 2**26  # room on the device for what one call fills, per seed
 
