@@ -72,7 +72,7 @@ def test_negative_strengths_are_refused(field):
 
 def test_lam_must_be_positive():
     with pytest.raises(ValueError, match="lam must be above 0"):
-        bpr.make(bpr.Config(lam=0), SPEC)
+        bpr.make(bpr.Config(lam=0.0), SPEC)
 
 
 @pytest.mark.parametrize("behavior", ["tilted", "gaussian"])
