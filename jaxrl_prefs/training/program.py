@@ -42,7 +42,7 @@ class Report(NamedTuple):
     """What a chunk returns besides the state, per member [P]."""
 
     names: dict[str, None]  # of the M metrics, sorted; as a dict's keys they pass through jit
-    totals: Array  # [P, M, 2], sums and counts over the chunk
+    totals: Array  # [P, M, 2], sums and counts, on top of those that the chunk was given
     bad_step: Array  # the first step with a metric that is not finite, or -1
     bad_metric: Array  # its place in `names`
     bad_state: Array  # whether the state holds a NaN or an infinity at the end
@@ -132,11 +132,14 @@ class _Recipe(NamedTuple):
 
 @functools.lru_cache(seed_axis.PROGRAMS)
 def _member_program(recipe: _Recipe) -> Callable[..., Any]:
-    """Builds `(state, keys, (first, stop), data, own, common) -> (state, Report)` for one member.
+    """Builds `(state, keys, (first, stop), data, own, common, totals) -> (state, Report)` for one
+    member.
 
     Steps first, first + stride, ... below stop are run. Where they are the same for all members
     they are not batched, so that `lax.cond` on a step stays a branch. Columns have room for `slots`
-    batches. `data` is the dataset, or a Block with the batch of every step.
+    batches. `data` is the dataset, or a Block with the batch of every step. `totals` [M, 2] are the
+    sums and counts of earlier calls, to which this one adds step by step: so they come out the same
+    however steps are divided into calls. None starts at 0.
     """
     # Under jit the update is traced once, though both eval_shape and the loop call it. A filling
     # update is left bare, so that an unchanged state can be recognised.
@@ -164,7 +167,15 @@ def _member_program(recipe: _Recipe) -> Callable[..., Any]:
             raise ValueError(f"phase {recipe.name!r} fills columns: its state must stay as it is")
         return after, metrics, filled
 
-    def program(state: State, keys: Any, bounds: Any, data: Any, own: dict, common: dict) -> tuple:
+    def program(
+        state: State,
+        keys: Any,
+        bounds: Any,
+        data: Any,
+        own: dict,
+        common: dict,
+        totals: Array | None,
+    ) -> tuple:
         first, stop = bounds
         columns = {**own, **common}
 
@@ -178,7 +189,7 @@ def _member_program(recipe: _Recipe) -> Callable[..., Any]:
         _, metrics, filled = jax.eval_shape(advance, state, keys, data, columns, first, first)
         report = Report(
             names=dict.fromkeys(sorted(metrics)),
-            totals=jnp.zeros((len(metrics), 2)),
+            totals=jnp.zeros((len(metrics), 2)) if totals is None else totals,
             bad_step=jnp.int32(-1),
             bad_metric=jnp.int32(-1),
             bad_state=jnp.bool_(False),
@@ -214,6 +225,9 @@ def _broken(state: State) -> Array:
     return jnp.logical_not(jnp.isfinite(jnp.concatenate([jnp.zeros(1), *floats])).all())
 
 
+Totals = Mapping[str, np.ndarray | None]  # by metric, sums and counts [P, 2]; None: 0
+
+
 # --- The program of the ensemble ------------------------------------------------------------------
 
 
@@ -234,13 +248,21 @@ class Chunk(NamedTuple):
     representative: tuple[
         int, ...
     ] = ()  # for every member, who runs for it; () where each runs itself
+    metrics: tuple[str, ...] | None = None  # their names, sorted, once `compile_chunk` knows them
 
-    def __call__(self, state: State, first: int, stop: int) -> tuple[State, Report]:
+    @property
+    def stride(self) -> int:
+        """Steps between two of one device: devices that fill shared columns take turns."""
+        return self.members.mesh.devices.size if self.phase.shared and self.phase.columns else 1
+
+    def __call__(
+        self, state: State, first: int, stop: int, totals: Totals | None = None
+    ) -> tuple[State, Report]:
         """Runs updates first ... stop - 1 of the phase on `state` [P, ...], which is used up.
 
-        There are at most `longest` of them.
+        There are at most `longest` of them. `totals` are those of an earlier report.
         """
-        after, report = self.compiled(*self.arguments(state, first, stop))
+        after, report = self.compiled(*self.arguments(state, first, stop, totals))
         if self.phase.shared:
             after = share(state, after, self.phase.shared, self.placement.mesh)
         if self.representative:
@@ -254,13 +276,38 @@ class Chunk(NamedTuple):
         """Gives every member [S, ...] what its stand-in has, on the host."""
         return jax.tree.map(lambda leaf: np.asarray(leaf)[list(self.representative)], tree)
 
-    def arguments(self, state: State, first: int, stop: int) -> tuple:
+    def names(self, state: State) -> tuple[str, ...]:
+        """The metrics of the phase, sorted, for a state [P, ...] such as `__call__` takes."""
+        if self.metrics is not None:
+            return self.metrics
+        *arguments, _ = self.arguments(state, 0, 1, {})
+        return tuple(jax.eval_shape(self.function, *arguments, None)[1].names)
+
+    def arguments(self, state: State, first: int, stop: int, totals: Totals | None = None) -> tuple:
         """Puts the program's arguments in order."""
+        totals = dict.fromkeys(self.names(state)) if totals is None else totals
         keys, data, own, common = self.constants
         state = alone(state, self.members.mesh) if self.phase.shared else state
         bounds = self._bounds(first, stop)
         data = self.prefetcher.block(first, bounds[0]) if self.prefetcher else data
-        return state, keys, self._placed(bounds), data, own, common
+        return state, keys, self._placed(bounds), data, own, common, self._stacked(totals)
+
+    def _stacked(self, totals: Totals) -> Array:
+        """The totals of all metrics [P, M, 2]; those of members that go on elsewhere start anew.
+
+        A phase that seeds share has a sum for each device that had a part. On another number of
+        devices the first one takes them all.
+        """
+        members = self.constants[0][0].shape[0]
+        found = np.zeros((members, len(totals), 2), np.float32)
+        for place, total in enumerate(totals.values()):
+            if total is None:
+                continue
+            if self.phase.shared and len(total) != members:
+                found[0, place] = total.sum(0)
+            else:
+                found[: len(total), place] = total
+        return seed_axis.pad(found, self.members.mesh)
 
     def prepare(self, first: int) -> None:
         """Gathers what a call from step `first` on will need, where data stay on the host.
@@ -315,6 +362,7 @@ def compile_chunk(
     column that an earlier phase should have filled is missing.
     """
     chunk = build_chunk(method, index, data, placement, columns, stream)
+    chunk = chunk._replace(metrics=chunk.names(state))
     lowered = chunk.function.lower(*chunk.arguments(state, 0, 1))
     return chunk._replace(compiled=lowered.compile())
 
@@ -366,7 +414,7 @@ def build_chunk(
     function = seed_axis.over_seeds(
         _member_program(recipe),
         mesh,
-        (0, 0, 0 if mapping == "loop" else None, 0 if prefetcher else None, 0, None),
+        (0, 0, 0 if mapping == "loop" else None, 0 if prefetcher else None, 0, None, 0),
         mapping=mapping,
         donate=(0,),
     )

@@ -76,7 +76,7 @@ def test_the_data_stay_on_the_host(data: Transition) -> None:
     assert block.rows.shape == (6, 3, size)  # five seeds padded to six, three steps
     rows = np.asarray(block.rows)
     np.testing.assert_array_equal(np.asarray(block.batches.observation), data.observation[rows])
-    drawn = method.phases[0].rows(built.constants[0][0][2], np.int32(2), 90, size)
+    drawn = method.phases[0].sampler(built.constants[0][0][2], np.int32(2), 90, size)
     np.testing.assert_array_equal(rows[2, 2], np.asarray(drawn))
 
 
