@@ -93,6 +93,17 @@ def run_on_leader(function: Callable[[], Value]) -> Value:
     return result
 
 
+def largest(*values: float) -> tuple[float, ...]:
+    """The largest of each value over all processes, which must come here in the same order."""
+    if jax.process_count() == 1:
+        return values
+    from jax.experimental import multihost_utils
+
+    barrier()
+    gathered = np.asarray(multihost_utils.process_allgather(np.float32(values)))
+    return tuple(gathered.reshape(-1, len(values)).max(0).tolist())
+
+
 def _pickled(outcome: tuple[bool, Any]) -> bytes:
     try:
         return pickle.dumps(outcome)

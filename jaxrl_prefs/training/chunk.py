@@ -37,6 +37,9 @@ class SeedPlacement(NamedTuple):
     mapping: str = "auto"
 
 
+Totals = Mapping[str, np.ndarray | None]  # by metric, sums and counts [P, 2]; None: 0
+
+
 class Chunk(NamedTuple):
     """One phase's program. `compiled` is what runs (its HLO text, cost and memory analysis too);
     `function` is the jitted function behind it, to lower elsewhere with `arguments`."""
@@ -50,13 +53,21 @@ class Chunk(NamedTuple):
     constants: tuple  # keys (for rows, for updates) [P], data, own columns, common columns
     prefetcher: HostPrefetcher | None = None  # sends blocks of data that stay on the host
     representatives: tuple[int, ...] = ()  # per member, its representative; () if all run
+    metrics: tuple[str, ...] | None = None  # their names, sorted, once `compile_chunk` knows them
 
-    def __call__(self, state: State, first: int, stop: int) -> tuple[State, Report]:
+    @property
+    def stride(self) -> int:
+        """Steps between two of one device: devices that fill shared columns take turns."""
+        return self.members.mesh.devices.size if self.phase.shared and self.phase.columns else 1
+
+    def __call__(
+        self, state: State, first: int, stop: int, totals: Totals | None = None
+    ) -> tuple[State, Report]:
         """Runs updates first ... stop - 1 of the phase on `state` [P, ...], which is used up.
 
-        There are at most `longest` of them.
+        There are at most `longest` of them. `totals` are those of an earlier report.
         """
-        after, report = self.compiled(*self.arguments(state, first, stop))
+        after, report = self.compiled(*self.arguments(state, first, stop, totals))
         if self.phase.shared:
             after = sharing.share_fields(state, after, self.phase.shared, self.placement.mesh)
         if self.representatives:
@@ -69,13 +80,38 @@ class Chunk(NamedTuple):
         """Gives every member [S, ...] what its representative has, on the host."""
         return jax.tree.map(lambda leaf: np.asarray(leaf)[list(self.representatives)], tree)
 
-    def arguments(self, state: State, first: int, stop: int) -> tuple:
+    def names(self, state: State) -> tuple[str, ...]:
+        """The metrics of the phase, sorted, for a state [P, ...] such as `__call__` takes."""
+        if self.metrics is not None:
+            return self.metrics
+        *arguments, _ = self.arguments(state, 0, 1, {})
+        return tuple(jax.eval_shape(self.function, *arguments, None)[1].names)
+
+    def arguments(self, state: State, first: int, stop: int, totals: Totals | None = None) -> tuple:
         """Puts the program's arguments in order."""
+        totals = dict.fromkeys(self.names(state)) if totals is None else totals
         keys, data, own, common = self.constants
         state = sharing.first_member(state, self.members.mesh) if self.phase.shared else state
         bounds = self._bounds(first, stop)
         data = self.prefetcher.block(first, bounds[0]) if self.prefetcher else data
-        return state, keys, self._placed(bounds), data, own, common
+        return state, keys, self._placed(bounds), data, own, common, self._stacked(totals)
+
+    def _stacked(self, totals: Totals) -> Any:
+        """The totals of all metrics [P, M, 2]; those of members that continue elsewhere start at 0.
+
+        A phase that seeds share has a sum for each device that had a part. On another number of
+        devices the first one takes them all.
+        """
+        members = self.constants[0][0].shape[0]
+        found = np.zeros((members, len(totals), 2), np.float32)
+        for place, total in enumerate(totals.values()):
+            if total is None:
+                continue
+            if self.phase.shared and len(total) != members:
+                found[0, place] = total.sum(0)
+            else:
+                found[: len(total), place] = total
+        return seed_axis.pad(found, self.members.mesh)
 
     def prepare(self, first: int) -> None:
         """Gathers what a call from step `first` on will need, where data stay on the host.
@@ -130,6 +166,7 @@ def compile_chunk(
     column that an earlier phase should have filled is missing.
     """
     chunk = build_chunk(method, index, data, placement, columns, stream)
+    chunk = chunk._replace(metrics=chunk.names(state))
     lowered = chunk.function.lower(*chunk.arguments(state, 0, 1))
     return chunk._replace(compiled=lowered.compile())
 
@@ -167,7 +204,7 @@ def build_chunk(
     function = seed_axis.over_seeds(
         program.member_program(recipe),
         members.mesh,
-        (0, 0, bounds_axis, 0 if prefetcher else None, 0, None),
+        (0, 0, bounds_axis, 0 if prefetcher else None, 0, None, 0),
         mapping=members.mapping,
         donate=(0,),
     )

@@ -23,7 +23,7 @@ class Report(NamedTuple):
     """What a chunk returns besides the state, per member [P]."""
 
     names: dict[str, None]  # of the M metrics, sorted; as a dict's keys they pass through jit
-    totals: Array  # [P, M, 2], sums and counts over the chunk
+    totals: Array  # [P, M, 2], sums and counts, on top of those that the chunk was given
     bad_step: Array  # the first step with a metric that is not finite, or -1
     bad_metric: Array  # its place in `names`
     bad_state: Array  # whether the state holds a NaN or an infinity at the end
@@ -59,11 +59,14 @@ class Recipe(NamedTuple):
 
 @functools.lru_cache(seed_axis.PROGRAMS)
 def member_program(recipe: Recipe) -> Callable[..., Any]:
-    """Builds `(state, keys, (first, stop), data, own, common) -> (state, Report)` for one member.
+    """Builds `(state, keys, (first, stop), data, own, common, totals) -> (state, Report)` for one
+    member.
 
     Steps first, first + stride, ... below stop are run. Where they are the same for all members
     they are not batched, so that `lax.cond` on a step stays a branch. Columns have room for `slots`
-    batches. `data` is the dataset, or a Block with the batch of every step.
+    batches. `data` is the dataset, or a Block with the batch of every step. `totals` [M, 2] are the
+    sums and counts of earlier calls, to which this one adds step by step. They come out the same
+    however steps are divided into calls. None starts at 0.
     """
     # Under jit the update is traced once, though both eval_shape and the loop call it. A filling
     # update is left bare, so that an unchanged state can be recognised.
@@ -91,7 +94,15 @@ def member_program(recipe: Recipe) -> Callable[..., Any]:
             raise ValueError(f"phase {recipe.name!r} fills columns: its state must stay as it is")
         return after, metrics, filled
 
-    def program(state: State, keys: Any, bounds: Any, data: Any, own: dict, common: dict) -> tuple:
+    def program(
+        state: State,
+        keys: Any,
+        bounds: Any,
+        data: Any,
+        own: dict,
+        common: dict,
+        totals: Array | None,
+    ) -> tuple:
         first, stop = bounds
         columns = {**own, **common}
 
@@ -105,7 +116,7 @@ def member_program(recipe: Recipe) -> Callable[..., Any]:
         _, metrics, filled = jax.eval_shape(advance, state, keys, data, columns, first, first)
         report = Report(
             names=dict.fromkeys(sorted(metrics)),
-            totals=jnp.zeros((len(metrics), 2)),
+            totals=jnp.zeros((len(metrics), 2)) if totals is None else totals,
             bad_step=jnp.int32(-1),
             bad_metric=jnp.int32(-1),
             bad_state=jnp.bool_(False),
