@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import flags
 from rich.console import Console
 
@@ -317,7 +318,8 @@ def _draw_panel(panel: Any, points: Sequence[Found], last: int) -> None:
     for label, line_points in lines.items():
         entries = [next(iter(each.policies.values())) for each in line_points]
         places = [values.index(each.settings[first]) for each in line_points]
-        means = [entry["score_mean"] for entry in entries]
+        scored = [entry["score_mean"] for entry in entries]
+        means = [np.nan if score is None else score for score in scored]  # a gap in the line
         (drawn,) = panel.plot(places, means, marker="o", label=label or None)
         bounds = [entry["score_ci"] or (m, m) for entry, m in zip(entries, means, strict=True)]
         low, high = zip(*bounds, strict=True)

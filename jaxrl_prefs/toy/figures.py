@@ -73,10 +73,8 @@ def fill(axes: np.ndarray, rows: Mapping[str, Mapping[str, np.ndarray]], axis: n
 
 def panels(rows: int, columns: int, *, size: float = 2.1) -> tuple[Any, np.ndarray]:
     """A figure and its panels [rows, columns], squares of `size` inches on common axes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     return pyplot.subplots(
         rows,
