@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return commandline.fail(str(error), commandline.FAILED)
     except KeyboardInterrupt:
-        return commandline.fail("interrupted; the same command continues", commandline.INTERRUPTED)
+        return commandline.interrupted()
 
 
 def _choice(cell: Cell, fixed: Mapping[str, str]) -> config.Choice:
@@ -178,7 +178,8 @@ def _cells(axes: Sequence[Axis]) -> list[Cell]:
 def _execute(cells: Sequence[Cell], console: Console) -> int:
     """Has every task trained, and writes everything known after each."""
     parts = [FLAGS.algo, FLAGS.dataset]
-    folder = Path(FLAGS.workdir or f"runs/sweep-{'-'.join(_slug('+'.join(x)) for x in parts)}")
+    usual = f"runs/sweep-{'-'.join(_slug('+'.join(x)) for x in parts)}"
+    folder = commandline.folder(FLAGS.workdir or usual)
     plan = [each for cell in cells for each in _tasks(cell, folder.absolute(), console)]
     if FLAGS.overwrite:
         for task, _, _ in plan:

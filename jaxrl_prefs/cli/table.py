@@ -145,7 +145,7 @@ def difference(result: Mapping[str, Any] | None, base: Mapping[str, Any] | None)
     gaps = np.array([mine - theirs for mine, theirs in pairs if None not in (mine, theirs)])
     if not len(gaps):
         return ""
-    return _with_interval(float(gaps.mean()), statistics.interval(gaps), sign="+")
+    return _with_interval(float(gaps.mean()), statistics.interval(gaps.tolist()), sign="+")
 
 
 def _with_interval(mean: float, bounds: Sequence[float] | None, sign: str = "") -> str:

@@ -118,7 +118,7 @@ def largest(*values: float) -> tuple[float, ...]:
     from jax.experimental import multihost_utils
 
     barrier()
-    gathered = np.asarray(multihost_utils.process_allgather(np.float32(values)))
+    gathered = np.asarray(multihost_utils.process_allgather(np.array(values, np.float32)))
     return tuple(gathered.reshape(-1, len(values)).max(0).tolist())
 
 

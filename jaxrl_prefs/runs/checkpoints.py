@@ -93,8 +93,9 @@ class Checkpoints:
     def save(self, step: int, tree: Any, progress: Mapping[str, Any] | None = None) -> None:
         """Starts writing `tree` (arrays [S, ...]) as the checkpoint of `step`, and returns.
 
-        `progress` (JSON) is stored with it, and given back by `progress`. The arrays are copied first. Waits for the save before it; raises CheckpointError if that
-        one or this one failed. A checkpoint of `step` that exists is replaced.
+        `progress` (JSON) is stored with it, and given back by `progress`. The arrays are copied
+        first. Waits for the save before it; raises CheckpointError if that one or this one failed.
+        A checkpoint of `step` that exists is replaced.
         """
         self.wait()
         tree = jax.tree.map(np.array, tree)

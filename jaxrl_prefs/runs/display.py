@@ -14,7 +14,6 @@ from jaxrl_prefs.evaluation.evaluator import Score
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.runs import estimate, statistics
 
-
 FIRST_LINE, LINES = 10.0, 30.0  # seconds to the first line of progress in a file, and between two
 
 
@@ -26,7 +25,8 @@ def line(console: Console, text: str) -> None:
 class Display:
     """A bar for the phase that runs, with updates per second and the time left for all of them.
 
-    Where the output goes to a file, a line from time to time instead. `points` are those of a sweep, whose scores are shown apart.
+    Where the output goes to a file, a line from time to time instead. `points` are those of a
+    sweep, whose scores are shown apart.
     """
 
     def __init__(

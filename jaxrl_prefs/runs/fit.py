@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from rich.console import Console
 
@@ -44,7 +43,7 @@ class Begin(NamedTuple):
     @property
     def totals(self) -> dict[str, np.ndarray]:
         """Sums and counts of the metrics since the last log point, [P, 2]."""
-        return {k: np.float32(v) for k, v in self.progress.get("totals", {}).items()}
+        return {k: np.array(v, np.float32) for k, v in self.progress.get("totals", {}).items()}
 
 
 def run(job: Job, console: Console) -> None:
@@ -203,9 +202,9 @@ def _columns(job: Job, begin: Begin, console: Console) -> dict[str, np.ndarray]:
     again = columns.Checksums(job.method)(found.columns, begin.step)
     if checksums is not None and again != checksums:
         raise WorkdirError(
-            f"{job.path / COLUMNS} is damaged ({'; '.join(found.faults)}), and rows that are filled "
-            "again come out otherwise than before; put back a copy of its files, or give another "
-            "--workdir"
+            f"{job.path / COLUMNS} is damaged ({'; '.join(found.faults)}), and rows that are "
+            "filled again come out otherwise than before; put back a copy of its files, or give "
+            "another --workdir"
         )
     for index in found.damaged:
         for name in job.method.phases[index].columns:

@@ -23,7 +23,7 @@ from jaxrl_prefs.errors import ConfigError, WorkdirError
 from jaxrl_prefs.evaluation import rollout
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.parallel import processes
+from jaxrl_prefs.parallel import devices, processes
 from jaxrl_prefs.runs import (
     config,
     curves,
@@ -130,6 +130,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
         ConfigError, DataError: for what the user can put right.
         sweep.Fixed: if the members of one ensemble cannot differ in these fields.
     """
+    found = devices.found()
     env = "" if choice.env == NO_ENV else choice.env
     recording = _load(choice.dataset, env, choice.trust_env)
     if choice.env == NO_ENV:
@@ -147,7 +148,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
         raise ConfigError(str(error)) from error
     if not any(phase.steps for phase in method.phases):
         raise ConfigError("every phase has 0 steps: nothing to train")
-    mesh = mesh_for(len(run_config.seeds) * max(1, len(points)), jax.devices())
+    mesh = mesh_for(len(run_config.seeds) * max(1, len(points)), found)
     streamed = memory.streamed(dataset.transitions, mesh)
     if streamed and jax.process_count() > 1:
         raise ConfigError(f"{streamed}, and that is for a single process")

@@ -155,11 +155,12 @@ class Recorder:
             rows.sync()
 
     def due(self, step: Step) -> bool:
-        """Whether a log point comes with an evaluation: at the end of every phase, and within the last every `eval_every` updates."""
-        log_point, phases = (
-            step.log_point,
-            [phase for phase in self._job.method.phases if phase.steps],
-        )
+        """Whether a log point comes with an evaluation.
+
+        At the end of every phase, and within the last every `eval_every` updates.
+        """
+        log_point = step.log_point
+        phases = [phase for phase in self._job.method.phases if phase.steps]
         if log_point.phase_step == next(p.steps for p in phases if p.name == log_point.phase):
             return True
         before = log_point.phase_step - step.updates

@@ -272,7 +272,7 @@ class Rows:
                 os.fsync(file.fileno())
 
     def lines(self) -> Iterator[tuple[int, bytes, dict[str, Any] | None]]:
-        """Yields (offset of its end, line, its row, None for a damaged one) for every whole line."""
+        """Yields (offset of its end, line, row) for every whole line; a damaged row is None."""
         if not self.path.exists():
             return
         end = 0

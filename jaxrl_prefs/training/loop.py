@@ -11,6 +11,7 @@ It knows no method, file or environment. It owns keys, steps, batches and column
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -139,7 +140,7 @@ def run(
                 sums,
                 filled_columns,
                 pace,
-                lambda at, offset=offset: stopped(offset + at),
+                functools.partial(_asked, stopped, offset),
             )
             step = offset + done
             if step == end:
@@ -158,6 +159,10 @@ def run(
             if done < goal:
                 return
             sums = dict.fromkeys(sums)
+
+
+def _asked(stopped: Callable[[int], bool], offset: int, step: int) -> bool:
+    return stopped(offset + step)
 
 
 class Pace:

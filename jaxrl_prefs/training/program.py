@@ -292,7 +292,7 @@ class Chunk(NamedTuple):
         data = self.prefetcher.block(first, bounds[0]) if self.prefetcher else data
         return state, keys, self._placed(bounds), data, own, common, self._stacked(totals)
 
-    def _stacked(self, totals: Totals) -> Array:
+    def _stacked(self, totals: Totals) -> Any:
         """The totals of all metrics [P, M, 2]; those of members that go on elsewhere start anew.
 
         A phase that seeds share has a sum for each device that had a part. On another number of
