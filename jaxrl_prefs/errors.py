@@ -42,5 +42,9 @@ class NonFiniteError(ArithmeticError):
         )
 
 
+class EvaluationError(ValueError):
+    """An episode that cannot be played or scored; the message names the environment's fault."""
+
+
 class LoadError(ValueError):
     """A folder from which no policy can be loaded, or a policy that the run does not have."""

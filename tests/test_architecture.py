@@ -32,7 +32,7 @@ FLOORS: dict[str, set[str]] = {
         *("behavior", "learner", "method", "nets", "ops"),
         *("policies", "types", "validation", "values"),
     },
-    "parallel": {"types"},
+    "parallel": {"errors", "types"},
     "training": {"errors", "keys", "method", "parallel", "types"},
     "environments": {"errors", "types"},
     "data": {"environments", "errors", "types"},

@@ -71,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return commandline.fail(str(error), commandline.WRONG_USE)
     except OSError as error:
         return commandline.fail(str(error), commandline.FAILED)
+    except KeyboardInterrupt:
+        return commandline.interrupted()
 
 
 def _execute(command: str, names: Sequence[str], console: Console) -> None:

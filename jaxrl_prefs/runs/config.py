@@ -18,6 +18,7 @@ from jaxrl_prefs.runs import overrides, presets
 from jaxrl_prefs.runs.renamed import RENAMED
 
 LARGEST_SEED = 2**31 - 1
+MOST_SEEDS = 100_000
 OWN_FLAGS = ("algo", "dataset", "env", "seeds")
 
 
@@ -81,9 +82,11 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             seeds = [int(part) for part in text.split(",") if part.strip()]
         elif ":" in text:
             first, last = text.split(":")
-            seeds = list(range(int(first), int(last)))
+            seeds = _range(text, int(first), int(last))
         else:
-            seeds = list(range(int(text)))
+            seeds = _range(text, 0, int(text))
+    except ConfigError:
+        raise
     except ValueError:
         raise ConfigError(
             f"--seeds takes a number of seeds (5), a range (3:8) or a list (1,4), and got {text!r}"
@@ -93,6 +96,12 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             f"--seeds={text} must name at least one seed, each once and within 0 to {LARGEST_SEED}"
         )
     return tuple(seeds)
+
+
+def _range(text: str, first: int, last: int) -> list[int]:
+    if last - first > MOST_SEEDS:
+        raise ConfigError(f"--seeds={text} names {last - first} seeds; {MOST_SEEDS} are the most")
+    return list(range(first, last))
 
 
 def check(choice: Choice) -> None:

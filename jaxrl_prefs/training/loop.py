@@ -11,6 +11,7 @@ It knows no method, file or environment. It owns keys, steps, batches and column
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,7 +134,7 @@ def run(
                 sums,
                 filled_columns,
                 pace,
-                lambda at, offset=offset: stopped(offset + at),
+                functools.partial(_asked, stopped, offset),
             )
             step = offset + done
             if step == end:
@@ -152,6 +153,10 @@ def run(
             if done < goal:
                 return
             sums = dict.fromkeys(sums)
+
+
+def _asked(stopped: Callable[[int], bool], offset: int, step: int) -> bool:
+    return stopped(offset + step)
 
 
 class Pace:
@@ -216,6 +221,44 @@ def _advance(
         if told:
             break
     return state, totals, at
+
+
+def refill(
+    method: Method,
+    index: int,
+    data: Transition,
+    placement: SeedPlacement,
+    *,
+    state: State,
+    columns: Columns,
+    spans: Sequence[tuple[int, int]],
+    stream: int = 0,
+) -> None:
+    """Fills rows of `columns` again, in place.
+
+    Args:
+        method: whose phase `index` fills them.
+        index: of the phase.
+        data: leaves [N, ...].
+        placement: of the seeds.
+        state: [S, ...], with what the phase reads as it was then.
+        columns: on the host, with those of earlier phases.
+        spans: steps [first, stop) of the phase, whose rows are filled.
+        stream: 0, or the most steps of a call whose data stay on the host.
+    """
+    mesh = placement.mesh
+    state = seed_axis.pad(state, mesh)
+    data = data if stream else seed_axis.replicate(data, mesh)
+    chunk = compile_chunk(
+        method, index, data, placement, state=state, columns=columns, stream=stream
+    )
+    for first, stop in spans:
+        for at in range(first, stop, chunk.longest):
+            end = min(stop, at + chunk.longest)
+            state, report = chunk(state, at, end)
+            report = seed_axis.fetch(report)
+            _stop_if_broken(report, state, chunk.phase, placement.seeds, end - 1)
+            _fill(columns, report, chunk.phase, at, end)
 
 
 def begin(method: Method, data: Transition, placement: SeedPlacement) -> State:
