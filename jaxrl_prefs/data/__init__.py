@@ -43,7 +43,7 @@ GENERATED = (  # made on this machine on first use
     *("pendulum/mixed-v0", "maze2d/umaze-v0", "maze2d/medium-v0", "maze2d/large-v0"),
     "antmaze/umaze-v0",
 )
-FILES = r".+\.(hdf5|h5|npz)(#[^#/]+)?"
+FILES = r"(?i).+\.(hdf5|h5|npz)(#[^#/]+)?"
 MINARI_ID = r"[-\w/]+-v\d+"
 
 
@@ -98,4 +98,5 @@ def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
             f"{', '.join((*ALIASES, *sorted({*GENERATED, *roots.local_ids()})))}; or a Minari id "
             "such as mujoco/hopper/medium-v0; or the path of a file (.hdf5, .npz)"
         )
+    minari.check_absent(dataset_id)
     return minari.download(dataset_id)

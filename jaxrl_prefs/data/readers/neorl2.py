@@ -45,8 +45,10 @@ def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Recordi
     arrays = {key: arrays[key] for key in (*REQUIRED, "truncated", "index") if key in arrays}
     starts = arrays.pop("index", np.zeros(0, int))
     count = container.check_rows(path, arrays)
-    observation, action, following = arrays["obs"], arrays["action"], arrays["next_obs"]
-    container.matrices(path, ("obs", observation), ("action", action), ("next_obs", following))
+    observation, action, following = (
+        container.matrix(path, key, arrays[key]) for key in ("obs", "action", "next_obs")
+    )
+    container.check_same_shape(path, ("observations", observation), ("next_obs", following))
     done = container.flags(path, "done", arrays["done"])
     cut = container.flags(path, "truncated", arrays.get("truncated", np.zeros(count)))
     ends = done | cut
