@@ -108,8 +108,8 @@ def _reward_map(recording: Recording, processing: Processing) -> Affine:
         if width <= ROUNDING * max(float(np.abs(returns).max()), summed):
             raise DataError(
                 f"{recording.name}: all {len(returns)} episodes have the same return up to "
-                "rounding, so reward='range' has no meaning; take reward='affine' with "
-                "reward_scale=1, which keeps the raw rewards"
+                "rounding, so reward='range' has no meaning; reward='affine' with reward_scale=1 "
+                "takes the raw rewards (of a run: --set reward=affine)"
             )
         slope /= width
     return transforms.line(slope, processing.reward_shift)

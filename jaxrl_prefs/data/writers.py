@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxrl_prefs.data import checked_files, roots
+from jaxrl_prefs.data.readers import container
 from jaxrl_prefs.data.recording import Recording
 from jaxrl_prefs.errors import DataError
 
@@ -34,6 +35,7 @@ def d4rl(recording: Recording, path: Path) -> None:
     """Flat arrays in HDF5, with `timeouts` and `next_observations`."""
     cut = np.logical_not(recording.continues | recording.terminal)
     with _new_hdf5(path) as file:
+        file.attrs[container.SIZES] = _sizes(recording)
         for name, array in (
             ("observations", recording.observation),
             ("actions", _unit(recording)),
@@ -51,6 +53,7 @@ def robomimic(recording: Recording, path: Path) -> None:
     with _new_hdf5(path) as file:
         data = file.create_group("data")
         data.attrs["total"] = recording.size
+        data.attrs[container.SIZES] = _sizes(recording)
         for place, rows in enumerate(episodes(recording)):
             demo = data.create_group(f"demo_{place}")
             demo.attrs["num_samples"] = rows.stop - rows.start
@@ -68,6 +71,7 @@ def ogbench(recording: Recording, path: Path) -> None:
     """A numpy archive as OGBench's package returns it, with `rewards` and `masks`."""
     _archive(
         path,
+        recording,
         observations=recording.observation,
         next_observations=recording.next_observation,
         actions=_unit(recording),
@@ -87,6 +91,7 @@ def neorl2(recording: Recording, path: Path) -> None:
         )
     _archive(
         path,
+        recording,
         obs=recording.observation,
         next_obs=recording.next_observation,
         action=_unit(recording),
@@ -96,9 +101,14 @@ def neorl2(recording: Recording, path: Path) -> None:
     )
 
 
-def _archive(path: Path, **arrays: Any) -> None:
+def _archive(path: Path, recording: Recording, **arrays: Any) -> None:
+    sizes = {container.SIZES: np.array(_sizes(recording))}
     with _new(path) as draft, draft.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays, **sizes)
+
+
+def _sizes(recording: Recording) -> list[int]:
+    return [recording.observation.shape[1], recording.action.shape[1]]
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxrl_prefs.errors import DataError
 
+SIZES = "jaxrl_prefs_sizes"  # our own files say how many numbers an observation and an action have
 MODEST = 2**28  # bytes; smaller arrays are read without a look at what is stored of them
 DENSEST = 2000  # bytes of numbers that one stored byte may stand for; deflate reaches 1032
 
@@ -385,6 +386,28 @@ def matrix(path: Path, name: str, array: np.ndarray) -> np.ndarray:
             "not supported"
         )
     return array
+
+
+def check_sizes(path: Path, said: Any, observation: np.ndarray, action: np.ndarray) -> None:
+    """Refuses vectors of other sizes than a file of ours says; nothing else shows a lost column.
+
+    Args:
+      path: of the file.
+      said: what stands under `SIZES`, None if nothing does.
+      observation: [N, O].
+      action: [N, A].
+
+    Raises:
+      DataError: with both.
+    """
+    if said is None:
+        return
+    sizes = [observation.shape[1], action.shape[1]]
+    if np.asarray(said).tolist() != sizes:
+        raise DataError(
+            f"{path}: observations and actions have {sizes} numbers, but the file says {said} "
+            f"({SIZES}); where they were changed on purpose, change that too"
+        )
 
 
 def check_same_shape(path: Path, first: tuple[str, np.ndarray], other: tuple[str, Any]) -> None:

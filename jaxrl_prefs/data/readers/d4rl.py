@@ -138,9 +138,11 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             for key in (*REQUIRED, *OPTIONAL)
             if key in stored
         }
+        sizes = file.attrs.get(container.SIZES)
     for key in ("observations", "actions", "next_observations"):
         if key in arrays:
             arrays[key] = container.matrix(path, key, arrays[key])
+    container.check_sizes(path, sizes, arrays["observations"], arrays["actions"])
     arrays["rewards"] = container.column(path, "rewards", arrays["rewards"])
     for key in ("terminals", "timeouts"):
         if key in arrays:

@@ -40,6 +40,7 @@ def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Recordi
     observation, action = (
         container.matrix(path, key, arrays[key]) for key in ("observations", "actions")
     )
+    container.check_sizes(path, arrays.get(container.SIZES), observation, action)
     last = container.flags(path, "terminals", arrays["terminals"])
     if not last[-1]:
         raise DataError(f"{path}: the last episode has no end (terminals); the file was cut short")

@@ -55,6 +55,7 @@ def read(path: Path, mask: str = "", env: str = "", *, trust_env: bool = False) 
     with container.hdf5(path) as file:
         demos = _demos(path, file, mask)
         about = file["data"].attrs.get("env_args", "")
+        sizes = file["data"].attrs.get(container.SIZES)
         names = _keys(path, demos[0])
         demonstrations = [
             (demo.name, _demo(path, f"{path}: {demo.name}", demo, names)) for demo in demos
@@ -64,6 +65,7 @@ def read(path: Path, mask: str = "", env: str = "", *, trust_env: bool = False) 
     if not parts:
         raise DataError(f"{path}: the dataset has no episodes with steps")
     _check_widths(path, full)
+    container.check_sizes(path, sizes, parts[0].observation, parts[0].action)
     reward = np.concatenate([part.reward for part in parts])
     sparse = bool(np.isin(reward, (0, 1)).all())
     where = Claim(task.named(env)) if env else Claim()
