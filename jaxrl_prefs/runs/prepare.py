@@ -98,8 +98,9 @@ def complete(job: Job, about: dict[str, Any], console: Console, *, overwrite: bo
             console = Console(quiet=True)
             job = job._replace(path=Path(stack.enter_context(tempfile.TemporaryDirectory())))
         line(console, _headline(job))
-        if lacking := _lacking(job.dataset.recording):
-            line(console, lacking)
+        for note in (*job.dataset.recording.notes, _lacking(job.dataset.recording)):
+            if note:
+                line(console, note)
         fit.run(job, console)
         processes.run_on_leader(lambda: _conclude(path, console))
 
