@@ -1,7 +1,7 @@
 """Trains methods with several settings: every point of a grid with every seed.
 
-    python -m experiments.sweep --algo=td3_bst --grid=kernel_scale=k/10,k/2,k,2k --seeds=3
-    python -m experiments.sweep --algo=td3_bc,iql --dataset=pendulum-mixed,maze2d/umaze-v0 \\
+    jaxrl-prefs sweep --algo=td3_bst --grid=kernel_scale=k/10,k/2,k,2k --seeds=3
+    jaxrl-prefs sweep --algo=td3_bc,iql --dataset=pendulum-mixed,maze2d/umaze-v0 \\
         --grid=alpha=2.5,40 --grid=expectile=0.7,0.9 --launcher=ray --cpus=2
 
 Several --grid make a product; a method takes those whose field it has. Several methods or datasets
@@ -26,36 +26,31 @@ from typing import Any, NamedTuple
 from absl import flags
 from rich.console import Console
 
-from jaxrl_prefs.cli import commandline, launchers, table
+from jaxrl_prefs.cli import commandline, fields, launchers, table
 from jaxrl_prefs.cli.launchers import Task
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import devices
-from jaxrl_prefs.runs import config, overrides
+from jaxrl_prefs.runs import config, overrides, tables
 from jaxrl_prefs.runs.display import line
 from jaxrl_prefs.runs.workdir import RESULT, claim, clear, write_json, write_text
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
-flags.DEFINE_list("algo", ["bdpo"], f"methods, of {', '.join(METHODS)}", **_OWN)
-flags.DEFINE_list("dataset", ["pendulum-mixed"], "datasets, as experiments.run takes", **_OWN)
-flags.DEFINE_string("env", "", "as experiments.run takes", **_OWN)
-flags.DEFINE_boolean("trust_env", False, "as experiments.run takes", **_OWN)
-flags.DEFINE_multi_string("grid", [], "field=value,value,..., repeatable", **_OWN)
-flags.DEFINE_string("seeds", "3", "as experiments.run takes", **_OWN)
-flags.DEFINE_string("workdir", "", "folder (default: runs/sweep-<algo>-<dataset>)", **_OWN)
-flags.DEFINE_multi_string(
-    "set", [], "field=value, repeatable: for every method that has the field", **_OWN
+commandline.share(
+    FLAGS, algo=["bdpo"], dataset=["pendulum-mixed"], env="", trust_env=False, seeds="3"
 )
-flags.DEFINE_integer("last", 1, "scores are means over so many evaluations", lower_bound=1, **_OWN)
+flags.DEFINE_multi_string("grid", [], "field=value,value,..., repeatable", **_OWN)
+commandline.share(
+    FLAGS, workdir="", set=(), eval_episodes="", eval_every="", eval_backend="", last=1
+)
 flags.DEFINE_enum("launcher", "local", ["local", "ray"], "who trains: local or ray", **_OWN)
 flags.DEFINE_string(
     "ray_address", "local", "of a Ray cluster (auto finds it); local: this machine as one", **_OWN
 )
 flags.DEFINE_integer("cpus", 1, "cores for each point, with --launcher=ray", 1, **_OWN)
 flags.DEFINE_float("gpus", 0.0, "GPUs for each point, with --launcher=ray", 0.0, **_OWN)
-flags.DEFINE_boolean("overwrite", False, "start anew, removing the runs in --workdir", **_OWN)
-flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
+commandline.share(FLAGS, overwrite=False, help=False)
 
 Point = dict[str, str]  # a value of each field of the grid, as it was written
 
@@ -122,11 +117,11 @@ def _product(axes: Sequence[Axis]) -> list[Point]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
-    console = Console()
+    console = commandline.console()
     try:
         commandline.read(FLAGS, argv, "; lists are parted by commas")
         if FLAGS.help:
-            console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
+            tables.write(console, usage(argv))
             return 0
         cells = _cells([axis(text) for text in FLAGS.grid])
         devices.prepare()
@@ -139,9 +134,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return commandline.fail("interrupted; the same command continues", commandline.INTERRUPTED)
 
 
+def usage(argv: Sequence[str] | None) -> str:
+    """The text of --help: flags, then the fields of the run and of each method."""
+    cells = [Cell(algo, FLAGS.dataset[0], ()) for algo in FLAGS.algo]
+    known = fields.usage([_choice(cell, {}) for cell in cells])
+    return f"{commandline.usage(__doc__, FLAGS, argv)}\n\n{known}"
+
+
 def _choice(cell: Cell, fixed: Mapping[str, str]) -> config.Choice:
     known = config.fields(cell.algo)
-    own = [text for text in FLAGS.set if overrides.split(text)[0] in known]
+    own = [text for text in commandline.assignments(FLAGS) if overrides.split(text)[0] in known]
     own += [f"{name}={value}" for name, value in fixed.items()]
     seeds = config.parse_seeds(FLAGS.seeds)
     return config.Choice(cell.algo, cell.dataset, FLAGS.env, seeds, tuple(own), FLAGS.trust_env)
@@ -161,7 +163,7 @@ def _cells(axes: Sequence[Axis]) -> list[Cell]:
     names = [each.field for each in axes]
     if len(set(names)) < len(names):
         raise ConfigError(f"--grid names a field twice: {', '.join(names)}")
-    set_names = [overrides.split(text)[0] for text in FLAGS.set]
+    set_names = [overrides.split(text)[0] for text in commandline.assignments(FLAGS)]
     if mixed := set(names) & set(set_names):
         raise ConfigError(f"--set and --grid both name {', '.join(sorted(mixed))}")
     config.check_known([*names, *set_names], FLAGS.algo)
@@ -198,7 +200,8 @@ def _execute(cells: Sequence[Cell], console: Console) -> int:
             worst = commandline.fail(str(error), commandline.WRONG_USE)
     if found:
         title = f"score{table.mean_of(FLAGS.last)}, {FLAGS.seeds} seeds, {table.INTERVAL}"
-        console.print(table.view(title, rows(found)))
+        swept = {name for each in found for name in each.settings}
+        tables.show(console, title, rows(found), left=2, first=2 + len(swept))
     return worst
 
 
@@ -266,13 +269,13 @@ def _publish(found: Sequence[Found], folder: Path) -> None:
 def rows(found: Sequence[Found]) -> list[list[str]]:
     """The table as text, its head first: dataset, method, the fields of the grid, the policies."""
     policies = list(dict.fromkeys(name for each in found for name in each.policies))
-    fields = list(dict.fromkeys(name for each in found for name in each.settings))
+    swept = list(dict.fromkeys(name for each in found for name in each.settings))
     body = []
     for each in found:
-        settings = [each.settings.get(field, "") for field in fields]
+        settings = [each.settings.get(field, "") for field in swept]
         scores = [table.score(each.policies.get(name)) for name in policies]
         body.append([each.dataset, each.algo, *settings, *scores])
-    return [["dataset", "algo", *fields, *policies], *body]
+    return [["dataset", "algo", *swept, *policies], *body]
 
 
 def draw(found: Sequence[Found], path: Path, last: int = 1) -> None:

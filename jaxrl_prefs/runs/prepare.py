@@ -24,7 +24,17 @@ from jaxrl_prefs.evaluation import rollout
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import processes
-from jaxrl_prefs.runs import config, curves, fit, load, memory, overrides, statistics, workdir
+from jaxrl_prefs.runs import (
+    config,
+    curves,
+    fit,
+    load,
+    memory,
+    overrides,
+    settings,
+    statistics,
+    workdir,
+)
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.runs.display import line
 from jaxrl_prefs.runs.job import Job, mesh_for
@@ -82,6 +92,7 @@ def complete(job: Job, about: dict[str, Any], console: Console, *, overwrite: bo
             console = Console(quiet=True)
             job = job._replace(path=Path(stack.enter_context(tempfile.TemporaryDirectory())))
         line(console, _headline(job))
+        line(console, f"settings: {about['settings']}")
         if lacking := _lacking(job.dataset.recording):
             line(console, lacking)
         fit.run(job, console)
@@ -191,6 +202,7 @@ def _about(job: Job, method_config: Any) -> dict[str, Any]:
             "score": float(np.mean(recording.score(recording.returns))),
         },
         "recorded_with": recording.task.recorded_with if recording.task else (),
+        "settings": settings.describe(job.config, method_config, recording.family),
         "steps": job.steps,
         "release": load.describe(dataset.spec, dataset.observation, dataset.action),
         "versions": _versions(job),
@@ -273,7 +285,7 @@ def _conclude(path: Path) -> None:
 def _show(path: Path, console: Console) -> None:
     summary = workdir.read_json(path / RESULT)
     if summary["policies"]:
-        console.print(statistics.table(summary))
+        statistics.show(console, summary)
     else:
         line(console, "trained, but not evaluated: the dataset names no environment (see --env)")
     phases = summary["updates_per_second"].items()
