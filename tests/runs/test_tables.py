@@ -17,7 +17,7 @@ TABLE = [
 
 def shown(width: int, *, terminal: bool) -> list[str]:
     screen = io.StringIO()
-    console = Console(file=screen, width=width, force_terminal=terminal, no_color=True)
+    console = Console(file=screen, width=width, force_terminal=terminal, color_system=None)
     tables.show(console, "scores", TABLE, left=2, first=2, caption="of five seeds")
     return [line.rstrip() for line in screen.getvalue().splitlines()]
 
