@@ -31,7 +31,7 @@ from jaxrl_prefs.cli.launchers import Task
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import devices
-from jaxrl_prefs.runs import config, overrides, tables
+from jaxrl_prefs.runs import config, figures, overrides, tables
 from jaxrl_prefs.runs.display import line
 from jaxrl_prefs.runs.workdir import RESULT, claim, clear, write_json, write_text
 
@@ -85,6 +85,7 @@ class Found(NamedTuple):
     settings: Point
     kind: str  # what a score is: normalised, or a raw return
     policies: Mapping[str, Mapping[str, Any]]  # as in result.json
+    data_score: float | None = None  # of the data's own episodes
 
 
 def axis(text: str) -> Axis:
@@ -254,7 +255,8 @@ def _results(task: Task, cell: Cell, group: Group) -> Iterator[Found]:
     for written, part in zip(group.points, parts, strict=True):
         settings = group.fixed | written
         ordered = {each.field: settings[each.field] for each in cell.axes}
-        yield Found(cell.algo, cell.dataset, ordered, result["score_kind"], part["policies"])
+        about = (cell.algo, cell.dataset, ordered, result["score_kind"], part["policies"])
+        yield Found(*about, result["data_score"])
 
 
 def _publish(found: Sequence[Found], folder: Path) -> None:
@@ -279,16 +281,15 @@ def rows(found: Sequence[Found]) -> list[list[str]]:
 
 
 def draw(found: Sequence[Found], path: Path, last: int = 1) -> None:
-    """A panel for each method on each dataset, with the headline policy's score over the first of
-    the grid's fields and a line for each setting of the others. Draws nothing without scores.
+    """A panel for each method on each dataset, with the headline policy's score at each value of
+    the first of the grid's fields, and a mark for each setting of the others. Draws nothing
+    without scores.
 
     Args:
         found: the points.
         path: of the PNG.
         last: over how many evaluations the scores are means, for the axis.
     """
-    from matplotlib.figure import Figure
-
     panels: dict[tuple[str, str], list[Found]] = {}
     for each in found:
         if each.policies and each.settings:
@@ -297,39 +298,61 @@ def draw(found: Sequence[Found], path: Path, last: int = 1) -> None:
         return
     across = min(len(panels), 3)
     down = -(-len(panels) // across)
-    figure = Figure(figsize=(6 * across, 4 * down), layout="constrained")
+    figure = figures.new(6 * across, 4 * down + 0.5)
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for panel, ((algo, dataset), points) in zip(axes, panels.items(), strict=False):
         _draw_panel(panel, points, last)
         panel.set_title(f"{algo} on {dataset}", fontsize=10)
     for panel in axes[len(panels) :]:
         panel.set_axis_off()
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)  # it may be a link
-    figure.savefig(draft, format="png", dpi=120)
-    draft.replace(path)
+    figure.suptitle(f"{_policies(found)}: means, {_spread(found)}", fontsize=10)
+    figures.save(figure, path)
+
+
+def _policies(found: Sequence[Found]) -> str:
+    return figures.joined(dict.fromkeys(next(iter(x.policies)) for x in found if x.policies))
+
+
+def _spread(found: Sequence[Found]) -> str:
+    """What stands around a mean."""
+    seeds = max(len(_headline(each).get("scores", ())) for each in found if each.policies)
+    if seeds < figures.FEWEST:
+        return f"and each of {seeds} seed{'s' * (seeds != 1)}"
+    return f"95 % intervals over {seeds} seeds"
+
+
+def _headline(each: Found) -> Mapping[str, Any]:
+    """The entry of the first policy of a point that was evaluated."""
+    return next(iter(each.policies.values()))
 
 
 def _draw_panel(panel: Any, points: Sequence[Found], last: int) -> None:
     first, *others = points[0].settings
     values = list(dict.fromkeys(each.settings[first] for each in points))
-    lines: dict[str, list[Found]] = {}
+    groups: dict[str, list[Found]] = {}
     for each in points:
         label = ", ".join(f"{name} {each.settings[name]}" for name in others)
-        lines.setdefault(label, []).append(each)
-    for label, line_points in lines.items():
-        entries = [next(iter(each.policies.values())) for each in line_points]
-        places = [values.index(each.settings[first]) for each in line_points]
-        means = [entry["score_mean"] for entry in entries]
-        (drawn,) = panel.plot(places, means, marker="o", label=label or None)
-        bounds = [entry["score_ci"] or (m, m) for entry, m in zip(entries, means, strict=True)]
-        low, high = zip(*bounds, strict=True)
-        panel.fill_between(places, low, high, color=drawn.get_color(), alpha=0.2)
+        groups.setdefault(label, []).append(each)
+    figures.reference_lines(panel, points[0].data_score)
+    for number, (label, members) in enumerate(groups.items()):
+        beside = 0.6 * (number - (len(groups) - 1) / 2) / len(groups)
+        for place, each in enumerate(members):
+            at = values.index(each.settings[first]) + beside
+            _draw_point(panel, at, _headline(each), number, label if place == 0 else "")
     panel.set_xticks(range(len(values)), values)
+    panel.set_xlim(-0.5, len(values) - 0.5)
     panel.set_xlabel(first)
-    panel.set_ylabel(
-        f"{points[0].kind}{table.mean_of(last)},\n95 % interval over seeds", fontsize=9
-    )
-    panel.grid(alpha=0.3)
-    if others:
-        panel.legend(fontsize=8)
+    panel.set_ylabel(f"{figures.score_label(points[0].kind)}{table.mean_of(last)}", fontsize=9)
+    panel.grid(axis="y", alpha=0.3)
+    panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
+def _draw_point(panel: Any, at: float, entry: Mapping[str, Any], number: int, label: str) -> None:
+    """A mean with its interval; of two seeds or fewer, with each seed's score."""
+    colour, scores = figures.colour(number), entry.get("scores", ())
+    if len(scores) < figures.FEWEST:
+        panel.plot([at] * len(scores), scores, "_", color=colour, markersize=9)
+    elif entry["score_ci"]:
+        panel.plot([at, at], entry["score_ci"], color=colour, linewidth=2, alpha=0.6)
+    mean = entry["score_mean"]
+    panel.plot(at, mean, figures.marker(number), color=colour, markersize=5, label=label or None)

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.runs import aggregate, interval_plot, published, statistics, tables
+from jaxrl_prefs.runs import aggregate, figures, interval_plot, published, statistics, tables
 from jaxrl_prefs.runs.workdir import EVALUATIONS, RESULT, Rows, read_json, usual, write_text
 
 FLAGS = flags.FlagValues()
@@ -234,12 +234,28 @@ def publish(grid: Grid, folder: Path, console: Console, more: Sequence[Titled] =
     text = "\n".join(f"{title}:\n\n{markdown(table)}" for title, table in shown)
     write_text(folder / "table.md", text)
     write_text(folder / "table.csv", comma_separated(grid))
-    means = {
-        cell: (result["score_mean"], result["score_ci"])
-        for cell, result in grid.cells.items()
-        if result["score_mean"] is not None
-    }
-    interval_plot.draw(folder / "table.png", grid.datasets, grid.columns, means)
+    _draw(grid, folder / "table.png")
+
+
+def _draw(grid: Grid, path: Path) -> None:
+    """The picture of the scores."""
+    shown = {cell: x for cell, x in grid.cells.items() if x["score_mean"] is not None}
+    if not shown:
+        return
+    kinds = dict.fromkeys(result["score_kind"] for result in shown.values())
+    counts = sorted({len(result["seeds"]) for result in shown.values()})
+    seeds = " or ".join(map(str, counts))
+    bars = f"mean and 95 % interval over {seeds} seeds (bars: each seed, where there are two)"
+    interval_plot.draw(
+        path,
+        grid.datasets,
+        grid.columns,
+        {cell: (result["score_mean"], result["score_ci"]) for cell, result in shown.items()},
+        scores={cell: result["scores"] for cell, result in shown.items()},
+        data_scores={dataset: result["data_score"] for (dataset, _), result in shown.items()},
+        label=" or ".join(figures.score_label(kind) for kind in kinds) + mean_of(grid.last),
+        title=f"{figures.joined(grid.columns)} on {figures.joined(grid.datasets, 2)}\n{bars}",
+    )
 
 
 def mean_of(last: int) -> str:

@@ -278,7 +278,7 @@ def _conclude(path: Path) -> None:
     evaluations = list(Rows(path / EVALUATIONS))
     about = workdir.read_json(path / CONFIG)
     if not about["sweep"]:
-        curves.draw(path / "curves.png", evaluations, Rows(path / METRICS))
+        curves.draw(path / "curves.png", evaluations, Rows(path / METRICS), about)
     workdir.write_json(path / RESULT, statistics.result(about, evaluations, Rows(path / TIMINGS)))
 
 
