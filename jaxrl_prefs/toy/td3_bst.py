@@ -234,7 +234,8 @@ def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Conso
     walks = _walks(config, parts, data, networks)
     ends = {walk.title: summary(walk.path, walk.goal) for walk in walks}
     _show(console, config, networks, ends)
-    landscape.draw(workdir / "landscape.png", AXIS, walks, np.asarray(data.action[:400]))
+    title = f"walks over the Morse network of td3_bst, seed {seed}"
+    landscape.draw(workdir / "landscape.png", AXIS, walks, np.asarray(data.action[:400]), title)
     results = {
         "config": config.__dict__,
         "seed": seed,
