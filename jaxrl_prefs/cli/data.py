@@ -352,4 +352,4 @@ def make(name: str, root: str = "") -> Path:
         if full in online.SETS:
             roots.check_space(full, place, ONLINE_ROOM)
             return online.generate(full, place, bars, SbxAgent, online.RECIPE)
-        return data.generate(full, place, bars)
+        return data.simulate(full, place, bars)
