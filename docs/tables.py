@@ -17,6 +17,7 @@ out of other files instead of having its own.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
@@ -154,10 +155,39 @@ def runs(known: Mapping[str, dict[str, Any]]) -> str:
     )
 
 
+def floors() -> dict[str, set[str]]:
+    """Who may import whom, read off tests/test_architecture.py without running it."""
+    for node in ast.parse((ROOT / "tests" / "test_architecture.py").read_text()).body:
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.value, ast.Dict):
+            continue
+        if isinstance(node.target, ast.Name) and node.target.id == "FLOORS":
+            names = [ast.literal_eval(key) for key in node.value.keys if key is not None]
+            return dict(zip(names, map(_names, node.value.values), strict=True))
+    raise ValueError("tests/test_architecture.py has no FLOORS")
+
+
+def _names(value: ast.expr) -> set[str]:
+    """Every text in an expression such as {"ops", *("types", "nets")}."""
+    return {each.value for each in ast.walk(value) if isinstance(each, ast.Constant)}
+
+
+def rooms() -> str:
+    """The rooms of the package: what each is, by its docstring, and what it may import."""
+    rows = []
+    for name, below in floors().items():
+        path = ROOT / "jaxrl_prefs" / name
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        about = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0]
+        allowed = ", ".join(f"`{each}`" for each in sorted(below)) or "nothing of ours"
+        rows.append([f"`{name}`", about, allowed])
+    return markdown(["room", "what it is", "may import"], rows)
+
+
 def tables() -> Iterator[tuple[str, str]]:
     """Every table by its name."""
     known = files()
     yield "runs", runs(known)
+    yield "rooms", rooms()
     for source in known.values():
         for name, layout in source.get("tables", {}).items():
             records = selected(source, known)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,14 @@ def test_a_cell_has_one_record() -> None:
 
 def test_examples_of_the_generator() -> None:
     assert doctest.testmod(tables).failed == 0
+
+
+def test_the_rooms_are_those_of_the_import_rules() -> None:
+    spec = importlib.util.spec_from_file_location(
+        "rules", tables.ROOT / "tests" / "test_architecture.py"
+    )
+    assert spec is not None and spec.loader is not None
+    rules = importlib.util.module_from_spec(spec)
+    sys.modules["rules"] = rules
+    spec.loader.exec_module(rules)
+    assert tables.floors() == rules.FLOORS
