@@ -32,6 +32,7 @@ lint: $(STAMP)
 # Tables agree with docs/results/, and every warning is an error. Notes on MkDocs' future are muted.
 docs: $(GENERATOR)
 	$(BIN)/python docs/tables.py --check
+	$(BIN)/python -m doctest docs/docstrings.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Made anew when what is to be installed changes; a second run starts at once. Python compiles what it
