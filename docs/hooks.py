@@ -31,7 +31,18 @@ REFERENCE = {
     "the contract": ("jaxrl_prefs.method", "jaxrl_prefs.types"),
     "methods": tuple(
         f"jaxrl_prefs.methods.{name}"
-        for name in ("bdpo arq bpr td3_bst iql_bst td3_bc iql one_step bc ibc").split()
+        for name in [
+            "bdpo",
+            "arq",
+            "bpr",
+            "td3_bst",
+            "iql_bst",
+            "td3_bc",
+            "iql",
+            "one_step",
+            "bc",
+            "ibc",
+        ]
     ),
     "data": ("jaxrl_prefs.data", "jaxrl_prefs.data.recording", "jaxrl_prefs.data.dataset"),
     "environments": ("jaxrl_prefs.environments.task",),
