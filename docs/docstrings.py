@@ -15,9 +15,10 @@ class Docstrings(griffe.Extension):
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Rewrites the docstring of a module, class, function or field."""
-        if obj.is_attribute and obj.docstring is None and obj.parent and obj.parent.is_class:
-            if text := comment(obj.lines[-1] if obj.lines else ""):
-                obj.docstring = griffe.Docstring(text, lineno=obj.lineno, parent=obj)
+        is_field = obj.is_attribute and obj.parent is not None and obj.parent.is_class
+        text = comment(obj.lines[-1]) if is_field and obj.lines else ""
+        if text and obj.docstring is None:
+            obj.docstring = griffe.Docstring(text, lineno=obj.lineno, parent=obj)
         if obj.docstring and ">>>" in obj.docstring.value:
             obj.docstring.value = fenced(obj.docstring.value)
 

@@ -1,9 +1,11 @@
-"""The documents keep their word: examples run, commands parse, settings exist, links lead somewhere."""
+"""The documents keep their word: examples run, commands and settings exist, links lead on."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import io
 import re
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 
 import jaxrl_prefs
-from jaxrl_prefs.__main__ import COMMANDS
+from jaxrl_prefs.__main__ import COMMANDS, main
 from jaxrl_prefs.cli import export, run
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.runs import config
@@ -178,22 +180,17 @@ def commands(page: Path) -> list[list[str]]:
     """The words of every command of this library in a page's shell examples."""
     text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
     text += "\n" + "\n".join(re.findall(r"`(jaxrl-prefs [^`]+)`", page.read_text()))
-    lines = [
-        line.split("#")[0].replace("'", "").replace('"', "").split() for line in text.split("\n")
-    ]
+    plain = re.sub(r"#.*|['\"]", "", text)
+    lines = [line.split() for line in plain.splitlines()]
+
     return [line[line.index("jaxrl-prefs") + 1 :] for line in lines if "jaxrl-prefs" in line]
 
 
 @cache
 def help_of(command: str) -> str:
-    shown = subprocess.run(
-        [sys.executable, "-m", "jaxrl_prefs", command, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    )
-    return shown.stdout
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        assert main(["jaxrl-prefs", command, "--help"]) == 0
+    return shown.getvalue()
 
 
 @each_page()
