@@ -182,7 +182,6 @@ def commands(page: Path) -> list[list[str]]:
     text += "\n" + "\n".join(re.findall(r"`(jaxrl-prefs [^`]+)`", page.read_text()))
     plain = re.sub(r"#.*|['\"]", "", text)
     lines = [line.split() for line in plain.splitlines()]
-
     return [line[line.index("jaxrl-prefs") + 1 :] for line in lines if "jaxrl-prefs" in line]
 
 
