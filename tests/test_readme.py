@@ -35,8 +35,15 @@ TUTORIALS = DOCS / "tutorials"
 SMALL: dict[str, dict[str, Any]] = {
     "td3_bc": {"actor_hidden": (8,), "critic_hidden": (8,), "train_steps": 4, "batch_size": 16},
     "bdpo": {
-        **{"actor_hidden": (8,), "critic_hidden": (8,), "critic_ensemble_size": 2},
-        **{"q_samples": 2, "v_samples": 2, "actor_samples": 2, "candidates": 2, "batch_size": 16},
+        **{"policy": "gaussian", "actor_hidden": (8,), "critic_hidden": (8,)},  # quick to compile
+        **{
+            "critic_ensemble_size": 2,
+            "q_samples": 2,
+            "v_samples": 2,
+            "actor_samples": 2,
+            "candidates": 2,
+            "batch_size": 16,
+        },
         **{"pretrain_steps": 2, "train_steps": 4, "warmup_steps": 2, "actor_interval": 2},
     },
 }
@@ -136,7 +143,7 @@ def test_the_tutorial_of_a_first_run(small: Path, monkeypatch: pytest.MonkeyPatc
     assert set(trained.scores["actor"]) == {0, 1, 2}
     found = example(page, "load_run(")
     assert -2000 < found["total"] < -100
-    assert export.main(["export", "--run=runs/first"]) == 0
+    assert export.main(["export", "--run=runs/tutorial"]) == 0
     exported = example(page, "jax.export.deserialize(")
     assert exported["step"] == 200
     assert -2000 < exported["total"] < -100
