@@ -6,7 +6,7 @@ Trains the Morse network by the method's own phase on four clusters of actions, 
 and for ten times as many. Then a policy that is one action walks down the losses of TD3-BST, TD3+BC
 and behaviour cloning from many starts: without a value, and with Q(a) = 1 - |a - goal|^2 for a goal
 in a mode and for one out of the data. Prints where the walks end; writes results.json and
-landscape.png. docs/td3_bst.md says what is seen.
+landscape.png. docs/methods/td3_bst.md says what is seen.
 """
 
 from __future__ import annotations
