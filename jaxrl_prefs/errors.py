@@ -43,7 +43,8 @@ class NonFiniteError(ArithmeticError):
 
 
 class EvaluationError(ValueError):
-    """An episode that cannot be played or scored; the message names the environment's fault."""
+    """An environment that failed, or showed a NaN, while a policy played in it; the message names
+    policy, seed, episode and step. The training is not at fault, and may go on."""
 
 
 class LoadError(ValueError):

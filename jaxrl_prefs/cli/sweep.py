@@ -224,19 +224,19 @@ def _tasks(cell: Cell, folder: Path, console: Console) -> Iterator[tuple[Task, C
 def _together(cell: Cell, folder: Path, console: Console) -> list[str]:
     """The fields in which members of one ensemble can differ, found by trying each."""
     from jaxrl_prefs.runs import prepare
-    from jaxrl_prefs.training.sweep import Fixed
+    from jaxrl_prefs.training.sweep import NotSweepable
 
     free, module = [], METHODS[cell.algo]
     for each in cell.axes:
         kind = overrides.field_types(module.Config).get(each.field)
-        if kind is not float and each.field not in getattr(module, "NUMBERS", ()):
+        if kind is not float and each.field not in overrides.number_readers(module.Config):
             continue
         others = {a.field: a.values[0] for a in cell.axes if a is not each}
         try:
             points = [{each.field: value} for value in each.values]
             prepare.prepare(_choice(cell, others), folder, points)
             free.append(each.field)
-        except Fixed as reason:
+        except NotSweepable as reason:
             line(console, f"{each.field} is varied run by run: {reason}")
     return free
 

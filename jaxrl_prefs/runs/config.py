@@ -36,6 +36,7 @@ class RunConfig:
     reward_scale: float = 1.0
     reward_shift: float = 0.0
     normalize_observations: bool = False
+    clip_actions: bool = False  # to the action space; without it, actions outside are refused
     # evaluation: at the end of every phase, and within the last one every eval_every updates
     eval_episodes: int = 10  # for each seed and policy
     eval_every: int = 50_000
@@ -165,7 +166,22 @@ def resolve(choice: Choice, name: str, family: str) -> tuple[RunConfig, Any]:
     run = overrides.replace(RunConfig(), asked | data.defaults(family)._asdict())
     method = METHODS[choice.algo].Config()
     run, method = _fill(run, method, presets.overrides_for(name, family, choice.algo))
+    run = _own_scale(run, choice.assignments)
     return _split(run, method, choice.assignments)
+
+
+def _own_scale(run: RunConfig, assignments: Sequence[str]) -> RunConfig:
+    """Drops the scale that belongs to rewards divided by their range, if these are not asked for.
+
+    A thousandth of the range of returns is no unit of raw rewards.
+    """
+    asked = dict(map(overrides.split, assignments))
+    if run.reward == "range" and asked.get("reward", "range") != "range":
+        plain = RunConfig()
+        return overrides.replace(
+            run, {"reward_scale": plain.reward_scale, "reward_shift": plain.reward_shift}
+        )
+    return run
 
 
 def _fill(run: RunConfig, method: Any, values: Mapping[str, Any]) -> tuple[RunConfig, Any]:

@@ -25,7 +25,7 @@ from jaxrl_prefs.runs.load import abstract_state
 from jaxrl_prefs.runs.recorder import Recorder, Step, crossed
 from jaxrl_prefs.runs.workdir import CHECKPOINTS, COLUMNS
 from jaxrl_prefs.training import loop, sweep
-from jaxrl_prefs.training.program import SeedPlacement
+from jaxrl_prefs.training.chunk import SeedPlacement
 
 
 class Begin(NamedTuple):

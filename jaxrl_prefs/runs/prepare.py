@@ -98,8 +98,9 @@ def complete(job: Job, about: dict[str, Any], console: Console, *, overwrite: bo
             console = Console(quiet=True)
             job = job._replace(path=Path(stack.enter_context(tempfile.TemporaryDirectory())))
         line(console, _headline(job))
-        if lacking := _lacking(job.dataset.recording):
-            line(console, lacking)
+        for note in (*job.dataset.recording.notes, _lacking(job.dataset.recording)):
+            if note:
+                line(console, note)
         fit.run(job, console)
         processes.run_on_leader(lambda: _conclude(path, console))
 
@@ -128,7 +129,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
 
     Raises:
         ConfigError, DataError: for what the user can put right.
-        sweep.Fixed: if the members of one ensemble cannot differ in these fields.
+        sweep.NotSweepable: if the members of one ensemble cannot differ in these fields.
     """
     found = devices.found()
     env = "" if choice.env == NO_ENV else choice.env
@@ -142,7 +143,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
     try:
         numbers = [_numbers(choice.algo, point, dataset) for point in points]
         method = _make(choice.algo, method_config, dataset, numbers)
-    except sweep.Fixed:
+    except sweep.NotSweepable:
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -180,8 +181,8 @@ def _load(name: str, env: str, trust_env: bool) -> Recording:
 
 
 def _numbers(algo: str, point: Mapping[str, str], dataset: Dataset) -> dict[str, float]:
-    """A point's values; those of a module's NUMBERS depend on the data's sizes."""
-    readers = getattr(METHODS[algo], "NUMBERS", {})
+    """A point's values; a field whose text stands for a number is read with the data's sizes."""
+    readers = overrides.number_readers(METHODS[algo].Config)
     return {
         name: float(readers[name](text, dataset.spec))
         if name in readers

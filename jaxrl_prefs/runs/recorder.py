@@ -35,7 +35,7 @@ from jaxrl_prefs.runs.workdir import (
     write_json,
 )
 from jaxrl_prefs.training import loop
-from jaxrl_prefs.training.program import SeedPlacement
+from jaxrl_prefs.training.chunk import SeedPlacement
 
 
 class Step(NamedTuple):

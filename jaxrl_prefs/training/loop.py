@@ -25,15 +25,9 @@ from jaxrl_prefs.errors import NonFiniteError
 from jaxrl_prefs.keys import init_keys, phase_keys, seed_keys, shared_key
 from jaxrl_prefs.method import Method, Phase, State, identity
 from jaxrl_prefs.parallel import processes, seed_axis
-from jaxrl_prefs.training.program import (
-    Chunk,
-    Report,
-    SeedPlacement,
-    Totals,
-    alone,
-    compile_chunk,
-    share,
-)
+from jaxrl_prefs.training.chunk import Chunk, SeedPlacement, Totals, compile_chunk
+from jaxrl_prefs.training.program import Report
+from jaxrl_prefs.training.sharing import first_member, share_fields
 from jaxrl_prefs.types import Key, Transition
 
 Columns = dict[str, np.ndarray]  # on the host: [N, ...] shared, or [S, N, ...]
@@ -280,7 +274,11 @@ def begin(method: Method, data: Transition, placement: SeedPlacement) -> State:
 
     state = members(seed_keys(placement.seeds))
     fields = sorted({field for phase in method.phases for field in phase.shared})
-    return share(state, members(shared_key()[None]), fields, placement.mesh) if fields else state
+    return (
+        share_fields(state, members(shared_key()[None]), fields, placement.mesh)
+        if fields
+        else state
+    )
 
 
 def enter(method: Method, index: int, state: State, placement: SeedPlacement) -> State:
@@ -296,7 +294,9 @@ def enter(method: Method, index: int, state: State, placement: SeedPlacement) ->
     keys = seed_axis.pad(phase_keys(keys, index)[0], placement.mesh)
     if not phase.shared:
         return entered(state, keys)
-    return share(state, entered(alone(state, placement.mesh), keys), phase.shared, placement.mesh)
+    return share_fields(
+        state, entered(first_member(state, placement.mesh), keys), phase.shared, placement.mesh
+    )
 
 
 def _enter_idle(method: Method, index: int, state: State, placement: SeedPlacement) -> State:
