@@ -560,7 +560,7 @@ def _phases(parts: Parts) -> list[Phase]:
     ]
 
     def phase(name: str, steps: int, update: Callable[..., Any], size: int, **more: Any) -> Phase:
-        return Phase(name, steps, partial(update, parts=parts), size, **{"rows": rows, **more})
+        return Phase(name, steps, partial(update, parts=parts), size, **{"sampler": rows, **more})
 
     whole = config.behavior_ensemble_size * config.behavior_batch_size
     phases = [phase("behavior", config.pretrain_steps, update_behavior, whole, shared=shared)]
