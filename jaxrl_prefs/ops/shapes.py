@@ -33,5 +33,7 @@ def squashed(x: Array, box: Box) -> Array:
 def uniform_in(box: Box, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
     """Uniform samples [..., A] of the given shape from the box."""
     unit = jax.random.uniform(key, shape, dtype)
-    low, size = (expand_rank(jnp.asarray(x, dtype), len(shape)) for x in (box.low, box.high - box.low))
+    low, size = (
+        expand_rank(jnp.asarray(x, dtype), len(shape)) for x in (box.low, box.high - box.low)
+    )
     return low + unit * size

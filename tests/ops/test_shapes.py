@@ -12,7 +12,7 @@ from jaxrl_prefs.types import Box
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (4, 2, 3)])
-def test_aligned_prepends_axes(shape):
+def test_expanding_prepends_axes(shape):
     x = np.arange(np.prod(shape)).reshape(shape)
     found = expand_rank(x, 4)
     assert found.shape == (1,) * (4 - len(shape)) + shape
@@ -24,7 +24,7 @@ def test_scalars_stay_scalars():
 
 
 @pytest.mark.parametrize("shape", [(2,), (5, 2), (5, 4, 2)])
-def test_boxed_clips_each_dimension_by_its_own_bounds(shape):
+def test_clipping_clips_each_dimension_by_its_own_bounds(shape):
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32) * 3
     low, high = np.array([-1.0, 0.0]), np.array([0.5, np.inf])
     found = clip_to_box(jnp.asarray(x), Box(low, high))
