@@ -21,13 +21,19 @@ from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import config, overrides
 from jaxrl_prefs.runs.config import Choice
+from jaxrl_prefs.runs.methods import find_method
 from jaxrl_prefs.runs.workdir import usual
 
 LOST = "another process was lost; the same command resumes"
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
-flags.DEFINE_string("algo", "bdpo", f"the method: {', '.join(METHODS)}", **_OWN)
+flags.DEFINE_string(
+    "algo",
+    "bdpo",
+    f"the method: {', '.join(METHODS)}; or a module of yours: my_package.my_method",
+    **_OWN,
+)
 flags.DEFINE_string(
     "dataset",
     "pendulum-mixed",
@@ -127,10 +133,8 @@ def parse(argv: Sequence[str]) -> Command:
 def usage(algo: str) -> str:
     """The text of --help: flags, then the fields that --set takes with their defaults."""
     lines = [commandline.usage(__doc__, FLAGS)]
-    method = METHODS[algo].Config() if algo in METHODS else None
+    method = find_method(algo).Config()
     for title, fields in (("the run", config.RunConfig()), (algo, method)):
-        if fields is None:
-            continue
         lines += ["", f"Fields of {title} for --set, before the dataset's tuned values:"]
         for name in overrides.field_types(type(fields)):
             if name not in config.OWN_FLAGS:

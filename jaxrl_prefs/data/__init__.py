@@ -1,7 +1,7 @@
-"""Data: load a recording by name, prepare it for a method.
+"""Data: load a dataset by name, prepare it for a method.
 
-    recording = load("pendulum-mixed")
-    dataset = prepare(recording, defaults(recording.family))
+    dataset = load("pendulum-mixed")
+    prepared = prepare(dataset, defaults(dataset.family))
 
 Importing this package needs numpy and the library alone; gymnasium, minari and h5py are imported
 when a dataset is loaded or an environment made.
@@ -13,10 +13,10 @@ import re
 from pathlib import Path
 
 from jaxrl_prefs.data import roots
-from jaxrl_prefs.data.dataset import Dataset, prepare
+from jaxrl_prefs.data.dataset import PreparedDataset, prepare
 from jaxrl_prefs.data.families import Processing, defaults
 from jaxrl_prefs.data.progress import Progress, shown
-from jaxrl_prefs.data.recording import Recording
+from jaxrl_prefs.data.recording import Dataset, Recording
 from jaxrl_prefs.data.transforms import Affine
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.environments.trust import Refusal
@@ -28,6 +28,7 @@ __all__ = [
     "Affine",
     "DataError",
     "Dataset",
+    "PreparedDataset",
     "Processing",
     "Progress",
     "Recording",
@@ -49,7 +50,7 @@ MINARI_ID = r"[-\w/]+-v\d+"
 
 def load(
     name: str, *, env: str = "", trust_env: bool = False, on_progress: Progress | None = None
-) -> Recording:
+) -> Dataset:
     """Loads a dataset, generating or downloading it first where needed.
 
     Args:
@@ -58,7 +59,7 @@ def load(
         OGBench or NeoRL-2 (.npz).
       env: id of the environment to evaluate in; replaces the one that the dataset names.
       trust_env: make the environment that the dataset names even if that runs code of the dataset's
-        choice. Without it, such an environment is not made: the recording has no task, and
+        choice. Without it, such an environment is not made: the dataset has no task, and
         `refused` says why.
       on_progress: called with (what, done, of) while a set is generated; by default a bar is drawn.
 

@@ -7,8 +7,9 @@ import dataclasses
 import importlib
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from jaxrl_prefs.environments import spaces
 from jaxrl_prefs.errors import DataError
@@ -33,6 +34,7 @@ class Task(NamedTuple):
     recorded_with: tuple[str, ...] = ()
     # Wrappers of the data's own environment that cannot be made again, and that this one lacks.
     without: tuple[str, ...] = ()
+    maker: Callable[[], gymnasium.Env] | None = None  # makes it, where no spec_json says how
 
     def make(self) -> gymnasium.Env:
         """Makes the environment; its observations are float32 vectors [O] in `flatten`'s order.
@@ -51,6 +53,8 @@ class Task(NamedTuple):
         """As `make`, with the environment's own observations."""
         import gymnasium
 
+        if self.maker is not None:
+            return gymnasium.wrappers.TimeLimit(self.maker(), self.max_episode_steps)
         spec = self.spec()
         if str(spec.entry_point).startswith(("gymnasium_robotics", __package__)):
             _import_robotics()
@@ -64,9 +68,14 @@ class Task(NamedTuple):
             raise DataError(f"cannot make the environment {self.env_id}: {fault}") from fault
 
     def spec(self) -> EnvSpec:
-        """Gymnasium's own record of the environment; fields of other versions are left out."""
+        """Gymnasium's own record of the environment; fields of other versions are left out.
+
+        Of an environment that a function makes, a record with its id alone.
+        """
         from gymnasium.envs.registration import EnvSpec
 
+        if self.maker is not None:
+            return EnvSpec(self.env_id, entry_point=cast(Any, self.maker))
         content = json.loads(self.spec_json)
         known = {field.name for field in dataclasses.fields(EnvSpec) if field.init}
         content = {key: value for key, value in content.items() if key in known}
@@ -98,6 +107,33 @@ def named(env_id: str, longest: int = 0) -> Task:
             hint = " (OGBench's environments need its package: pip install ogbench)"
         raise DataError(f"unknown environment {env_id!r}: {fault}{hint}") from fault
     return recorded(spec.to_json(), longest)
+
+
+def made_by(maker: Callable[[], Any], longest: int = 0) -> Task:
+    """The task of the environment that a function makes, such as a class of the user's.
+
+    Its id is the function's name. The time limit is that of the environment's own `spec`, or else
+    `longest`; within it the environment may end an episode by itself.
+
+    Raises:
+      DataError: if the function fails, makes something else, or there is no time limit.
+    """
+    import gymnasium
+
+    name = getattr(maker, "__qualname__", type(maker).__qualname__)
+    home = getattr(maker, "__module__", "")
+    env_id = f"{home}.{name}" if home else name
+    try:
+        env = maker()
+    except Exception as fault:  # somebody else's environment may fail in any way
+        raise DataError(f"cannot make the environment {env_id}: {fault}") from fault
+    if not isinstance(env, gymnasium.Env):
+        raise DataError(f"{env_id} made a {type(env).__name__}, not an environment of Gymnasium's")
+    limit = (env.spec.max_episode_steps if env.spec else None) or longest
+    env.close()
+    if limit < 1:
+        raise DataError(f"the environment {env_id} has no time limit")
+    return Task(env_id, "", int(limit), maker=maker)
 
 
 def import_home(env_id: str) -> str:

@@ -7,14 +7,14 @@ tuned rows, `--set`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Processing
+from jaxrl_prefs.data import Dataset, Processing
 from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.runs import overrides, presets
+from jaxrl_prefs.runs.methods import find_method
 from jaxrl_prefs.runs.renamed import RENAMED
 
 LARGEST_SEED = 2**31 - 1
@@ -64,7 +64,7 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What the command line says, before the data are known."""
+    """What a command line or a call of `train` asks for, before the data are known."""
 
     algo: str
     dataset: str
@@ -72,6 +72,15 @@ class Choice:
     seeds: tuple[int, ...]
     assignments: tuple[str, ...]  # of --set
     trust_env: bool = False  # not part of a run's config: what is trained does not depend on it
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields, from Python
+    method: Any = None  # the method itself, where `algo` is only what it is called
+    data: Dataset | None = None  # the dataset itself, where `dataset` is only what it is called
+    make_env: Callable[[], Any] | None = None  # makes the environment that `env` only names
+
+    @property
+    def module(self) -> Any:
+        """The method's module. Raises ConfigError as `find_method`."""
+        return find_method(self.algo if self.method is None else self.method)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -99,23 +108,18 @@ def check(choice: Choice) -> None:
     """Finds what is wrong with a choice before anything slow is done.
 
     Raises:
-        ConfigError: for an unknown algorithm or field, and for a value of the wrong type.
+        ConfigError: for an unknown method or field, and for a value of the wrong type.
     """
-    if choice.algo not in METHODS:
-        raise ConfigError(overrides.unknown("algorithm", choice.algo, METHODS))
-    run = RunConfig(algo=choice.algo)
-    _split(run, METHODS[choice.algo].Config(), choice.assignments)
+    _split(RunConfig(algo=choice.algo), choice.module.Config(), choice)
 
 
 def fields(algo: str) -> set[str]:
     """What `--set` takes for a method: the run's fields and its own.
 
     Raises:
-        ConfigError: for an unknown algorithm.
+        ConfigError: for an unknown method.
     """
-    if algo not in METHODS:
-        raise ConfigError(overrides.unknown("algorithm", algo, METHODS))
-    own = overrides.field_types(METHODS[algo].Config)
+    own = overrides.field_types(find_method(algo).Config)
     return (overrides.field_types(RunConfig).keys() | own.keys()) - set(OWN_FLAGS)
 
 
@@ -154,9 +158,9 @@ def resolve(choice: Choice, name: str, family: str) -> tuple[RunConfig, Any]:
     """
     asked = dict(algo=choice.algo, env=choice.env, seeds=choice.seeds, dataset=name)
     run = overrides.replace(RunConfig(), asked | data.defaults(family)._asdict())
-    method = METHODS[choice.algo].Config()
+    method = choice.module.Config()
     run, method = _fill(run, method, presets.overrides_for(name, family, choice.algo))
-    return _split(run, method, choice.assignments)
+    return _split(run, method, choice)
 
 
 def _fill(run: RunConfig, method: Any, values: Mapping[str, Any]) -> tuple[RunConfig, Any]:
@@ -166,10 +170,11 @@ def _fill(run: RunConfig, method: Any, values: Mapping[str, Any]) -> tuple[RunCo
     return run, overrides.replace(method, {k: v for k, v in values.items() if k not in own})
 
 
-def _split(run: RunConfig, method: Any, assignments: Sequence[str]) -> tuple[RunConfig, Any]:
-    """Applies assignments to both configs, each to the one that has the field."""
+def _split(run: RunConfig, method: Any, choice: Choice) -> tuple[RunConfig, Any]:
+    """Applies a choice's fields to both configs, each to the one that has the field."""
     own, others = overrides.field_types(RunConfig), overrides.field_types(type(method))
-    for name, _ in map(overrides.split, assignments):
+    assignments = choice.assignments
+    for name in [*(overrides.split(text)[0] for text in assignments), *choice.values]:
         if name in OWN_FLAGS:
             raise ConfigError(_own_flag(name))
         if name not in own and name not in others:
@@ -179,4 +184,7 @@ def _split(run: RunConfig, method: Any, assignments: Sequence[str]) -> tuple[Run
             raise ConfigError(overrides.unknown("field", name, valid))
     mine = [text for text in assignments if overrides.split(text)[0] in own]
     theirs = [text for text in assignments if text not in mine]
-    return overrides.apply(run, mine), overrides.apply(method, theirs)
+    run, method = overrides.apply(run, mine), overrides.apply(method, theirs)
+    checked = {k: overrides.check(k, v, (own | others)[k]) for k, v in choice.values.items()}
+    run = overrides.replace(run, {k: v for k, v in checked.items() if k in own})
+    return run, overrides.replace(method, {k: v for k, v in checked.items() if k not in own})

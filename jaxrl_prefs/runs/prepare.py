@@ -18,11 +18,10 @@ import numpy as np
 from rich.console import Console
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Dataset, Recording, parity
+from jaxrl_prefs.data import Dataset, PreparedDataset, parity
 from jaxrl_prefs.errors import ConfigError, WorkdirError
 from jaxrl_prefs.evaluation import rollout
 from jaxrl_prefs.method import Method
-from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import processes
 from jaxrl_prefs.runs import config, curves, fit, load, memory, overrides, statistics, workdir
 from jaxrl_prefs.runs.config import Choice
@@ -110,8 +109,8 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
     run_config, method_config = config.resolve(choice, recording.name, recording.family)
     dataset = data.prepare(recording, run_config.processing)
     try:
-        numbers = [_numbers(choice.algo, point, dataset) for point in points]
-        method = _make(choice.algo, method_config, dataset, numbers)
+        numbers = [_numbers(choice.module, point, dataset) for point in points]
+        method = _make(choice.module, method_config, dataset, numbers)
     except sweep.Fixed:
         raise
     except ValueError as error:
@@ -126,7 +125,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
     return job, _about(job, method_config)
 
 
-def _check_trusted(recording: Recording) -> None:
+def _check_trusted(recording: Dataset) -> None:
     """Refuses to train for an evaluation that will not take place."""
     if recording.refused is None:
         return
@@ -138,20 +137,20 @@ def _check_trusted(recording: Recording) -> None:
     )
 
 
-def _load(name: str, env: str, trust_env: bool) -> Recording:
-    """Loads a recording, the leader first: it may have to make or download it."""
-    found: list[Recording] = []
+def _load(name: str, env: str, trust_env: bool) -> Dataset:
+    """Loads a dataset, the leader first: it may have to make or download it."""
+    found: list[Dataset] = []
 
-    def load() -> Recording:
+    def load() -> Dataset:
         return data.load(name, env=env, trust_env=trust_env)
 
     processes.run_on_leader(lambda: found.append(load()))
     return found[0] if found else load()
 
 
-def _numbers(algo: str, point: Mapping[str, str], dataset: Dataset) -> dict[str, float]:
+def _numbers(module: Any, point: Mapping[str, str], dataset: PreparedDataset) -> dict[str, float]:
     """A point's values; those of a module's NUMBERS depend on the data's sizes."""
-    readers = getattr(METHODS[algo], "NUMBERS", {})
+    readers = getattr(module, "NUMBERS", {})
     return {
         name: float(readers[name](text, dataset.spec))
         if name in readers
@@ -161,9 +160,9 @@ def _numbers(algo: str, point: Mapping[str, str], dataset: Dataset) -> dict[str,
 
 
 def _make(
-    algo: str, method_config: Any, dataset: Dataset, points: Sequence[Mapping[str, float]]
+    module: Any, method_config: Any, dataset: PreparedDataset, points: Sequence[Mapping[str, float]]
 ) -> Method:
-    make = METHODS[algo].make
+    make = module.make
     if not points:
         return make(method_config, dataset.spec)
     for point in points:  # every value by itself may be one that the method refuses
@@ -197,7 +196,7 @@ def _about(job: Job, method_config: Any) -> dict[str, Any]:
     }
 
 
-def _fingerprint(dataset: Dataset) -> str:
+def _fingerprint(dataset: PreparedDataset) -> str:
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(dataset.transitions):
         digest.update(np.ascontiguousarray(leaf).data)
@@ -240,7 +239,7 @@ def _note_other_versions(path: Path, versions: dict[str, Any], console: Console)
         line(console, text)
 
 
-def _lacking(recording: Recording) -> str:
+def _lacking(recording: Dataset) -> str:
     """Says which wrappers of the recorded environment the evaluation lacks; empty if none."""
     task = recording.task
     if task is None or not task.without:
