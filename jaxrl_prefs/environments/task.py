@@ -120,9 +120,7 @@ def made_by(maker: Callable[[], Any], longest: int = 0) -> Task:
     """
     import gymnasium
 
-    name = getattr(maker, "__qualname__", type(maker).__qualname__)
-    home = getattr(maker, "__module__", "")
-    env_id = f"{home}.{name}" if home else name
+    env_id = name_of(maker)
     try:
         env = maker()
     except Exception as fault:  # somebody else's environment may fail in any way
@@ -134,6 +132,13 @@ def made_by(maker: Callable[[], Any], longest: int = 0) -> Task:
     if limit < 1:
         raise DataError(f"the environment {env_id} has no time limit")
     return Task(env_id, "", int(limit), maker=maker)
+
+
+def name_of(maker: Callable[[], Any]) -> str:
+    """The id of the environment that a function makes: the function's own dotted name."""
+    name = getattr(maker, "__qualname__", type(maker).__qualname__)
+    home = getattr(maker, "__module__", "")
+    return f"{home}.{name}" if home else name
 
 
 def import_home(env_id: str) -> str:

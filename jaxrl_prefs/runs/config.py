@@ -7,8 +7,11 @@ tuned rows, `--set`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
+
+import numpy as np
 
 from jaxrl_prefs import data
 from jaxrl_prefs.data import Dataset, Processing
@@ -97,11 +100,26 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         raise ConfigError(
             f"--seeds takes a number of seeds (5), a range (3:8) or a list (1,4), and got {text!r}"
         ) from None
-    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= s <= LARGEST_SEED for s in seeds):
+    return listed_seeds(seeds, f"--seeds={text}")
+
+
+def listed_seeds(seeds: int | Sequence[int], shown: str = "") -> tuple[int, ...]:
+    """The seeds that a number (5 is 0 to 4) or a list of them stands for; `shown` is for errors.
+
+    Raises:
+        ConfigError: if there is none, one comes twice, or one is not a seed.
+    """
+    shown = shown or f"seeds={seeds!r}"
+    try:
+        listed = list(range(operator.index(seeds))) if np.ndim(seeds) == 0 else list(seeds)  # type: ignore[arg-type]
+        whole = tuple(operator.index(seed) for seed in listed)
+    except TypeError:
+        raise ConfigError(f"{shown} must be a number of seeds, or a list of them") from None
+    if not whole or len(set(whole)) < len(whole) or not all(0 <= s <= LARGEST_SEED for s in whole):
         raise ConfigError(
-            f"--seeds={text} must name at least one seed, each once and within 0 to {LARGEST_SEED}"
+            f"{shown} must name at least one seed, each once and within 0 to {LARGEST_SEED}"
         )
-    return tuple(seeds)
+    return whole
 
 
 def check(choice: Choice) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxrl_prefs.runs import statistics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PHASE_COLOUR = "0.6"
 
@@ -17,21 +20,28 @@ PHASE_COLOUR = "0.6"
 def draw(
     path: Path, evaluations: Iterable[Mapping[str, Any]], metrics: Iterable[Mapping[str, Any]]
 ) -> None:
+    """Writes the figure of learning curves to `path`, a PNG that is never seen half done."""
+    draft = path.with_name(f".{path.name}")
+    figure(evaluations, metrics).savefig(draft, dpi=120, format="png")
+    draft.replace(path)
+
+
+def figure(
+    evaluations: Iterable[Mapping[str, Any]], metrics: Iterable[Mapping[str, Any]]
+) -> Figure:
     """Draws learning curves: scores of every policy, then every metric.
 
     Lines are means over seeds. Bands are 95 % bootstrap intervals of scores, and the range over
     seeds of metrics. Grey lines part the phases.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # not pyplot, whose back end is the caller's own
 
     scored, measured = list(evaluations), list(metrics)
     panels = _panels(scored, measured)
     wide = min(4, len(panels)) or 1
     tall = math.ceil(len(panels) / wide) or 1
-    figure, axes = pyplot.subplots(tall, wide, figsize=(4 * wide, 3 * tall), squeeze=False)
+    drawn = Figure(figsize=(4 * wide, 3 * tall))
+    axes = drawn.subplots(tall, wide, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     ends = _phase_ends(measured)
@@ -46,11 +56,8 @@ def draw(
         axis.set_xlabel("updates", fontsize=8)
         if len(lines) > 1:
             axis.legend(fontsize=8)
-    figure.tight_layout()
-    draft = path.with_name(f".{path.name}")
-    figure.savefig(draft, dpi=120, format="png")
-    pyplot.close(figure)
-    draft.replace(path)
+    drawn.tight_layout()
+    return drawn
 
 
 Line = tuple[list[int], list[float], list[float], list[float]]  # steps, low, middle, high

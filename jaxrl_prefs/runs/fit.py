@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -20,7 +20,7 @@ from jaxrl_prefs.training import loop, sweep
 from jaxrl_prefs.training.program import SeedPlacement
 
 
-def run(job: Job, console: Console) -> None:
+def run(job: Job, console: Console, loggers: Sequence[Any] = ()) -> None:
     """Trains to the end from wherever the workdir's newest checkpoint stands.
 
     Raises:

@@ -41,20 +41,35 @@ NO_ENV = "none"
 Points = Sequence[Mapping[str, str]]
 
 
-def run(choice: Choice, path: Path, console: Console, *, overwrite: bool) -> None:
-    """Trains or goes on training in the workdir `path`, and reports.
+def run(
+    choice: Choice,
+    path: Path,
+    console: Console,
+    *,
+    overwrite: bool,
+    loggers: Sequence[Any] = (),
+) -> Job:
+    """Trains or goes on training in the workdir `path`, to result.json; returns what was trained.
+
+    The command line and `train` both come here.
 
     Raises:
         ConfigError, DataError, WorkdirError: for what the user can put right.
-        NonFiniteError, OSError: as `training.run`.
+        NonFiniteError, OSError: as `fit.run`.
     """
-    complete(*prepare(choice, path), console, overwrite=overwrite)
-    if processes.is_leader():
-        _show(path, console)
-    processes.barrier()  # who leaves early waits for the others, but not for ever
+    job, about = prepare(choice, path)
+    complete(job, about, console, overwrite=overwrite, loggers=loggers)
+    return job
 
 
-def complete(job: Job, about: dict[str, Any], console: Console, *, overwrite: bool) -> None:
+def complete(
+    job: Job,
+    about: dict[str, Any],
+    console: Console,
+    *,
+    overwrite: bool,
+    loggers: Sequence[Any] = (),
+) -> None:
     """Trains what `prepare` returned, from wherever it stands to result.json. Raises as `run`.
 
     Of several processes the leader has the workdir. The others write to a folder that is thrown
@@ -83,7 +98,7 @@ def complete(job: Job, about: dict[str, Any], console: Console, *, overwrite: bo
         line(console, _headline(job))
         if lacking := _lacking(job.dataset.recording):
             line(console, lacking)
-        fit.run(job, console)
+        fit.run(job, console, loggers)
         processes.run_on_leader(lambda: _conclude(path))
 
 
@@ -100,10 +115,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
         ConfigError, DataError: for what the user can put right.
         sweep.Fixed: if the members of one ensemble cannot differ in these fields.
     """
-    env = "" if choice.env == NO_ENV else choice.env
-    recording = _load(choice.dataset, env, choice.trust_env)
-    if choice.env == NO_ENV:
-        recording = recording._replace(task=None, refused=None)
+    recording = _load(choice)
     _check_trusted(recording)
     parity.check(recording)
     run_config, method_config = config.resolve(choice, recording.name, recording.family)
@@ -137,15 +149,25 @@ def _check_trusted(recording: Dataset) -> None:
     )
 
 
-def _load(name: str, env: str, trust_env: bool) -> Dataset:
-    """Loads a dataset, the leader first: it may have to make or download it."""
-    found: list[Dataset] = []
+def _load(choice: Choice) -> Dataset:
+    """The dataset with the environment that was asked for.
+
+    One that must be loaded is loaded by the leader first: it may have to make or download it.
+    """
+    named = "" if choice.env == NO_ENV or choice.make_env else choice.env
+    found = [] if choice.data is None else [choice.data]
 
     def load() -> Dataset:
-        return data.load(name, env=env, trust_env=trust_env)
+        return data.load(choice.dataset, env=named, trust_env=choice.trust_env)
 
-    processes.run_on_leader(lambda: found.append(load()))
-    return found[0] if found else load()
+    if not found:
+        processes.run_on_leader(lambda: found.append(load()))
+    recording = found[0] if found else load()
+    if choice.env == NO_ENV:
+        return recording.with_env(None)
+    if choice.make_env is not None:
+        return recording.with_env(choice.make_env)
+    return recording if choice.data is None or not named else recording.with_env(named)
 
 
 def _numbers(module: Any, point: Mapping[str, str], dataset: PreparedDataset) -> dict[str, float]:
@@ -267,6 +289,13 @@ def _conclude(path: Path) -> None:
     if not about["sweep"]:
         curves.draw(path / "curves.png", evaluations, Rows(path / METRICS))
     workdir.write_json(path / RESULT, statistics.result(about, evaluations, Rows(path / TIMINGS)))
+
+
+def report(path: Path, console: Console) -> None:
+    """Prints what result.json says, in the leader of several processes; the others wait for it."""
+    if processes.is_leader():
+        _show(path, console)
+    processes.barrier()  # who leaves early waits for the others, but not for ever
 
 
 def _show(path: Path, console: Console) -> None:
