@@ -49,14 +49,18 @@ MINARI_ID = r"[-\w/]+-v\d+"
 
 
 def load(
-    name: str, *, env: str = "", trust_env: bool = False, on_progress: Progress | None = None
+    name: str | Path,
+    *,
+    env: str = "",
+    trust_env: bool = False,
+    on_progress: Progress | None = None,
 ) -> Dataset:
     """Loads a dataset, generating or downloading it first where needed.
 
     Args:
       name: 'pendulum-mixed', 'maze2d/umaze-v0' (medium, large), 'antmaze/umaze-v0', any Minari id,
-        or the path of a file of D4RL, Robomimic (.hdf5; `file.hdf5#train` takes the mask `train`),
-        OGBench or NeoRL-2 (.npz).
+        the path of a file of D4RL, Robomimic (.hdf5; `file.hdf5#train` takes the mask `train`),
+        OGBench or NeoRL-2 (.npz), or the folder of a dataset in Minari's format.
       env: id of the environment to evaluate in; replaces the one that the dataset names.
       trust_env: make the environment that the dataset names even if that runs code of the dataset's
         choice. Without it, such an environment is not made: the dataset has no task, and
@@ -66,6 +70,7 @@ def load(
     Raises:
       DataError: if there is no such dataset, or it cannot be used; the message says what to do.
     """
+    name = str(name)
     if re.fullmatch(FILES, name):
         from jaxrl_prefs.data.readers import files
 
@@ -73,8 +78,18 @@ def load(
     from jaxrl_prefs.data.readers import minari
 
     dataset_id = ALIASES.get(name, name)
-    folder = roots.find(dataset_id) or _obtain(dataset_id, on_progress)
+    folder = roots.find(dataset_id)
+    if folder is None and (folder := _folder(name)) is not None:
+        dataset_id = name
+    folder = folder or _obtain(dataset_id, on_progress)
     return minari.read(folder, dataset_id, env, trust_env=trust_env)
+
+
+def _folder(name: str) -> Path | None:
+    """The part of a folder in Minari's format that holds its metadata.json; None if it is none."""
+    place = Path(name).expanduser()
+    found = [x for x in (place / "data", place) if (x / "metadata.json").is_file()]
+    return found[0] if found else None
 
 
 def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
@@ -97,6 +112,7 @@ def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
         raise DataError(
             f"unknown dataset {dataset_id!r}. Known here: "
             f"{', '.join((*ALIASES, *sorted({*GENERATED, *roots.local_ids()})))}; or a Minari id "
-            "such as mujoco/hopper/medium-v0; or the path of a file (.hdf5, .npz)"
+            "such as mujoco/hopper/medium-v0; or the path of a file (.hdf5, .npz), or of a folder "
+            "in Minari's format"
         )
     return minari.download(dataset_id)

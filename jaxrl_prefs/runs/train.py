@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from rich.console import Console
 from jaxrl_prefs.data import Dataset
 from jaxrl_prefs.data.recording import Environment
 from jaxrl_prefs.environments import task as tasks
-from jaxrl_prefs.errors import ConfigError, DataError, WorkdirError
+from jaxrl_prefs.errors import ConfigError, restated
 from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import config, load, prepare
 from jaxrl_prefs.runs.config import Choice
@@ -23,7 +22,6 @@ from jaxrl_prefs.runs.methods import find_method, name_of
 from jaxrl_prefs.runs.run import ROWS, Point, Run
 
 ARGUMENTS = {"algo": "method", "dataset": "data"}  # fields of a run -> arguments of train
-SWITCHES = ("overwrite", "trust_env")
 
 
 def train(
@@ -141,31 +139,3 @@ def _in_memory(run: Run) -> Run:
 
 def _points(run: Run) -> tuple[Point, ...]:
     return run._points
-
-
-@contextlib.contextmanager
-def restated() -> Iterator[None]:
-    """Restates errors, which speak of a command's flags, in terms of Python's arguments."""
-    try:
-        yield
-    except (ConfigError, DataError, WorkdirError) as error:
-        error.args = (in_python(str(error)),)
-        raise
-
-
-def in_python(message: str) -> str:
-    """A message with flags as Python's arguments.
-
-    >>> in_python("--env=none trains without one; --overwrite starts anew; give another --workdir")
-    'env=None trains without one; overwrite=True starts anew; give another workdir'
-    """
-
-    def argument(flag: re.Match) -> str:
-        name, value = flag[1], flag[2]
-        if name in SWITCHES:
-            return f"{name}=True"
-        if name == "env" and value == "none":
-            return "env=None"
-        return name if value is None else f"{name}={value}"
-
-    return re.sub(r"--([a-z]\w*)(?:=([^\s;,()]+))?", argument, message)
