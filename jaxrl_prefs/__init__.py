@@ -29,8 +29,7 @@ from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.types import Net, Spec, Transition
 
 if TYPE_CHECKING:
-    from jaxrl_prefs.data import Dataset, PreparedDataset, Processing, prepare
-    from jaxrl_prefs.data import load as load_dataset
+    from jaxrl_prefs.data import Dataset, PreparedDataset, Processing, load_dataset, prepare
     from jaxrl_prefs.environments.task import Task
     from jaxrl_prefs.runs.config import RunConfig
     from jaxrl_prefs.runs.evaluate import Evaluation, evaluate
@@ -78,7 +77,7 @@ _LATER = {  # name -> where it is, imported when it is first asked for
     "RunConfig": ("jaxrl_prefs.runs.config", "RunConfig"),
     "Task": ("jaxrl_prefs.environments.task", "Task"),
     "evaluate": ("jaxrl_prefs.runs.evaluate", "evaluate"),
-    "load_dataset": ("jaxrl_prefs.data", "load"),
+    "load_dataset": ("jaxrl_prefs.data", "load_dataset"),
     "load_run": ("jaxrl_prefs.runs.load", "load_run"),
     "prepare": ("jaxrl_prefs.data", "prepare"),
     "train": ("jaxrl_prefs.runs.train", "train"),

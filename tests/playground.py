@@ -46,7 +46,6 @@ class Limited(gymnasium.wrappers.TimeLimit):
 
     def __init__(self) -> None:
         super().__init__(Corridor(), LIMIT)
-        self.spec = gymnasium.envs.registration.EnvSpec(ENV_ID, max_episode_steps=LIMIT)
 
 
 def register() -> None:

@@ -16,11 +16,11 @@ from jaxrl_prefs.data import roots
 from jaxrl_prefs.data.dataset import PreparedDataset, prepare
 from jaxrl_prefs.data.families import Processing, defaults
 from jaxrl_prefs.data.progress import Progress, shown
-from jaxrl_prefs.data.recording import Dataset, Recording
+from jaxrl_prefs.data.recording import Dataset, Environment, Recording
 from jaxrl_prefs.data.transforms import Affine
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.environments.trust import Refusal
-from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.errors import DataError, restated
 
 __all__ = [
     "ALIASES",
@@ -36,6 +36,7 @@ __all__ = [
     "Task",
     "defaults",
     "load",
+    "load_dataset",
     "prepare",
 ]
 
@@ -83,6 +84,31 @@ def load(
         dataset_id = name
     folder = folder or _obtain(dataset_id, on_progress)
     return minari.read(folder, dataset_id, env, trust_env=trust_env)
+
+
+def load_dataset(name: str | Path, *, env: Environment = "", trust_env: bool = False) -> Dataset:
+    """Loads a dataset, making or downloading it first where needed.
+
+    >>> import jaxrl_prefs as jp
+    >>> jp.load_dataset("pendulum-mixed")                                     # doctest: +SKIP
+    Dataset 'pendulum/mixed-v0': 50,000 transitions of 250 episodes, 3 observations, ...
+
+    Args:
+      name: 'pendulum-mixed', 'maze2d/umaze-v0' (medium, large), 'antmaze/umaze-v0', any Minari id,
+        the path of a file of D4RL, Robomimic (.hdf5; `file.hdf5#train` takes the mask `train`),
+        OGBench or NeoRL-2 (.npz), or the folder of a dataset in Minari's format.
+      env: where to evaluate: an id of Gymnasium's ('my_module:Mine-v0' imports my_module first), a
+        function that makes an environment, "" for the one that the dataset names, None for none.
+      trust_env: make the environment that the dataset names even if that runs code of the dataset's
+        choice. Without it, such an environment is not made, and `train` asks for another.
+
+    Raises:
+      DataError: if there is no such dataset, or it cannot be used; the message says what to do.
+    """
+    with restated():
+        if isinstance(env, str):
+            return load(name, env=env, trust_env=trust_env)
+        return load(name, trust_env=trust_env).with_env(env)
 
 
 def _folder(name: str) -> Path | None:

@@ -112,8 +112,8 @@ def named(env_id: str, longest: int = 0) -> Task:
 def made_by(maker: Callable[[], Any], longest: int = 0) -> Task:
     """The task of the environment that a function makes, such as a class of the user's.
 
-    Its id is the function's name. The time limit is that of the environment's own `spec`, or else
-    `longest`; within it the environment may end an episode by itself.
+    Its id is the function's name. The time limit is that of the environment's own `spec` or of
+    its wrapper TimeLimit, or else `longest`.
 
     Raises:
       DataError: if the function fails, makes something else, or there is no time limit.
@@ -127,10 +127,15 @@ def made_by(maker: Callable[[], Any], longest: int = 0) -> Task:
         raise DataError(f"cannot make the environment {env_id}: {fault}") from fault
     if not isinstance(env, gymnasium.Env):
         raise DataError(f"{env_id} made a {type(env).__name__}, not an environment of Gymnasium's")
-    limit = (env.spec.max_episode_steps if env.spec else None) or longest
+    limit = env.spec.max_episode_steps if env.spec else None
+    if limit is None and env.has_wrapper_attr("_max_episode_steps"):
+        limit = env.get_wrapper_attr("_max_episode_steps")
     env.close()
+    limit = limit or longest
     if limit < 1:
-        raise DataError(f"the environment {env_id} has no time limit")
+        raise DataError(
+            f"the environment {env_id} has no time limit: wrap it in gymnasium.wrappers.TimeLimit"
+        )
     return Task(env_id, "", int(limit), maker=maker)
 
 

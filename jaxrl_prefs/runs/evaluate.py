@@ -10,7 +10,7 @@ import numpy as np
 from jaxrl_prefs.data.recording import Environment, scaled
 from jaxrl_prefs.environments import task as tasks
 from jaxrl_prefs.environments.task import Task
-from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.errors import DataError, restated
 from jaxrl_prefs.runs.run import Actor, Point, Run
 
 EVAL_SEED = 10_000  # of the first episode, as RunConfig.eval_seed
@@ -61,7 +61,8 @@ def evaluate(
     if episodes < 1:
         raise DataError(f"episodes must be at least 1, got {episodes}")
     players, point = _players(run_or_policy)
-    task, references = _where(env, point)
+    with restated():
+        task, references = _where(env, point)
     found = Evaluation({}, {}, {}, task.env_id)
     copies = [task.make() for _ in range(episodes)]
     try:

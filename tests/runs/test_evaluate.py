@@ -47,15 +47,15 @@ def test_returns_that_are_known() -> None:
 def test_it_plays_what_training_played(run: jp.Run) -> None:
     for trained in (run, jp.load_run(run.workdir)):  # the folder names the environment by its id
         found = jp.evaluate(trained, episodes=4)
-        for seed, score in run.scores["policy"].items():
-            assert found.scores["policy"][seed] == pytest.approx(score, rel=1e-5)
+        for seed, score in run.scores["actor"].items():
+            assert found.scores["actor"][seed] == pytest.approx(score, rel=1e-5)
         one = jp.evaluate(trained.policy(1), episodes=4)
-        assert one.scores == {"policy": {1: found.scores["policy"][1]}}
+        assert one.scores == {"actor": {1: found.scores["actor"][1]}}
 
 
 def test_another_environment_has_no_references(run: jp.Run) -> None:
     found = jp.evaluate(run.policy(0), playground.Limited, episodes=2)
-    assert found.scores["policy"][0] == found.returns["policy"][0].mean()
+    assert found.scores["actor"][0] == found.returns["actor"][0].mean()
     with pytest.raises(jp.DataError, match="the policy cannot act in this environment"):
         jp.evaluate(run.policy(0), "Pendulum-v1", episodes=1)
     with pytest.raises(jp.DataError, match="names no environment: pass env="):

@@ -107,12 +107,10 @@ def test_commands_take_it(
     with pytest.raises(jp.LoadError, match=rf"'{package}'.*import it first, or name it: load_run"):
         jp.load_run(folder)
     assert package not in sys.modules
-    with pytest.raises(jp.LoadError, match="was trained by .*, not by 'bc'"):
+    with pytest.raises(jp.LoadError, match=r"was trained by .*, not by 'bc'"):
         jp.load_run(folder, method=bc)
-    expected = jp.load_run(folder, method=module).policy(0)(np.ones(3))
-    np.testing.assert_array_equal(
-        jp.load_run(folder, method=package).policy(0)(np.ones(3)), expected
-    )
+    one, other = (jp.load_run(folder, method=each).policy(0) for each in (module, package))
+    np.testing.assert_array_equal(one(np.ones(3)), other(np.ones(3)))
     forget(package)
     target = tmp_path / "policy"
     assert export.main(["export", f"--run={folder}", f"--out={target}"]) == 2
@@ -122,7 +120,7 @@ def test_commands_take_it(
 
 
 def test_python_takes_the_module(package: str, pendulum_file: Path, tmp_path: Path) -> None:
-    data = jp.load_dataset(pendulum_file)
+    data = jp.load_dataset(pendulum_file, env="Pendulum-v1")
     module = types.ModuleType("made_up")  # as one defined in a notebook: nobody can import it
     module.Config, module.State, module.make = bc.Config, bc.State, bc.make  # type: ignore[attr-defined]
     trained = jp.train(module, data, seeds=1, env=None, workdir=tmp_path / "run", **FIELDS)

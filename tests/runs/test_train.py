@@ -218,8 +218,8 @@ import jax
 jax.config.update("jax_num_cpu_devices", 1)
 (jax.numpy.zeros(3) + 1).block_until_ready()
 import jaxrl_prefs as jp
-run = jp.train("bc", {str(pendulum_file)!r}, seeds=1, env="Pendulum-v1", eval_episodes=1, train_steps=2, batch_size=4,
-               actor_hidden=(4,), log_every=2)
+run = jp.train("bc", {str(pendulum_file)!r}, seeds=1, env="Pendulum-v1", eval_episodes=1,
+               train_steps=2, batch_size=4, actor_hidden=(4,), log_every=2)
 assert jax.device_count() == 1
 print(run)
 """
