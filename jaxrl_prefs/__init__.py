@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jaxrl_prefs.runs.evaluate import Evaluation, evaluate
     from jaxrl_prefs.runs.load import load_run
     from jaxrl_prefs.runs.run import Run
+    from jaxrl_prefs.runs.sinks import Logger
     from jaxrl_prefs.runs.train import train
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ __all__ = [
     "Dataset",
     "Evaluation",
     "LoadError",
+    "Logger",
     "Method",
     "Net",
     "NonFiniteError",
@@ -71,6 +73,7 @@ __all__ = [
 _LATER = {  # name -> where it is, imported when it is first asked for
     "Dataset": ("jaxrl_prefs.data", "Dataset"),
     "Evaluation": ("jaxrl_prefs.runs.evaluate", "Evaluation"),
+    "Logger": ("jaxrl_prefs.runs.sinks", "Logger"),
     "PreparedDataset": ("jaxrl_prefs.data", "PreparedDataset"),
     "Processing": ("jaxrl_prefs.data", "Processing"),
     "Run": ("jaxrl_prefs.runs.run", "Run"),

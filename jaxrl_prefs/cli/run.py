@@ -70,6 +70,7 @@ flags.DEFINE_string(
     "auto: gymnasium on a CPU and where there is no such simulator",
     **_OWN,
 )
+flags.DEFINE_string("log", "", "besides JSONL files: tensorboard, wandb or both, by commas", **_OWN)
 flags.DEFINE_string(
     "coordinator",
     "",
@@ -111,7 +112,7 @@ def parse(argv: Sequence[str]) -> Command:
     commandline.read(FLAGS, argv, "; fields are set by --set {}")
     own = [
         f"{name}={FLAGS[name].value}"
-        for name in ("eval_episodes", "eval_every", "eval_backend")
+        for name in ("eval_episodes", "eval_every", "eval_backend", "log")
         if FLAGS[name].value
     ]
     choice = Choice(

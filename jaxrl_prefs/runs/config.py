@@ -18,7 +18,8 @@ from jaxrl_prefs.data import Dataset, Processing
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import overrides, presets
 from jaxrl_prefs.runs.methods import find_method
-from jaxrl_prefs.runs.renamed import RENAMED
+from jaxrl_prefs.runs.renamed import present_names
+from jaxrl_prefs.runs.sinks import LOGGERS
 
 LARGEST_SEED = 2**31 - 1
 OWN_FLAGS = ("algo", "dataset", "env", "seeds")
@@ -47,13 +48,18 @@ class RunConfig:
     log_every: int = 1_000  # updates per compiled call and per row of metrics
     checkpoint_every: int = 10_000  # rounded up to the next row of metrics
     keep: int = 2  # newest checkpoints to keep
-    tensorboard: bool = False  # also write event files (needs tensorboardX)
+    log: tuple[str, ...] = ()  # besides JSONL: tensorboard, wandb
     mapping: Literal["auto", "loop", "vmap"] = "auto"  # how seeds share a device
 
     def __post_init__(self) -> None:
         for name in ("eval_episodes", "eval_every", "log_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"field {name!r} must be at least 1, got {getattr(self, name)}")
+        for name in self.log:
+            if name not in LOGGERS:
+                raise ValueError(
+                    f"field 'log' takes {', '.join(LOGGERS)}, parted by commas, and got {name!r}"
+                )
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"field 'gamma' must lie in 0 to 1, got {self.gamma}")
         if not 0 <= self.eval_seed <= LARGEST_SEED:
@@ -149,7 +155,7 @@ def check_known(names: Iterable[str], algos: Iterable[str]) -> None:
     """
     algos = list(algos)
     known = set[str]().union(*map(fields, algos))
-    now = {old: new for algo in algos for old, new in RENAMED.get(algo, {}).items()}
+    now = {old: new for algo in algos for old, new in present_names(algo).items()}
     for name in names:
         if name in OWN_FLAGS:
             raise ConfigError(_own_flag(name))
@@ -196,7 +202,7 @@ def _split(run: RunConfig, method: Any, choice: Choice) -> tuple[RunConfig, Any]
         if name in OWN_FLAGS:
             raise ConfigError(_own_flag(name))
         if name not in own and name not in others:
-            if now := RENAMED.get(run.algo, {}).get(name):
+            if now := present_names(run.algo).get(name):
                 raise ConfigError(f"no field {name!r}: it is called {now!r}")
             valid = sorted((own.keys() | others.keys()) - set(OWN_FLAGS))
             raise ConfigError(overrides.unknown("field", name, valid))

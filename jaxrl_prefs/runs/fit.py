@@ -15,15 +15,19 @@ from jaxrl_prefs.runs.display import line
 from jaxrl_prefs.runs.job import Job
 from jaxrl_prefs.runs.load import abstract_state
 from jaxrl_prefs.runs.recorder import Recorder, Step, crossed
+from jaxrl_prefs.runs.sinks import Logger
 from jaxrl_prefs.runs.workdir import CHECKPOINTS, COLUMNS
 from jaxrl_prefs.training import loop, sweep
 from jaxrl_prefs.training.program import SeedPlacement
 
 
-def run(job: Job, console: Console, loggers: Sequence[Any] = ()) -> None:
+def run(job: Job, console: Console, loggers: Sequence[Logger] = ()) -> None:
     """Trains to the end from wherever the workdir's newest checkpoint stands.
 
+    `loggers` get every row, besides the loggers that the run's config names.
+
     Raises:
+        ConfigError: if a logger cannot start.
         NonFiniteError: if a seed breaks; the checkpoints so far stay.
         CheckpointError, OSError: if the disk refuses a checkpoint or a row.
     """
@@ -52,7 +56,7 @@ def run(job: Job, console: Console, loggers: Sequence[Any] = ()) -> None:
             mapping=config.mapping,
             stream=bool(job.streamed),
         )
-        with Recorder(job, start, console) as recorder:
+        with Recorder(job, start, console, loggers) as recorder:
             for step in _timed(log_points, start):
                 recorder.record(step)
                 now = step.log_point.step

@@ -27,6 +27,7 @@ from jaxrl_prefs.runs import config, curves, fit, load, memory, overrides, stati
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.runs.display import line
 from jaxrl_prefs.runs.job import Job, mesh_for
+from jaxrl_prefs.runs.sinks import Logger
 from jaxrl_prefs.runs.workdir import CONFIG, EVALUATIONS, METRICS, RESULT, TIMINGS, Rows
 from jaxrl_prefs.training import sweep
 
@@ -47,7 +48,7 @@ def run(
     console: Console,
     *,
     overwrite: bool,
-    loggers: Sequence[Any] = (),
+    loggers: Sequence[Logger] = (),
 ) -> Job:
     """Trains or goes on training in the workdir `path`, to result.json; returns what was trained.
 
@@ -68,7 +69,7 @@ def complete(
     console: Console,
     *,
     overwrite: bool,
-    loggers: Sequence[Any] = (),
+    loggers: Sequence[Logger] = (),
 ) -> None:
     """Trains what `prepare` returned, from wherever it stands to result.json. Raises as `run`.
 

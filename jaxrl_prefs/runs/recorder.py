@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 
+from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.evaluation.evaluator import Diagnosis, Evaluator, Score
 from jaxrl_prefs.parallel import processes
 from jaxrl_prefs.runs import columns, estimate, memory
 from jaxrl_prefs.runs.display import Display, line
 from jaxrl_prefs.runs.estimate import Estimate
 from jaxrl_prefs.runs.job import Job
-from jaxrl_prefs.runs.sinks import Events
+from jaxrl_prefs.runs.sinks import LOGGERS, Logger, Loggers
 from jaxrl_prefs.runs.workdir import (
     COLUMNS,
     EVALUATIONS,
-    EVENTS,
     FORECAST,
     METRICS,
     TIMINGS,
@@ -57,16 +57,17 @@ class Recorder:
 
     Raises:
         DataError: if the dataset's environment cannot be made.
-        ConfigError: if event files are wanted and tensorboardX is missing; if the method's
-            columns do not fit into memory.
+        ConfigError: if a logger cannot start; if the method's columns do not fit into memory.
     """
 
-    def __init__(self, job: Job, start: int, console: Console) -> None:
+    def __init__(
+        self, job: Job, start: int, console: Console, loggers: Sequence[Logger] = ()
+    ) -> None:
         self._trial, self._console = job, console
         config, method, dataset = job.config, job.method, job.dataset
         common: dict[str, Any] = {"eval_seed": config.eval_seed, "mapping": config.mapping}
         place = (job.seeds, job.mesh)
-        self._events = Events(job.path / EVENTS, wanted=config.tensorboard, start=start)
+        self._loggers, self._start = _wanted(job, console, loggers), start
         self._evaluator = (
             Evaluator(
                 method,
@@ -92,6 +93,11 @@ class Recorder:
         self._display = Display(console, method, start, job.points)
 
     def __enter__(self) -> Recorder:
+        try:
+            self._loggers.start(self._trial.path, self._start)
+        except ConfigError:
+            self._close()
+            raise
         self._display.__enter__()
         return self
 
@@ -102,7 +108,10 @@ class Recorder:
         trace: TracebackType | None,
     ) -> None:
         self._display.__exit__(kind, error, trace)
-        self._events.close()
+        self._close()
+
+    def _close(self) -> None:
+        self._loggers.close()
         if self._evaluator:
             self._evaluator.close()
 
@@ -175,7 +184,7 @@ class Recorder:
                 played.append(row)
         self._files[METRICS].append(measured)
         self._files[EVALUATIONS].append(played)
-        self._events.write(measured + played)
+        self._loggers.write(measured + played)
 
     def _show(self, step: Step, scores: Mapping[str, Score]) -> None:
         phase, phase_step = step.log_point.phase, step.log_point.phase_step
@@ -209,6 +218,14 @@ class Recorder:
         measured: dict[str, Any] = processes.run_on_leader(lambda: {"updates": updates, **played})
         write_json(known, measured)
         return Estimate(method, config.eval_every, **measured)
+
+
+def _wanted(job: Job, console: Console, loggers: Sequence[Logger]) -> Loggers:
+    """The loggers that the run's config names, then `loggers`; none but in the leader."""
+    if not processes.is_leader():
+        return Loggers((), print)
+    named = [LOGGERS[name]() for name in dict.fromkeys(job.config.log)]
+    return Loggers([*named, *loggers], lambda text: line(console, text))
 
 
 def _number(value: Any) -> float | None:

@@ -20,6 +20,7 @@ from jaxrl_prefs.runs import config, load, prepare
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.runs.methods import find_method, name_of
 from jaxrl_prefs.runs.run import ROWS, Point, Run
+from jaxrl_prefs.runs.sinks import Logger
 
 ARGUMENTS = {"algo": "method", "dataset": "data"}  # fields of a run -> arguments of train
 
@@ -32,7 +33,7 @@ def train(
     workdir: str | Path | None = None,
     env: Environment = "",
     overwrite: bool = False,
-    loggers: Sequence[Any] = (),
+    loggers: Sequence[Logger] = (),
     trust_env: bool = False,
     **fields: Any,
 ) -> Run:
@@ -60,7 +61,7 @@ def train(
         env: where to evaluate: an id of Gymnasium's, a function that makes an environment, "" for
             the dataset's own environment, or None to train without evaluation.
         overwrite: start anew, removing the run that is in `workdir`.
-        loggers: get every row of metrics and scores, see `jaxrl_prefs.runs.sinks.Logger`.
+        loggers: get every row of metrics and scores, see `Logger`.
         trust_env: make the environment that the dataset names even if that runs code of the
             dataset's choice.
         fields: fields of the run (`gamma`, `eval_every`, ..., see `RunConfig`) and of the method's
