@@ -244,3 +244,30 @@ def test_the_command_and_python_take_one_path(
         jp.train("bc", data)
     assert command_line.main(["run", "--algo=bc"]) == 2
     assert calls == ["bc", "bc"]
+
+
+class Listener:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.started: list[Any] = []
+        self.rows: list[Any] = []
+        self.closed = 0
+
+    def start(self, folder: Path, config: dict[str, Any], step: int) -> None:
+        self.started.append((config["run"]["algo"], step))
+
+    def write(self, rows: list[Any]) -> None:
+        self.rows += rows
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_loggers_get_every_row(kept: jp.Run, data: Dataset) -> None:
+    listener = Listener()
+    jp.train("td3_bc", data, seeds=2, loggers=[listener], **FIELDS)
+    assert listener.started == [("td3_bc", 0)] and listener.closed == 1
+    assert kept.workdir is not None
+    written = [json.loads(x) for text in files(kept.workdir).values() for x in text.splitlines()]
+    assert sorted(map(str, listener.rows)) == sorted(map(str, written))
