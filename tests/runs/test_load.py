@@ -43,8 +43,11 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = Spec(3, 2, 50, -one[:2], one[:2], zero, one * np.float32(0.7), zero[:2], one[:2])
     method = bdpo.make(CONFIG, spec)
     about = {
-        "run": {"algo": "bdpo", "seeds": SEEDS},
+        "run": {"algo": "bdpo", "dataset": "made-up", "seeds": SEEDS},
         "method": dataclasses.asdict(CONFIG),
+        "sweep": {},
+        "data": dict.fromkeys(("env", "score_kind", "score", "reference_source"), ""),
+        "versions": {},
         "release": load.describe(spec, OBSERVATION, ACTION),
     }
     (path / "config.json").write_text(json.dumps(about))
@@ -53,6 +56,11 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = init(seed_axis.pad(seed_keys(SEEDS), mesh), spec.example())
     with Checkpoints(path / "checkpoints") as checkpoints:
         checkpoints.save(7, seed_axis.trim(state, len(SEEDS)))
+    with open(path / "evaluations.jsonl", "w") as file:
+        for seed in SEEDS:
+            row = {"step": 7, "policy": "actor", "candidates": 3, "rule": "first", "seed": seed}
+            row |= {"phase": "train", "score": 10.0 * seed, "returns": [1.0], "lengths": [5]}
+            file.write(json.dumps(row) + "\n")
     return path
 
 
