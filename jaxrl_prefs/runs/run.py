@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -314,6 +315,7 @@ class Run:
         point = self._at()
         with damage_is_named(point.place):
             figure = curves.figure(point.rows(EVALUATIONS), point.rows(METRICS))
+        setattr(figure, "_repr_png_", functools.partial(_png, figure))  # noqa: B010 - for notebooks
         if path is not None:
             figure.savefig(path, dpi=120, format="png")
         return figure
@@ -360,6 +362,12 @@ def _headline(point: Point) -> str:
     spread = f" ({statistics.spread(bounds)})" if bounds else ""
     kind = point.about.get("data", {}).get("score_kind", "score")
     return f"{kind} of {name}: {np.mean(list(values.values())):.1f}{spread}"
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def _text(view: Any) -> str:
