@@ -2,8 +2,9 @@
 
     jaxrl-prefs toy --algo=bdpo --task=8gaussians
 
-Prints learned against exact values. The same command goes on where it was stopped. Writes results.json and the pictures of the BDPO paper's
+Prints learned against exact values. Writes results.json and the pictures of the BDPO paper's
 figures 4 and 5 to the workdir; with --algo=bpr, one picture of self-play and reference sampling.
+The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
