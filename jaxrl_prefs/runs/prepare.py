@@ -134,7 +134,9 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
         sweep.NotSweepable: if the members of one ensemble cannot differ in these fields.
     """
     found = devices.found()
-    env = "" if choice.env == NO_ENV else choice.env
+    env = choice.env
+    if env == NO_ENV:  # its box of actions may be another one's that the run was begun with
+        env = processes.run_on_leader(lambda: _begun_in(path))
     recording = _load(choice.dataset, env, choice.trust_env)
     if choice.env == NO_ENV:
         recording = recording._replace(task=None, refused=None)
@@ -157,6 +159,19 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
         raise ConfigError(f"{streamed}, and that is for a single process")
     job = Job(path, run_config, method, dataset, mesh, tuple(numbers), streamed)
     return job, _about(job, method_config)
+
+
+def _begun_in(path: Path) -> str:
+    """The environment that the run in a folder was begun with by --env; empty for none.
+
+    Not one that would import a module: a folder does not choose what code runs.
+    """
+    try:
+        named = workdir.read_json(path / CONFIG)["run"]["env"]
+    except (OSError, WorkdirError, LookupError, TypeError):
+        return ""
+    usable = isinstance(named, str) and named != NO_ENV and ":" not in named
+    return named if usable else ""
 
 
 def _check_trusted(recording: Recording) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import PendulumEnv
 
 from jaxrl_prefs.cli import run, table
 from jaxrl_prefs.evaluation.evaluator import Evaluator
@@ -125,12 +127,20 @@ def test_a_process_that_dies_in_an_evaluation_has_saved(
     assert json.loads((tmp_path / "run" / "result.json").read_text())["score_mean"] is None
 
 
-def test_an_environment_that_raises_in_its_first_step(flags: Flags, tmp_path: Path) -> None:
-    class Raises(gymnasium.envs.classic_control.PendulumEnv):
-        def step(self, u: Any) -> Any:
-            raise RuntimeError("the simulator is broken")
+class Raises(PendulumEnv):
+    """A simulator that breaks in the third step of an episode."""
 
-    gymnasium.register("Raises-v0", Raises, max_episode_steps=20)
+    steps = 0
+
+    def step(self, u: Any) -> Any:
+        self.steps += 1
+        if self.steps % 3 == 0:
+            raise RuntimeError("the simulator is broken")
+        return super().step(u)
+
+
+def test_an_environment_that_raises(flags: Flags, tmp_path: Path) -> None:
+    gymnasium.register("Raises-v0", f"{__name__}:Raises", max_episode_steps=20)
     try:
         assert run.main(flags(env="Raises-v0")) == 0
     finally:
@@ -243,10 +253,12 @@ def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(
     flags: Flags, whole: Path, unfinished: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its progress too: the sums of metrics are as safe as the weights."""
-    about = next((unfinished / "checkpoints" / "8").rglob("*metadata*"))
+    files = [path for path in (unfinished / "checkpoints" / "8").rglob("*") if path.is_file()]
+    (about,) = (path for path in files if b"progress_checksum" in path.read_bytes())
     text = about.read_text()
-    assert '"progress_checksum"' in text
-    about.write_text(text.replace('"before": ', '"before": 1', 1))
+    changed = re.sub(r'"before": *', r"\g<0>1", text, count=1)
+    assert changed != text
+    about.write_text(changed)
     with caplog.at_level(logging.WARNING):
         assert run.main(flags()) == 0
     assert "checkpoint of step 8" in caplog.text and "progress" in caplog.text
