@@ -49,7 +49,8 @@ def prepare(recording: Recording, processing: Processing) -> Dataset:
     if recording.outside and not processing.clip_actions:
         raise DataError(
             f"{recording.name}: {recording.outside}. If they were recorded before the environment "
-            "clipped them, clip_actions=true (of a run: --set clip_actions=true) clips them too; if "
+            "clipped them, clip_actions=true (of a run: --set clip_actions=true) clips them too. "
+            "If "
             "they are in other units, name the environment that takes them (--env)"
         )
     observation = (
