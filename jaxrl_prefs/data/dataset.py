@@ -50,8 +50,7 @@ def prepare(recording: Recording, processing: Processing) -> Dataset:
         raise DataError(
             f"{recording.name}: {recording.outside}. If they were recorded before the environment "
             "clipped them, clip_actions=true (of a run: --set clip_actions=true) clips them too. "
-            "If "
-            "they are in other units, name the environment that takes them (--env)"
+            "If they are in other units, name the environment that takes them (--env)"
         )
     observation = (
         transforms.standardise(recording.observation)
