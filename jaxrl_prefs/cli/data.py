@@ -135,7 +135,8 @@ def _row(name: str) -> tuple[str, ...]:
     try:
         about = minari.metadata(folder)
     except DataError as fault:
-        return (name, families.family_of(name), "", "", f"damaged: {fault}", "")
+        why = str(fault).removeprefix(f"{folder / 'metadata.json'} is damaged: ")
+        return (name, families.family_of(name), "", "", f"damaged: {why}", "")
     spec = about.get("eval_env_spec") or about.get("env_spec")
     found = None if spec else default_task.of(name)
     named = str(trust.parsed(spec).get("id", "unreadable")) if spec else "-"
