@@ -32,7 +32,7 @@ from jaxrl_prefs.data.generate import online
 from jaxrl_prefs.data.generate.sbx_agent import SbxAgent
 from jaxrl_prefs.data.readers import default_task, minari
 from jaxrl_prefs.environments import trust
-from jaxrl_prefs.environments.task import number
+from jaxrl_prefs.environments.task import check_interface, number
 from jaxrl_prefs.environments.trust import Refusal
 from jaxrl_prefs.errors import ConfigError, DataError
 from jaxrl_prefs.runs import overrides
@@ -169,9 +169,7 @@ def inform(
     if recording.task is not None:
         view.add_row("replayed", replayed(recording))
         if episodes:
-            view.add_row(
-                "random policy", played(recording, random_returns(recording.task, episodes))
-            )
+            view.add_row("random policy", escape(_played(recording, recording.task, episodes)))
     console.print(view, highlight=False)
     console.print("returns:", *histogram(recording.returns), sep="\n", highlight=False)
 
@@ -275,9 +273,21 @@ def replayed(recording: Recording) -> str:
     )
 
 
+def _played(recording: Recording, task: Task, episodes: int) -> str:
+    """As `played`; of an environment that fails, what it says."""
+    try:
+        return played(recording, random_returns(task, episodes))
+    except DataError as fault:
+        return str(fault)
+    except Exception as fault:  # an environment may fail in any way
+        why = " ".join(str(fault).split())
+        return f"none: the environment raised {type(fault).__name__}: {why}"
+
+
 def random_returns(task: Task, episodes: int, seed: int = 0) -> np.ndarray:
     """Returns [episodes] of a uniformly random policy."""
     env = task.make()
+    check_interface(env, task.env_id)
     env.action_space.seed(seed)
     returns = np.zeros(episodes)
     for episode in range(episodes):

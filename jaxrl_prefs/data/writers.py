@@ -102,9 +102,9 @@ def neorl2(recording: Recording, path: Path) -> None:
 
 
 def _archive(path: Path, recording: Recording, **arrays: Any) -> None:
-    sizes = {container.SIZES: np.array(_sizes(recording))}
+    arrays[container.SIZES] = np.array(_sizes(recording))
     with _new(path) as draft, draft.open("wb") as file:
-        np.savez_compressed(file, **arrays, **sizes)
+        np.savez_compressed(file, **arrays)
 
 
 def _sizes(recording: Recording) -> list[int]:

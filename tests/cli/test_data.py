@@ -17,6 +17,7 @@ from jaxrl_prefs.cli import data as command
 from jaxrl_prefs.data import checked_files
 from jaxrl_prefs.data.generate import pendulum
 from jaxrl_prefs.environments import task
+from tests import playground
 from tests.data import files
 
 
@@ -183,3 +184,15 @@ def test_a_full_disk_is_found_before_anything_is_simulated(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**6))
     monkeypatch.setattr(pendulum, "generate", lambda *_: pytest.fail("simulated"))
     assert "has 1 MB left: make room" in say("make", "pendulum-mixed", code=2)
+
+
+def test_info_tells_of_an_environment_that_fails(root: Path, say: Callable[..., str]) -> None:
+    playground.register()
+    names = {
+        "tests/OldStep-v0": "has not Gymnasium's interface: step() returns 4 value",
+        playground.faulty("raises"): "none: the environment raised RuntimeError: unstable sim",
+    }
+    files.write_minari(root / "minari", "mine/two-v0", files.two_episodes())
+    for env_id, message in names.items():
+        text = " ".join(say("info", "mine/two-v0", f"--env={env_id}").replace("│", "").split())
+        assert message in text
