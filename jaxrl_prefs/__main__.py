@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -54,10 +53,9 @@ def program() -> None:
 
 def command(argv: Sequence[str]) -> None:
     """Runs a command line and ends the process with its exit code; SIGTERM acts as Ctrl-C."""
-    from jaxrl_prefs.cli.commandline import leave
+    from jaxrl_prefs.cli import commandline
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way of interrupting
-    leave(main(argv))
+    commandline.leave(commandline.guarded(main, argv))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import numpy as np
 from jaxrl_prefs.keys import phase_keys, seed_keys
 from jaxrl_prefs.method import Method, Phase, sequential
 from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.training import loop, program
+from jaxrl_prefs.training import chunk, loop, program
 from jaxrl_prefs.types import Key, Spec, Transition
 
 SEEDS = (3, 4, 5)
@@ -198,9 +198,9 @@ class Subject:
             for point in loop.run(self.method, self.data, seeds, mesh, **more)
         ]
 
-    def placement(self, mapping: str = "auto") -> program.SeedPlacement:
+    def placement(self, mapping: str = "auto") -> chunk.SeedPlacement:
         """Three seeds on the devices."""
-        return program.SeedPlacement(SEEDS, seed_axis.seed_mesh(jax.devices()[:DEVICES]), mapping)
+        return chunk.SeedPlacement(SEEDS, seed_axis.seed_mesh(jax.devices()[:DEVICES]), mapping)
 
     @functools.cached_property
     def whole(self) -> list[LogPoint]:
@@ -253,13 +253,13 @@ class Subject:
         return [*found, Program("diagnosis", diagnose, (state, batch, _key()))]
 
     @functools.cached_property
-    def chunks(self) -> list[tuple[program.Chunk, Any]]:
+    def chunks(self) -> list[tuple[chunk.Chunk, Any]]:
         """Every phase's program for three seeds over the devices, with a state to call it on."""
         placement, last = self.placement(), self.whole[-1]
         state = seed_axis.pad(last.state, placement.mesh)
         return [
             (
-                program.compile_chunk(
+                chunk.compile_chunk(
                     self.method, index, self.data, placement, state=state, columns=last.columns
                 ),
                 state,
@@ -649,7 +649,7 @@ def chunks_lower_for_accelerators(subject: Subject) -> None:
     placement, last = subject.placement("vmap"), subject.whole[-1]
     state = seed_axis.pad(last.state, placement.mesh)
     for index in range(len(subject.method.phases)):
-        chunk = program.build_chunk(subject.method, index, subject.data, placement, last.columns)
-        args = chunk.arguments(state, 0, 1)
-        exported = jax.export.export(chunk.function, platforms=ACCELERATORS)(*args)
+        built = chunk.build_chunk(subject.method, index, subject.data, placement, last.columns)
+        args = built.arguments(state, 0, 1)
+        exported = jax.export.export(built.function, platforms=ACCELERATORS)(*args)
         assert exported.nr_devices == placement.mesh.devices.size, exported.nr_devices

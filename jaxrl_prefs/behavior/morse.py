@@ -77,7 +77,7 @@ KERNELS: dict[str, Kernel] = {
 def scale_of(text: str | float | Array, action_dim: int) -> float | Array:
     """Reads a kernel's scale: a number, or a multiple of the action dimension k such as k/2.
 
-    An array, the setting of a member (settings.py), is handed back as it is.
+    An array, the setting of a member (training/sweep.py), is handed back as it is.
 
     Raises:
         ValueError: for anything else, and for a scale that is not above 0.
@@ -104,6 +104,10 @@ def scale_of(text: str | float | Array, action_dim: int) -> float | Array:
             f"as k/10, k/2, k or 2k, not {text!r}"
         )
     return scale
+
+
+# Of a config's field `kernel_scale`: how a sweep reads its values (runs/overrides.py).
+SCALE = {"as_number": lambda text, spec: scale_of(text, spec.action_dim)}
 
 
 # ------------------------------------------------------------------------------- the network

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from absl import flags
 
 from jaxrl_prefs.errors import ConfigError, DataError, WorkdirError
+from jaxrl_prefs.runs import interrupt
 
 USER_ERRORS = (flags.Error, ConfigError, DataError, WorkdirError)
-WRONG_USE, FAILED, INTERRUPTED = 2, 1, 130
+WRONG_USE, FAILED, INTERRUPTED = 2, 1, interrupt.INTERRUPTED
 
 
 def words(own: flags.FlagValues, argv: Sequence[str] | None) -> list[str]:
@@ -53,6 +55,28 @@ def fail(message: str, code: int) -> int:
     """Prints one line to standard error, and returns the exit code."""
     print(" ".join(message.split()), file=sys.stderr)
     return code
+
+
+def interrupted() -> int:
+    """Says that a signal ended the command, and returns the exit code."""
+    return fail(interrupt.LINE, INTERRUPTED)
+
+
+def guarded(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Runs a command that Ctrl-C and SIGTERM end within ten seconds; returns the exit code."""
+    interrupt.watch()
+    try:
+        return main(argv)
+    except KeyboardInterrupt:
+        return interrupted()
+    except MemoryError as error:
+        told = str(error) or "an array could not be allocated"
+        return fail(f"out of memory: {told}. Fewer seeds at a time take less", FAILED)
+
+
+def folder(text: str) -> Path:
+    """The folder that a flag names; ~ is the user's own."""
+    return Path(text).expanduser()
 
 
 def leave(code: int) -> NoReturn:

@@ -89,10 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return commandline.fail(str(error), commandline.WRONG_USE)
     except OSError as error:
         return commandline.fail(str(error), commandline.FAILED)
+    except KeyboardInterrupt:
+        return commandline.interrupted()
 
 
 def _execute(variants: Sequence[Variant], console: Console) -> int:
-    folder, worst = Path(FLAGS.workdir), 0
+    folder, worst = commandline.folder(FLAGS.workdir), 0
     for dataset in FLAGS.datasets:
         for each in variants:
             code = run.main(["run", *_arguments(each, dataset, folder)])

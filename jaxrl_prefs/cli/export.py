@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _execute(console: Console) -> None:
     if not FLAGS.run:
         raise ConfigError("--run names the folder of a run")
-    from jaxrl_prefs import load_run
+    from jaxrl_prefs.runs.load import load_run
 
     folder = Path(FLAGS.run)
     trained = load_run(folder)

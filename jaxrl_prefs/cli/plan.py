@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxrl_prefs.cli import commandline
-from jaxrl_prefs.cli.flops import matmul_flops
+from jaxrl_prefs.cli.flops import update_flops
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import config
@@ -93,8 +93,8 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
     from jaxrl_prefs.parallel import seed_axis
     from jaxrl_prefs.runs import estimate, memory, prepare
     from jaxrl_prefs.runs.load import abstract_state
-    from jaxrl_prefs.training import loop
-    from jaxrl_prefs.training import program as chunk
+    from jaxrl_prefs.training import chunk, loop
+    from jaxrl_prefs.training import program as member_program
 
     with tempfile.TemporaryDirectory() as folder:
         job, _ = prepare.prepare(choice, Path(folder))
@@ -114,14 +114,12 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
         columns = estimate.empty_columns(method, index, 1, len(data.reward))
         program = chunk.compile_chunk(method, index, data, placement, state=state, columns=columns)
         batch = jax.eval_shape(
-            lambda rows, data, columns: chunk.take(data, rows, columns),
+            lambda rows, data, columns: member_program.take(data, rows, columns),
             jax.ShapeDtypeStruct((phase.batch_size,), "int32"),
             data,
             {name: x if x.shape[0] == len(data.reward) else x[0] for name, x in columns.items()},
         )
-        step = jax.ShapeDtypeStruct((), "int32")
-        key, share = jax.random.key(0), 1 / phase.period
-        flops = matmul_flops(phase.update, one, batch, key, step, share=share)
+        flops, _ = update_flops(phase.update, one, batch, jax.random.key(0))
         stretches.append(
             Stretch(
                 phase.name,

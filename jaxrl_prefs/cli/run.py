@@ -117,7 +117,7 @@ def parse(argv: Sequence[str]) -> Command:
         assignments=(*FLAGS.set, *own),
         trust_env=FLAGS.trust_env,
     )
-    workdir = Path(FLAGS.workdir or f"runs/{usual(choice.algo, choice.dataset)}")
+    workdir = commandline.folder(FLAGS.workdir or f"runs/{usual(choice.algo, choice.dataset)}")
     place = Place(FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes)
     if not place.coordinator and place[1:] != (None, None):
         raise ConfigError("--process_id and --num_processes go with --coordinator=address:port")
@@ -159,7 +159,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return commandline.fail(str(error), commandline.WRONG_USE)
     except JaxRuntimeError as error:
         if command.place is None:
-            raise
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return commandline.fail(f"out of memory: {error}", commandline.FAILED)
         return commandline.fail(f"{LOST} ({str(error).splitlines()[0]})", commandline.FAILED)
     except NonFiniteError as error:
         return commandline.fail(f"{error} The last good checkpoint is kept", commandline.FAILED)
@@ -167,10 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lost = command.place and any(isinstance(e, JaxRuntimeError) for e in _causes(error))
         return commandline.fail(f"{LOST} ({error})" if lost else str(error), commandline.FAILED)
     except KeyboardInterrupt:
-        return commandline.fail(
-            "interrupted; the same command continues from the last checkpoint",
-            commandline.INTERRUPTED,
-        )
+        return commandline.interrupted()
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

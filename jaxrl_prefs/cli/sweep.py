@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import flags
 from rich.console import Console
 
@@ -136,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return commandline.fail(str(error), commandline.FAILED)
     except KeyboardInterrupt:
-        return commandline.fail("interrupted; the same command continues", commandline.INTERRUPTED)
+        return commandline.interrupted()
 
 
 def _choice(cell: Cell, fixed: Mapping[str, str]) -> config.Choice:
@@ -177,7 +178,8 @@ def _cells(axes: Sequence[Axis]) -> list[Cell]:
 def _execute(cells: Sequence[Cell], console: Console) -> int:
     """Has every task trained, and writes everything known after each."""
     parts = [FLAGS.algo, FLAGS.dataset]
-    folder = Path(FLAGS.workdir or f"runs/sweep-{'-'.join(_slug('+'.join(x)) for x in parts)}")
+    usual = f"runs/sweep-{'-'.join(_slug('+'.join(x)) for x in parts)}"
+    folder = commandline.folder(FLAGS.workdir or usual)
     plan = [each for cell in cells for each in _tasks(cell, folder.absolute(), console)]
     if FLAGS.overwrite:
         for task, _, _ in plan:
@@ -222,19 +224,19 @@ def _tasks(cell: Cell, folder: Path, console: Console) -> Iterator[tuple[Task, C
 def _together(cell: Cell, folder: Path, console: Console) -> list[str]:
     """The fields in which members of one ensemble can differ, found by trying each."""
     from jaxrl_prefs.runs import prepare
-    from jaxrl_prefs.training.sweep import Fixed
+    from jaxrl_prefs.training.sweep import NotSweepable
 
     free, module = [], METHODS[cell.algo]
     for each in cell.axes:
         kind = overrides.field_types(module.Config).get(each.field)
-        if kind is not float and each.field not in getattr(module, "NUMBERS", ()):
+        if kind is not float and each.field not in overrides.number_readers(module.Config):
             continue
         others = {a.field: a.values[0] for a in cell.axes if a is not each}
         try:
             points = [{each.field: value} for value in each.values]
             prepare.prepare(_choice(cell, others), folder, points)
             free.append(each.field)
-        except Fixed as reason:
+        except NotSweepable as reason:
             line(console, f"{each.field} is varied run by run: {reason}")
     return free
 
@@ -317,7 +319,8 @@ def _draw_panel(panel: Any, points: Sequence[Found], last: int) -> None:
     for label, line_points in lines.items():
         entries = [next(iter(each.policies.values())) for each in line_points]
         places = [values.index(each.settings[first]) for each in line_points]
-        means = [entry["score_mean"] for entry in entries]
+        scored = [entry["score_mean"] for entry in entries]
+        means = [np.nan if score is None else score for score in scored]  # a gap in the line
         (drawn,) = panel.plot(places, means, marker="o", label=label or None)
         bounds = [entry["score_ci"] or (m, m) for entry, m in zip(entries, means, strict=True)]
         low, high = zip(*bounds, strict=True)

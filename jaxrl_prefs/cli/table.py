@@ -128,7 +128,10 @@ def headline(result: Mapping[str, Any] | None) -> str:
 
 def score(entry: Mapping[str, Any] | None) -> str:
     """A mean score with its interval: of a result, or of one of its policies; blank without one."""
-    return _with_interval(entry["score_mean"], entry["score_ci"]) if entry else ""
+    if not entry:
+        return ""
+    known = entry["score_mean"] is not None
+    return _with_interval(entry["score_mean"], entry["score_ci"]) if known else "no score"
 
 
 def difference(result: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> str:
@@ -138,8 +141,11 @@ def difference(result: Mapping[str, Any] | None, base: Mapping[str, Any] | None)
     """
     if result is None or base is None or result["seeds"] != base["seeds"] or not base["scores"]:
         return ""
-    gaps = np.subtract(result["scores"], base["scores"])
-    return _with_interval(float(gaps.mean()), statistics.interval(gaps), sign="+")
+    pairs = zip(result["scores"], base["scores"], strict=True)
+    gaps = np.array([mine - theirs for mine, theirs in pairs if None not in (mine, theirs)])
+    if not len(gaps):
+        return ""
+    return _with_interval(float(gaps.mean()), statistics.interval(gaps.tolist()), sign="+")
 
 
 def _with_interval(mean: float, bounds: Sequence[float] | None, sign: str = "") -> str:
@@ -192,7 +198,10 @@ def matrices(grid: Grid) -> dict[str, np.ndarray]:
     found = {}
     for column in grid.columns:
         scores = [grid.cells.get((name, column), {}).get("scores") for name in grid.datasets]
-        if all(scores) and len({len(row) for row in scores if row}) == 1:
+        if (
+            all(row and None not in row for row in scores)
+            and len({len(row) for row in scores if row}) == 1
+        ):
             found[column] = np.array(scores, float).T
     return found
 

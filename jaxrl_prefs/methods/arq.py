@@ -555,12 +555,14 @@ def _check(config: Config) -> None:
 def _phases(parts: Parts) -> list[Phase]:
     config, spec = parts.config, parts.spec
     shared = ("behavior",) if config.share_behavior else ()
-    rows = {"epoch": epoch, "uniform": uniform}[
+    sampler = {"epoch": epoch, "uniform": uniform}[
         validation.require_choice("batches", config.batches, ("epoch", "uniform"))
     ]
 
     def phase(name: str, steps: int, update: Callable[..., Any], size: int, **more: Any) -> Phase:
-        return Phase(name, steps, partial(update, parts=parts), size, **{"rows": rows, **more})
+        return Phase(
+            name, steps, partial(update, parts=parts), size, **{"sampler": sampler, **more}
+        )
 
     whole = config.behavior_ensemble_size * config.behavior_batch_size
     phases = [phase("behavior", config.pretrain_steps, update_behavior, whole, shared=shared)]

@@ -59,7 +59,7 @@ import optax
 
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.method import Method, Phase, Policy, Update, epoch, uniform
+from jaxrl_prefs.method import Method, Phase, Policy, epoch, uniform
 from jaxrl_prefs.ops import ddpm, schedules, values
 from jaxrl_prefs.ops.shapes import expand_rank
 from jaxrl_prefs.policies import diffusion, gaussian
@@ -462,7 +462,7 @@ def make(config: Config, spec: Spec) -> Method:
     parts = build(config, spec)
     sampler = ROWS[require_choice("batches", config.batches, ROWS)]
 
-    def phase(name: str, steps: int, update: Update, **more: Any) -> Phase:
+    def phase(name: str, steps: int, update: Callable[..., Any], **more: Any) -> Phase:
         return Phase(
             name, steps, partial(update, parts=parts), config.batch_size, sampler=sampler, **more
         )
@@ -483,7 +483,6 @@ def make(config: Config, spec: Spec) -> Method:
                 "train",
                 config.train_steps - config.warmup_steps,
                 update_all,
-                period=config.actor_interval,
             ),
         ),
         policies={

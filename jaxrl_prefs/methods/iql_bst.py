@@ -46,9 +46,6 @@ from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
 from jaxrl_prefs.values import bst, critics, iql
 from jaxrl_prefs.values.iql import Iql
 
-# Fields written as text that are numbers once the data's sizes are known: a sweep may vary them.
-NUMBERS = {"kernel_scale": lambda text, spec: morse.scale_of(text, spec.action_dim)}
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -61,7 +58,8 @@ class Config:
     critic_learning_rate: float = 3e-4  # of Q and V
     tau: float = 0.005  # rate of the critic's moving average
     # policy
-    kernel_scale: str = "k/2"  # lambda: a number, or a multiple of the action dimension k
+    # lambda: a number, or a multiple of the action dimension k
+    kernel_scale: str = dataclasses.field(default="k/2", metadata=morse.SCALE)
     mu: float = 1.0  # [ours] temperature of the weight
     weight_gradient: str = "full"  # [ours] or "detached"
     distance: str = "mean"  # [ours] over action dimensions, or "sum"

@@ -32,7 +32,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -41,7 +41,7 @@ import optax
 
 from jaxrl_prefs import learner, validation
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.method import Method, Phase, Policy, Update
+from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops.shapes import uniform_in
 from jaxrl_prefs.policies import deterministic
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Spec, Transition
@@ -182,7 +182,7 @@ def make(config: Config, spec: Spec) -> Method:
     validation.require_nonnegative(config, "max_weight")
     parts = build(config, spec)
 
-    def phase(name: str, steps: int, update: Update) -> Phase:
+    def phase(name: str, steps: int, update: Callable[..., Any]) -> Phase:
         return Phase(name, steps, partial(update, parts=parts), config.batch_size)
 
     return Method(

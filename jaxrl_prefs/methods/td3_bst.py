@@ -61,16 +61,14 @@ from jaxrl_prefs.types import Array, Key, Metrics, Params, Spec, Transition
 from jaxrl_prefs.values import bst, critics, td3
 from jaxrl_prefs.values.td3 import Td3
 
-# Fields written as text that are numbers once the data's sizes are known: a sweep may vary them.
-NUMBERS = {"kernel_scale": lambda text, spec: morse.scale_of(text, spec.action_dim)}
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Defaults: the kernel scale is the paper's; [ours] marks a choice of ours."""
 
     # objective
-    kernel_scale: str = "k/2"  # lambda: a number, or a multiple of the action dimension k
+    # lambda: a number, or a multiple of the action dimension k
+    kernel_scale: str = dataclasses.field(default="k/2", metadata=morse.SCALE)
     mu: float = 1.0  # [ours] temperature of the weight
     weight_gradient: str = "full"  # [ours] or "detached"
     distance: str = "mean"  # [ours] over action dimensions, or "sum"
@@ -237,7 +235,6 @@ def make(config: Config, spec: Spec) -> Method:
                 config.train_steps,
                 partial(update, parts=parts),
                 config.batch_size,
-                period=config.actor_interval,
             ),
         ),
         policies={"actor": Policy(partial(act, parts=parts), 1, "deterministic")},

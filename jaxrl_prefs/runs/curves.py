@@ -22,16 +22,17 @@ def draw(
     Lines are means over seeds. Bands are 95 % bootstrap intervals of scores, and the range over
     seeds of metrics. Grey lines part the phases.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    # Without pyplot: which backend a notebook or the shell has chosen is no matter of a file's.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     scored, measured = list(evaluations), list(metrics)
     panels = _panels(scored, measured)
     wide = min(4, len(panels)) or 1
     tall = math.ceil(len(panels) / wide) or 1
-    figure, axes = pyplot.subplots(tall, wide, figsize=(4 * wide, 3 * tall), squeeze=False)
+    figure = Figure(figsize=(4 * wide, 3 * tall))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(tall, wide, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     ends = _phase_ends(measured)
@@ -49,7 +50,6 @@ def draw(
     figure.tight_layout()
     draft = path.with_name(f".{path.name}")
     figure.savefig(draft, dpi=120, format="png")
-    pyplot.close(figure)
     draft.replace(path)
 
 
@@ -63,7 +63,7 @@ def _panels(
     panels: dict[str, dict[str, Line]] = {}
     for policy in dict.fromkeys(row["policy"] for row in evaluations):
         own = [row for row in evaluations if row["policy"] == policy]
-        points = _by_step((row["step"], row["score"]) for row in own)
+        points = _by_step((row["step"], row["score"]) for row in own if row["score"] is not None)
         bands = {
             step: statistics.interval(values) or (values[0], values[0])
             for step, values in points.items()

@@ -52,6 +52,16 @@ def field_types(config_class: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
 
 
+def number_readers(config_class: type) -> dict[str, Callable[[str, Any], float]]:
+    """Returns {field: reader(text, spec)} of the text fields whose values stand for numbers.
+
+    Such a field is declared with `dataclasses.field(metadata={"as_number": reader})`; a sweep can
+    then train its values together.
+    """
+    fields = dataclasses.fields(config_class)
+    return {f.name: f.metadata["as_number"] for f in fields if "as_number" in f.metadata}
+
+
 def unknown(kind: str, name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
     """Says that there is no such name, guesses the one that was meant, and lists all of them."""
     close = difflib.get_close_matches(name, list(valid), n=1)

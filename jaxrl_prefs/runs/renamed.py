@@ -49,6 +49,8 @@ RENAMED: dict[str, dict[str, str]] = {  # method -> {earlier name: present name}
 
 
 RUN = {"tensorboard": "log"}  # a field of the run, true for what is now log=tensorboard
+# Fields of the run that folders of earlier releases lack, at the value that those runs had.
+ADDED: dict[str, Any] = {"clip_actions": False}
 
 
 def present_names(algo: str) -> dict[str, str]:
@@ -65,9 +67,10 @@ def present(about: Mapping[str, Any]) -> dict[str, Any]:
     algo = run.get("algo") if isinstance(run, Mapping) else None
     names = RENAMED.get(algo, {}) if isinstance(algo, str) else {}
     found = dict(about)
-    if isinstance(run, Mapping) and "tensorboard" in run:
+    if isinstance(run, Mapping):
         rest = {name: value for name, value in run.items() if name != "tensorboard"}
-        found["run"] = {**rest, "log": ["tensorboard"] if run["tensorboard"] else []}
+        log = {"log": ["tensorboard"] if run["tensorboard"] else []} if rest != run else {}
+        found["run"] = ADDED | rest | log
     for section in ("method", "sweep"):
         fields = about.get(section)
         if isinstance(fields, Mapping):

@@ -16,18 +16,30 @@ LEVEL, RESAMPLES = 0.95, 10_000
 SCORES = ("scores", "score_mean", "score_ci")
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
+def interval(values: Sequence[float | None]) -> tuple[float, float] | None:
     """The 95 % percentile bootstrap interval of the mean over seeds; None for a single seed.
 
-    Seeds are resampled 10,000 times with replacement, from a fixed generator.
+    Seeds are resampled 10,000 times with replacement, from a fixed generator. Scores that are
+    missing (None) are left out.
     """
-    sample = np.asarray(values, np.float64)
+    sample = np.asarray(known(values), np.float64)
     if len(sample) < 2:
         return None
     drawn = np.random.default_rng(0).integers(0, len(sample), (RESAMPLES, len(sample)))
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(sample[drawn].mean(1), (tail, 100 - tail))
     return float(low), float(high)
+
+
+def known(values: Iterable[float | None]) -> list[float]:
+    """The scores that there are: one of a seed that could not be played is None."""
+    return [value for value in values if value is not None]
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the scores that there are; None if there is none."""
+    there = known(values)
+    return float(np.mean(there)) if there else None
 
 
 def summarise(evaluations: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -43,12 +55,13 @@ def summarise(evaluations: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, A
         entry = policies.setdefault(
             row["policy"],
             {key: row[key] for key in ("candidates", "rule")}
-            | {"episodes": len(row["returns"]), "scores": [], "returns": []},
+            | {"episodes": 0, "scores": [], "returns": []},
         )
+        entry["episodes"] = max(entry["episodes"], len(row["returns"]))
         entry["scores"].append(row["score"])
-        entry["returns"].append(float(np.mean(row["returns"])))
+        entry["returns"].append(mean(row["returns"]))
     for entry in policies.values():
-        entry["score_mean"] = float(np.mean(entry["scores"]))
+        entry["score_mean"] = mean(entry["scores"])
         entry["score_ci"] = interval(entry["scores"])
     return policies
 
@@ -97,8 +110,8 @@ def _late(
 
 
 def _mean_by_seed(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
-    scores = [float(np.mean([row["score"] for row in rows if row["seed"] == s])) for s in seeds]
-    return dict(zip(SCORES, (scores, float(np.mean(scores)), interval(scores)), strict=True))
+    scores = [mean(row["score"] for row in rows if row["seed"] == s) for s in seeds]
+    return dict(zip(SCORES, (scores, mean(scores), interval(scores)), strict=True))
 
 
 def rates(timings: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -206,11 +219,22 @@ def table(summary: Mapping[str, Any]) -> Table:
             justify="right",
         )
     for place, seed in enumerate(summary["seeds"]):
-        view.add_row(str(seed), *(f"{p['scores'][place]:.1f}" for p in policies.values()))
+        view.add_row(str(seed), *(number(p["scores"][place]) for p in policies.values()))
     view.add_section()
-    view.add_row("mean", *(f"{entry['score_mean']:.1f}" for entry in policies.values()))
-    view.add_row("95 %", *(spread(entry["score_ci"]) for entry in policies.values()))
+    view.add_row("mean", *(number(entry["score_mean"]) for entry in policies.values()))
+    view.add_row(
+        "95 %",
+        *(
+            spread(entry["score_ci"]) if known(entry["scores"]) else number(None)
+            for entry in policies.values()
+        ),
+    )
     return view
+
+
+def number(score: float | None) -> str:
+    """Prints a score; one that is missing is said to be."""
+    return "no score" if score is None else f"{score:.1f}"
 
 
 def spread(bounds: Sequence[float] | None) -> str:

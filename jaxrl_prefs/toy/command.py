@@ -79,7 +79,7 @@ def parse(argv: Sequence[str]) -> Command:
         setting=_setting(tasks, (*FLAGS.set, *eta)),
         tasks=tasks,
         size=FLAGS.size,
-        workdir=Path(FLAGS.workdir or f"runs/toy-{FLAGS.algo}"),
+        workdir=commandline.folder(FLAGS.workdir or f"runs/toy-{FLAGS.algo}"),
         help=FLAGS.help,
     )
 
@@ -143,14 +143,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (NonFiniteError, OSError) as error:
         return commandline.fail(str(error), commandline.FAILED)
     except KeyboardInterrupt:
-        return commandline.fail("interrupted", commandline.INTERRUPTED)
+        return commandline.interrupted()
 
 
 def _other(study: Any, console: Console) -> None:
     """Runs a study of its own, or prints its text and fields."""
     if not FLAGS.help:
         study.execute(
-            FLAGS.set, FLAGS.seed, Path(FLAGS.workdir or f"runs/toy-{FLAGS.algo}"), console
+            FLAGS.set,
+            FLAGS.seed,
+            commandline.folder(FLAGS.workdir or f"runs/toy-{FLAGS.algo}"),
+            console,
         )
         return
     fields = [f"  {name}={value}" for name, value in vars(study.configured(FLAGS.set)).items()]

@@ -73,21 +73,18 @@ def fill(axes: np.ndarray, rows: Mapping[str, Mapping[str, np.ndarray]], axis: n
 
 def panels(rows: int, columns: int, *, size: float = 2.1) -> tuple[Any, np.ndarray]:
     """A figure and its panels [rows, columns], squares of `size` inches on common axes."""
-    import matplotlib
+    figure = blank((size * columns + 0.6, size * rows + 0.3), layout="compressed")
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    return pyplot.subplots(
-        rows,
-        columns,
-        figsize=(size * columns + 0.6, size * rows + 0.3),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout="compressed",
-        dpi=DPI,
-    )
+def blank(size: tuple[float, float], layout: Any) -> Any:
+    """An empty figure of `size` inches, whichever backend a notebook or the shell has chosen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout=layout, dpi=DPI)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _scatter(panel: Any, points: np.ndarray) -> None:
@@ -95,7 +92,7 @@ def _scatter(panel: Any, points: np.ndarray) -> None:
 
 
 def _frame(axes: np.ndarray, axis: np.ndarray) -> None:
-    """The same square everywhere, with few log_points."""
+    """The same square everywhere, with few ticks."""
     for panel in axes.flat:
         panel.set(xlim=(axis[0], axis[-1]), ylim=(axis[0], axis[-1]), aspect="equal")
         panel.set_xticks([-4, -2, 0, 2, 4])
@@ -105,12 +102,10 @@ def _frame(axes: np.ndarray, axis: np.ndarray) -> None:
 
 def write(figure: Any, path: Path) -> None:
     """Writes a PNG of few colours, a third of the size; never seen half done."""
-    from matplotlib import pyplot
     from PIL import Image
 
     figure.canvas.draw()
     picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
-    pyplot.close(figure)
     draft = path.with_name(f".{path.name}")
     picture.quantize(COLOURS, dither=Image.Dither.NONE).save(draft, format="PNG", optimize=True)
     draft.replace(path)

@@ -27,14 +27,9 @@ def draw(
         rows: {distribution: {task: [K, 2]}}.
         axis: the coordinates that bound every panel of the plane.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     columns = len(next(iter(rows.values())))
     width, lower = max(PANEL * columns + 0.6, 6.0), PANEL * len(rows) + 0.3
-    figure = pyplot.figure(figsize=(width, UPPER + lower), dpi=figures.DPI, layout="constrained")
+    figure = figures.blank((width, UPPER + lower), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=(UPPER, lower))
     above, below = parts
     bandits = {"four arms": curves.arms, "Gaussian": curves.gaussian}

@@ -72,7 +72,7 @@ def test_negative_strengths_are_refused(field):
 
 def test_lam_must_be_positive():
     with pytest.raises(ValueError, match="lam must be above 0"):
-        bpr.make(bpr.Config(lam=0), SPEC)
+        bpr.make(bpr.Config(lam=0.0), SPEC)
 
 
 @pytest.mark.parametrize("behavior", ["tilted", "gaussian"])
@@ -87,7 +87,8 @@ def test_the_numbers_of_its_objective_may_differ_between_members():
         config = dataclasses.replace(SMALL, critic=critic)
         names = ("lam", "q_weight", "omega", "alpha", "actor_learning_rate", "tau")
         behavior, train = sweep.vary(bpr.make, config, SPEC, names).phases
-        assert behavior.alike and not train.alike  # the energy is trained once for each seed
+        # The energy is trained once per seed.
+        assert behavior.update.identical and not train.update.identical
 
 
 def test_defaults_are_the_paper_s_where_it_gives_any():

@@ -33,6 +33,8 @@ class Record(NamedTuple):
     columns: dict[str, np.ndarray]
     filled: tuple[int, int]
     metrics: dict[str, np.ndarray]
+    totals: dict[str, np.ndarray]
+    whole: bool
 
 
 def record(
