@@ -281,7 +281,7 @@ class TiltedModel(NamedTuple):
     uniform ones (ops/contrastive.py). Where the behaviour is narrow and actions have several
     dimensions no uniform draw comes near it, and a network that is far too wide has next to no
     loss; between the data and the uniform draws nothing tells it where down is, while the Gaussian
-    leads to the data from everywhere (docs/bpr.md). Ours.
+    leads to the data from everywhere (docs/methods/bpr.md). Ours.
 
     Parameters are {"tilt": the network's, "gaussian": GaussianModel's}; vectors the network's.
     """

@@ -13,7 +13,7 @@ The optimum of L is M*(s, a) = min(1, p(a|s) / u(a)): a density ratio, clipped a
 computed from log K; log(exp(.)) would underflow a few kernel widths from the data.
 
 Where actions have many dimensions no uniform one comes near the data, and a network that knows p(a)
-but not p(a|s) has the loss of one that knows both (docs/td3_bst.md). A share of the u_j may
+but not p(a|s) has the loss of one that knows both (docs/methods/td3_bst.md). A share of the u_j may
 therefore be actions of the batch's other rows: u is then the mixture of both.
 """
 

@@ -1,9 +1,9 @@
 """What datasets there are, and what they hold.
 
-    python -m experiments.data list
-    python -m experiments.data info hopper/medium-v0
-    python -m experiments.data convert hopper/medium-v0 out/hopper_medium-v2.hdf5
-    python -m experiments.data make maze2d/umaze-v0
+    jaxrl-prefs data list
+    jaxrl-prefs data info hopper/medium-v0
+    jaxrl-prefs data convert hopper/medium-v0 out/hopper_medium-v2.hdf5
+    jaxrl-prefs data make maze2d/umaze-v0
 
 `info` also plays a uniformly random policy, whose score should be near 0, and replays single steps
 where the environment can be set to a recorded state. `convert` writes a file of D4RL (.hdf5),
@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 from absl import flags
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from jaxrl_prefs import data
 from jaxrl_prefs.cli import commandline
@@ -35,19 +33,18 @@ from jaxrl_prefs.environments import trust
 from jaxrl_prefs.environments.task import number
 from jaxrl_prefs.environments.trust import Refusal
 from jaxrl_prefs.errors import ConfigError, DataError
-from jaxrl_prefs.runs import overrides
+from jaxrl_prefs.runs import overrides, tables
 from jaxrl_prefs.runs.display import line
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
-flags.DEFINE_string("env", "", "as experiments.run takes", **_OWN)
-flags.DEFINE_boolean("trust_env", False, "as experiments.run takes", **_OWN)
+commandline.share(FLAGS, env="", trust_env=False)
 flags.DEFINE_integer("random", 20, "info: episodes of a random policy; 0 plays none", **_OWN)
 flags.DEFINE_string("format", "", "convert: d4rl, robomimic, ogbench, neorl2 or minari", **_OWN)
 flags.DEFINE_string(
     "root", "", "make: the folder to store in, instead of MINARI_DATASETS_PATH", **_OWN
 )
-flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
+commandline.share(FLAGS, help=False)
 
 FORMATS: dict[str, Callable[[Recording, Any], None]] = {
     "d4rl": writers.d4rl,
@@ -63,11 +60,11 @@ BINS, BAR = 10, 40  # of the histogram of returns: how many, and the longest in 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
-    console = Console()
+    console = commandline.console()
     try:
         words = commandline.words(FLAGS, argv)
         if FLAGS.help or not words:
-            console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
+            tables.write(console, commandline.usage(__doc__, FLAGS, argv))
             return 0
         _execute(words[0], words[1:], console)
         return 0
@@ -86,7 +83,7 @@ def _execute(command: str, names: Sequence[str], console: Console) -> None:
     if len(names) != wanted[command]:
         raise ConfigError(f"{command} takes {wanted[command]} name(s), got {len(names)}")
     if command == "list":
-        console.print(catalogue())
+        catalogue(console)
     elif command == "convert":
         refused = convert(*names, env=FLAGS.env, form=FLAGS.format, trust_env=FLAGS.trust_env)
         console.print(f"wrote {names[1]}", highlight=False, markup=False)
@@ -107,42 +104,39 @@ def _execute(command: str, names: Sequence[str], console: Console) -> None:
 # --- list -----------------------------------------------------------------------------------------
 
 
-def catalogue() -> Table:
-    """What is on this machine, from the metadata alone, and what can be made here."""
-    view = Table(title="datasets on this machine")
-    for name in ("dataset", "family", "episodes", "steps", "evaluated in", "MB"):
-        justify: Any = "left" if name in ("dataset", "family") else "right"
-        view.add_column(name, justify=justify, overflow="fold")  # names are to be copied
+def catalogue(console: Console) -> None:
+    """Prints what is on this machine, from the metadata alone, and what can be made here."""
     ids = roots.local_ids()
-    for name in ids:
-        view.add_row(*map(escape, _row(name)))
-    for name in data.GENERATED:
-        if name not in ids:
-            view.add_row(name, families.family_of(name), "", "", "made by `make`", "")
+    view = [["dataset", "family", "evaluated in", "episodes", "steps", "MB"], *map(_row, ids)]
+    view += [
+        [name, families.family_of(name), "made by `make`", "", "", ""]
+        for name in data.GENERATED
+        if name not in ids
+    ]
     robots, qualities = ", ".join(online.ROBOTS), ", ".join(online.QUALITIES)
-    view.caption = (
+    caption = (
         "`make` also trains agents, for online/ROBOT/QUALITY-v0\n"
         f"ROBOT: {robots}; QUALITY: {qualities}"
     )
-    return view
+    tables.show(console, "datasets on this machine", view, left=3, caption=caption)
 
 
-def _row(name: str) -> tuple[str, ...]:
+def _row(name: str) -> list[str]:
     """A dataset's line; of a damaged one, what is wrong with it."""
     folder = roots.find(name)
     if folder is None:
-        return (name, families.family_of(name), "", "", "damaged: metadata.json is no file", "")
+        return [name, families.family_of(name), "damaged: metadata.json is no file", "", "", ""]
     try:
         about = minari.metadata(folder)
     except DataError as fault:
-        return (name, families.family_of(name), "", "", f"damaged: {fault}", "")
+        return [name, families.family_of(name), f"damaged: {fault}", "", "", ""]
     spec = about.get("eval_env_spec") or about.get("env_spec")
     found = None if spec else default_task.of(name)
     named = str(trust.parsed(spec).get("id", "unreadable")) if spec else "-"
     env_id = found.env_id if found else named
     counts = (_count(about.get(key, 0)) for key in ("total_episodes", "total_steps"))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return (name, families.family_of(name, env_id), *counts, env_id, f"{size / 1e6:.1f}")
+    return [name, families.family_of(name, env_id), env_id, *counts, f"{size / 1e6:.1f}"]
 
 
 def _count(value: Any) -> str:
@@ -158,21 +152,18 @@ def inform(
 ) -> None:
     """Prints what a dataset holds, how it would be prepared, and what a random policy scores."""
     recording = data.load(name, env=env, trust_env=trust_env)
-    view = Table(title=recording.name, show_header=False)
-    view.add_column()
-    view.add_column()
-    for key, value in facts(recording).items():
-        view.add_row(key, escape(value))  # it may quote the file
+    view = [[key, value] for key, value in facts(recording).items()]
     if elsewhere := recorded_elsewhere(name):
-        view.add_row("recorded in", escape(elsewhere))
+        view.append(["recorded in", elsewhere])
     if recording.task is not None:
-        view.add_row("replayed", replayed(recording))
+        view.append(["replayed", replayed(recording)])
         if episodes:
-            view.add_row(
-                "random policy", played(recording, random_returns(recording.task, episodes))
-            )
-    console.print(view, highlight=False)
-    console.print("returns:", *histogram(recording.returns), sep="\n", highlight=False)
+            returns = random_returns(recording.task, episodes)
+            view.append(["random policy", played(recording, returns)])
+    tables.show(console, recording.name, view, left=2, header=False)
+    bar = "#" if console.options.ascii_only else "█"
+    for text in ("returns:", *histogram(recording.returns, bar)):
+        tables.write(console, text)
 
 
 def recorded_elsewhere(name: str) -> str:
@@ -253,12 +244,12 @@ def at_the_edge(recording: Recording) -> float:
     return float((near <= 1e-3 * width)[:, width > 0].mean())
 
 
-def histogram(values: np.ndarray) -> list[str]:
-    """Lines with the count of `values` in each of ten equal ranges, and a bar."""
+def histogram(values: np.ndarray, bar: str = "█") -> list[str]:
+    """Lines with the count of `values` in each of ten equal ranges, and a bar of that letter."""
     counts, edges = np.histogram(values, BINS)
     return [
         f"{edges[i]:>12.5g} to {edges[i + 1]:>12.5g} {count:>7,} "
-        + "█" * int(np.ceil(BAR * count / counts.max()))
+        + bar * int(np.ceil(BAR * count / counts.max()))
         for i, count in enumerate(counts.tolist())
     ]
 
@@ -361,4 +352,4 @@ def make(name: str, root: str = "") -> Path:
         if full in online.SETS:
             roots.check_space(full, place, ONLINE_ROOM)
             return online.generate(full, place, bars, SbxAgent, online.RECIPE)
-        return data.generate(full, place, bars)
+        return data.simulate(full, place, bars)

@@ -78,7 +78,7 @@ def load(
     return minari.read(folder, dataset_id, env, trust_env=trust_env)
 
 
-def generate(dataset_id: str, root: Path, progress: Progress) -> Path:
+def simulate(dataset_id: str, root: Path, progress: Progress) -> Path:
     """Makes one of `GENERATED` below `root`; returns the folder with its `metadata.json`.
 
     Raises:
@@ -103,7 +103,7 @@ def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
     if dataset_id in GENERATED:
         root = roots.writable_root()
         with shown(on_progress) as progress:
-            folder = generate(dataset_id, root, progress)
+            folder = simulate(dataset_id, root, progress)
         if on_progress is None:
             print(f"{dataset_id} is stored in {folder.parent}", file=sys.stderr)
         return folder

@@ -48,7 +48,7 @@ Deviations and choices (where paper and code differ, the field says so):
 12. The explicit policy's rate may decay (`actor_decays`): ours, for runs so short that the last
     iterate would be a matter of chance.
 13. The critics may have layer normalisation (`critic_layer_norm`): ours. On small data it decides
-    whether Q's differences between candidates say anything (docs/arq.md).
+    whether Q's differences between candidates say anything (docs/methods/arq.md).
 14. `share_behavior` trains one score model and draws one candidate set for all seeds: ours. The
     interval over seeds then leaves out how much behaviour models differ.
 """

@@ -53,7 +53,8 @@ Deviations and choices (the main text leaves all of them open; "ours" unless a s
     compares the data's action with K - 1 of the actor's, the alternative that the paper weighs.
  8. `behavior = "tilted"` adds the energy network to a Gaussian fitted beside it, whose draws are
     half of its negatives: where behaviour is narrow, uniform ones are all far from it and teach
-    nothing (docs/bpr.md). `"gaussian"` puts the Gaussian alone in the energy's place: an ablation.
+    nothing (docs/methods/bpr.md). `"gaussian"` puts the Gaussian alone in the energy's place: an
+    ablation.
  9. Tanh-Gaussian with log standard deviation in -5 to 2, started near the uniform law; its
     gradient is clipped to `clip_norm`. Evaluation by the tanh of the mean.
 """

@@ -7,7 +7,7 @@ import difflib
 import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from jaxrl_prefs.errors import ConfigError
 
@@ -80,7 +80,7 @@ def parse(name: str, text: str, kind: Any) -> Any:
 
 def _reader(kind: Any) -> Callable[[str], Any]:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
+    if origin is Literal:
         return lambda text: _choice(text, arguments)
     if origin is tuple:
         item = _reader(arguments[0])
@@ -93,11 +93,26 @@ def _reader(kind: Any) -> Callable[[str], Any]:
 
 def _describe(kind: Any) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
+    if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin is tuple:
         return f"{_describe(arguments[0])} values parted by commas"
     return {int: "an int", float: "a float", bool: "true or false", str: "text"}[kind]
+
+
+def kind(annotation: Any) -> str:
+    """A field's type in one word, or its choices.
+
+    >>> kind(Literal["auto", "loop"]), kind(tuple[int, ...]), kind(bool), kind(str)
+    ('auto|loop', 'int,int,...', 'true|false', 'text')
+    """
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return "|".join(map(str, arguments))
+    if origin is tuple:
+        return f"{kind(arguments[0])},{kind(arguments[0])},..."
+    words = {int: "int", float: "float", bool: "true|false", str: "text"}
+    return words.get(annotation, str(annotation))
 
 
 def _int(text: str) -> int:

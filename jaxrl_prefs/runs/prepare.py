@@ -32,6 +32,7 @@ from jaxrl_prefs.runs import (
     load,
     memory,
     overrides,
+    settings,
     statistics,
     workdir,
 )
@@ -98,6 +99,7 @@ def complete(job: Job, about: dict[str, Any], console: Console, *, overwrite: bo
             console = Console(quiet=True)
             job = job._replace(path=Path(stack.enter_context(tempfile.TemporaryDirectory())))
         line(console, _headline(job))
+        line(console, f"settings: {about['settings']}")
         for note in (*job.dataset.recording.notes, _lacking(job.dataset.recording)):
             if note:
                 line(console, note)
@@ -222,6 +224,7 @@ def _about(job: Job, method_config: Any) -> dict[str, Any]:
             "score": float(np.mean(recording.score(recording.returns))),
         },
         "recorded_with": recording.task.recorded_with if recording.task else (),
+        "settings": settings.describe(job.config, method_config, recording.family),
         "steps": job.steps,
         "release": load.describe(dataset.spec, dataset.observation, dataset.action),
         "versions": _versions(job),
@@ -308,7 +311,7 @@ def _conclude(path: Path, console: Console) -> None:
     if about["sweep"]:
         return
     try:
-        curves.draw(path / "curves.png", evaluations, Rows(path / METRICS))
+        curves.draw(path / "curves.png", evaluations, Rows(path / METRICS), about)
     except Exception as error:  # a full disk, a font, a backend: the run is finished all the same
         line(console, f"the curves could not be drawn: {' '.join(str(error).split())}")
 
@@ -316,7 +319,7 @@ def _conclude(path: Path, console: Console) -> None:
 def _show(path: Path, console: Console) -> None:
     summary = workdir.read_json(path / RESULT)
     if summary["policies"]:
-        console.print(statistics.table(summary))
+        statistics.show(console, summary)
     elif summary["env"] and not summary.get("points"):
         line(console, f"{path / EVALUATIONS} was missing when the run ended: no scores")
     elif not summary.get("points"):

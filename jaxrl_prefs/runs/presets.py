@@ -64,8 +64,8 @@ ARQ_HUMAN: Row = ARQ_MACHINE | {"pretrain_steps": 150_000, "alpha": 0.1, "actor_
 
 # BPR, Srinivasan and Knottenbelt 2025 (arXiv 2503.00930): lam = 1 on every task is the paper's; all
 # else is ours, the main text does not say. Its weight of Q is chosen on hopper/medium-v0 and
-# halfcheetah/mixed-v0 (docs/bpr.md); its behaviour is the tilted Gaussian, as an energy told from
-# uniform negatives learns nothing where behaviour is narrow. IBC shares the inputs.
+# halfcheetah/mixed-v0 (docs/methods/bpr.md); its behaviour is the tilted Gaussian, as an energy told
+# from uniform negatives learns nothing where behaviour is narrow. IBC shares the inputs.
 BPR_LOCOMOTION: Row = {
     "normalize_observations": True,
     "behavior": "tilted",
@@ -91,11 +91,11 @@ def _around_td3(data: Row, critic: Row) -> dict[str, Row]:
 
 
 # TD3-BST and IQL-BST: one setting for every set of a family. Locomotion's is chosen on
-# hopper/medium-v0 and halfcheetah/mixed-v0 (docs/td3_bst.md): certain where the data are denser
-# than one action in half a box per dimension, and where they are not at all, pulled by a third of
-# TD3+BC's weight. Other families but the pendulum: the configs' defaults, layer-normalised critics.
+# hopper/medium-v0 and halfcheetah/mixed-v0 (docs/methods/td3_bst.md): certain where the data are
+# denser than one action in half a box per dimension, and where they are not at all, pulled by a
+# third of TD3+BC's weight. Other families but the pendulum: the configs' defaults, layer-normalised critics.
 # With nine to 28 action dimensions half of the negatives are other rows' actions: no uniform one
-# comes near the data, and certainty would not depend on the state (docs/td3_bst.md).
+# comes near the data, and certainty would not depend on the state (docs/methods/td3_bst.md).
 BST_LOCOMOTION: Row = {"negative_weight": 2.0, "mu": 8.0}
 SHUFFLED: Row = {"shuffled": 0.5}
 AROUND: dict[str, dict[str, Row]] = {
@@ -130,7 +130,7 @@ AROUND: dict[str, dict[str, Row]] = {
         for name in ("maze2d", "pointmaze")
     },
     # Ours. A step changes Q by little beside its level, which divides it: the policy must be pulled
-    # weakly (sweeps are in docs/td3_bst.md).
+    # weakly (sweeps are in docs/methods/td3_bst.md).
     "pendulum": {
         **_around_td3(NORMALISED, {}),
         "td3_bc": NORMALISED | {"alpha": 160.0},
@@ -218,7 +218,7 @@ def _bdpo_antmaze() -> dict[str, dict[str, Row]]:
 
 
 # Ours, chosen for two CPU cores; the energy of full size costs 419 GFLOP a step. Twice the width
-# ranks no better at twice the cost (docs/bpr.md).
+# ranks no better at twice the cost (docs/methods/bpr.md).
 BPR_SMALL: Row = BPR_LOCOMOTION | {
     "behavior_width": 64,
     "behavior_blocks": 2,
@@ -276,7 +276,7 @@ ARQ_TINY: Row = ARQ_SMALL | {
     "implicit_last": False,
 }
 # In 30,000 updates of the critics their values must travel 100 steps back: fast averages. Pilots of
-# layer normalisation and of the alphas are in docs/arq.md.
+# layer normalisation and of the alphas are in docs/methods/arq.md.
 ARQ_LOCOMOTION: Row = ARQ_SMALL | {
     "normalize_observations": True,
     "behavior_width": 128,

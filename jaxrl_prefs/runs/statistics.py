@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
+
+from jaxrl_prefs.runs import tables
 
 LEVEL, RESAMPLES = 0.95, 10_000
 SCORES = ("scores", "score_mean", "score_ci")
@@ -194,42 +197,58 @@ def result(
     }
 
 
-def table(summary: Mapping[str, Any]) -> Table:
+def rows(summary: Mapping[str, Any]) -> list[list[str]]:
     """The final table: a column per policy, a row per seed, then the mean and its interval.
 
     Args:
         summary: the content of result.json, of a run that was evaluated.
     """
     policies = summary["policies"]
-    title = f"{summary['algo']} on {summary['dataset']}, played in {summary['env']}"
-    if summary["versions"].get("evaluation") == "mjx":
-        title += " on the device"
+    head = ["seed"]
+    for name, entry in policies.items():
+        drawn, episodes = entry["candidates"], entry["episodes"]
+        head.append(
+            f"{name}\n{drawn} candidate{'s' * (drawn != 1)}: {entry['rule']}\n"
+            f"{episodes} episode{'s' * (episodes != 1)}"
+        )
+    body = [
+        [str(seed), *(number(entry["scores"][place]) for entry in policies.values())]
+        for place, seed in enumerate(summary["seeds"])
+    ]
+    means = ["mean", *(number(entry["score_mean"]) for entry in policies.values())]
+    intervals = [
+        spread(entry["score_ci"]) if known(entry["scores"]) else number(None)
+        for entry in policies.values()
+    ]
+    return [head, *body, means, ["95 %", *intervals]]
+
+
+def title(summary: Mapping[str, Any]) -> str:
+    """Which method on which data, evaluated where."""
+    text = f"{summary['algo']} on {summary['dataset']}, played in {summary['env']}"
+    return text + " on the device" * (summary["versions"].get("evaluation") == "mjx")
+
+
+def caption(summary: Mapping[str, Any]) -> str:
+    """What a score of the final table means, and the data's own."""
     kind = "0-100" if summary["score_kind"] == "normalised score" else "not normalised"
     data_score = f"the data itself: {summary['data_score']:.1f}"
     if told := summary.get("data_recorded_with"):
         data_score += f", recorded with {', '.join(told)}, so not comparable"
     source = f"references: {summary['reference_source']}"
-    view = Table(title=title, caption=f"{summary['score_kind']} ({kind}); {data_score}; {source}")
-    view.add_column("seed", justify="right")
-    for name, entry in policies.items():
-        drawn = entry["candidates"]
-        view.add_column(
-            f"{name}\n{drawn} candidate{'s' * (drawn != 1)}: {entry['rule']}\n"
-            f"{entry['episodes']} episode{'s' * (entry['episodes'] != 1)}",
-            justify="right",
-        )
-    for place, seed in enumerate(summary["seeds"]):
-        view.add_row(str(seed), *(number(p["scores"][place]) for p in policies.values()))
-    view.add_section()
-    view.add_row("mean", *(number(entry["score_mean"]) for entry in policies.values()))
-    view.add_row(
-        "95 %",
-        *(
-            spread(entry["score_ci"]) if known(entry["scores"]) else number(None)
-            for entry in policies.values()
-        ),
-    )
-    return view
+    return f"{summary['score_kind']} ({kind}); {data_score}; {source}"
+
+
+def show(console: Console, summary: Mapping[str, Any]) -> None:
+    """Prints the final table of a run that was evaluated; `summary` is result.json's content."""
+    below, sections = caption(summary), [1 + len(summary["seeds"])]
+    tables.show(console, title(summary), rows(summary), left=0, caption=below, sections=sections)
+
+
+def table(summary: Mapping[str, Any]) -> Table:
+    """The final table with a frame, for a notebook; `summary` as `rows` takes it."""
+    sections = [1 + len(summary["seeds"])]
+    return tables.framed(rows(summary), 0, title(summary), caption(summary), sections)
 
 
 def number(score: float | None) -> str:

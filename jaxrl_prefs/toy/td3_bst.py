@@ -6,7 +6,7 @@ Trains the Morse network by the method's own phase on four clusters of actions, 
 and for ten times as many. Then a policy that is one action walks down the losses of TD3-BST, TD3+BC
 and behaviour cloning from many starts: without a value, and with Q(a) = 1 - |a - goal|^2 for a goal
 in a mode and for one out of the data. Prints where the walks end; writes results.json and
-landscape.png. docs/td3_bst.md says what is seen.
+landscape.png. docs/methods/td3_bst.md says what is seen.
 """
 
 from __future__ import annotations
@@ -234,7 +234,8 @@ def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Conso
     walks = _walks(config, parts, data, networks)
     ends = {walk.title: summary(walk.path, walk.goal) for walk in walks}
     _show(console, config, networks, ends)
-    landscape.draw(workdir / "landscape.png", AXIS, walks, np.asarray(data.action[:400]))
+    title = f"walks over the Morse network of td3_bst, seed {seed}"
+    landscape.draw(workdir / "landscape.png", AXIS, walks, np.asarray(data.action[:400]), title)
     results = {
         "config": config.__dict__,
         "seed": seed,
