@@ -42,7 +42,14 @@ commandline.share(
 )
 flags.DEFINE_multi_string("grid", [], "field=value,value,..., repeatable", **_OWN)
 commandline.share(
-    FLAGS, workdir="", set=(), eval_episodes="", eval_every="", eval_backend="", last=1
+    FLAGS,
+    workdir="",
+    set=(),
+    eval_episodes="",
+    eval_every="",
+    eval_backend="",
+    log="",
+    last=1,
 )
 flags.DEFINE_enum("launcher", "local", ["local", "ray"], "who trains: local or ray", **_OWN)
 flags.DEFINE_string(

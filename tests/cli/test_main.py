@@ -46,7 +46,7 @@ def test_a_flag_means_the_same_in_every_command() -> None:
     for name in ("run", "compare", "sweep"):
         own = importlib.import_module(f"jaxrl_prefs.cli.{name}").FLAGS
         shared = ("algo", "dataset", "env", "trust_env", "seeds", "workdir", "set", "overwrite")
-        assert {*shared, *commandline.EVALUATION} <= set(own)
+        assert {*shared, *commandline.WITH_FLAGS} <= set(own)
 
 
 def test_an_unknown_flag_names_the_closest() -> None:

@@ -57,20 +57,25 @@ def test_own_method_learns(tmp_path: Path) -> None:
     data = jp.Dataset.from_arrays(
         random.normal(size=(2000, 2)), actions, rewards, np.ones(2000), name="bandit"
     )
-    fields = {"hidden": (32,), "train_steps": 1500, "log_every": 500, "actor_bc": 0.0}
+    fields = {"actor_hidden": (32,), "critic_hidden": (32,), "batch_size": 64}
+    fields |= {"train_steps": 1500, "log_every": 500, "actor_penalty": 0.0}
     trained = jp.train(own_method, data, seeds=1, workdir=tmp_path / "run", **fields)
     action = trained.policy(0)(random.normal(size=(100, 2)))
     assert np.abs(action - 0.5).mean() < 0.1
     again = jp.load_run(tmp_path / "run", method=own_method)
     np.testing.assert_array_equal(again.policy(0)(np.ones(2)), trained.policy(0)(np.ones(2)))
     # Held to the data, whose mean action is 0, it stays near it.
-    held = jp.train(own_method, data, seeds=1, **{**fields, "actor_bc": 100.0})
+    held = jp.train(own_method, data, seeds=1, **{**fields, "actor_penalty": 100.0})
     assert np.abs(held.policy(0)(random.normal(size=(100, 2)))).mean() < 0.15
 
 
 def test_own_method_from_the_command_line(tmp_path: Path) -> None:
     argv = ["run", "--algo=examples.own_method", "--seeds=1", f"--workdir={tmp_path / 'run'}"]
-    argv += [f"--set={name}={value}" for name, value in {**SMALL, "hidden": 8}.items()]
+    small = {**SMALL, "actor_hidden": 8, "critic_hidden": 8}
+    argv += [f"--set={name}={value}" for name, value in small.items()]
+        f"--set={name}={value}"
+        for name, value in {**SMALL, "actor_hidden": 8, "critic_hidden": 8}.items()
+    ]
     assert run.main(argv) == 0
     assert jp.load_run(tmp_path / "run").algo == "examples.own_method"
 
