@@ -78,7 +78,7 @@ def make(config: Config, spec: Spec) -> Method:
     """Binds the method to a config and to the data's sizes."""
     if config.batch_size < 1:
         raise ValueError("field 'batch_size' must be at least 1")
-    low, high = jnp.asarray(spec.action_low), jnp.asarray(spec.action_high)
+    low, high = (jnp.asarray(bound)[None] for bound in (spec.action_low, spec.action_high))
     policy_net = Mlp(config.hidden, spec.action_dim, normalize=False)
     critic_net = Mlp(config.hidden, 1, normalize=True)
     optimizer = optax.adam(config.learning_rate)
@@ -112,7 +112,7 @@ def make(config: Config, spec: Spec) -> Method:
         wanted = target(state, batch, key)
 
         def critic_loss(params: Any) -> jax.Array:
-            return jnp.square(value(params, batch.observation, batch.action) - wanted).mean()
+            return jnp.square(value(params, batch.observation, batch.action) - wanted[None]).mean()
 
         def actor_loss(params: Any) -> jax.Array:
             action = act(params, batch.observation)

@@ -26,6 +26,7 @@ def ten_episodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The embedded dataset with 10 episodes, made here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("examples")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # may hold the whole
         patch.setattr(pendulum.generate, "__kwdefaults__", {"episodes": 10, "seed": 0})
         yield
 
@@ -89,7 +90,7 @@ def test_the_notebook_runs_in_a_kernel(tmp_path: Path, monkeypatch: pytest.Monke
 
     notebook = nbformat.read(FOLDER / "quickstart.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert sum(len(cell.source.splitlines()) for cell in code) <= 10
+    assert len([line for cell in code for line in cell.source.splitlines() if line]) <= 10
     assert all(not cell.outputs for cell in code)  # kept without what it printed
     written = "train_steps=5_000, eval_every=1_000"
     (training,) = [cell for cell in code if written in cell.source]
@@ -105,8 +106,7 @@ def test_the_notebook_runs_in_a_kernel(tmp_path: Path, monkeypatch: pytest.Monke
 
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [x for x in shown if x.output_type == "error"]
-    noise = [x for x in shown if x.output_type == "stream" and x.name == "stderr"]
-    assert all("simulating" in x.text or "storing" in x.text for x in noise), noise
+    assert not [x for x in shown if x.output_type == "stream"]  # quiet
     texts = [x.data["text/plain"] for x in shown if x.output_type == "execute_result"]
     assert texts[0].startswith("Dataset 'pendulum/mixed-v0': 2,000 transitions")
     assert texts[1].startswith("Run of td3_bc on pendulum/mixed-v0, seeds 0, 1, 2, 4 updates")
