@@ -58,14 +58,20 @@ def test_own_method_learns(tmp_path: Path) -> None:
     data = jp.Dataset.from_arrays(
         random.normal(size=(2000, 2)), actions, rewards, np.ones(2000), name="bandit"
     )
-    fields = {"hidden": (32,), "train_steps": 1500, "log_every": 500, "actor_bc": 0.0}
+    fields: dict[str, Any] = {
+        "hidden": (32, 32),
+        "learning_rate": 3e-3,
+        "actor_bc": 0.0,
+        "log_every": 500,
+    }
+    fields["train_steps"] = 3000
     trained = jp.train(own_method, data, seeds=1, workdir=tmp_path / "run", **fields)
     action = trained.policy(0)(random.normal(size=(100, 2)))
     assert np.abs(action - 0.5).mean() < 0.1
     again = jp.load_run(tmp_path / "run", method=own_method)
     np.testing.assert_array_equal(again.policy(0)(np.ones(2)), trained.policy(0)(np.ones(2)))
     # Held to the data, whose mean action is 0, it stays near it.
-    held = jp.train(own_method, data, seeds=1, **{**fields, "actor_bc": 100.0})
+    held = jp.train(own_method, data, seeds=1, **{**fields, "actor_bc": 100.0, "train_steps": 1000})
     assert np.abs(held.policy(0)(random.normal(size=(100, 2)))).mean() < 0.15
 
 
@@ -80,7 +86,7 @@ INJECTED = """
 from jaxrl_prefs.data.generate import pendulum
 pendulum.generate.__kwdefaults__ = {"episodes": 10, "seed": 0}
 import jax
-jax.numpy.zeros(3).block_until_ready()  # as in a notebook that has used JAX before
+_ = jax.numpy.zeros(3).block_until_ready()  # as in a notebook that has used JAX before
 """
 
 
