@@ -1,7 +1,8 @@
-# Two commands do everything, set-up included, on a machine with Python 3.11 or newer:
+# These commands do everything, set-up included, on a machine with Python 3.11 or newer:
 #
 #     make run     train BDPO with 5 seeds on the embedded dataset, evaluate and report
 #     make test    ruff, mypy and pytest
+#     make docs    the documentation site, in build/site
 #
 # BUILD.md has the same without make, and the installations for CUDA and TPU.
 
@@ -10,8 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 RECORDER := $(VENV)/mujoco-4.0.0
+GENERATOR := $(VENV)/docs-installed
 
-.PHONY: run test lint clean
+.PHONY: run test lint docs clean
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
@@ -27,6 +29,12 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# Tables agree with docs/results/, and every warning is an error. Notes on MkDocs' future are muted.
+docs: $(GENERATOR)
+	$(BIN)/python docs/tables.py --check
+	$(BIN)/python -m doctest docs/docstrings.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # Made anew when what is to be installed changes; a second run starts at once. Python compiles what it
 # imports; compiling all that is installed would take a minute more.
 $(STAMP): pyproject.toml constraints.txt
@@ -35,6 +43,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) || { \
 	    echo "cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(GENERATOR): $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 # The MuJoCo that recorded the seeded datasets, beside the pinned one, which rounds otherwise: whole

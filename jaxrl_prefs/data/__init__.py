@@ -10,13 +10,14 @@ when a dataset is loaded or an environment made.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from jaxrl_prefs.data import roots
 from jaxrl_prefs.data.dataset import PreparedDataset, prepare
 from jaxrl_prefs.data.families import Processing, defaults
 from jaxrl_prefs.data.progress import Progress, shown
-from jaxrl_prefs.data.recording import Dataset, Environment, Recording
+from jaxrl_prefs.data.recording import Dataset, Environment
 from jaxrl_prefs.data.transforms import Affine
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.environments.trust import Refusal
@@ -45,7 +46,8 @@ GENERATED = (  # made on this machine on first use
     *("pendulum/mixed-v0", "maze2d/umaze-v0", "maze2d/medium-v0", "maze2d/large-v0"),
     "antmaze/umaze-v0",
 )
-FILES = r".+\.(hdf5|h5|npz)(#[^#/]+)?"
+ROOM = 2**28  # bytes, more than any of them takes
+FILES = r"(?i).+\.(hdf5|h5|npz)(#[^#/]+)?"
 MINARI_ID = r"[-\w/]+-v\d+"
 
 
@@ -86,6 +88,22 @@ def load(
     return minari.read(folder, dataset_id, env, trust_env=trust_env)
 
 
+def simulate(dataset_id: str, root: Path, progress: Progress) -> Path:
+    """Makes one of `GENERATED` below `root`; returns the folder with its `metadata.json`.
+
+    Raises:
+      DataError: if it cannot be stored there.
+    """
+    from jaxrl_prefs.data.generate import antmaze, maze, pendulum
+
+    roots.check_space(dataset_id, root, ROOM)
+    if dataset_id == pendulum.DATASET_ID:
+        return pendulum.generate(root, progress)
+    if dataset_id == antmaze.DATASET_ID:
+        return antmaze.generate(root, progress)
+    return maze.generate(root, progress, dataset_id)
+
+
 def load_dataset(name: str | Path, *, env: Environment = "", trust_env: bool = False) -> Dataset:
     """Loads a dataset, making or downloading it first where needed.
 
@@ -119,16 +137,18 @@ def _folder(name: str) -> Path | None:
 
 
 def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
-    from jaxrl_prefs.data.generate import antmaze, maze, online, pendulum
+    from jaxrl_prefs.data.generate import online
     from jaxrl_prefs.data.readers import minari
 
+    if re.fullmatch(MINARI_ID, dataset_id):
+        minari.check_absent(dataset_id)
     if dataset_id in GENERATED:
+        root = roots.writable_root()
         with shown(on_progress) as progress:
-            if dataset_id == pendulum.DATASET_ID:
-                return pendulum.generate(roots.writable_root(), progress)
-            if dataset_id == antmaze.DATASET_ID:
-                return antmaze.generate(roots.writable_root(), progress)
-            return maze.generate(roots.writable_root(), progress, dataset_id)
+            folder = simulate(dataset_id, root, progress)
+        if on_progress is None:
+            print(f"{dataset_id} is stored in {folder.parent}", file=sys.stderr)
+        return folder
     if dataset_id in online.SETS:
         raise DataError(
             f"{dataset_id} comes from an agent that is trained for hours: make it by "

@@ -22,6 +22,7 @@ from jaxrl_prefs.runs.renamed import present_names
 from jaxrl_prefs.runs.sinks import LOGGERS
 
 LARGEST_SEED = 2**31 - 1
+MOST_SEEDS = 100_000
 OWN_FLAGS = ("algo", "dataset", "env", "seeds")
 
 
@@ -39,6 +40,7 @@ class RunConfig:
     reward_scale: float = 1.0
     reward_shift: float = 0.0
     normalize_observations: bool = False
+    clip_actions: bool = False  # to the action space; without it, actions outside are refused
     # evaluation: at the end of every phase, and within the last one every eval_every updates
     eval_episodes: int = 10  # for each seed and policy
     eval_every: int = 50_000
@@ -99,9 +101,11 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             seeds = [int(part) for part in text.split(",") if part.strip()]
         elif ":" in text:
             first, last = text.split(":")
-            seeds = list(range(int(first), int(last)))
+            seeds = _range(text, int(first), int(last))
         else:
-            seeds = list(range(int(text)))
+            seeds = _range(text, 0, int(text))
+    except ConfigError:
+        raise
     except ValueError:
         raise ConfigError(
             f"--seeds takes a number of seeds (5), a range (3:8) or a list (1,4), and got {text!r}"
@@ -126,6 +130,12 @@ def listed_seeds(seeds: int | Sequence[int], shown: str = "") -> tuple[int, ...]
             f"{shown} must name at least one seed, each once and within 0 to {LARGEST_SEED}"
         )
     return whole
+
+
+def _range(text: str, first: int, last: int) -> list[int]:
+    if last - first > MOST_SEEDS:
+        raise ConfigError(f"--seeds={text} names {last - first} seeds; {MOST_SEEDS} are the most")
+    return list(range(first, last))
 
 
 def check(choice: Choice) -> None:
@@ -184,7 +194,22 @@ def resolve(choice: Choice, name: str, family: str) -> tuple[RunConfig, Any]:
     run = overrides.replace(RunConfig(), asked | data.defaults(family)._asdict())
     method = choice.module.Config()
     run, method = _fill(run, method, presets.overrides_for(name, family, choice.algo))
+    run = _own_scale(run, choice)
     return _split(run, method, choice)
+
+
+def _own_scale(run: RunConfig, choice: Choice) -> RunConfig:
+    """Drops the scale that belongs to rewards divided by their range, if these are not asked for.
+
+    A thousandth of the range of returns is no unit of raw rewards.
+    """
+    asked = dict(map(overrides.split, choice.assignments)) | dict(choice.values)
+    if run.reward == "range" and asked.get("reward", "range") != "range":
+        plain = RunConfig()
+        return overrides.replace(
+            run, {"reward_scale": plain.reward_scale, "reward_shift": plain.reward_shift}
+        )
+    return run
 
 
 def _fill(run: RunConfig, method: Any, values: Mapping[str, Any]) -> tuple[RunConfig, Any]:

@@ -28,7 +28,7 @@ from jaxrl_prefs.runs import overrides, renamed
 from jaxrl_prefs.runs.methods import find_method, known_method, name_of
 from jaxrl_prefs.runs.run import Point, Row, Run, Settings, damage_is_named
 from jaxrl_prefs.runs.workdir import CHECKPOINTS, CONFIG, Rows
-from jaxrl_prefs.training.sweep import Varied
+from jaxrl_prefs.training.sweep import SweptState
 from jaxrl_prefs.types import Spec
 
 DEEPEST = 4  # folders between that of a sweep or a comparison and a run's config.json
@@ -211,7 +211,7 @@ def _restored(
     abstract = abstract_state(method, spec, members)
     if settings:
         scalar = jax.ShapeDtypeStruct((members,), np.float32)
-        abstract = Varied(dict.fromkeys(settings[0], scalar), abstract)  # type: ignore[arg-type]
+        abstract = SweptState(dict.fromkeys(settings[0], scalar), abstract)  # type: ignore[arg-type]
     found = None
     if (folder / CHECKPOINTS).is_dir():
         with Checkpoints(folder / CHECKPOINTS) as checkpoints:

@@ -48,6 +48,8 @@ RENAMED: dict[str, dict[str, str]] = {  # method -> {earlier name: present name}
 }
 
 
+# Fields of the run that folders of earlier releases lack, at the value that those runs had.
+ADDED: dict[str, Any] = {"clip_actions": False}
 RUN = {"tensorboard": "log"}  # a field of the run, true for what is now log=tensorboard
 
 
@@ -65,9 +67,11 @@ def present(about: Mapping[str, Any]) -> dict[str, Any]:
     algo = run.get("algo") if isinstance(run, Mapping) else None
     names = RENAMED.get(algo, {}) if isinstance(algo, str) else {}
     found = dict(about)
-    if isinstance(run, Mapping) and "tensorboard" in run:
-        rest = {name: value for name, value in run.items() if name != "tensorboard"}
-        found["run"] = {**rest, "log": ["tensorboard"] if run["tensorboard"] else []}
+    if isinstance(run, Mapping):
+        run = ADDED | {name: value for name, value in run.items() if name != "tensorboard"}
+        if about["run"].get("tensorboard") is not None:
+            run["log"] = ["tensorboard"] if about["run"]["tensorboard"] else []
+        found["run"] = run
     for section in ("method", "sweep"):
         fields = about.get(section)
         if isinstance(fields, Mapping):

@@ -21,6 +21,7 @@ from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.runs.methods import find_method, name_of
 from jaxrl_prefs.runs.run import ROWS, Point, Run
 from jaxrl_prefs.runs.sinks import Logger
+from jaxrl_prefs.runs.workdir import NO_ENV
 
 ARGUMENTS = {"algo": "method", "dataset": "data"}  # fields of a run -> arguments of train
 
@@ -108,7 +109,7 @@ def _choice(
         raise ConfigError(f"data takes a name, a path or a Dataset, and got {type(data).__name__}")
     if not (env is None or isinstance(env, str) or callable(env)):
         raise ConfigError(f"env takes an id, a function or None, and got {env!r}")
-    named = env if isinstance(env, str) else prepare.NO_ENV if env is None else tasks.name_of(env)
+    named = env if isinstance(env, str) else NO_ENV if env is None else tasks.name_of(env)
     return Choice(
         algo=name_of(method),
         dataset=data.name if isinstance(data, Dataset) else str(data),

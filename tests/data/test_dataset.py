@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.data import Processing, prepare
-from jaxrl_prefs.data.recording import Recording, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, Steps, record
 from jaxrl_prefs.errors import DataError
 
 RAW = Processing(gamma=0.9)
 
 
-def recording(rewards: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)) -> Recording:
+def recording(rewards: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)) -> Dataset:
     """Episodes of two steps (terminated) and three (cut off); actions in [-2, 2]."""
     observation = np.array([[0, 1], [2, 3], [10, 11], [12, 13], [14, 15]], np.float64)
     following = np.array([[2, 3], [4, 5], [12, 13], [14, 15], [16, 17]], np.float64)
@@ -107,3 +107,16 @@ def test_bad_processing_is_refused(processing: Processing, message: str) -> None
 def test_range_of_equal_returns_is_refused() -> None:
     with pytest.raises(DataError, match="all 2 episodes have the same return"):
         prepare(recording((3.0, 3.0, 2.0, 2.0, 2.0)), Processing(reward="range"))
+
+
+def test_rounding_makes_no_range() -> None:
+    """100.00001 - 100 is no return to scale by: rewards would come out as 6e16."""
+    differing = recording((3.0, 3.0, 2.0, 2.0, 2.0000002))
+    assert np.ptp(differing.returns) > 0
+    with pytest.raises(DataError, match=r"up to rounding.*reward='affine' with reward_scale=1"):
+        prepare(differing, Processing(reward="range"))
+    cancelling = recording((1e6, -1e6 + 0.0625, 1.0, 1.0, -2.0))  # .0625 of a sum of a million
+    with pytest.raises(DataError, match="up to rounding"):
+        prepare(cancelling, Processing(reward="range"))
+    sparse = recording((0.0, 0.0, 0.0, 0.0, 1e-3))
+    assert prepare(sparse, Processing(reward="range")).transitions.reward[4] == pytest.approx(1.0)

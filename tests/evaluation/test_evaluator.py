@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import PreparedDataset, Processing, Recording
+from jaxrl_prefs.data import Dataset, PreparedDataset, Processing
 from jaxrl_prefs.environments import task as tasks
 from jaxrl_prefs.errors import DataError
 from jaxrl_prefs.evaluation import rollout
@@ -29,7 +29,7 @@ def corridor() -> None:
     playground.register()
 
 
-def recording(env_id: str = playground.ENV_ID, **changes: object) -> Recording:
+def recording(env_id: str = playground.ENV_ID, **changes: object) -> Dataset:
     """Made-up data for an environment; observations have mean (3, -2) and deviation (2, .5)."""
     task = tasks.named(env_id)
     env = task.make()
@@ -39,7 +39,7 @@ def recording(env_id: str = playground.ENV_ID, **changes: object) -> Recording:
     signs = np.tile(np.float32([[1], [-1]]), (32, size))
     mean, std = np.resize(np.float32([3, -2]), size), np.resize(np.float32([2, 0.5]), size)
     rows = mean + std * signs
-    full = Recording(
+    full = Dataset(
         name="made-up",
         family="other",
         observation=rows,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxrl_prefs.data.readers import container, default_task
-from jaxrl_prefs.data.recording import Recording, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, Steps, record
 from jaxrl_prefs.environments import task
 from jaxrl_prefs.errors import DataError
 
@@ -30,8 +30,8 @@ PUBLISHED = {
 }
 
 
-def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Recording:
-    """Makes a Recording of an archive's arrays, each [N, ...].
+def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Dataset:
+    """Makes a Dataset of an archive's arrays, each [N, ...].
 
     An episode ends at `done` or `truncated`, before every row that `index` names as a first one,
     and where `next_obs` does not lead to the next row. A step that is done and truncated was cut
@@ -42,11 +42,15 @@ def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Recordi
       DataError: if arrays are missing, of wrong shapes or contradict each other.
     """
     container.need(path, arrays, REQUIRED, "NeoRL-2's format")
+    sizes = arrays.get(container.SIZES)
     arrays = {key: arrays[key] for key in (*REQUIRED, "truncated", "index") if key in arrays}
     starts = arrays.pop("index", np.zeros(0, int))
     count = container.check_rows(path, arrays)
-    observation, action, following = arrays["obs"], arrays["action"], arrays["next_obs"]
-    container.matrices(path, ("obs", observation), ("action", action), ("next_obs", following))
+    observation, action, following = (
+        container.matrix(path, key, arrays[key]) for key in ("obs", "action", "next_obs")
+    )
+    container.check_same_shape(path, ("observations", observation), ("next_obs", following))
+    container.check_sizes(path, sizes, observation, action)
     done = container.flags(path, "done", arrays["done"])
     cut = container.flags(path, "truncated", arrays.get("truncated", np.zeros(count)))
     ends = done | cut
