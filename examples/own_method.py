@@ -79,8 +79,8 @@ def make(config: Config, spec: Spec) -> Method:
     if config.batch_size < 1:
         raise ValueError("field 'batch_size' must be at least 1")
     low, high = (jnp.asarray(bound)[None] for bound in (spec.action_low, spec.action_high))
-    policy_net = Mlp(config.hidden, spec.action_dim, normalize=False)
-    critic_net = Mlp(config.hidden, 1, normalize=True)
+    policy_net: Any = Mlp(config.hidden, spec.action_dim, normalize=False)
+    critic_net: Any = Mlp(config.hidden, 1, normalize=True)
     optimizer = optax.adam(config.learning_rate)
 
     def act(params: Any, observation: jax.Array) -> jax.Array:  # [B, O] -> [B, A]
