@@ -309,7 +309,7 @@ def publish(grid: Grid, folder: Path, console: Console, more: Sequence[Titled] =
     text = []
     for each in shown:
         text.append(f"{each.title}:\n")
-        if len(each.rows) > 1:
+        if len(each.rows) > 1 and len(each.rows[0]) > 1:
             tables.show(console, each.title, each.rows)
             text.append(markdown(each.rows))
         else:
@@ -331,7 +331,9 @@ def _draw(grid: Grid, path: Path) -> None:
     kinds = dict.fromkeys(result["score_kind"] for result in shown.values())
     counts = sorted({len(result["seeds"]) for result in shown.values()})
     seeds = " or ".join(map(str, counts))
-    bars = f"mean and 95 % interval over {seeds} seeds (bars: each seed, where there are two)"
+    bars = f"mean and 95 % interval over {seeds} seeds"
+    if counts[0] < figures.FEWEST:
+        bars += " (bars: each seed, where there are two or fewer)"
     interval_plot.draw(
         path,
         grid.datasets,
