@@ -44,7 +44,7 @@ SMALL: dict[str, dict[str, Any]] = {
             "candidates": 2,
             "batch_size": 16,
         },
-        **{"pretrain_steps": 2, "train_steps": 4, "warmup_steps": 2, "actor_interval": 2},
+        **{"pretrain_steps": 2, "train_steps": 0, "warmup_steps": 0},
     },
 }
 
