@@ -180,7 +180,7 @@ def rooms() -> str:
         about = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0]
         allowed = ", ".join(f"`{each}`" for each in sorted(below)) or "nothing of ours"
         rows.append([f"`{name}`", about, allowed])
-    return markdown(["room", "what it is", "may import"], rows)
+    return markdown(["part", "what it is", "may import"], rows)
 
 
 def tables() -> Iterator[tuple[str, str]]:
