@@ -55,8 +55,7 @@ def play(devices: int, seeds: int) -> None:
     from jaxrl_prefs.methods import METHODS
     from jaxrl_prefs.runs import overrides
     from jaxrl_prefs.runs.job import mesh_for
-    from jaxrl_prefs.training import loop
-    from jaxrl_prefs.training import program as chunk
+    from jaxrl_prefs.training import chunk, loop
     from jaxrl_prefs.types import Spec
 
     data = dataset(10_000)

@@ -27,13 +27,12 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from jaxrl_prefs.cli.flops import matmul_flops
+from jaxrl_prefs.cli.flops import update_flops
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import devices, seed_axis
 from jaxrl_prefs.runs import overrides
-from jaxrl_prefs.training import loop
-from jaxrl_prefs.training import program as chunk
+from jaxrl_prefs.training import chunk, loop
 from jaxrl_prefs.types import Spec, Transition
 
 FLAGS = flags.FLAGS
@@ -123,12 +122,10 @@ def compiled(method: Method, index: int, data: Transition, seeds: int) -> Case:
     pace = _pace(run)
     one = jax.tree.map(lambda x: jnp.asarray(x[0]), holder["state"])
     batch = jax.tree.map(lambda x: x[: phase.batch_size], data)
-    key, share = jax.random.key(0), 1 / phase.period
-    flops = matmul_flops(phase.update, one, batch, key, jnp.int32(0), share=share)
+    flops, period = update_flops(phase.update, one, batch, jax.random.key(0))
     memory = program.compiled.memory_analysis()
-    # Whole periods, else the mean over updates would depend on where a round starts. Long
+    # Whole cycles, else the mean over updates would depend on where a round starts. Long
     # calls, as a run's: each costs something of its own, more with more seeds.
-    period = phase.period
     updates = period * max(1, round(FLAGS.round_seconds * seeds / pace / period))
     return Case(phase.name, seeds, run, updates, flops, seconds, memory.temp_size_in_bytes)
 

@@ -10,4 +10,4 @@ from jaxrl_prefs.cli.compare import main
 __all__ = ["main"]
 
 if __name__ == "__main__":
-    command(["jaxrl-prefs", "compare", *sys.argv[1:]])
+    command(["jaxrl-prefs", "compare", *sys.argv[1:]], typed="python -m experiments.compare")

@@ -10,4 +10,4 @@ from jaxrl_prefs.cli.data import facts, histogram, main
 __all__ = ["facts", "histogram", "main"]
 
 if __name__ == "__main__":
-    command(["jaxrl-prefs", "data", *sys.argv[1:]])
+    command(["jaxrl-prefs", "data", *sys.argv[1:]], typed="python -m experiments.data")

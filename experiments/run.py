@@ -11,4 +11,4 @@ from jaxrl_prefs.cli.run import main
 __all__ = ["USER_ERRORS", "main"]
 
 if __name__ == "__main__":
-    command(["jaxrl-prefs", "run", *sys.argv[1:]])
+    command(["jaxrl-prefs", "run", *sys.argv[1:]], typed="python -m experiments.run")

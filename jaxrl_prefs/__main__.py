@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -19,23 +19,41 @@ COMMANDS = {  # name -> module with `main(argv)`, and what it does
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `jaxrl-prefs COMMAND ...`; returns the command's exit code, 2 without a command."""
-    words = list(sys.argv if argv is None else argv)[1:]
+NAME = "jaxrl-prefs"
+EXITS = "Exit codes: 0 done, 1 something failed, 2 wrong use, 130 interrupted."
+
+
+def main(argv: Sequence[str] | None = None, typed: str = "") -> int:
+    """Runs `jaxrl-prefs COMMAND ...`.
+
+    Args:
+        argv: the command line, the program's name first; `sys.argv` if none is given.
+        typed: what the user wrote to start COMMAND, where it is not `jaxrl-prefs COMMAND`.
+
+    Returns:
+        The command's exit code; 2 for a command that does not exist.
+    """
+    program, *words = list(sys.argv if argv is None else argv)
     if words[:1] == ["--version"]:
         from jaxrl_prefs import __version__
 
-        print(f"jaxrl-prefs {__version__}")
+        print(f"{NAME} {__version__}")
         return 0
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [words[1], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
     name, *rest = words
     if name not in COMMANDS:
-        print(f"jaxrl-prefs has no command {name!r}\n\n{usage()}", file=sys.stderr)
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        guess = f" Did you mean {close[0]!r}?" if close else ""
+        print(f"{NAME} has no command {name!r}.{guess} {NAME} lists them", file=sys.stderr)
         return 2
+    if program.endswith("__main__.py"):
+        typed = f"python -m jaxrl_prefs {name}"
     module = importlib.import_module(COMMANDS[name][0])
-    code: int = module.main([f"jaxrl-prefs {name}", *rest])
+    code: int = module.main([typed or f"{NAME} {name}", *rest])
     return code
 
 
@@ -43,8 +61,8 @@ def usage() -> str:
     """The commands with a line each."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {about}" for name, (_, about) in COMMANDS.items()]
-    head, foot = "usage: jaxrl-prefs COMMAND [flags]", "jaxrl-prefs COMMAND --help says more."
-    return "\n".join([head, "", *lines, "", foot])
+    foot = f"{NAME} help COMMAND says more, {NAME} --version which version this is.\n{EXITS}"
+    return "\n".join([f"usage: {NAME} COMMAND [flags]", "", *lines, "", foot])
 
 
 def program() -> None:
@@ -52,12 +70,14 @@ def program() -> None:
     command(sys.argv)
 
 
-def command(argv: Sequence[str]) -> None:
-    """Runs a command line and ends the process with its exit code; SIGTERM acts as Ctrl-C."""
-    from jaxrl_prefs.cli.commandline import leave
+def command(argv: Sequence[str], typed: str = "") -> None:
+    """Runs a command line and ends the process with its exit code; SIGTERM acts as Ctrl-C.
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way of interrupting
-    leave(main(argv))
+    `argv` and `typed` are those of `main`.
+    """
+    from jaxrl_prefs.cli import commandline
+
+    commandline.leave(commandline.guarded(lambda words: main(words, typed), argv))
 
 
 if __name__ == "__main__":

@@ -42,5 +42,10 @@ class NonFiniteError(ArithmeticError):
         )
 
 
+class EvaluationError(ValueError):
+    """An environment that failed, or showed a NaN, while a policy played in it; the message names
+    policy, seed, episode and step. The training is not at fault, and may go on."""
+
+
 class LoadError(ValueError):
     """A folder from which no policy can be loaded, or a policy that the run does not have."""

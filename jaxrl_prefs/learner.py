@@ -68,12 +68,14 @@ def polyak(part: Trainable, rate: float) -> Trainable:
     )
 
 
-def every(interval: int, step: Array, fn: Callable[[T], T], operand: T) -> T:
+def every(interval: int, step: Array | int, fn: Callable[[T], T], operand: T) -> T:
     """Applies `fn` at steps 0, interval, 2 * interval, ... and hands `operand` back otherwise.
 
     `step` must not be batched, else both branches run. `fn` keeps the operand's structure, so a
     branch that also measures takes its metrics as part of the operand, with count 0.
     """
+    if isinstance(step, int):  # known while tracing: no branch in the program
+        return fn(operand) if step % interval == 0 else operand
     if interval == 1:
         return fn(operand)
     return jax.lax.cond(step % interval == 0, fn, lambda same: same, operand)

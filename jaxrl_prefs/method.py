@@ -1,6 +1,6 @@
 """The contract: a method is a value made of pure functions, and training is a tuple of phases.
 
-The runner (train.py) owns keys, steps, batches and columns; a method owns its mathematics:
+Training (training/loop.py) owns keys, steps, batches and columns; a method owns its mathematics:
 
     method = make(config, spec)
     state = method.init(key, batch)
@@ -13,7 +13,7 @@ so that `lax.cond` on it stays a branch when the update is mapped over seeds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -22,12 +22,54 @@ import jax.numpy as jnp
 from jaxrl_prefs.ops.permutation import permuted
 from jaxrl_prefs.types import Array, Key, Metrics, Transition
 
-State = Any
-Update = Callable[..., tuple]  # (state, batch, key, step) -> (state, metrics[, columns])
+State = Any  # a pytree of arrays, the method's own dataclass
+
+
+class Init(Hashable, Protocol):
+    """Makes a first state."""
+
+    def __call__(self, key: Key, batch: Transition, /) -> State:
+        """Returns a state. `batch` is read for its shapes only."""
+        ...
+
+
+class Enter(Hashable, Protocol):
+    """Prepares a state for a phase."""
+
+    def __call__(self, state: State, key: Key, /) -> State:
+        """Returns the state with which the phase's first update begins."""
+        ...
+
+
+class Update(Hashable, Protocol):
+    """One update of a phase; pure."""
+
+    def __call__(self, state: State, batch: Transition, key: Key, step: Array, /) -> tuple:
+        """Returns `(state, metrics)`, or `(state, metrics, columns)` in a phase that fills columns.
+
+        `step` counts the updates of the phase from 0. `metrics` has the same names at every step.
+        """
+        ...
+
+
+class Act(Hashable, Protocol):
+    """A policy."""
+
+    def __call__(self, state: State, observation: Array, key: Key, /) -> Array:
+        """Takes observations [B, O]; returns actions [B, A] inside the action box."""
+        ...
+
+
+class Diagnose(Hashable, Protocol):
+    """Measures a method's warning signs."""
+
+    def __call__(self, state: State, batch: Transition, key: Key, /) -> Metrics:
+        """Returns {name: (sum, count)} over the rows of the batch."""
+        ...
 
 
 class Sampler(Protocol):
-    """Chooses the rows of one batch; pure, so that a resumed run draws the same batches."""
+    """Chooses the rows of one batch; pure, so that a resumed run samples the same batches."""
 
     def __call__(self, key: Key, step: Array, size: int, batch_size: int) -> Array:
         """Returns [batch_size] int32 row numbers below `size`. `key` is the phase's own."""
@@ -35,7 +77,7 @@ class Sampler(Protocol):
 
 
 def uniform(key: Key, step: Array, size: int, batch_size: int) -> Array:
-    """Draws rows independently, with replacement."""
+    """Samples rows independently, with replacement."""
     return jax.random.randint(jax.random.fold_in(key, step), (batch_size,), 0, size)
 
 
@@ -49,7 +91,7 @@ def epoch(key: Key, step: Array, size: int, batch_size: int) -> Array:
 
 
 def sequential(key: Key, step: Array, size: int, batch_size: int) -> Array:
-    """Takes the rows in order, slice by slice; past the end it stays on the last row."""
+    """Takes the rows in order, batch by batch; past the end it repeats the last row."""
     del key
     return jnp.minimum(step * batch_size + jnp.arange(batch_size), size - 1)
 
@@ -63,30 +105,30 @@ def identity(state: State, key: Key) -> State:
 class Phase(NamedTuple):
     """One stretch of training with one update function.
 
-    A phase that fills columns returns `(state, metrics, {name: [batch_size, ...]})`, takes its rows
-    by `sequential`, and receives the phase's key unchanged at every step: it draws per row with
-    `fold_in(key, batch.index)`, so an interrupted fill continues to the same set.
+    A phase may fill columns: results per row of the dataset, which later phases find in their
+    batches. Its update returns `(state, metrics, {name: [batch_size, ...]})` and leaves the state
+    as it is, its rows come from `sequential`, and it gets the same key at every step. Random
+    numbers of a row come from `fold_in(key, batch.index)`, so that an interrupted fill continues
+    with the same numbers.
     """
 
     name: str
-    steps: int  # 0 is legal: a phase that only enters
+    steps: int  # 0 is legal: the phase is entered, and nothing is updated
     update: Update
     batch_size: int
-    enter: Callable[[State, Key], State] = identity  # once, before step 0 of the phase
+    enter: Enter = identity  # called once, before step 0
     sampler: Sampler = uniform
     columns: Mapping[str, jax.ShapeDtypeStruct] = {}  # shape and dtype per row
-    shared: tuple[str, ...] = ()  # state fields trained once for all seeds; () is per seed
-    alike: tuple[str, ...] = ()  # state fields in which members of one seed leave it alike
-    period: int = 1  # updates in which a branch of `learner.every` is taken once
+    shared: tuple[str, ...] = ()  # state fields trained once for all seeds; () trains each seed's
 
 
 class Policy(NamedTuple):
-    """A way to act. `act(state, observation [B, O], key) -> action [B, A]` inside the bounds."""
+    """A way to act, and what stands beside its score."""
 
-    act: Callable[[State, Array, Key], Array]
-    candidates: int  # actions drawn per decision
-    rule: str  # how one is chosen; printed beside every score
-    last_only: bool = False  # costly to play: only after the last update of a run
+    act: Act
+    candidates: int  # actions sampled per decision
+    rule: str  # how one of them is chosen
+    last_only: bool = False  # costly to evaluate: only after the last update of a run
 
 
 def no_diagnosis(state: State, batch: Transition, key: Key) -> Metrics:
@@ -98,7 +140,7 @@ def no_diagnosis(state: State, batch: Transition, key: Key) -> Metrics:
 class Method(NamedTuple):
     """A method bound to its config and to the data's sizes."""
 
-    init: Callable[[Key, Transition], State]  # the batch is read for shapes only
+    init: Init
     phases: tuple[Phase, ...]
     policies: Mapping[str, Policy]  # the first is the headline
-    diagnose: Callable[[State, Transition, Key], Metrics] = no_diagnosis  # at each evaluation
+    diagnose: Diagnose = no_diagnosis  # called at each evaluation

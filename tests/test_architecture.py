@@ -32,7 +32,7 @@ FLOORS: dict[str, set[str]] = {
         *("behavior", "learner", "method", "nets", "ops"),
         *("policies", "types", "validation", "values"),
     },
-    "parallel": {"types"},
+    "parallel": {"errors", "types"},
     "training": {"errors", "keys", "method", "parallel", "types"},
     "environments": {"errors", "types"},
     "data": {"environments", "errors", "types"},
@@ -47,7 +47,7 @@ FLOORS: dict[str, set[str]] = {
     },
     "toy": {
         *("behavior", "cli", "data", "errors", "learner", "method", "methods", "ops"),
-        *("parallel", "policies", "runs", "training", "types"),
+        *("parallel", "policies", "runs", "training", "types", "values"),
     },
     "__init__": {"method", "methods", "runs", "types"},
     "__main__": {"__init__", "cli"},  # the commands' modules are imported by name

@@ -21,8 +21,7 @@ from jaxrl_prefs.keys import phase_keys, seed_keys
 from jaxrl_prefs.method import Method, Phase, sequential
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.training import loop
-from jaxrl_prefs.training import program as chunk
+from jaxrl_prefs.training import chunk, loop, program
 from jaxrl_prefs.types import Key, Spec, Transition
 from tests import probes
 
@@ -443,7 +442,7 @@ def updates(walked: Walk, whole: list[Run], method: Method, data: Transition) ->
     """Every phase's update."""
     found, held = [], {}
     for phase, (_, state, _) in zip(method.phases, walked.enters, strict=True):
-        batch = chunk.take(data, jnp.arange(phase.batch_size), held)
+        batch = program.take(data, jnp.arange(phase.batch_size), held)
         arguments = (state, batch, KEY, jnp.int32(0))
         found.append(Program(f"update of {phase.name}", jax.jit(phase.update), arguments))
         held |= {name: whole[-1].columns[name][0] for name in phase.columns}

@@ -1,30 +1,113 @@
-"""What every command does with its flags, its errors and its end."""
+"""What every command does with its flags, its errors and its end.
+
+A command ends with exit code 0, 1 when something failed on the way, 2 for wrong use (a flag, a
+name, a dataset or a folder that it cannot take) and 130 when it was interrupted. Every error is one
+line on standard error.
+"""
 
 from __future__ import annotations
 
+import difflib
+import io
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import flags
+from rich.console import Console
 
 from jaxrl_prefs.errors import ConfigError, DataError, WorkdirError
+from jaxrl_prefs.runs import interrupt
+from jaxrl_prefs.runs.tables import WIDE
 
 USER_ERRORS = (flags.Error, ConfigError, DataError, WorkdirError)
-WRONG_USE, FAILED, INTERRUPTED = 2, 1, 130
+WRONG_USE, FAILED, INTERRUPTED = 2, 1, interrupt.INTERRUPTED
+COMMAND = "jaxrl-prefs"
+
+RENAMED_FLAGS = {"algos": "algo", "datasets": "dataset"}
+
+# Flags that several commands have. A command gives each its default (see `share`).
+SHARED = {
+    "algo": "the method: a name such as bdpo or td3_bc",
+    "dataset": "pendulum-mixed (made here on first use), a Minari id such as "
+    "mujoco/hopper/medium-v0, or the path of a file of D4RL, Robomimic (.hdf5), OGBench or "
+    "NeoRL-2 (.npz)",
+    "env": "evaluate in this Gymnasium environment (my_module:Mine-v0 imports my_module first) "
+    "instead of the dataset's own; 'none' trains without",
+    "trust_env": "make the environment that the dataset names even if that runs code of the "
+    "dataset's choice",
+    "seeds": "how many (5 is 0 to 4), a range (3:8 is 3 to 7), a list (1,4)",
+    "workdir": "the folder that everything is written to",
+    "set": "field=value, repeatable: a field of the run or of the method",
+    "eval_episodes": "episodes for each seed, policy and evaluation",
+    "eval_every": "updates between evaluations in the last phase; others end with one",
+    "eval_backend": "gymnasium (on the host's cores), mjx (policies and simulator on the device, "
+    "all at once) or auto: gymnasium on a CPU and where there is no such simulator",
+    "overwrite": "start anew, removing the runs in --workdir",
+    "last": "scores are means over so many evaluations, the last ones",
+    "against": "also show every column's difference to this one",
+    "policies": "a column for every policy of a method",
+    "help": "show this text",
+}
+EVALUATION = ("eval_episodes", "eval_every", "eval_backend")
+
+
+def share(own: flags.FlagValues, **defaults: Any) -> None:
+    """Defines flags of `SHARED`, each with its default, whose type decides what the flag takes.
+
+    A list takes several values parted by commas, a tuple a flag that is repeated, a number one of
+    at least 1.
+    """
+    for name, default in defaults.items():
+        about = SHARED[name]
+        if isinstance(default, bool):
+            short = "h" if name == "help" else None
+            flags.DEFINE_boolean(name, default, about, short_name=short, flag_values=own)
+        elif isinstance(default, int):
+            flags.DEFINE_integer(name, default, about, lower_bound=1, flag_values=own)
+        elif isinstance(default, list):
+            several = f"{about}; or several, parted by commas"
+            flags.DEFINE_list(name, default, several, flag_values=own)
+        elif isinstance(default, tuple):
+            flags.DEFINE_multi_string(name, list(default), about, flag_values=own)
+        else:
+            flags.DEFINE_string(name, default, about, flag_values=own)
+
+
+def assignments(own: flags.FlagValues) -> tuple[str, ...]:
+    """The assignments of --set, then those of the evaluation's flags."""
+    written: list[str] = own.flag_values_dict()["set"]
+    evaluation = [f"{name}={own[name].value}" for name in EVALUATION if own[name].value]
+    return (*written, *evaluation)
 
 
 def words(own: flags.FlagValues, argv: Sequence[str] | None) -> list[str]:
     """Reads the flags anew, `sys.argv` if none are given; returns what belongs to no flag.
 
     Raises:
-        flags.Error: for an unknown flag, or a value that a flag does not take.
+        flags.Error: for a value that a flag does not take.
+        ConfigError: for an unknown flag.
     """
     own.unparse_flags()
     for name in own:
         own[name].unparse()
-    return own(list(sys.argv if argv is None else argv))[1:]
+    try:
+        return own(list(sys.argv if argv is None else argv))[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise ConfigError(_unknown_flag(error.flagname, own)) from None
+
+
+def _unknown_flag(name: str, own: flags.FlagValues) -> str:
+    known = list(dict.fromkeys(own[each].name for each in own))
+    if (now := RENAMED_FLAGS.get(name)) in known:
+        return f"no flag --{name}: it is called --{now}"
+    if close := difflib.get_close_matches(name, known, n=1, cutoff=0.7):
+        return f"no flag --{name}. Did you mean --{close[0]}?"
+    if "set" in known:
+        return f"no flag --{name}: fields of the run and of the method are set by --set={name}=..."
+    return f"no flag --{name}. Valid: {', '.join(f'--{each}' for each in sorted(known))}"
 
 
 def read(own: flags.FlagValues, argv: Sequence[str] | None, hint: str = "") -> None:
@@ -38,9 +121,15 @@ def read(own: flags.FlagValues, argv: Sequence[str] | None, hint: str = "") -> N
         raise ConfigError(f"unexpected argument {rest[0]!r}" + hint.format(rest[0]))
 
 
-def usage(purpose: str | None, own: flags.FlagValues) -> str:
-    """The text of --help: what the program is for, then its flags in the order of their lines."""
-    lines = [purpose or "", "Flags:"]
+def usage(purpose: str | None, own: flags.FlagValues, argv: Sequence[str] | None = None) -> str:
+    """The text of --help: what the program is for, then its flags in the order of their lines.
+
+    Args:
+        purpose: the command's docstring, which calls it `jaxrl-prefs NAME`.
+        own: its flags.
+        argv: its command line, whose first word is what the user typed to start it.
+    """
+    lines = [_as_typed(purpose or "", argv), "Flags:"]
     for flag in dict.fromkeys(own[name] for name in own):  # a short name is the same flag
         default = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
         shown = f" (default: {default})" if default else ""
@@ -49,10 +138,51 @@ def usage(purpose: str | None, own: flags.FlagValues) -> str:
     return "\n".join(lines)
 
 
+def _as_typed(purpose: str, argv: Sequence[str] | None) -> str:
+    """The purpose, with `python -m experiments.run` for `jaxrl-prefs run` if that was typed."""
+    typed = argv[0] if argv else COMMAND
+    name = typed.replace(".", " ").split()[-1]
+    return purpose.replace(f"{COMMAND} {name}", typed) if typed.startswith("python") else purpose
+
+
+def console() -> Console:
+    """Where a command prints: as wide as the terminal, and endlessly wide into a pipe or a file.
+
+    A character that the encoding lacks is written by its number.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    terminal = sys.stdout.isatty()
+    return Console(width=None if terminal else WIDE, force_terminal=None if terminal else False)
+
+
 def fail(message: str, code: int) -> int:
     """Prints one line to standard error, and returns the exit code."""
     print(" ".join(message.split()), file=sys.stderr)
     return code
+
+
+def interrupted() -> int:
+    """Says that a signal ended the command, and returns the exit code."""
+    return fail(interrupt.LINE, INTERRUPTED)
+
+
+def guarded(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Runs a command that Ctrl-C and SIGTERM end within ten seconds; returns the exit code."""
+    interrupt.watch()
+    try:
+        return main(argv)
+    except KeyboardInterrupt:
+        return interrupted()
+    except MemoryError as error:
+        told = str(error) or "an array could not be allocated"
+        return fail(f"out of memory: {told}. Fewer seeds at a time take less", FAILED)
+
+
+def folder(text: str) -> Path:
+    """The folder that a flag names; ~ is the user's own."""
+    return Path(text).expanduser()
 
 
 def leave(code: int) -> NoReturn:

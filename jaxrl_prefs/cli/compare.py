@@ -1,6 +1,6 @@
 """Trains several methods on several datasets, one after the other, into one table.
 
-    python -m experiments.compare --algos=bc,td3_bc --datasets=pendulum-mixed --seeds=3
+    jaxrl-prefs compare --algo=bc,td3_bc --dataset=pendulum-mixed --seeds=3
 
 A variant of a method is written with its settings: `bpr+critic=onestep`. The same command goes on
 where it was stopped, inside a run as well; a run that fails is reported and the others go on.
@@ -11,32 +11,34 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from absl import flags
 from rich.console import Console
 
-from jaxrl_prefs.cli import commandline, run, table
+from jaxrl_prefs.cli import commandline, fields, run, table
 from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.runs import config, overrides
+from jaxrl_prefs.runs import config, overrides, tables
 
 FLAGS = flags.FlagValues()
-_OWN: dict[str, Any] = {"flag_values": FLAGS}
-flags.DEFINE_list("algos", ["bdpo"], f"methods or variants, of {', '.join(METHODS)}", **_OWN)
-flags.DEFINE_list("datasets", ["pendulum-mixed"], "datasets, as experiments.run takes", **_OWN)
-flags.DEFINE_boolean("trust_env", False, "as experiments.run takes", **_OWN)
-flags.DEFINE_string("seeds", "3", "as experiments.run takes", **_OWN)
-flags.DEFINE_string("workdir", "runs/compare", "folder of the runs and the table", **_OWN)
-flags.DEFINE_multi_string(
-    "set", [], "field=value, repeatable: for every method that has the field", **_OWN
+commandline.share(
+    FLAGS,
+    algo=["bdpo"],
+    dataset=["pendulum-mixed"],
+    env="",
+    trust_env=False,
+    seeds="3",
+    workdir="runs/compare",
+    set=(),
+    eval_episodes="",
+    eval_every="",
+    eval_backend="",
+    last=1,
+    against="",
+    policies=False,
+    overwrite=False,
+    help=False,
 )
-flags.DEFINE_integer(
-    "last", 1, "the table's scores are means over so many evaluations", lower_bound=1, **_OWN
-)
-flags.DEFINE_string("against", "", "also show every variant's difference to this one", **_OWN)
-flags.DEFINE_boolean("policies", False, "a column for every policy of a method", **_OWN)
-flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 
 
 class Variant(NamedTuple):
@@ -68,32 +70,44 @@ def check(variants: Sequence[Variant], common: Sequence[str], seeds: str) -> Non
     """
     names = [each.name for each in variants]
     if len(set(names)) < len(names):
-        raise ConfigError(f"--algos names a variant twice: {', '.join(names)}")
+        raise ConfigError(f"--algo names a variant twice: {', '.join(names)}")
     config.check_known([overrides.split(x)[0] for x in common], [each.algo for each in variants])
     for each in variants:
         config.check(config.Choice(each.algo, "", "", config.parse_seeds(seeds), each.assignments))
 
 
+def usage(variants: Sequence[Variant], argv: Sequence[str] | None) -> str:
+    """The text of --help: flags, then the fields of the run and of each variant's method."""
+    dataset, seeds = FLAGS.dataset[0], config.parse_seeds(FLAGS.seeds)
+    choices = [
+        config.Choice(each.algo, dataset, FLAGS.env, seeds, each.assignments) for each in variants
+    ]
+    return f"{commandline.usage(__doc__, FLAGS, argv)}\n\n{fields.usage(choices)}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 a run failed, 2 wrong use, 130 stopped."""
-    console = Console()
+    console = commandline.console()
     try:
         commandline.read(FLAGS, argv, "; lists are parted by commas")
+        common = commandline.assignments(FLAGS)
+        variants = [variant(text, common) for text in FLAGS.algo]
         if FLAGS.help:
-            console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
+            tables.write(console, usage(variants, argv))
             return 0
-        variants = [variant(text, FLAGS.set) for text in FLAGS.algos]
-        check(variants, FLAGS.set, FLAGS.seeds)
+        check(variants, common, FLAGS.seeds)
         return _execute(variants, console)
     except commandline.USER_ERRORS as error:
         return commandline.fail(str(error), commandline.WRONG_USE)
     except OSError as error:
         return commandline.fail(str(error), commandline.FAILED)
+    except KeyboardInterrupt:
+        return commandline.interrupted()
 
 
 def _execute(variants: Sequence[Variant], console: Console) -> int:
-    folder, worst = Path(FLAGS.workdir), 0
-    for dataset in FLAGS.datasets:
+    folder, worst = commandline.folder(FLAGS.workdir), 0
+    for dataset in FLAGS.dataset:
         for each in variants:
             code = run.main(["run", *_arguments(each, dataset, folder)])
             if code == commandline.INTERRUPTED:
@@ -120,8 +134,9 @@ def _arguments(each: Variant, dataset: str, folder: Path) -> list[str]:
     return [
         f"--algo={each.algo}",
         f"--dataset={dataset}",
+        f"--env={FLAGS.env}",
         f"--seeds={FLAGS.seeds}",
         f"--workdir={place}",
-        *(["--trust_env"] if FLAGS.trust_env else []),
+        *(f"--{name}" for name in ("trust_env", "overwrite") if FLAGS[name].value),
         *(f"--set={text}" for text in each.assignments),
     ]

@@ -1,9 +1,9 @@
 """What datasets there are, and what they hold.
 
-    python -m experiments.data list
-    python -m experiments.data info hopper/medium-v0
-    python -m experiments.data convert hopper/medium-v0 out/hopper_medium-v2.hdf5
-    python -m experiments.data make maze2d/umaze-v0
+    jaxrl-prefs data list
+    jaxrl-prefs data info hopper/medium-v0
+    jaxrl-prefs data convert hopper/medium-v0 out/hopper_medium-v2.hdf5
+    jaxrl-prefs data make maze2d/umaze-v0
 
 `info` also plays a uniformly random policy, whose score should be near 0, and replays single steps
 where the environment can be set to a recorded state. `convert` writes a file of D4RL (.hdf5),
@@ -14,7 +14,6 @@ online/hopper/medium-v0 and its like train an agent for hours first (pip install
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,28 +22,29 @@ from typing import Any
 import numpy as np
 from absl import flags
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from jaxrl_prefs import data
 from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.data import Recording, Task, families, parity, progress, roots, writers
 from jaxrl_prefs.data.generate import online
 from jaxrl_prefs.data.generate.sbx_agent import SbxAgent
-from jaxrl_prefs.data.readers import default_task
+from jaxrl_prefs.data.readers import default_task, minari
 from jaxrl_prefs.environments import trust
+from jaxrl_prefs.environments.task import number
 from jaxrl_prefs.environments.trust import Refusal
-from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.runs import overrides
+from jaxrl_prefs.errors import ConfigError, DataError
+from jaxrl_prefs.runs import overrides, tables
 from jaxrl_prefs.runs.display import line
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
-flags.DEFINE_string("env", "", "as experiments.run takes", **_OWN)
-flags.DEFINE_boolean("trust_env", False, "as experiments.run takes", **_OWN)
+commandline.share(FLAGS, env="", trust_env=False)
 flags.DEFINE_integer("random", 20, "info: episodes of a random policy; 0 plays none", **_OWN)
 flags.DEFINE_string("format", "", "convert: d4rl, robomimic, ogbench, neorl2 or minari", **_OWN)
-flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
+flags.DEFINE_string(
+    "root", "", "make: the folder to store in, instead of MINARI_DATASETS_PATH", **_OWN
+)
+commandline.share(FLAGS, help=False)
 
 FORMATS: dict[str, Callable[[Recording, Any], None]] = {
     "d4rl": writers.d4rl,
@@ -54,16 +54,17 @@ FORMATS: dict[str, Callable[[Recording, Any], None]] = {
     "minari": writers.minari,
 }
 ENDINGS = {".hdf5": "d4rl", ".h5": "d4rl", ".npz": "ogbench"}
+ONLINE_ROOM = 2**30  # bytes, more than a set of an online agent takes
 BINS, BAR = 10, 40  # of the histogram of returns: how many, and the longest in characters
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
-    console = Console()
+    console = commandline.console()
     try:
         words = commandline.words(FLAGS, argv)
         if FLAGS.help or not words:
-            console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
+            tables.write(console, commandline.usage(__doc__, FLAGS, argv))
             return 0
         _execute(words[0], words[1:], console)
         return 0
@@ -71,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return commandline.fail(str(error), commandline.WRONG_USE)
     except OSError as error:
         return commandline.fail(str(error), commandline.FAILED)
+    except KeyboardInterrupt:
+        return commandline.interrupted()
 
 
 def _execute(command: str, names: Sequence[str], console: Console) -> None:
@@ -80,15 +83,20 @@ def _execute(command: str, names: Sequence[str], console: Console) -> None:
     if len(names) != wanted[command]:
         raise ConfigError(f"{command} takes {wanted[command]} name(s), got {len(names)}")
     if command == "list":
-        console.print(catalogue())
+        catalogue(console)
     elif command == "convert":
         refused = convert(*names, env=FLAGS.env, form=FLAGS.format, trust_env=FLAGS.trust_env)
         console.print(f"wrote {names[1]}", highlight=False, markup=False)
         if refused is not None:
             line(console, f"its environment is not kept: {refused} (see --trust_env)")
     elif command == "make":
-        make(names[0])
-        inform(names[0], "", 0, console)
+        folder = make(names[0], FLAGS.root)
+        place = roots.place(folder)
+        line(console, f"{names[0]} is stored in {folder.parent}")
+        if place not in roots.roots():
+            line(console, f"it is found where MINARI_DATASETS_PATH={place}")
+        else:
+            inform(names[0], "", 0, console)
     else:
         inform(names[0], FLAGS.env, FLAGS.random, console, trust_env=FLAGS.trust_env)
 
@@ -96,37 +104,44 @@ def _execute(command: str, names: Sequence[str], console: Console) -> None:
 # --- list -----------------------------------------------------------------------------------------
 
 
-def catalogue() -> Table:
-    """What is on this machine, from the metadata alone, and what can be made here."""
-    view = Table(title="datasets on this machine")
-    for name in ("dataset", "family", "episodes", "steps", "evaluated in", "MB"):
-        justify: Any = "left" if name in ("dataset", "family") else "right"
-        view.add_column(name, justify=justify, overflow="fold")  # names are to be copied
+def catalogue(console: Console) -> None:
+    """Prints what is on this machine, from the metadata alone, and what can be made here."""
     ids = roots.local_ids()
-    for name in ids:
-        view.add_row(*map(escape, _row(name)))
-    for name in data.GENERATED:
-        if name not in ids:
-            view.add_row(name, families.family_of(name), "", "", "made by `make`", "")
+    view = [["dataset", "family", "evaluated in", "episodes", "steps", "MB"], *map(_row, ids)]
+    view += [
+        [name, families.family_of(name), "made by `make`", "", "", ""]
+        for name in data.GENERATED
+        if name not in ids
+    ]
     robots, qualities = ", ".join(online.ROBOTS), ", ".join(online.QUALITIES)
-    view.caption = (
+    caption = (
         "`make` also trains agents, for online/ROBOT/QUALITY-v0\n"
         f"ROBOT: {robots}; QUALITY: {qualities}"
     )
-    return view
+    tables.show(console, "datasets on this machine", view, left=3, caption=caption)
 
 
-def _row(name: str) -> tuple[str, ...]:
+def _row(name: str) -> list[str]:
+    """A dataset's line; of a damaged one, what is wrong with it."""
     folder = roots.find(name)
-    assert folder is not None
-    about = json.loads((folder / "metadata.json").read_text())
+    if folder is None:
+        return [name, families.family_of(name), "damaged: metadata.json is no file", "", "", ""]
+    try:
+        about = minari.metadata(folder)
+    except DataError as fault:
+        return [name, families.family_of(name), f"damaged: {fault}", "", "", ""]
     spec = about.get("eval_env_spec") or about.get("env_spec")
     found = None if spec else default_task.of(name)
     named = str(trust.parsed(spec).get("id", "unreadable")) if spec else "-"
     env_id = found.env_id if found else named
-    counts = (f"{about.get(key, 0):,}" for key in ("total_episodes", "total_steps"))
+    counts = (_count(about.get(key, 0)) for key in ("total_episodes", "total_steps"))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return (name, families.family_of(name, env_id), *counts, env_id, f"{size / 1e6:.1f}")
+    return [name, families.family_of(name, env_id), env_id, *counts, f"{size / 1e6:.1f}"]
+
+
+def _count(value: Any) -> str:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if whole else f"damaged: {str(value)[:20]}"
 
 
 # --- info -----------------------------------------------------------------------------------------
@@ -137,36 +152,38 @@ def inform(
 ) -> None:
     """Prints what a dataset holds, how it would be prepared, and what a random policy scores."""
     recording = data.load(name, env=env, trust_env=trust_env)
-    view = Table(title=recording.name, show_header=False)
-    view.add_column()
-    view.add_column()
-    for key, value in facts(recording).items():
-        view.add_row(key, escape(value))  # it may quote the file
+    view = [[key, value] for key, value in facts(recording).items()]
     if elsewhere := recorded_elsewhere(name):
-        view.add_row("recorded in", escape(elsewhere))
+        view.append(["recorded in", elsewhere])
     if recording.task is not None:
-        view.add_row("replayed", replayed(recording))
+        view.append(["replayed", replayed(recording)])
         if episodes:
-            view.add_row(
-                "random policy", played(recording, random_returns(recording.task, episodes))
-            )
-    console.print(view, highlight=False)
-    console.print("returns:", *histogram(recording.returns), sep="\n", highlight=False)
+            returns = random_returns(recording.task, episodes)
+            view.append(["random policy", played(recording, returns)])
+    tables.show(console, recording.name, view, left=2, header=False)
+    bar = "#" if console.options.ascii_only else "█"
+    for text in ("returns:", *histogram(recording.returns, bar)):
+        tables.write(console, text)
 
 
 def recorded_elsewhere(name: str) -> str:
     """How the environment that recorded a set differs from that which it names for evaluation."""
     folder = roots.find(name)
-    about = json.loads((folder / "metadata.json").read_text()) if folder else {}
+    about = minari.metadata(folder) if folder else {}
     if not (about.get("env_spec") and about.get("eval_env_spec")):
         return ""
     there, here = (
-        {key: spec.get(key) for key in ("id", "max_episode_steps")} | dict(spec.get("kwargs") or {})
+        {key: spec.get(key) for key in ("id", "max_episode_steps")} | _kwargs(spec)
         for spec in (trust.parsed(about[key]) for key in ("env_spec", "eval_env_spec"))
     )
     changed = [key for key in there if there[key] != here.get(key)]
     text = ", ".join(f"{key}={there[key]}" for key in changed)
     return f"another: {text}. Scores need not compare with the data's" if text else ""
+
+
+def _kwargs(spec: dict[str, Any]) -> dict[str, Any]:
+    kwargs = spec.get("kwargs")
+    return kwargs if isinstance(kwargs, dict) else {}
 
 
 def facts(recording: Recording) -> dict[str, str]:
@@ -187,7 +204,7 @@ def facts(recording: Recording) -> dict[str, str]:
     return {
         "family": recording.family,
         "evaluated in": place,
-        "episodes": f"{len(recording.lengths):,}",
+        "episodes": "; ".join((f"{len(recording.lengths):,}", *recording.notes)),
         "transitions": f"{recording.size:,} (of {recording.lengths.sum():,} steps)",
         "lengths": spread(recording.lengths),
         "ends": f"{over:,} by a terminal, {len(recording.lengths) - over:,} cut off"
@@ -195,6 +212,7 @@ def facts(recording: Recording) -> dict[str, str]:
         "observations": f"{recording.observation.shape[1]}, {_range(recording.observation)}",
         "actions": f"{action.shape[1]}, {_range(action)}; the box is "
         f"{recording.action_low.min():g} to {recording.action_high.max():g}",
+        **({"refused": recording.outside} if recording.outside else {}),
         "at the box's edge": f"{100 * at_the_edge(recording):.1f} % of all entries of actions",
         "rewards": spread(recording.reward),
         "returns": spread(recording.returns),
@@ -223,15 +241,15 @@ def at_the_edge(recording: Recording) -> float:
     near = np.minimum(
         recording.action - recording.action_low, recording.action_high - recording.action
     )
-    return float((near <= 1e-3 * width).mean())
+    return float((near <= 1e-3 * width)[:, width > 0].mean())
 
 
-def histogram(values: np.ndarray) -> list[str]:
-    """Lines with the count of `values` in each of ten equal ranges, and a bar."""
+def histogram(values: np.ndarray, bar: str = "█") -> list[str]:
+    """Lines with the count of `values` in each of ten equal ranges, and a bar of that letter."""
     counts, edges = np.histogram(values, BINS)
     return [
         f"{edges[i]:>12.5g} to {edges[i + 1]:>12.5g} {count:>7,} "
-        + "█" * int(np.ceil(BAR * count / counts.max()))
+        + bar * int(np.ceil(BAR * count / counts.max()))
         for i, count in enumerate(counts.tolist())
     ]
 
@@ -257,7 +275,7 @@ def random_returns(task: Task, episodes: int, seed: int = 0) -> np.ndarray:
         over = False
         while not over:
             _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
-            returns[episode] += float(reward)
+            returns[episode] += number(reward)
             over = terminated or truncated
     env.close()
     return returns
@@ -283,14 +301,14 @@ def convert(
         ConfigError: for an unknown format, or one that does not fit the target's name.
         DataError: if the source cannot be loaded, or the format cannot hold it.
     """
-    ending = Path(target).suffix
+    ending = Path(target).suffix.lower()
     form = form or ENDINGS.get(ending, "minari")
     if form not in FORMATS:
         raise ConfigError(overrides.unknown("format", form, FORMATS))
     fitting = {"d4rl": ".hdf5", "robomimic": ".hdf5", "ogbench": ".npz", "neorl2": ".npz"}
     if ending != fitting.get(form, ending) or (form == "minari" and ending in ENDINGS):
         raise ConfigError(f"{target} does not name a dataset of the format {form}")
-    recording = data.load(source, env=env, trust_env=trust_env)
+    recording = _read(source, env, trust_env)
     if form == "minari":
         if not re.fullmatch(data.MINARI_ID, target):
             raise ConfigError(f"{target!r} is no Minari id, such as mine/hopper-v0")
@@ -302,19 +320,36 @@ def convert(
     return recording.refused
 
 
-def make(name: str) -> None:
-    """Generates one of this library's sets, unless it is there.
+def _read(source: str, env: str, trust_env: bool) -> Recording:
+    """As `data.load`, of sets of Minari 0.4 too, which are to be converted."""
+    for root in roots.roots():
+        folder = root / source / "data"
+        if minari.is_older(folder):
+            return minari.read(folder, source, env, trust_env=trust_env)
+    return data.load(source, env=env, trust_env=trust_env)
+
+
+def make(name: str, root: str = "") -> Path:
+    """Generates one of this library's sets, unless it is there; returns its `data` folder.
+
+    Args:
+        name: of the set.
+        root: the folder to store it in; by default the first of `roots.roots()` that takes it.
 
     Raises:
         ConfigError: if the name is none of them.
         DataError: if it cannot be made.
     """
     full = data.ALIASES.get(name, name)
-    if full in online.SETS and roots.find(full) is None:
-        with progress.shown(None) as bars:
-            online.generate(full, roots.writable_root(), bars, SbxAgent, online.RECIPE)
-    elif full in (*data.GENERATED, *online.SETS):
-        data.load(full)
-    else:
-        known = (*data.GENERATED, *online.SETS)
+    known = (*data.GENERATED, *online.SETS)
+    if full not in known:
         raise ConfigError(overrides.unknown("generated set", name, known))
+    there = roots.absolute(root) / full / "data" if root else roots.find(full)
+    if there is not None and (there / "metadata.json").is_file():
+        return there
+    place = roots.writable_root(root)
+    with progress.shown(None) as bars:
+        if full in online.SETS:
+            roots.check_space(full, place, ONLINE_ROOM)
+            return online.generate(full, place, bars, SbxAgent, online.RECIPE)
+        return data.simulate(full, place, bars)

@@ -1,6 +1,6 @@
 """Writes a trained policy as one file that runs with jax alone.
 
-    python -m experiments.export --run=runs/bdpo-pendulum-mixed
+    jaxrl-prefs export --run=runs/bdpo-pendulum-mixed
 
 The README shows how to load it. It takes raw observations [batch, O] float32 and the number of a
 draw (uint32), and returns raw actions [batch, A].
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.runs import tables
 from jaxrl_prefs.runs.memory import amount
 from jaxrl_prefs.runs.workdir import write_bytes
 
@@ -26,18 +27,18 @@ flags.DEFINE_string("run", "", "folder of the run", **_OWN)
 flags.DEFINE_string("policy", "", "one of the method's policies (default: the headline)", **_OWN)
 flags.DEFINE_integer("seed", None, "one of the run's seeds (default: its first)", **_OWN)
 flags.DEFINE_string("out", "", "the file (default: policy.jaxexport in the run's folder)", **_OWN)
-flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
+commandline.share(FLAGS, help=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
     from jaxrl_prefs.errors import LoadError
 
-    console = Console()
+    console = commandline.console()
     try:
         commandline.read(FLAGS, argv)
         if FLAGS.help:
-            console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
+            tables.write(console, commandline.usage(__doc__, FLAGS, argv))
             return 0
         _execute(console)
         return 0
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _execute(console: Console) -> None:
     if not FLAGS.run:
         raise ConfigError("--run names the folder of a run")
-    from jaxrl_prefs import load_run
+    from jaxrl_prefs.runs.load import load_run
 
     folder = Path(FLAGS.run)
     trained = load_run(folder)

@@ -8,29 +8,49 @@ from typing import Any
 
 import jax
 
+LONGEST_CYCLE = 100  # updates
 
-def matmul_flops(fn: Callable[..., Any], *args: Any, share: float = 1.0) -> float:
+
+def update_flops(update: Callable[..., Any], *args: Any) -> tuple[float, int]:
+    """Counts the products of `update(*args, step)`: the mean over a cycle, and its length.
+
+    A method that trains its actor at every fifth update has a cycle of five: update 0 costs more
+    than updates 1 to 4, and update 5 costs as much as update 0.
+
+    Raises:
+        ValueError: if no cycle of at most 100 updates is found.
+    """
+    first = matmul_flops(lambda *inputs: update(*inputs, 0), *args)
+    costs = [first]
+    for step in range(1, LONGEST_CYCLE + 1):
+        costs.append(matmul_flops(lambda *inputs, step=step: update(*inputs, step), *args))
+        if costs[-1] == first:
+            return math.fsum(costs[:-1]) / step, step
+    raise ValueError(f"the update's cost does not repeat within {LONGEST_CYCLE} updates")
+
+
+def matmul_flops(fn: Callable[..., Any], *args: Any) -> float:
     """Counts 2 m n k for every dot product that `fn(*args)` runs, loops counted by their length.
 
-    A `cond` counts `share` of its most expensive branch: the rate at which it is taken. Loops of
-    unknown length count once; ours hold no products.
+    A `cond` counts its most expensive branch. Loops of unknown length count once; ours hold no
+    products.
     """
-    return _count(jax.make_jaxpr(fn)(*args).jaxpr, share)
+    return _count(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
-def _count(jaxpr: Any, share: float) -> float:
-    return sum(_cost(equation, share) for equation in jaxpr.eqns)
+def _count(jaxpr: Any) -> float:
+    return sum(_cost(equation) for equation in jaxpr.eqns)
 
 
-def _cost(equation: Any, share: float) -> float:
+def _cost(equation: Any) -> float:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         inner = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
         return 2.0 * inner * math.prod(equation.outvars[0].aval.shape)
     if name == "cond":
-        return share * max(_count(branch.jaxpr, share) for branch in params["branches"])
-    inside = sum(_count(_open(value), share) for value in params.values() if _open(value))
+        return max(_count(branch.jaxpr) for branch in params["branches"])
+    inside = sum(_count(_open(value)) for value in params.values() if _open(value))
     return params["length"] * inside if name == "scan" else inside
 
 

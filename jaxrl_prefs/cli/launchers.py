@@ -101,7 +101,7 @@ def _connect(address: str) -> Any:
     except ImportError:
         need = "--launcher=ray needs Ray: pip install 'jaxrl_prefs[ray]'"
         raise ConfigError(need) from None
-    project = str(Path(__file__).parents[1])  # experiments/ is not installed, so workers look there
+    project = str(Path(__file__).parents[2])  # a clone that is not installed: workers look there
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, [project, os.getenv("PYTHONPATH")]))
     try:

@@ -1,6 +1,6 @@
 """What a run will need, without running it: memory, operations, time.
 
-    python -m experiments.plan --algo=bdpo --dataset=pendulum-mixed --seeds=64 --devices=4 --rate=20
+    jaxrl-prefs plan --algo=bdpo --dataset=pendulum-mixed --seeds=64 --devices=4 --rate=20
 
 Operations are those of matrix products, read off the updates' programs. The time is for --devices
 that sustain --rate TFLOP/s each; without --rate, updates of one seed are timed here, for a second
@@ -16,27 +16,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
-from rich.console import Console
-from rich.table import Table
 
 from jaxrl_prefs.cli import commandline
-from jaxrl_prefs.cli.flops import matmul_flops
+from jaxrl_prefs.cli.flops import update_flops
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.parallel import devices
-from jaxrl_prefs.runs import config
+from jaxrl_prefs.runs import config, tables
 from jaxrl_prefs.runs.config import Choice
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
-flags.DEFINE_string("algo", "bdpo", "the method", **_OWN)
-flags.DEFINE_string("dataset", "pendulum-mixed", "as experiments.run takes it", **_OWN)
-flags.DEFINE_string("env", "", "as experiments.run takes it", **_OWN)
-flags.DEFINE_boolean("trust_env", False, "as experiments.run takes it", **_OWN)
-flags.DEFINE_string("seeds", "5", "as experiments.run takes them", **_OWN)
-flags.DEFINE_multi_string("set", [], "field=value, as experiments.run takes it", **_OWN)
+commandline.share(
+    FLAGS, algo="bdpo", dataset="pendulum-mixed", env="", trust_env=False, seeds="5", set=()
+)
 flags.DEFINE_integer("devices", 1, "over how many devices the seeds are spread", **_OWN)
 flags.DEFINE_float("rate", 0.0, "TFLOP/s that a device sustains; 0 measures here", **_OWN)
-flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
+commandline.share(FLAGS, help=False)
 
 
 class Stretch(NamedTuple):
@@ -93,8 +88,8 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
     from jaxrl_prefs.parallel import seed_axis
     from jaxrl_prefs.runs import estimate, memory, prepare
     from jaxrl_prefs.runs.load import abstract_state
-    from jaxrl_prefs.training import loop
-    from jaxrl_prefs.training import program as chunk
+    from jaxrl_prefs.training import chunk, loop
+    from jaxrl_prefs.training import program as member_program
 
     with tempfile.TemporaryDirectory() as folder:
         job, _ = prepare.prepare(choice, Path(folder))
@@ -114,14 +109,12 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
         columns = estimate.empty_columns(method, index, 1, len(data.reward))
         program = chunk.compile_chunk(method, index, data, placement, state=state, columns=columns)
         batch = jax.eval_shape(
-            lambda rows, data, columns: chunk.take(data, rows, columns),
+            lambda rows, data, columns: member_program.take(data, rows, columns),
             jax.ShapeDtypeStruct((phase.batch_size,), "int32"),
             data,
             {name: x if x.shape[0] == len(data.reward) else x[0] for name, x in columns.items()},
         )
-        step = jax.ShapeDtypeStruct((), "int32")
-        key, share = jax.random.key(0), 1 / phase.period
-        flops = matmul_flops(phase.update, one, batch, key, step, share=share)
+        flops, _ = update_flops(phase.update, one, batch, jax.random.key(0))
         stretches.append(
             Stretch(
                 phase.name,
@@ -142,24 +135,22 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
     )
 
 
-def table(found: Plan) -> Table:
-    """A row for each phase."""
+def rows(found: Plan) -> list[list[str]]:
+    """A row for each phase, below a head."""
     from jaxrl_prefs.runs.estimate import duration
     from jaxrl_prefs.runs.memory import amount
 
-    view = Table()
-    for title in ("phase", "updates", "GFLOP per update", "temporary", "time"):
-        view.add_column(title, justify="right" if title != "phase" else "left")
-    for phase in found.stretches:
-        seconds = found.rounds * phase.steps * phase.seconds
-        view.add_row(
+    body = [
+        [
             phase.name,
             f"{phase.steps:,}",
             f"{phase.flops / 1e9:.3g}",
             amount(phase.temporary),
-            duration(seconds),
-        )
-    return view
+            duration(found.rounds * phase.steps * phase.seconds),
+        ]
+        for phase in found.stretches
+    ]
+    return [["phase", "updates", "GFLOP per update", "temporary", "time"], *body]
 
 
 def summary(found: Plan) -> list[str]:
@@ -183,11 +174,11 @@ def summary(found: Plan) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, or 2 for wrong use."""
-    console = Console()
+    console = commandline.console()
     try:
         commandline.read(FLAGS, argv)
         if FLAGS.help:
-            console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
+            tables.write(console, commandline.usage(__doc__, FLAGS, argv))
             return 0
         if FLAGS.devices < 1 or FLAGS.rate < 0:
             raise ConfigError("--devices is 1 or more, --rate 0 or more")
@@ -198,9 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         config.check(choice)
         devices.prepare()
         found = plan(choice, FLAGS.devices, 1e12 * FLAGS.rate)
-        console.print(table(found))
+        tables.show(console, "", rows(found))
         for text in summary(found):
-            console.print(text, soft_wrap=True, highlight=False)
+            tables.write(console, text)
         return 0
     except commandline.USER_ERRORS as error:
         return commandline.fail(str(error), commandline.WRONG_USE)

@@ -1,7 +1,7 @@
 """Trains methods with several settings: every point of a grid with every seed.
 
-    python -m experiments.sweep --algo=td3_bst --grid=kernel_scale=k/10,k/2,k,2k --seeds=3
-    python -m experiments.sweep --algo=td3_bc,iql --dataset=pendulum-mixed,maze2d/umaze-v0 \\
+    jaxrl-prefs sweep --algo=td3_bst --grid=kernel_scale=k/10,k/2,k,2k --seeds=3
+    jaxrl-prefs sweep --algo=td3_bc,iql --dataset=pendulum-mixed,maze2d/umaze-v0 \\
         --grid=alpha=2.5,40 --grid=expectile=0.7,0.9 --launcher=ray --cpus=2
 
 Several --grid make a product; a method takes those whose field it has. Several methods or datasets
@@ -26,36 +26,31 @@ from typing import Any, NamedTuple
 from absl import flags
 from rich.console import Console
 
-from jaxrl_prefs.cli import commandline, launchers, table
+from jaxrl_prefs.cli import commandline, fields, launchers, table
 from jaxrl_prefs.cli.launchers import Task
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import devices
-from jaxrl_prefs.runs import config, overrides
+from jaxrl_prefs.runs import config, figures, overrides, statistics, tables
 from jaxrl_prefs.runs.display import line
 from jaxrl_prefs.runs.workdir import RESULT, claim, clear, write_json, write_text
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
-flags.DEFINE_list("algo", ["bdpo"], f"methods, of {', '.join(METHODS)}", **_OWN)
-flags.DEFINE_list("dataset", ["pendulum-mixed"], "datasets, as experiments.run takes", **_OWN)
-flags.DEFINE_string("env", "", "as experiments.run takes", **_OWN)
-flags.DEFINE_boolean("trust_env", False, "as experiments.run takes", **_OWN)
-flags.DEFINE_multi_string("grid", [], "field=value,value,..., repeatable", **_OWN)
-flags.DEFINE_string("seeds", "3", "as experiments.run takes", **_OWN)
-flags.DEFINE_string("workdir", "", "folder (default: runs/sweep-<algo>-<dataset>)", **_OWN)
-flags.DEFINE_multi_string(
-    "set", [], "field=value, repeatable: for every method that has the field", **_OWN
+commandline.share(
+    FLAGS, algo=["bdpo"], dataset=["pendulum-mixed"], env="", trust_env=False, seeds="3"
 )
-flags.DEFINE_integer("last", 1, "scores are means over so many evaluations", lower_bound=1, **_OWN)
+flags.DEFINE_multi_string("grid", [], "field=value,value,..., repeatable", **_OWN)
+commandline.share(
+    FLAGS, workdir="", set=(), eval_episodes="", eval_every="", eval_backend="", last=1
+)
 flags.DEFINE_enum("launcher", "local", ["local", "ray"], "who trains: local or ray", **_OWN)
 flags.DEFINE_string(
     "ray_address", "local", "of a Ray cluster (auto finds it); local: this machine as one", **_OWN
 )
 flags.DEFINE_integer("cpus", 1, "cores for each point, with --launcher=ray", 1, **_OWN)
 flags.DEFINE_float("gpus", 0.0, "GPUs for each point, with --launcher=ray", 0.0, **_OWN)
-flags.DEFINE_boolean("overwrite", False, "start anew, removing the runs in --workdir", **_OWN)
-flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
+commandline.share(FLAGS, overwrite=False, help=False)
 
 Point = dict[str, str]  # a value of each field of the grid, as it was written
 
@@ -90,6 +85,7 @@ class Found(NamedTuple):
     settings: Point
     kind: str  # what a score is: normalised, or a raw return
     policies: Mapping[str, Mapping[str, Any]]  # as in result.json
+    data_score: float | None = None  # of the data's own episodes
 
 
 def axis(text: str) -> Axis:
@@ -122,11 +118,11 @@ def _product(axes: Sequence[Axis]) -> list[Point]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
-    console = Console()
+    console = commandline.console()
     try:
         commandline.read(FLAGS, argv, "; lists are parted by commas")
         if FLAGS.help:
-            console.print(commandline.usage(__doc__, FLAGS), markup=False, highlight=False)
+            tables.write(console, usage(argv))
             return 0
         cells = _cells([axis(text) for text in FLAGS.grid])
         devices.prepare()
@@ -136,12 +132,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return commandline.fail(str(error), commandline.FAILED)
     except KeyboardInterrupt:
-        return commandline.fail("interrupted; the same command continues", commandline.INTERRUPTED)
+        return commandline.interrupted()
+
+
+def usage(argv: Sequence[str] | None) -> str:
+    """The text of --help: flags, then the fields of the run and of each method."""
+    cells = [Cell(algo, FLAGS.dataset[0], ()) for algo in FLAGS.algo]
+    known = fields.usage([_choice(cell, {}) for cell in cells])
+    return f"{commandline.usage(__doc__, FLAGS, argv)}\n\n{known}"
 
 
 def _choice(cell: Cell, fixed: Mapping[str, str]) -> config.Choice:
     known = config.fields(cell.algo)
-    own = [text for text in FLAGS.set if overrides.split(text)[0] in known]
+    own = [text for text in commandline.assignments(FLAGS) if overrides.split(text)[0] in known]
     own += [f"{name}={value}" for name, value in fixed.items()]
     seeds = config.parse_seeds(FLAGS.seeds)
     return config.Choice(cell.algo, cell.dataset, FLAGS.env, seeds, tuple(own), FLAGS.trust_env)
@@ -161,7 +164,7 @@ def _cells(axes: Sequence[Axis]) -> list[Cell]:
     names = [each.field for each in axes]
     if len(set(names)) < len(names):
         raise ConfigError(f"--grid names a field twice: {', '.join(names)}")
-    set_names = [overrides.split(text)[0] for text in FLAGS.set]
+    set_names = [overrides.split(text)[0] for text in commandline.assignments(FLAGS)]
     if mixed := set(names) & set(set_names):
         raise ConfigError(f"--set and --grid both name {', '.join(sorted(mixed))}")
     config.check_known([*names, *set_names], FLAGS.algo)
@@ -177,7 +180,8 @@ def _cells(axes: Sequence[Axis]) -> list[Cell]:
 def _execute(cells: Sequence[Cell], console: Console) -> int:
     """Has every task trained, and writes everything known after each."""
     parts = [FLAGS.algo, FLAGS.dataset]
-    folder = Path(FLAGS.workdir or f"runs/sweep-{'-'.join(_slug('+'.join(x)) for x in parts)}")
+    usual = f"runs/sweep-{'-'.join(_slug('+'.join(x)) for x in parts)}"
+    folder = commandline.folder(FLAGS.workdir or usual)
     plan = [each for cell in cells for each in _tasks(cell, folder.absolute(), console)]
     if FLAGS.overwrite:
         for task, _, _ in plan:
@@ -198,7 +202,8 @@ def _execute(cells: Sequence[Cell], console: Console) -> int:
             worst = commandline.fail(str(error), commandline.WRONG_USE)
     if found:
         title = f"score{table.mean_of(FLAGS.last)}, {FLAGS.seeds} seeds, {table.INTERVAL}"
-        console.print(table.view(title, rows(found)))
+        swept = {name for each in found for name in each.settings}
+        tables.show(console, title, rows(found), left=2, first=2 + len(swept))
     return worst
 
 
@@ -222,19 +227,19 @@ def _tasks(cell: Cell, folder: Path, console: Console) -> Iterator[tuple[Task, C
 def _together(cell: Cell, folder: Path, console: Console) -> list[str]:
     """The fields in which members of one ensemble can differ, found by trying each."""
     from jaxrl_prefs.runs import prepare
-    from jaxrl_prefs.training.sweep import Fixed
+    from jaxrl_prefs.training.sweep import NotSweepable
 
     free, module = [], METHODS[cell.algo]
     for each in cell.axes:
         kind = overrides.field_types(module.Config).get(each.field)
-        if kind is not float and each.field not in getattr(module, "NUMBERS", ()):
+        if kind is not float and each.field not in overrides.number_readers(module.Config):
             continue
         others = {a.field: a.values[0] for a in cell.axes if a is not each}
         try:
             points = [{each.field: value} for value in each.values]
             prepare.prepare(_choice(cell, others), folder, points)
             free.append(each.field)
-        except Fixed as reason:
+        except NotSweepable as reason:
             line(console, f"{each.field} is varied run by run: {reason}")
     return free
 
@@ -251,7 +256,8 @@ def _results(task: Task, cell: Cell, group: Group) -> Iterator[Found]:
     for written, part in zip(group.points, parts, strict=True):
         settings = group.fixed | written
         ordered = {each.field: settings[each.field] for each in cell.axes}
-        yield Found(cell.algo, cell.dataset, ordered, result["score_kind"], part["policies"])
+        about = (cell.algo, cell.dataset, ordered, result["score_kind"], part["policies"])
+        yield Found(*about, result["data_score"])
 
 
 def _publish(found: Sequence[Found], folder: Path) -> None:
@@ -266,26 +272,25 @@ def _publish(found: Sequence[Found], folder: Path) -> None:
 def rows(found: Sequence[Found]) -> list[list[str]]:
     """The table as text, its head first: dataset, method, the fields of the grid, the policies."""
     policies = list(dict.fromkeys(name for each in found for name in each.policies))
-    fields = list(dict.fromkeys(name for each in found for name in each.settings))
+    swept = list(dict.fromkeys(name for each in found for name in each.settings))
     body = []
     for each in found:
-        settings = [each.settings.get(field, "") for field in fields]
+        settings = [each.settings.get(field, "") for field in swept]
         scores = [table.score(each.policies.get(name)) for name in policies]
         body.append([each.dataset, each.algo, *settings, *scores])
-    return [["dataset", "algo", *fields, *policies], *body]
+    return [["dataset", "algo", *swept, *policies], *body]
 
 
 def draw(found: Sequence[Found], path: Path, last: int = 1) -> None:
-    """A panel for each method on each dataset, with the headline policy's score over the first of
-    the grid's fields and a line for each setting of the others. Draws nothing without scores.
+    """A panel for each method on each dataset, with the headline policy's score at each value of
+    the first of the grid's fields, and a mark for each setting of the others. Draws nothing
+    without scores.
 
     Args:
         found: the points.
         path: of the PNG.
         last: over how many evaluations the scores are means, for the axis.
     """
-    from matplotlib.figure import Figure
-
     panels: dict[tuple[str, str], list[Found]] = {}
     for each in found:
         if each.policies and each.settings:
@@ -294,39 +299,63 @@ def draw(found: Sequence[Found], path: Path, last: int = 1) -> None:
         return
     across = min(len(panels), 3)
     down = -(-len(panels) // across)
-    figure = Figure(figsize=(6 * across, 4 * down), layout="constrained")
+    figure = figures.new(6 * across, 4 * down + 0.5)
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for panel, ((algo, dataset), points) in zip(axes, panels.items(), strict=False):
         _draw_panel(panel, points, last)
         panel.set_title(f"{algo} on {dataset}", fontsize=10)
     for panel in axes[len(panels) :]:
         panel.set_axis_off()
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)  # it may be a link
-    figure.savefig(draft, format="png", dpi=120)
-    draft.replace(path)
+    figure.suptitle(f"{_policies(found)}: means, {_spread(found)}", fontsize=10)
+    figures.save(figure, path)
+
+
+def _policies(found: Sequence[Found]) -> str:
+    return figures.joined(dict.fromkeys(next(iter(x.policies)) for x in found if x.policies))
+
+
+def _spread(found: Sequence[Found]) -> str:
+    """What stands around a mean."""
+    seeds = max(len(_headline(each).get("scores", ())) for each in found if each.policies)
+    if seeds < figures.FEWEST:
+        return f"and each of {seeds} seed{'s' * (seeds != 1)}"
+    return f"95 % intervals over {seeds} seeds"
+
+
+def _headline(each: Found) -> Mapping[str, Any]:
+    """The entry of the first policy of a point that was evaluated."""
+    return next(iter(each.policies.values()))
 
 
 def _draw_panel(panel: Any, points: Sequence[Found], last: int) -> None:
     first, *others = points[0].settings
     values = list(dict.fromkeys(each.settings[first] for each in points))
-    lines: dict[str, list[Found]] = {}
+    groups: dict[str, list[Found]] = {}
     for each in points:
         label = ", ".join(f"{name} {each.settings[name]}" for name in others)
-        lines.setdefault(label, []).append(each)
-    for label, line_points in lines.items():
-        entries = [next(iter(each.policies.values())) for each in line_points]
-        places = [values.index(each.settings[first]) for each in line_points]
-        means = [entry["score_mean"] for entry in entries]
-        (drawn,) = panel.plot(places, means, marker="o", label=label or None)
-        bounds = [entry["score_ci"] or (m, m) for entry, m in zip(entries, means, strict=True)]
-        low, high = zip(*bounds, strict=True)
-        panel.fill_between(places, low, high, color=drawn.get_color(), alpha=0.2)
+        groups.setdefault(label, []).append(each)
+    figures.reference_lines(panel, points[0].data_score)
+    for number, (label, members) in enumerate(groups.items()):
+        beside = 0.6 * (number - (len(groups) - 1) / 2) / len(groups)
+        for place, each in enumerate(members):
+            at = values.index(each.settings[first]) + beside
+            _draw_point(panel, at, _headline(each), number, label if place == 0 else "")
     panel.set_xticks(range(len(values)), values)
+    panel.set_xlim(-0.5, len(values) - 0.5)
     panel.set_xlabel(first)
-    panel.set_ylabel(
-        f"{points[0].kind}{table.mean_of(last)},\n95 % interval over seeds", fontsize=9
-    )
-    panel.grid(alpha=0.3)
-    if others:
-        panel.legend(fontsize=8)
+    panel.set_ylabel(f"{figures.score_label(points[0].kind)}{table.mean_of(last)}", fontsize=9)
+    panel.grid(axis="y", alpha=0.3)
+    panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
+def _draw_point(panel: Any, at: float, entry: Mapping[str, Any], number: int, label: str) -> None:
+    """A mean with its interval; of two seeds or fewer, with each seed's score."""
+    colour, scores = figures.colour(number), statistics.known(entry.get("scores", ()))
+    if len(scores) < figures.FEWEST:
+        panel.plot([at] * len(scores), scores, "_", color=colour, markersize=9)
+    elif entry["score_ci"]:
+        panel.plot([at, at], entry["score_ci"], color=colour, linewidth=2, alpha=0.6)
+    mean = entry["score_mean"]
+    if mean is None:  # no episode could be played
+        return
+    panel.plot(at, mean, figures.marker(number), color=colour, markersize=5, label=label or None)

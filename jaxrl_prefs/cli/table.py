@@ -1,4 +1,6 @@
-"""One table from many runs: `python -m experiments.table runs/compare --against=bc`.
+"""One table from many runs.
+
+    jaxrl-prefs table runs/compare --against=bc
 
 Reads every result.json below the folders. A row is a dataset, a column the method of runs in their
 usual folders (`runs/bc-pen-human-v0`), else the folder's name; a cell that nobody ran stays blank.
@@ -15,30 +17,25 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 
 from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.runs import aggregate, interval_plot, published, statistics
+from jaxrl_prefs.runs import aggregate, figures, interval_plot, published, statistics, tables
 from jaxrl_prefs.runs.workdir import EVALUATIONS, RESULT, Rows, read_json, usual, write_text
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
-flags.DEFINE_string("against", "", "also show every column's difference to this one", **_OWN)
-flags.DEFINE_integer("last", 1, "mean over so many evaluations", lower_bound=1, **_OWN)
-flags.DEFINE_boolean("policies", False, "a column for every policy of a run", **_OWN)
+commandline.share(FLAGS, against="", last=1, policies=False)
 flags.DEFINE_boolean("published", False, "also show what papers printed", **_OWN)
 flags.DEFINE_boolean("iqm", False, "also show the interquartile mean over datasets", **_OWN)
-flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
+commandline.share(FLAGS, help=False)
 
 INTERVAL = "95 % bootstrap interval over seeds"
-NAMES = ("dataset", "algo")  # columns of words, set to the left
 
 Cell = tuple[str, str]  # (dataset, column)
 
@@ -128,7 +125,10 @@ def headline(result: Mapping[str, Any] | None) -> str:
 
 def score(entry: Mapping[str, Any] | None) -> str:
     """A mean score with its interval: of a result, or of one of its policies; blank without one."""
-    return _with_interval(entry["score_mean"], entry["score_ci"]) if entry else ""
+    if not entry:
+        return ""
+    known = entry["score_mean"] is not None
+    return _with_interval(entry["score_mean"], entry["score_ci"]) if known else "no score"
 
 
 def difference(result: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> str:
@@ -138,8 +138,11 @@ def difference(result: Mapping[str, Any] | None, base: Mapping[str, Any] | None)
     """
     if result is None or base is None or result["seeds"] != base["seeds"] or not base["scores"]:
         return ""
-    gaps = np.subtract(result["scores"], base["scores"])
-    return _with_interval(float(gaps.mean()), statistics.interval(gaps), sign="+")
+    pairs = zip(result["scores"], base["scores"], strict=True)
+    gaps = np.array([mine - theirs for mine, theirs in pairs if None not in (mine, theirs)])
+    if not len(gaps):
+        return ""
+    return _with_interval(float(gaps.mean()), statistics.interval(gaps.tolist()), sign="+")
 
 
 def _with_interval(mean: float, bounds: Sequence[float] | None, sign: str = "") -> str:
@@ -192,7 +195,10 @@ def matrices(grid: Grid) -> dict[str, np.ndarray]:
     found = {}
     for column in grid.columns:
         scores = [grid.cells.get((name, column), {}).get("scores") for name in grid.datasets]
-        if all(scores) and len({len(row) for row in scores if row}) == 1:
+        if (
+            all(row and None not in row for row in scores)
+            and len({len(row) for row in scores if row}) == 1
+        ):
             found[column] = np.array(scores, float).T
     return found
 
@@ -227,51 +233,38 @@ def publish(grid: Grid, folder: Path, console: Console, more: Sequence[Titled] =
         console: where the tables go.
         more: further tables, each with its title.
     """
-    tables: list[Titled] = [(f"score{mean_of(grid.last)}, {INTERVAL}", rows(grid))]
-    tables += [(title, table) for title, table in more if len(table) > 1]
+    shown: list[Titled] = [(f"score{mean_of(grid.last)}, {INTERVAL}", rows(grid))]
+    shown += [(title, table) for title, table in more if len(table) > 1]
     empty = [title for title, table in more if len(table) == 1]
-    for title, each in tables:
-        whole = view(title, each)
-        endless = console.options.update(max_width=10_000)
-        wide = Measurement.get(console, endless, whole).maximum > console.width
-        console.print(view(title, one_cell_a_line(each)) if wide else whole)
+    for title, each in shown:
+        tables.show(console, title, each)
     for title in empty:
         console.print(f"nothing to show of these runs: {title}")
-    text = "\n".join(f"{title}:\n\n{markdown(table)}" for title, table in tables)
+    text = "\n".join(f"{title}:\n\n{markdown(table)}" for title, table in shown)
     write_text(folder / "table.md", text)
     write_text(folder / "table.csv", comma_separated(grid))
-    means = {
-        cell: (result["score_mean"], result["score_ci"])
-        for cell, result in grid.cells.items()
-        if result["score_mean"] is not None
-    }
-    interval_plot.draw(folder / "table.png", grid.datasets, grid.columns, means)
+    _draw(grid, folder / "table.png")
 
 
-def one_cell_a_line(table: Sequence[Sequence[str]]) -> list[list[str]]:
-    """A table turned narrow: of each row a line for every cell that is not blank.
-
-    >>> one_cell_a_line([["dataset", "bc", "iql"], ["mine", "1.0", "2.0"], ["yours", "", "3.0"]])
-    [['dataset', '', ''], ['mine', 'bc', '1.0'], ['', 'iql', '2.0'], ['yours', 'iql', '3.0']]
-    """
-    (first, *names), *body = table
-    lines = [[first, "", ""]]
-    for dataset, *cells in body:
-        filled = [[name, cell] for name, cell in zip(names, cells, strict=True) if cell]
-        lines += [["" if place else dataset, *pair] for place, pair in enumerate(filled)]
-    return lines
-
-
-def view(title: str, table: Sequence[Sequence[str]]) -> Table:
-    """A table for the terminal, its head first."""
-    head, *body = table
-    drawn = Table(title=title)
-    for name in head:
-        justify: Literal["left", "right"] = "left" if name in NAMES else "right"
-        drawn.add_column(name, justify=justify, overflow="fold")
-    for row in body:
-        drawn.add_row(*row)
-    return drawn
+def _draw(grid: Grid, path: Path) -> None:
+    """The picture of the scores."""
+    shown = {cell: x for cell, x in grid.cells.items() if x["score_mean"] is not None}
+    if not shown:
+        return
+    kinds = dict.fromkeys(result["score_kind"] for result in shown.values())
+    counts = sorted({len(result["seeds"]) for result in shown.values()})
+    seeds = " or ".join(map(str, counts))
+    bars = f"mean and 95 % interval over {seeds} seeds (bars: each seed, where there are two)"
+    interval_plot.draw(
+        path,
+        grid.datasets,
+        grid.columns,
+        {cell: (result["score_mean"], result["score_ci"]) for cell, result in shown.items()},
+        scores={cell: result["scores"] for cell, result in shown.items()},
+        data_scores={dataset: result["data_score"] for (dataset, _), result in shown.items()},
+        label=" or ".join(figures.score_label(kind) for kind in kinds) + mean_of(grid.last),
+        title=f"{figures.joined(grid.columns)} on {figures.joined(grid.datasets, 2)}\n{bars}",
+    )
 
 
 def mean_of(last: int) -> str:
@@ -297,10 +290,11 @@ def extras(grid: Grid, against: str = "", papers: bool = False, iqm: bool = Fals
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
+    console = commandline.console()
     try:
         folders = commandline.words(FLAGS, argv)
         if FLAGS.help:
-            print(commandline.usage(__doc__, FLAGS))
+            tables.write(console, commandline.usage(__doc__, FLAGS, argv))
             return 0
         paths = [Path(folder) for folder in folders]
         grid = collect(paths, last=FLAGS.last)
@@ -309,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if FLAGS.policies:
             grid = by_policy(grid)
         more = extras(grid, FLAGS.against, FLAGS.published, FLAGS.iqm)
-        publish(grid, paths[0], Console(), more)
+        publish(grid, paths[0], console, more)
         return 0
     except (flags.Error, ConfigError) as error:
         return commandline.fail(str(error), commandline.WRONG_USE)

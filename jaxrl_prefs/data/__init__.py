@@ -10,6 +10,7 @@ when a dataset is loaded or an environment made.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from jaxrl_prefs.data import roots
@@ -43,7 +44,8 @@ GENERATED = (  # made on this machine on first use
     *("pendulum/mixed-v0", "maze2d/umaze-v0", "maze2d/medium-v0", "maze2d/large-v0"),
     "antmaze/umaze-v0",
 )
-FILES = r".+\.(hdf5|h5|npz)(#[^#/]+)?"
+ROOM = 2**28  # bytes, more than any of them takes
+FILES = r"(?i).+\.(hdf5|h5|npz)(#[^#/]+)?"
 MINARI_ID = r"[-\w/]+-v\d+"
 
 
@@ -76,17 +78,35 @@ def load(
     return minari.read(folder, dataset_id, env, trust_env=trust_env)
 
 
+def simulate(dataset_id: str, root: Path, progress: Progress) -> Path:
+    """Makes one of `GENERATED` below `root`; returns the folder with its `metadata.json`.
+
+    Raises:
+      DataError: if it cannot be stored there.
+    """
+    from jaxrl_prefs.data.generate import antmaze, maze, pendulum
+
+    roots.check_space(dataset_id, root, ROOM)
+    if dataset_id == pendulum.DATASET_ID:
+        return pendulum.generate(root, progress)
+    if dataset_id == antmaze.DATASET_ID:
+        return antmaze.generate(root, progress)
+    return maze.generate(root, progress, dataset_id)
+
+
 def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
-    from jaxrl_prefs.data.generate import antmaze, maze, online, pendulum
+    from jaxrl_prefs.data.generate import online
     from jaxrl_prefs.data.readers import minari
 
+    if re.fullmatch(MINARI_ID, dataset_id):
+        minari.check_absent(dataset_id)
     if dataset_id in GENERATED:
+        root = roots.writable_root()
         with shown(on_progress) as progress:
-            if dataset_id == pendulum.DATASET_ID:
-                return pendulum.generate(roots.writable_root(), progress)
-            if dataset_id == antmaze.DATASET_ID:
-                return antmaze.generate(roots.writable_root(), progress)
-            return maze.generate(roots.writable_root(), progress, dataset_id)
+            folder = simulate(dataset_id, root, progress)
+        if on_progress is None:
+            print(f"{dataset_id} is stored in {folder.parent}", file=sys.stderr)
+        return folder
     if dataset_id in online.SETS:
         raise DataError(
             f"{dataset_id} comes from an agent that is trained for hours: make it by "

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxrl_prefs.data import transforms
 from jaxrl_prefs.data.families import Processing
-from jaxrl_prefs.data.recording import Recording
+from jaxrl_prefs.data.recording import ROUNDING, Recording
 from jaxrl_prefs.data.transforms import Affine
 from jaxrl_prefs.errors import DataError
 from jaxrl_prefs.types import Spec, Transition
@@ -42,9 +42,16 @@ def prepare(recording: Recording, processing: Processing) -> Dataset:
     Actions are mapped from the environment's box to [-1, 1] and clipped to +-(1 - 1e-5).
 
     Raises:
-      DataError: if a field of `processing` has no meaning, or none for this recording.
+      DataError: if a field of `processing` has no meaning, or none for this recording; if actions
+        lie outside of their box, and `clip_actions` is not set.
     """
     _check(processing)
+    if recording.outside and not processing.clip_actions:
+        raise DataError(
+            f"{recording.name}: {recording.outside}. If they were recorded before the environment "
+            "clipped them, set clip_actions=true to clip them here; if they are in other units, "
+            "name the environment that takes them (--env)"
+        )
     observation = (
         transforms.standardise(recording.observation)
         if processing.normalize_observations
@@ -95,11 +102,14 @@ def _check(processing: Processing) -> None:
 def _reward_map(recording: Recording, processing: Processing) -> Affine:
     slope = processing.reward_scale
     if processing.reward == "range":
-        width = float(recording.returns.max() - recording.returns.min())
-        if width == 0:
+        returns = recording.returns
+        width = float(returns.max() - returns.min())
+        summed = float(recording.lengths.max()) * float(np.abs(recording.reward).mean())
+        if width <= ROUNDING * max(float(np.abs(returns).max()), summed):
             raise DataError(
-                f"{recording.name}: all {len(recording.returns)} episodes have the same return, so "
-                "reward='range' has no meaning; use reward='affine'"
+                f"{recording.name}: all {len(returns)} episodes have the same return up to "
+                "rounding, so reward='range' has no meaning; reward='affine' with reward_scale=1 "
+                "takes the raw rewards (of a run: --set reward=affine)"
             )
         slope /= width
     return transforms.line(slope, processing.reward_shift)

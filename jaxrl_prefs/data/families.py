@@ -34,6 +34,7 @@ class Processing(NamedTuple):
     reward_scale: float = 1.0
     reward_shift: float = 0.0
     normalize_observations: bool = False  # to mean 0 and deviation 1
+    clip_actions: bool = False  # to the action space; without it, actions outside are refused
 
 
 DEFAULTS = {
@@ -59,7 +60,7 @@ def words(name: str) -> list[str]:
 
 def family_of(name: str, env_id: str = "") -> str:
     """The family of a dataset, by its name and its environment; 'other' if none fits."""
-    stem = PurePath(name).stem if name.endswith((".hdf5", ".h5", ".npz")) else name
+    stem = PurePath(name).stem if name.lower().endswith((".hdf5", ".h5", ".npz")) else name
     found = words(stem) + words(env_id)
     for family, pattern in FAMILIES.items():
         if any(re.fullmatch(pattern, word) for word in found):

@@ -11,6 +11,7 @@ from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.environments.trust import Claim, Refusal
 from jaxrl_prefs.errors import DataError
 
+ROUNDING = 1e-6  # what differs by less in proportion is equal: its numbers are 32-bit floats
 ACTION_SLACK = 1e-3  # how far beyond its box an action may lie, in parts of the box's width
 
 
@@ -32,8 +33,11 @@ class Recording(NamedTuple):
     reference_source: str  # where the references come from, or why there are none
     returns: np.ndarray  # [episodes] sum of raw rewards, of steps without a successor too
     lengths: np.ndarray  # [episodes] steps, those without a successor too
-    # Why `task` is None although the data name an environment; see data/trust.py.
+    # Why `task` is None although the data name an environment; see environments/trust.py.
     refused: Refusal | None = None
+    # Which actions lie outside of their box; `prepare` refuses these unless it is to clip them.
+    outside: str = ""
+    notes: tuple[str, ...] = ()  # what was left out, for the user to know
 
     @property
     def size(self) -> int:
@@ -65,7 +69,7 @@ class Steps(NamedTuple):
     reward: np.ndarray  # [N]
     terminal: np.ndarray  # [N]
     next_observation: np.ndarray  # [N, O]; anything where `successor` is False
-    lengths: np.ndarray  # [episodes], adding up to N
+    lengths: np.ndarray  # [episodes], adding up to N; an episode of 0 steps is left out
     successor: np.ndarray  # [N] bool; rows without a successor are dropped
 
 
@@ -102,26 +106,29 @@ def record(
         )
     )
     found = where if isinstance(where, Claim) else Claim(where)
-    low, high = _check_box(name, action, box, steps.lengths)
-    _check_references(name, references)
+    low, high = _check_box(name, action, box)
+    outside = _outside(action, low, high, steps.lengths)
+    terminal = _flags(name, steps)
+    references = _checked_references(name, references)
     keep = np.asarray(steps.successor, bool)
     if not keep.any():
         raise DataError(f"{name}: no step has a successor, so there is nothing to learn from")
     following = np.where(keep[:, None], steps.next_observation, 0.0)
     following = _finite(name, "next observations", following, steps.lengths)
-    ends = np.cumsum(steps.lengths)
+    lengths = np.asarray(steps.lengths, np.int64)
+    empty, lengths = int((lengths == 0).sum()), lengths[lengths > 0]
+    ends = np.cumsum(lengths)
     inside = np.ones(len(keep), bool)
     inside[ends - 1] = False
     # A row whose next row was dropped has a true next observation but no next action.
     continues = inside & np.append(keep[1:], False)
-    starts = ends - steps.lengths
     return Recording(
         name=name,
         family=family or family_of(name, found.env_id),
         observation=observation[keep],
         action=action[keep],
         reward=reward[keep],
-        terminal=np.asarray(steps.terminal, bool)[keep],
+        terminal=terminal[keep],
         next_observation=following[keep],
         continues=continues[keep],
         action_low=low,
@@ -129,9 +136,11 @@ def record(
         task=found.task,
         references=references.values,
         reference_source=references.source,
-        returns=np.add.reduceat(np.asarray(steps.reward, np.float64), starts),
-        lengths=np.asarray(steps.lengths, np.int64),
+        returns=np.add.reduceat(np.asarray(steps.reward, np.float64), ends - lengths),
+        lengths=lengths,
         refused=found.refused,
+        outside=outside,
+        notes=(_left_out(empty, empty + len(lengths)),) if empty else (),
     )
 
 
@@ -148,8 +157,8 @@ def _check_lengths(name: str, steps: Steps) -> None:
     if len(set(rows.values())) > 1:
         found = ", ".join(f"{key} {count}" for key, count in rows.items())
         raise DataError(f"{name}: arrays of different lengths: {found}")
-    if np.min(steps.lengths) < 1:
-        raise DataError(f"{name}: episode {int(np.argmin(steps.lengths))} has no steps")
+    if not len(steps.reward):
+        raise DataError(f"{name}: the dataset has no episodes with steps")
     for key, value, rank in (
         ("observations", steps.observation, 2),
         ("actions", steps.action, 2),
@@ -165,6 +174,10 @@ def _check_lengths(name: str, steps: Steps) -> None:
             f"{name}: observations have shape {steps.observation.shape}, but next observations "
             f"{steps.next_observation.shape}"
         )
+
+
+def _left_out(empty: int, count: int) -> str:
+    return f"{empty} of {count} episodes {'has' if empty == 1 else 'have'} no steps: left out"
 
 
 def _finite(name: str, key: str, value: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -186,10 +199,11 @@ def _place(row: int, lengths: np.ndarray) -> str:
 
 
 def _check_box(
-    name: str, action: np.ndarray, box: tuple[np.ndarray, np.ndarray], lengths: np.ndarray
+    name: str, action: np.ndarray, box: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in box)
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+    bounded = np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()
+    if not (bounded and (low < high).any()):  # entries of equal bounds are constants
         raise DataError(
             f"{name}: the action space is not a bounded box (low {low}, high {high}); only "
             "continuous actions between finite bounds are supported"
@@ -198,23 +212,46 @@ def _check_box(
         raise DataError(
             f"{name}: actions have {action.shape[1]} dimensions, the action space {low.size}"
         )
-    slack = ACTION_SLACK * (high - low)
-    inside = ((action >= low - slack) & (action <= high + slack)).all(-1)
-    if not inside.all():
-        row = int(np.argmin(inside))
-        raise DataError(
-            f"{name}: the action {action[row]} at {_place(row, lengths)} lies outside the action "
-            f"space (low {low}, high {high}): the actions are in other units than the environment's"
-        )
     return low, high
 
 
-def _check_references(name: str, references: References) -> None:
+def _outside(action: np.ndarray, low: np.ndarray, high: np.ndarray, lengths: np.ndarray) -> str:
+    """Which actions lie outside of the box; empty if none does."""
+    slack = ACTION_SLACK * (high - low) + np.float32(1e-6) * (np.abs(low) * (low == high))
+    bad = ~((action >= low - slack) & (action <= high + slack)).all(-1)
+    if not bad.any():
+        return ""
+    row = int(np.argmax(bad))
+    return (
+        f"{int(bad.sum())} of {len(bad)} actions, the first is the action {action[row]} at "
+        f"{_place(row, lengths)}, lie outside the action space (low {low}, high {high})"
+    )
+
+
+def _flags(name: str, steps: Steps) -> np.ndarray:
+    """The terminals as booleans; NaN too would count as true."""
+    terminal = np.asarray(steps.terminal)
+    good = np.isin(terminal, (0, 1))
+    if not good.all():
+        row = int(np.argmin(good))
+        raise DataError(
+            f"{name}: a terminal flag is {terminal[row]} at {_place(row, steps.lengths)}, expected "
+            "0 or 1"
+        )
+    return terminal.astype(bool)
+
+
+def _checked_references(name: str, references: References) -> References:
     if references.values is None:
-        return
+        return references
     low, high = references.values
+    if np.isfinite([low, high]).all() and abs(high - low) <= ROUNDING * max(abs(low), abs(high)):
+        return References(
+            None, f"none: both references are {low:g} ({references.source}), so returns stay raw"
+        )
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise DataError(
             f"{name}: reference returns {low} (scores 0) and {high} (scores 100) are not two "
             f"ascending numbers: correct or remove them ({references.source})"
         )
+    return references

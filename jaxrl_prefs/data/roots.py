@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxrl_prefs.errors import DataError
 
+DRAFT = ".partial-"  # followed by machine, process and a random part
 DEEPEST = 5  # parts of an id; the published ones have two or three
 
 
@@ -19,15 +22,20 @@ def roots() -> tuple[Path, Path]:
     """The folders that are searched: Minari's own, then this library's cache."""
     minari = os.environ.get("MINARI_DATASETS_PATH")
     return (
-        Path(minari) if minari else Path.home() / ".minari" / "datasets",
+        absolute(minari) if minari else Path.home() / ".minari" / "datasets",
         cache() / "minari",
     )
+
+
+def absolute(folder: str) -> Path:
+    """A folder that the user names, independent of the working directory; `~` is the home."""
+    return Path(folder).expanduser().absolute()
 
 
 def cache() -> Path:
     """This library's own folder, which holds nothing that came from elsewhere but `minari`."""
     folder = os.environ.get("XDG_CACHE_HOME")
-    return (Path(folder) if folder else Path.home() / ".cache") / "jaxrl_prefs"
+    return (absolute(folder) if folder else Path.home() / ".cache") / "jaxrl_prefs"
 
 
 def find(dataset_id: str) -> Path | None:
@@ -37,6 +45,11 @@ def find(dataset_id: str) -> Path | None:
         if (data / "metadata.json").is_file():
             return data
     return None
+
+
+def place(folder: Path) -> Path:
+    """The root of a dataset whose `data` folder is given."""
+    return next((root for root in roots() if folder.is_relative_to(root)), folder.parents[1])
 
 
 def local_ids() -> list[str]:
@@ -50,16 +63,17 @@ def local_ids() -> list[str]:
     return sorted(name for name in found if not name.startswith("."))
 
 
-def writable_root() -> Path:
+def writable_root(chosen: str = "") -> Path:
     """The first of `roots()` that can be written to, made if it does not exist.
 
-    A folder without write permission for anybody is left alone by the superuser too.
+    A folder without write permission for anybody is left alone by the superuser too. A `chosen`
+    folder is the only candidate.
 
     Raises:
       DataError: if none can.
     """
     faults = []
-    for root in roots():
+    for root in (absolute(chosen),) if chosen else roots():
         try:
             root.mkdir(parents=True, exist_ok=True)
             if not root.stat().st_mode & 0o222:
@@ -91,14 +105,18 @@ def minari_root(root: Path) -> Iterator[None]:
 def install(dataset_id: str, root: Path, write: Callable[[Path], None]) -> Path:
     """Lets `write(folder)` fill a new folder, and then gives it the dataset's name in one step.
 
-    Whoever is stopped midway leaves a hidden folder behind and no half dataset. Where two processes
-    do the same at once, the first one's dataset stays.
+    Whoever is killed midway leaves a hidden folder behind and no half dataset; the next call
+    removes it. Where two processes do the same at once, the first one's dataset stays.
 
     Returns the folder with the dataset's `metadata.json`.
+
+    Raises:
+      DataError: if the disk is full.
     """
     target = root / dataset_id
     root.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".partial-", dir=root))
+    _sweep(root)
+    draft = Path(tempfile.mkdtemp(prefix=f"{DRAFT}{_host()}-{os.getpid()}-", dir=root))
     try:
         write(draft / "data")
         _make_namespaces(target.parent, root)
@@ -108,9 +126,50 @@ def install(dataset_id: str, root: Path, write: Callable[[Path], None]) -> Path:
         except OSError:
             if not (target / "data" / "metadata.json").is_file():
                 raise
+    except OSError as fault:
+        if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(f"{dataset_id} cannot be stored in {root}: {fault.strerror}") from fault
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target / "data"
+
+
+def check_space(dataset_id: str, root: Path, size: int) -> None:
+    """Refuses to write `size` bytes where there is no room for them.
+
+    Raises:
+      DataError: with both sizes.
+    """
+    free = shutil.disk_usage(root).free
+    if size > free:
+        raise DataError(
+            f"{dataset_id} takes {size / 1e6:,.0f} MB, and {root} has {free / 1e6:,.0f} MB left: "
+            "make room, or set MINARI_DATASETS_PATH to a folder on another disk"
+        )
+
+
+def _sweep(root: Path) -> None:
+    """Removes the drafts of processes of this machine that are dead."""
+    for draft in root.glob(f"{DRAFT}{_host()}-*"):
+        process = draft.name.removeprefix(f"{DRAFT}{_host()}-").partition("-")[0]
+        if process.isdecimal() and not _lives(int(process)):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _host() -> str:
+    """This machine's name, without what separates the parts of a draft's name."""
+    return re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())
 
 
 def _make_namespaces(folder: Path, root: Path) -> None:

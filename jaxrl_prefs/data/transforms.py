@@ -13,14 +13,18 @@ ACTION_LIMIT = 1.0 - 1e-5  # actions are clipped to it, so that atanh of an acti
 
 
 class Affine(NamedTuple):
-    """The map y = (x - shift) / scale over the last axis; the shapes are [D], or [] for rewards."""
+    """The map y = (x - shift) / scale over the last axis; the shapes are [D], or [] for rewards.
+
+    An entry of scale 0 is a constant: `apply` gives 0, `invert` gives the shift.
+    """
 
     shift: np.ndarray
     scale: np.ndarray
 
     def apply(self, x: np.ndarray) -> np.ndarray:
         """Raw units to method units; `x` is [..., D], or of any shape for a scalar map."""
-        return (x - _beside(self.shift, x)) / _beside(self.scale, x)
+        scale = np.where(self.scale == 0, np.float32(np.inf), self.scale)
+        return (x - _beside(self.shift, x)) / _beside(scale, x)
 
     def invert(self, y: np.ndarray) -> np.ndarray:
         """Method units to raw units, the inverse of `apply` up to rounding."""

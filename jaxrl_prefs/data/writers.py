@@ -3,17 +3,24 @@
 Only what every format holds is written: transitions and ends of episodes, in raw units. Minari's
 keeps environment and references too; of the others, `load` knows them by the file's name or not at
 all. Steps that a source dropped, because they had no successor, are gone.
+
+Every array has a checksum, of which the readers are told by HDF5 or by the archive: bytes that
+change later are found when the array is read. A file appears when it is complete.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxrl_prefs.data import roots
+from jaxrl_prefs.data import checked_files, roots
+from jaxrl_prefs.data.readers import container
 from jaxrl_prefs.data.recording import Recording
 from jaxrl_prefs.errors import DataError
 
@@ -26,10 +33,9 @@ def episodes(recording: Recording) -> list[slice]:
 
 def d4rl(recording: Recording, path: Path) -> None:
     """Flat arrays in HDF5, with `timeouts` and `next_observations`."""
-    import h5py
-
     cut = np.logical_not(recording.continues | recording.terminal)
-    with h5py.File(path, "x") as file:
+    with _new_hdf5(path) as file:
+        file.attrs[container.SIZES] = _sizes(recording)
         for name, array in (
             ("observations", recording.observation),
             ("actions", _unit(recording)),
@@ -38,30 +44,34 @@ def d4rl(recording: Recording, path: Path) -> None:
             ("timeouts", cut),
             ("next_observations", recording.next_observation),
         ):
-            file.create_dataset(name, data=array, compression="gzip")
+            checked_files.checked(file, name, array, compression="gzip")
 
 
 def robomimic(recording: Recording, path: Path) -> None:
     """A demonstration per episode in HDF5, its observation under the one key `flat`."""
-    import h5py
-
     action = _unit(recording)
-    with h5py.File(path, "x") as file:
+    with _new_hdf5(path) as file:
         data = file.create_group("data")
         data.attrs["total"] = recording.size
+        data.attrs[container.SIZES] = _sizes(recording)
         for place, rows in enumerate(episodes(recording)):
             demo = data.create_group(f"demo_{place}")
             demo.attrs["num_samples"] = rows.stop - rows.start
-            demo["actions"], demo["rewards"] = action[rows], recording.reward[rows]
-            demo["dones"] = recording.terminal[rows].astype(int)
-            demo["obs/flat"] = recording.observation[rows]
-            demo["next_obs/flat"] = recording.next_observation[rows]
+            for name, array in (
+                ("actions", action),
+                ("rewards", recording.reward),
+                ("dones", recording.terminal.astype(int)),
+                ("obs/flat", recording.observation),
+                ("next_obs/flat", recording.next_observation),
+            ):
+                checked_files.checked(demo, name, array[rows])
 
 
 def ogbench(recording: Recording, path: Path) -> None:
     """A numpy archive as OGBench's package returns it, with `rewards` and `masks`."""
     _archive(
         path,
+        recording,
         observations=recording.observation,
         next_observations=recording.next_observation,
         actions=_unit(recording),
@@ -81,6 +91,7 @@ def neorl2(recording: Recording, path: Path) -> None:
         )
     _archive(
         path,
+        recording,
         obs=recording.observation,
         next_obs=recording.next_observation,
         action=_unit(recording),
@@ -90,9 +101,42 @@ def neorl2(recording: Recording, path: Path) -> None:
     )
 
 
-def _archive(path: Path, **arrays: Any) -> None:
-    with path.open("xb") as file:
-        np.savez_compressed(file, **arrays)
+def _archive(path: Path, recording: Recording, **arrays: Any) -> None:
+    sizes = {container.SIZES: np.array(_sizes(recording))}
+    with _new(path) as draft, draft.open("wb") as file:
+        np.savez_compressed(file, **arrays, **sizes)
+
+
+def _sizes(recording: Recording) -> list[int]:
+    return [recording.observation.shape[1], recording.action.shape[1]]
+
+
+@contextlib.contextmanager
+def _new_hdf5(path: Path) -> Iterator[Any]:
+    """A new HDF5 file, made in memory: HDF5 itself ends the process where the disk is full."""
+    with checked_files.in_memory() as file:
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    with _new(path) as draft:
+        draft.write_bytes(image)
+
+
+@contextlib.contextmanager
+def _new(path: Path) -> Iterator[Path]:
+    """A file beside `path` to fill, which then takes its name; removed on any failure.
+
+    Raises:
+      FileExistsError: if there is a file of the name.
+    """
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, "it exists already", str(path))
+    draft = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        yield draft
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _unit(recording: Recording) -> np.ndarray:
@@ -112,8 +156,6 @@ def minari(recording: Recording, dataset_id: str) -> None:
     Raises:
       DataError: if the id is taken, or successors do not lead to the next row.
     """
-    from minari.data_collector import EpisodeBuffer
-
     on = np.flatnonzero(recording.continues)
     if (recording.next_observation[on] != recording.observation[on + 1]).any():
         raise DataError(
@@ -129,7 +171,7 @@ def minari(recording: Recording, dataset_id: str) -> None:
             last = rows.stop - 1
             over = np.arange(rows.start, rows.stop) == last
             seen = recording.observation[rows], recording.next_observation[last:][:1]
-            yield EpisodeBuffer(
+            yield checked_files.Steps(
                 observations=np.concatenate(seen),
                 actions=recording.action[rows],
                 rewards=recording.reward[rows].astype(np.float64),
@@ -146,7 +188,6 @@ def _minari_writer(
     from importlib.metadata import version
 
     from gymnasium.spaces import Box
-    from minari.dataset.minari_storage import MinariStorage
 
     low, high = recording.references or (None, None)
     about = {
@@ -163,13 +204,11 @@ def _minari_writer(
 
     def write(folder: Path) -> None:
         width = recording.observation.shape[1:]
-        storage = MinariStorage.new(
-            folder,
+        spaces = checked_files.Spaces(
             Box(-np.inf, np.inf, width, np.float32),
             Box(recording.action_low, recording.action_high, dtype=np.float32),
             spec,
         )
-        storage.update_metadata(about)
-        storage.update_episodes(buffers())
+        checked_files.write(folder, spaces, about, buffers())
 
     return write

@@ -8,7 +8,9 @@ import importlib
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from jaxrl_prefs.environments import spaces
 from jaxrl_prefs.errors import DataError
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     import gymnasium
     from gymnasium.envs.registration import EnvSpec
 
+
+WAYS_OUT = "--env=ID evaluates in another environment, --env=none trains without one"
 
 # Environments of ours that Gymnasium is told of: where they are, and their time limits.
 OURS = {"jaxrl_prefs/SafetyHalfCheetah-v0": ("safety_half_cheetah:SafetyHalfCheetah", 1000)}
@@ -45,13 +49,14 @@ class Task(NamedTuple):
         except DataError:
             raise
         except Exception as fault:  # whatever a simulator raises, the user must see one line
-            raise DataError(f"cannot make the environment {self.env_id}: {fault}") from fault
+            raise DataError(_not_made(self.env_id, fault)) from fault
 
     def bare(self) -> gymnasium.Env:
         """As `make`, with the environment's own observations."""
         import gymnasium
 
         spec = self.spec()
+        spec.kwargs.pop("render_mode", None)  # evaluations draw nothing, and may have no display
         if str(spec.entry_point).startswith(("gymnasium_robotics", __package__)):
             _import_robotics()
         try:
@@ -61,7 +66,7 @@ class Task(NamedTuple):
             _tidy(env)
             return env
         except Exception as fault:  # whatever a simulator raises, the user must see one line
-            raise DataError(f"cannot make the environment {self.env_id}: {fault}") from fault
+            raise DataError(_not_made(self.env_id, fault)) from fault
 
     def spec(self) -> EnvSpec:
         """Gymnasium's own record of the environment; fields of other versions are left out."""
@@ -72,6 +77,72 @@ class Task(NamedTuple):
         content = {key: value for key, value in content.items() if key in known}
         content.setdefault("additional_wrappers", [])
         return EnvSpec.from_json(json.dumps(content))
+
+
+def _not_made(env_id: str, fault: Exception) -> str:
+    why = " ".join(str(fault).split()) or type(fault).__name__
+    missing = ""
+    if isinstance(fault, ModuleNotFoundError) and fault.name:
+        missing = f" (the package {fault.name.partition('.')[0]} is not installed)"
+    return f"cannot make the environment {env_id}: {why}{missing}. {WAYS_OUT}"
+
+
+def check_interface(env: Any, env_id: str) -> None:
+    """Refuses an environment of another interface than Gymnasium's, as old Gym's, by one step.
+
+    The environment is left in an episode; reset it with a seed before it is used.
+
+    Args:
+      env: as Gymnasium makes it; what is looked at is the environment without its wrappers.
+      env_id: for messages.
+
+    Raises:
+      DataError: naming the environment and what differs.
+    """
+    bare = env.unwrapped
+    try:
+        found = bare.reset(seed=0)
+    except TypeError as fault:
+        raise DataError(_other_interface(env_id, f"reset(seed=0) fails: {fault}")) from fault
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)):
+        raise DataError(_other_interface(env_id, "reset() returns no (observation, info)"))
+    try:
+        found = bare.step(_some_action(bare.action_space))
+    except Exception as fault:  # whatever a simulator raises, the user must see one line
+        why = " ".join(str(fault).split()) or type(fault).__name__
+        raise DataError(f"the environment {env_id} fails in its first step: {why}") from fault
+    if not (isinstance(found, tuple) and len(found) == 5):
+        count = len(found) if isinstance(found, tuple) else 1
+        raise DataError(_other_interface(env_id, f"step() returns {count} value(s)"))
+    number(found[1])
+
+
+def _some_action(space: Any) -> Any:
+    """The middle of a bounded box, without a draw from the space's generator."""
+    if not hasattr(space, "low"):
+        return space.sample()
+    middle = np.nan_to_num((np.float64(space.low) + space.high) / 2, posinf=0, neginf=0)
+    return middle.astype(space.dtype)
+
+
+def _other_interface(env_id: str, fault: str) -> str:
+    return (
+        f"the environment {env_id} has not Gymnasium's interface: {fault}. It needs reset(seed=...)"
+        " -> (observation, info) and step(action) -> (observation, reward, terminated, truncated, "
+        f"info). {WAYS_OUT}"
+    )
+
+
+def number(reward: Any) -> float:
+    """A reward as a number; environments also return arrays [1].
+
+    Raises:
+      DataError: for anything else.
+    """
+    array = np.asarray(reward)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise DataError(f"the reward {reward!r} is no number")
+    return float(array.reshape(()))
 
 
 def named(env_id: str, longest: int = 0) -> Task:

@@ -10,7 +10,7 @@ evaluation leaves nothing behind in the environments.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jaxrl_prefs.data import Dataset
 from jaxrl_prefs.evaluation import rollout
 from jaxrl_prefs.keys import DIAGNOSE, PLAY, evaluation_keys
-from jaxrl_prefs.method import Method, State
+from jaxrl_prefs.method import Method, Policy, State
 from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.types import Transition
 
@@ -36,6 +36,11 @@ class Score(NamedTuple):
     returns: np.ndarray  # [S, E] raw
     scores: np.ndarray  # [S, E] 0 to 100 by the dataset's references; raw without them
     lengths: np.ndarray  # [S, E] steps
+
+
+def played(policies: Mapping[str, Policy], last: bool) -> list[str]:
+    """The policies of an evaluation; those of `last_only` are played when training is over."""
+    return [name for name, policy in policies.items() if last or not policy.last_only]
 
 
 class Evaluator:
@@ -83,8 +88,7 @@ class Evaluator:
             step: global step, from which keys are derived.
             last: whether training is over; before, policies of `last_only` are left out.
         """
-        chosen = [name for name, policy in self._policies.items() if last or not policy.last_only]
-        return {name: self._score(name, state, step) for name in chosen}
+        return {name: self.score(name, state, step) for name in played(self._policies, last)}
 
     def estimate(self, state: State, steps: int = 5, *, last_only: bool = False) -> float:
         """Seconds that one evaluation takes if every episode lasts its full time, measured.
@@ -103,7 +107,8 @@ class Evaluator:
         """Frees the environments."""
         self._arena.close()
 
-    def _score(self, name: str, state: State, step: int) -> Score:
+    def score(self, name: str, state: State, step: int) -> Score:
+        """Plays one policy; arguments as for a call."""
         policy = self._policies[name]
         returns, lengths = self._play(name, state, step, self._arena.horizon)
         scores = self._dataset.score(returns)

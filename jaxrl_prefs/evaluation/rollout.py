@@ -18,9 +18,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrl_prefs.data import Dataset, Task
-from jaxrl_prefs.environments import mjx
+from jaxrl_prefs.environments import mjx, task
 from jaxrl_prefs.environments.mjx import Simulator
-from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.errors import DataError, EvaluationError
 from jaxrl_prefs.method import Policy, State
 from jaxrl_prefs.parallel import processes, seed_axis
 from jaxrl_prefs.types import Array, Key
@@ -35,6 +35,9 @@ class Arena(Protocol):
 
     def play(self, name: str, state: State, keys: Key, horizon: int) -> tuple[np.ndarray, ...]:
         """Returns (returns, lengths), each [S, E], of at most `horizon` steps.
+
+        Raises:
+            EvaluationError: if an environment fails or shows a NaN; seeds are told apart.
 
         Args:
             name: of the policy.
@@ -112,7 +115,7 @@ class OnDevice:
         width = jax.eval_shape(simulator.observe, world).shape[0]
         _check_sizes(setup, width, simulator.actions)
         self.horizon = setup.task.max_episode_steps
-        self._seeds = len(setup.seeds)
+        self._seeds, self._env_id = tuple(setup.seeds), setup.task.env_id
         keys = jax.vmap(jax.random.key)(np.asarray(setup.starts, np.uint32))
         self._starts = seed_axis.replicate(np.asarray(jax.random.key_data(keys)), setup.mesh)
         self._programs = {
@@ -128,7 +131,14 @@ class OnDevice:
     def play(self, name: str, state: State, keys: Key, horizon: int) -> tuple[np.ndarray, ...]:
         """As Arena.play."""
         played = self._programs[name](state, keys, self._starts, np.int32(horizon))
-        returns, lengths = seed_axis.trim(played, self._seeds)
+        returns, lengths, whole = seed_axis.trim(played, len(self._seeds))
+        if not whole.all():
+            seed, episode = np.argwhere(np.logical_not(whole))[0]
+            raise EvaluationError(
+                f"policy {name!r} could not be evaluated: {self._env_id} showed a NaN or an "
+                f"infinity (seed {self._seeds[seed]}, episode {episode}, step "
+                f"{lengths[seed, episode]})"
+            )
         return returns.astype(float), lengths.astype(int)
 
     def close(self) -> None:
@@ -137,32 +147,36 @@ class OnDevice:
 
 def _episodes(
     simulator: Simulator, dataset: Dataset, act: Callable[[State, Array, Key], Array]
-) -> Callable[..., tuple[Array, Array]]:
-    """Builds `(state, key, starts, horizon) -> (returns [E], lengths [E])` for one seed.
+) -> Callable[..., tuple[Array, Array, Array]]:
+    """Builds `(state, key, starts, horizon) -> (returns [E], lengths [E], whole [E])` for one seed.
 
-    `starts` are the bits of E keys.
+    `starts` are the bits of E keys. An episode that is not `whole` ended at an observation or a
+    reward that was not finite.
 
     A copy whose episode is over stays where it ended, and play ends with the longest.
     """
     observe, step = jax.vmap(simulator.observe), jax.vmap(simulator.step)
 
-    def program(state: State, key: Key, bits: Array, horizon: Array) -> tuple[Array, Array]:
+    def program(state: State, key: Key, bits: Array, horizon: Array) -> tuple[Array, Array, Array]:
         starts = jax.random.wrap_key_data(bits)
 
         def going(carry: tuple) -> Array:
-            now, _, live, _, _ = carry
+            now, _, live, *_ = carry
             return (now < horizon) & live.any()
 
         def body(carry: tuple) -> tuple:
-            now, worlds, live, returns, lengths = carry
+            now, worlds, live, returns, lengths, whole = carry
             raw: Any = observe(worlds).astype(jnp.float32)  # Any: transforms are typed for numpy
             seen: Any = dataset.observation.apply(raw)
             chosen: Any = act(state, seen, jax.random.fold_in(key, now))
             action: Any = dataset.action.invert(chosen)
             after, reward, over = step(worlds, action)
+            sound = jnp.isfinite(raw).all(-1) & jnp.isfinite(reward)
+            whole &= sound | jnp.logical_not(live)
             worlds = jax.tree.map(lambda new, old: _where(live, new, old), after, worlds)
             returns = returns + jnp.where(live, reward.astype(jnp.float32), 0.0)
-            return now + 1, worlds, live & jnp.logical_not(over), returns, lengths + live
+            going_on = live & jnp.logical_not(over) & sound
+            return now + 1, worlds, going_on, returns, lengths + live, whole
 
         count = starts.shape[0]
         begin = (
@@ -171,9 +185,10 @@ def _episodes(
             jnp.ones(count, bool),
             jnp.zeros(count),
             jnp.zeros(count, jnp.int32),
+            jnp.ones(count, bool),
         )
-        *_, returns, lengths = jax.lax.while_loop(going, body, begin)
-        return returns, lengths
+        *_, returns, lengths, whole = jax.lax.while_loop(going, body, begin)
+        return returns, lengths, whole
 
     return program
 
@@ -191,10 +206,12 @@ class OnHost:
     def __init__(self, setup: RolloutSetup) -> None:
         self.horizon = setup.task.max_episode_steps
         self._dataset, self._seeds, self._whole = setup.dataset, len(setup.seeds), setup.mesh
+        self._numbers, self._episodes = tuple(setup.seeds), len(setup.starts)
         self._mesh = seed_axis.here(setup.mesh)  # each process plays its own members, padding too
         rounds = -(-self._seeds // setup.mesh.devices.size)
         alone = self._mesh is setup.mesh
         self._members = self._seeds if alone else rounds * self._mesh.devices.size
+        self._env_id = setup.task.env_id
         self._starts = list(setup.starts) * self._members
         self._envs = _copies(setup, len(self._starts))
         act = functools.partial(
@@ -207,10 +224,11 @@ class OnHost:
         state, keys = seed_axis.mine((state, keys), self._whole)
         live = np.ones(len(self._starts), bool)
         returns, lengths = np.zeros(live.shape), np.zeros(live.shape, int)
-        observation, _ = self._envs.reset(seed=self._starts)
+        observation = self._reset(name)
         for now in range(horizon):
             action = self._act(name, state, observation, keys, now)
-            observation, reward, terminated, truncated, _ = self._envs.step(action)
+            observation, reward, terminated, truncated = self._step(name, action, now)
+            self._check(name, np.isfinite(observation).all(-1) & np.isfinite(reward), live, now)
             returns += np.where(live, reward, 0.0)
             lengths += live
             live &= ~(terminated | truncated)
@@ -222,6 +240,41 @@ class OnHost:
     def close(self) -> None:
         """Frees the environments."""
         self._envs.close()
+
+    def _reset(self, name: str) -> np.ndarray:
+        try:
+            observation, _ = self._envs.reset(seed=self._starts)
+        except Exception as fault:  # an environment may fail in any way
+            raise self._failed(name, 0, fault) from fault
+        self._check(name, np.isfinite(observation).all(-1), np.ones(len(self._starts), bool), -1)
+        return np.asarray(observation)
+
+    def _step(self, name: str, action: np.ndarray, now: int) -> tuple[np.ndarray, ...]:
+        try:
+            return self._envs.step(action)[:4]
+        except Exception as fault:  # an environment may fail in any way
+            raise self._failed(name, now + 1, fault) from fault
+
+    def _failed(self, name: str, step: int, fault: Exception) -> EvaluationError:
+        """Tells of the copy that failed: the first one that did not finish the call."""
+        why = f"{self._env_id} raised {type(fault).__name__}: {' '.join(str(fault).split())}"
+        broken = [copy for copy, env in enumerate(self._envs.envs) if env.failed]
+        return EvaluationError(self._told(name, broken[0] if broken else 0, step, why))
+
+    def _check(self, name: str, sound: np.ndarray, live: np.ndarray, now: int) -> None:
+        broken = np.flatnonzero(live & np.logical_not(sound))
+        if len(broken):
+            why = f"{self._env_id} showed a NaN or an infinity"
+            raise EvaluationError(self._told(name, int(broken[0]), now + 1, why))
+
+    def _told(self, name: str, copy: int, step: int, why: str) -> str:
+        member, episode = divmod(copy, self._episodes)
+        first = 0 if self._mesh is self._whole else jax.process_index() * self._members
+        seed = self._numbers[min(first + member, self._seeds - 1)]
+        return (
+            f"policy {name!r} could not be evaluated: {why} (seed {seed}, episode {episode}, step "
+            f"{step})"
+        )
 
     def _joined(self, played: np.ndarray) -> np.ndarray:
         """What all processes played [M, E], as [S, E]."""
@@ -263,6 +316,7 @@ def _copies(setup: RolloutSetup, count: int) -> Any:
             (envs.single_observation_space.shape or (0,))[0],
             (envs.single_action_space.shape or (0,))[0],
         )
+        task.check_interface(envs.envs[0], setup.task.env_id)
     except DataError:
         envs.close()
         raise
@@ -289,6 +343,7 @@ class OneEpisode:
         self.env = env
         self._last: Any = None  # observation at which the copy rests
         self._over = False
+        self.failed = False  # whether the environment raised
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.env, name)
@@ -297,14 +352,18 @@ class OneEpisode:
         """Starts an episode if a seed is given; else stays at rest."""
         if seed is None and self._over:
             return self._last, {}
-        self._over = False
+        self._over, self.failed = False, True
         self._last, _ = self.env.reset(seed=seed, options=options)
+        self.failed = False
         return self._last, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         """Plays on; at rest, says again that the episode is over."""
         if self._over:
             return self._last, 0.0, True, False, {}
+        self.failed = True
         self._last, reward, terminated, truncated, _ = self.env.step(action)
+        value = task.number(reward)
+        self.failed = False
         self._over = bool(terminated or truncated)
-        return self._last, float(reward), bool(terminated), bool(truncated), {}
+        return self._last, value, bool(terminated), bool(truncated), {}

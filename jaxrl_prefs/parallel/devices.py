@@ -7,6 +7,24 @@ from pathlib import Path
 
 import jax
 
+from jaxrl_prefs.errors import ConfigError
+
+
+def found() -> list[jax.Device]:
+    """The devices of the platform that JAX_PLATFORMS chooses, else the best there is.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        chosen = jax.config.values["jax_platforms"] or ""
+        told = " ".join(str(error).split())[:200] or "no such device"
+        raise ConfigError(
+            f"JAX_PLATFORMS={chosen}: {told}. JAX_PLATFORMS=cpu, or none, takes what there is"
+        ) from error
+
 
 def use_cores() -> None:
     """Makes JAX show each CPU core as one device, so that seeds are spread over the cores.

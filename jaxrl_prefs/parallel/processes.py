@@ -93,6 +93,35 @@ def run_on_leader(function: Callable[[], Value]) -> Value:
     return result
 
 
+def gathered(value: Value) -> list[Value]:
+    """The value of every process, in the order of their numbers; it must be picklable.
+
+    All processes must come here in the same order.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    from jax.experimental import multihost_utils
+
+    own = np.frombuffer(pickle.dumps(value), np.uint8)
+    (size,) = largest(len(own))
+    padded = np.zeros(int(size), np.uint8)
+    padded[: len(own)] = own
+    barrier()
+    found = np.asarray(multihost_utils.process_allgather(padded))
+    return [pickle.loads(row.tobytes()) for row in found.reshape(-1, int(size))]
+
+
+def largest(*values: float) -> tuple[float, ...]:
+    """The largest of each value over all processes, which must come here in the same order."""
+    if jax.process_count() == 1:
+        return values
+    from jax.experimental import multihost_utils
+
+    barrier()
+    gathered = np.asarray(multihost_utils.process_allgather(np.array(values, np.float32)))
+    return tuple(gathered.reshape(-1, len(values)).max(0).tolist())
+
+
 def _pickled(outcome: tuple[bool, Any]) -> bytes:
     try:
         return pickle.dumps(outcome)

@@ -13,6 +13,7 @@ another order wait for ever.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import sys
@@ -89,11 +90,12 @@ class Checkpoints:
         """The step of the newest checkpoint not known to be damaged; None if there is none."""
         return max((found.step for found in self._checkpoints()), default=None)
 
-    def save(self, step: int, tree: Any) -> None:
+    def save(self, step: int, tree: Any, progress: Mapping[str, Any] | None = None) -> None:
         """Starts writing `tree` (arrays [S, ...]) as the checkpoint of `step`, and returns.
 
-        The arrays are copied first. Waits for the save before it; raises CheckpointError if that
-        one or this one failed. A checkpoint of `step` that exists is replaced.
+        `progress` (JSON) is stored with it, and given back by `progress`. The arrays are copied
+        first. Waits for the save before it; raises CheckpointError if that one or this one failed.
+        A checkpoint of `step` that exists is replaced.
         """
         self.wait()
         tree = jax.tree.map(np.array, tree)
@@ -104,7 +106,11 @@ class Checkpoints:
                 tree,
                 overwrite=True,
                 force=True,
-                custom_metadata={"metadata": self._metadata, "leaves": _describe(tree)},
+                custom_metadata={
+                    "metadata": self._metadata,
+                    "leaves": _describe(tree),
+                    **_sealed(progress or {}),
+                },
             )
         except Exception as error:
             raise self._failure(step, error) from error
@@ -153,6 +159,10 @@ class Checkpoints:
         """Reads what was given as `metadata` to the run that wrote the checkpoint of `step`."""
         return dict(self._stored(step)["metadata"])
 
+    def progress(self, step: int) -> dict[str, Any]:
+        """Reads what `save` was given besides the tree; empty if that was nothing."""
+        return dict(self._stored(step).get("progress") or {})
+
     def _checkpoints(self) -> list[Any]:
         """The newest first, without those known to be damaged."""
         return [x for x in reversed(self._orbax.checkpoints) if x.step not in self._damaged]
@@ -183,15 +193,16 @@ class Checkpoints:
             return None, _reason(error)
 
     def _load(self, step: int, abstract: Tree) -> Tree:
-        stored: Leaves = self._stored(step)["leaves"]
+        about = self._stored(step)
+        stored: Leaves = about["leaves"]
         wanted = {path: [str(x.dtype), list(x.shape)] for path, x in _leaves(abstract)}
-        held = {path: described[:2] for path, described in stored.items()}
-        differing = sorted(p for p in held | wanted if held.get(p) != wanted.get(p))
+        found = {path: described[:2] for path, described in stored.items()}
+        differing = sorted(p for p in found | wanted if found.get(p) != wanted.get(p))
         if differing:
             first = differing[0]
             raise CheckpointMismatch(
                 f"checkpoint of step {step} in {self.directory} does not fit: at {first!r} it has "
-                f"{held.get(first, 'nothing')}, not {wanted.get(first, 'nothing')} "
+                f"{found.get(first, 'nothing')}, not {wanted.get(first, 'nothing')} "
                 f"({len(differing)} such places). It belongs to another config."
             )
         # Numpy leaves ask for numpy results; these take no memory.
@@ -200,6 +211,10 @@ class Checkpoints:
         broken = [path for path, found in _describe(tree).items() if found != stored[path]]
         if broken:
             raise ValueError(f"the checksum of {broken[0]!r} is wrong")
+        if "progress" in about and _sealed(about["progress"]) != {
+            name: about.get(name) for name in ("progress", "progress_checksum")
+        }:
+            raise ValueError("the checksum of its progress is wrong")
         return tree
 
     def _failure(self, step: int, error: Exception) -> CheckpointError:
@@ -226,6 +241,13 @@ def _describe(tree: Any) -> Leaves:
         path: [str(x.dtype), list(x.shape), zlib.crc32(np.ascontiguousarray(x).data)]
         for path, x in _leaves(tree)
     }
+
+
+def _sealed(progress: Mapping[str, Any]) -> dict[str, Any]:
+    """What is stored of `progress`, with its CRC-32."""
+    content = json.loads(json.dumps(progress))
+    text = json.dumps(content, sort_keys=True)
+    return {"progress": content, "progress_checksum": zlib.crc32(text.encode())}
 
 
 def _reason(error: BaseException) -> str:

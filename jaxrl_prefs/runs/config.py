@@ -18,6 +18,7 @@ from jaxrl_prefs.runs import overrides, presets
 from jaxrl_prefs.runs.renamed import RENAMED
 
 LARGEST_SEED = 2**31 - 1
+MOST_SEEDS = 100_000
 OWN_FLAGS = ("algo", "dataset", "env", "seeds")
 
 
@@ -35,6 +36,7 @@ class RunConfig:
     reward_scale: float = 1.0
     reward_shift: float = 0.0
     normalize_observations: bool = False
+    clip_actions: bool = False  # to the action space; without it, actions outside are refused
     # evaluation: at the end of every phase, and within the last one every eval_every updates
     eval_episodes: int = 10  # for each seed and policy
     eval_every: int = 50_000
@@ -81,9 +83,11 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             seeds = [int(part) for part in text.split(",") if part.strip()]
         elif ":" in text:
             first, last = text.split(":")
-            seeds = list(range(int(first), int(last)))
+            seeds = _range(text, int(first), int(last))
         else:
-            seeds = list(range(int(text)))
+            seeds = _range(text, 0, int(text))
+    except ConfigError:
+        raise
     except ValueError:
         raise ConfigError(
             f"--seeds takes a number of seeds (5), a range (3:8) or a list (1,4), and got {text!r}"
@@ -93,6 +97,12 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             f"--seeds={text} must name at least one seed, each once and within 0 to {LARGEST_SEED}"
         )
     return tuple(seeds)
+
+
+def _range(text: str, first: int, last: int) -> list[int]:
+    if last - first > MOST_SEEDS:
+        raise ConfigError(f"--seeds={text} names {last - first} seeds; {MOST_SEEDS} are the most")
+    return list(range(first, last))
 
 
 def check(choice: Choice) -> None:
@@ -156,7 +166,22 @@ def resolve(choice: Choice, name: str, family: str) -> tuple[RunConfig, Any]:
     run = overrides.replace(RunConfig(), asked | data.defaults(family)._asdict())
     method = METHODS[choice.algo].Config()
     run, method = _fill(run, method, presets.overrides_for(name, family, choice.algo))
+    run = _own_scale(run, choice.assignments)
     return _split(run, method, choice.assignments)
+
+
+def _own_scale(run: RunConfig, assignments: Sequence[str]) -> RunConfig:
+    """Drops the scale that belongs to rewards divided by their range, if these are not asked for.
+
+    A thousandth of the range of returns is no unit of raw rewards.
+    """
+    asked = dict(map(overrides.split, assignments))
+    if run.reward == "range" and asked.get("reward", "range") != "range":
+        plain = RunConfig()
+        return overrides.replace(
+            run, {"reward_scale": plain.reward_scale, "reward_shift": plain.reward_shift}
+        )
+    return run
 
 
 def _fill(run: RunConfig, method: Any, values: Mapping[str, Any]) -> tuple[RunConfig, Any]:

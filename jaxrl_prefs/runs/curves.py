@@ -5,100 +5,183 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrl_prefs.runs import statistics
+from jaxrl_prefs.runs import figures, statistics
+from jaxrl_prefs.runs.figures import FEWEST, GREY
 
-PHASE_COLOUR = "0.6"
+ACROSS = 4  # panels of metrics in a row
+TALL, LOW = 4.2, 2.2  # inches of the panel of scores, and of a row of metrics
+
+
+class Curve(NamedTuple):
+    """A number over the updates."""
+
+    steps: list[int]  # in order
+    values: dict[int, list[float]]  # by step, of every seed
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds there are, at most."""
+        return max(map(len, self.values.values()), default=0)
+
+    def means(self) -> list[float]:
+        """The mean over seeds, by step."""
+        return [float(np.mean(self.values[step])) for step in self.steps]
+
+    def by_seed(self) -> list[list[float]]:
+        """The values of each seed that has one at every step."""
+        rows = [self.values[step] for step in self.steps]
+        return [list(row) for row in zip(*rows, strict=False)]
 
 
 def draw(
-    path: Path, evaluations: Iterable[Mapping[str, Any]], metrics: Iterable[Mapping[str, Any]]
+    path: Path,
+    evaluations: Iterable[Mapping[str, Any]],
+    metrics: Iterable[Mapping[str, Any]],
+    about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Draws learning curves: scores of every policy, then every metric.
+    """Draws learning curves: scores of every policy in a large panel, then every metric.
 
-    Lines are means over seeds. Bands are 95 % bootstrap intervals of scores, and the range over
-    seeds of metrics. Grey lines part the phases.
+    Lines are means over seeds; bands are 95 % bootstrap intervals of scores, and the range over
+    seeds of metrics. Of two seeds or fewer, every seed is drawn instead. Dashed vertical lines are
+    the ends of phases.
+
+    Args:
+        path: the PNG to write.
+        evaluations: rows of evaluations.jsonl.
+        metrics: rows of metrics.jsonl.
+        about: the run's config.json, for the title and the data's own score.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     scored, measured = list(evaluations), list(metrics)
-    panels = _panels(scored, measured)
-    wide = min(4, len(panels)) or 1
-    tall = math.ceil(len(panels) / wide) or 1
-    figure, axes = pyplot.subplots(tall, wide, figsize=(4 * wide, 3 * tall), squeeze=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
+    scores, others = _scores(scored), _metrics(measured)
+    down = math.ceil(len(others) / ACROSS)
+    figure = figures.new(3.2 * ACROSS, 0.6 + TALL * bool(scores) + LOW * down or 1)
+    heights = [TALL] * bool(scores) + [LOW] * down
+    grid = figure.add_gridspec(len(heights) or 1, ACROSS, height_ratios=heights or [1])
     ends = _phase_ends(measured)
-    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
-        for label, (steps, low, middle, high) in lines.items():
-            marker = "o" if len(steps) == 1 else ""
-            axis.plot(steps, middle, marker=marker, label=label)
-            axis.fill_between(steps, low, high, alpha=0.25)
-        for end in ends[:-1]:
-            axis.axvline(end, color=PHASE_COLOUR, linewidth=0.8, linestyle="--")
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("updates", fontsize=8)
-        if len(lines) > 1:
-            axis.legend(fontsize=8)
-    figure.tight_layout()
-    draft = path.with_name(f".{path.name}")
-    figure.savefig(draft, dpi=120, format="png")
-    pyplot.close(figure)
-    draft.replace(path)
+    last = max((curve.steps[-1] for curve in (*scores.values(), *others.values())), default=1)
+    if scores:
+        _draw_scores(figure.add_subplot(grid[0, :]), scores, scored, ends, about or {})
+    for place, (name, curve) in enumerate(others.items()):
+        row = place // ACROSS + bool(scores)
+        panel = figure.add_subplot(grid[row, place % ACROSS])
+        _draw_curve(panel, curve, 0, "", [(min(x), max(x)) for x in curve.values.values()])
+        _mark_phases(panel, ends)
+        panel.set_ylabel(name, fontsize=8)
+        panel.set_xlabel("updates", fontsize=8)
+        panel.tick_params(labelsize=7)
+        panel.locator_params(axis="x", nbins=4)
+    for panel in figure.axes:
+        panel.set_xlim(0, 1.02 * last)
+    figure.suptitle(_title(scored, measured, about or {}), fontsize=11)
+    figures.save(figure, path)
 
 
-Line = tuple[list[int], list[float], list[float], list[float]]  # steps, low, middle, high
+def _draw_scores(
+    panel: Any,
+    scores: Mapping[str, Curve],
+    rows: list[Mapping[str, Any]],
+    ends: Mapping[str, int],
+    about: Mapping[str, Any],
+) -> None:
+    data = about.get("data", {})
+    figures.reference_lines(panel, data.get("score"))
+    for number, (policy, curve) in enumerate(scores.items()):
+        bounds = [
+            statistics.interval(values) or (values[0], values[0])
+            for values in curve.values.values()
+        ]
+        _draw_curve(panel, curve, number, policy, bounds)
+    _mark_phases(panel, ends, named=True)
+    panel.set_ylabel(figures.score_label(data.get("score_kind", "score"), len(rows[0]["returns"])))
+    panel.set_xlabel("updates")
+    panel.grid(alpha=0.3)
+    panel.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, frameon=False)
 
 
-def _panels(
-    evaluations: list[Mapping[str, Any]], metrics: list[Mapping[str, Any]]
-) -> dict[str, dict[str, Line]]:
-    """Returns {title: {label: line}}."""
-    panels: dict[str, dict[str, Line]] = {}
-    for policy in dict.fromkeys(row["policy"] for row in evaluations):
-        own = [row for row in evaluations if row["policy"] == policy]
-        points = _by_step((row["step"], row["score"]) for row in own)
-        bands = {
-            step: statistics.interval(values) or (values[0], values[0])
-            for step, values in points.items()
-        }
-        panels.setdefault("score", {})[policy] = (
-            list(points),
-            [bands[step][0] for step in points],
-            [float(np.mean(values)) for values in points.values()],
-            [bands[step][1] for step in points],
+def _draw_curve(
+    panel: Any, curve: Curve, number: int, label: str, bounds: list[tuple[float, float]]
+) -> None:
+    """The mean with its band; of few seeds, a line for each."""
+    colour, marker = figures.colour(number), figures.marker(number)
+    more: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4}
+    if not label and len(curve.steps) > 1:  # a metric has many points
+        more["marker"] = ""
+    if curve.seeds < FEWEST:
+        for place, values in enumerate(curve.by_seed()):
+            panel.plot(curve.steps, values, label="" if place else label, **more, linewidth=1)
+        return
+    panel.plot(curve.steps, curve.means(), label=label, **more)
+    low, high = zip(*bounds, strict=True)
+    panel.fill_between(curve.steps, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _title(
+    scored: list[Mapping[str, Any]], measured: list[Mapping[str, Any]], about: Mapping[str, Any]
+) -> str:
+    run = about.get("run", {})
+    seeds = sorted({row["seed"] for row in scored or measured})
+    what = f"{run['algo']} on {run['dataset']}, " if run else ""
+    if not seeds:
+        return f"{what}no rows"
+    scores = "scores: mean and 95 % interval; " if scored else "not evaluated; "
+    metrics = "metrics: mean and range over the seeds, on axes that need not begin at 0"
+    if len(seeds) < FEWEST:
+        scores = "" if scored else "not evaluated; "
+        metrics = "a line for each seed; the axes of metrics need not begin at 0"
+    return f"{what}{figures.seeds_label(seeds)}\n{scores}{metrics}"
+
+
+def _scores(rows: list[Mapping[str, Any]]) -> dict[str, Curve]:
+    """Returns {policy: its score}."""
+    policies = dict.fromkeys(row["policy"] for row in rows)
+    found = {
+        policy: _curve(
+            (row["step"], row["score"])
+            for row in rows
+            if row["policy"] == policy and row["score"] is not None
         )
-    names = dict.fromkeys(name for row in metrics for name in row["metrics"])
-    for name in names:
-        points = _by_step(
+        for policy in policies
+    }
+    return {policy: curve for policy, curve in found.items() if curve.steps}
+
+
+def _metrics(rows: list[Mapping[str, Any]]) -> dict[str, Curve]:
+    """Returns {metric: its values}; a metric that was never finite has none."""
+    names = dict.fromkeys(name for row in rows for name in row["metrics"])
+    found = {
+        name: _curve(
             (row["step"], row["metrics"][name])
-            for row in metrics
+            for row in rows
             if row["metrics"].get(name) is not None
         )
-        panels[name] = {
-            name: (
-                list(points),
-                [min(values) for values in points.values()],
-                [float(np.mean(values)) for values in points.values()],
-                [max(values) for values in points.values()],
-            )
-        }
-    return panels
+        for name in names
+    }
+    return {name: curve for name, curve in found.items() if curve.steps}
 
 
-def _by_step(pairs: Iterable[tuple[int, float]]) -> dict[int, list[float]]:
+def _curve(pairs: Iterable[tuple[int, float]]) -> Curve:
     grouped: dict[int, list[float]] = {}
     for step, value in pairs:
         grouped.setdefault(step, []).append(value)
-    return grouped
+    return Curve(list(grouped), grouped)
 
 
-def _phase_ends(metrics: list[Mapping[str, Any]]) -> list[int]:
-    ends = {row["phase"]: row["step"] for row in metrics}
-    return list(ends.values())
+def _phase_ends(metrics: list[Mapping[str, Any]]) -> dict[str, int]:
+    return {row["phase"]: row["step"] for row in metrics}
+
+
+def _mark_phases(panel: Any, ends: Mapping[str, int], *, named: bool = False) -> None:
+    """A line at the end of every phase but the last, and the names of the phases above."""
+    for end in list(ends.values())[:-1]:
+        panel.axvline(end, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+    if not named or len(ends) < 2:
+        return
+    begin, spot = 0, panel.get_xaxis_transform()
+    for name, end in ends.items():
+        middle = (begin + end) / 2
+        panel.text(middle, 1.01, name, transform=spot, ha="center", fontsize=8, color=GREY)
+        begin = end

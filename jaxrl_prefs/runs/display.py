@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
@@ -13,6 +14,8 @@ from jaxrl_prefs.evaluation.evaluator import Score
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.runs import estimate, statistics
 
+FIRST_LINE, LINES = 10.0, 30.0  # seconds to the first line of progress in a file, and between two
+
 
 def line(console: Console, text: str) -> None:
     """Prints one line, however long, without colours."""
@@ -22,7 +25,8 @@ def line(console: Console, text: str) -> None:
 class Display:
     """A bar for the phase that runs, with updates per second and the time left for all of them.
 
-    `points` are those of a sweep, whose scores are shown apart.
+    Where the output goes to a file, a line from time to time instead. `points` are those of a
+    sweep, whose scores are shown apart.
     """
 
     def __init__(
@@ -48,6 +52,8 @@ class Display:
             for phase in method.phases
             if phase.steps
         }
+        self._totals = {phase.name: phase.steps for phase in method.phases}
+        self._next_line = time.monotonic() + FIRST_LINE
         for phase in method.phases:
             if phase.steps:
                 self._progress.update(self._tasks[phase.name], completed=min(step, phase.steps))
@@ -74,12 +80,13 @@ class Display:
             rate: updates per second of every seed.
             left: seconds until the run is finished.
         """
-        self._progress.update(
-            self._tasks[phase],
-            completed=phase_step,
-            rate=f"{rate:,.0f} updates/s" if rate >= 100 else f"{rate:.3g} updates/s",
-            left=f"{estimate.duration(left)} left",
-        )
+        pace = f"{rate:,.0f} updates/s" if rate >= 100 else f"{rate:.3g} updates/s"
+        remaining = f"{estimate.duration(left)} left"
+        self._progress.update(self._tasks[phase], completed=phase_step, rate=pace, left=remaining)
+        if not self._console.is_terminal and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LINES
+            of = f"{phase_step:,} of {self._totals[phase]:,} updates"
+            line(self._console, f"{phase}: {of}, {pace}, {remaining}")
 
     def evaluated(self, phase: str, phase_step: int, scores: Mapping[str, Score]) -> None:
         """Prints one line about an evaluation, or one for each point of a sweep."""
@@ -87,8 +94,9 @@ class Display:
             parts = []
             for name, score in scores.items():
                 seeds = np.split(score.scores.mean(1), len(self._points))[place].tolist()
-                bounds = statistics.interval(seeds)
+                known = [score for score in seeds if np.isfinite(score)]
+                bounds = statistics.interval(known)
                 spread = f" ({statistics.spread(bounds)})" if bounds else ""
-                parts.append(f"{name} {np.mean(seeds):.1f}{spread}")
+                parts.append(f"{name} {statistics.number(statistics.mean(known))}{spread}")
             where = "".join(f", {field}={value:g}" for field, value in point.items())
             line(self._console, f"{phase} {phase_step}{where}: {', '.join(parts)}")

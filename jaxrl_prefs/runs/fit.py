@@ -1,15 +1,23 @@
-"""From a claimed workdir to a trained ensemble, or from where the last process was stopped."""
+"""From a claimed workdir to a trained ensemble, or from where the last process was stopped.
+
+A log point that is saved or evaluated is saved first, with the sums of its metrics, so that neither
+an evaluation nor a kill costs what was trained. A process that goes on from such a checkpoint first
+does what was left: the evaluation, and the rows.
+"""
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
 from rich.console import Console
 
+from jaxrl_prefs.errors import WorkdirError
 from jaxrl_prefs.parallel import processes, seed_axis
-from jaxrl_prefs.runs import columns
+from jaxrl_prefs.runs import columns, interrupt, ledger
 from jaxrl_prefs.runs.checkpoints import Checkpoints
 from jaxrl_prefs.runs.display import line
 from jaxrl_prefs.runs.job import Job
@@ -17,7 +25,25 @@ from jaxrl_prefs.runs.load import abstract_state
 from jaxrl_prefs.runs.recorder import Recorder, Step, crossed
 from jaxrl_prefs.runs.workdir import CHECKPOINTS, COLUMNS
 from jaxrl_prefs.training import loop, sweep
-from jaxrl_prefs.training.program import SeedPlacement
+from jaxrl_prefs.training.chunk import SeedPlacement
+
+
+class Begin(NamedTuple):
+    """Where this process begins."""
+
+    state: Any  # [S, ...]; None at the start of a run
+    step: int
+    progress: Mapping[str, Any]  # as `_progress` made it; empty in checkpoints of earlier versions
+
+    @property
+    def inside(self) -> bool:
+        """Whether it begins between two log points."""
+        return not self.progress.get("whole", True)
+
+    @property
+    def totals(self) -> dict[str, np.ndarray]:
+        """Sums and counts of the metrics since the last log point, [P, 2]."""
+        return {k: np.array(v, np.float32) for k, v in self.progress.get("totals", {}).items()}
 
 
 def run(job: Job, console: Console) -> None:
@@ -26,57 +52,192 @@ def run(job: Job, console: Console) -> None:
     Raises:
         NonFiniteError: if a seed breaks; the checkpoints so far stay.
         CheckpointError, OSError: if the disk refuses a checkpoint or a row.
+        WorkdirError: if columns are damaged and cannot be filled again.
+        KeyboardInterrupt: if a signal came; what was trained is saved.
     """
-    config = job.config
     # Of several processes all take part in a checkpoint, in the leader's folder.
     folder = processes.run_on_leader(lambda: job.path.absolute()) / CHECKPOINTS
-    with Checkpoints(folder, keep=config.keep) as checkpoints:
-        state, start = _restore(job, checkpoints)
-        if start == job.steps:
+    with (
+        Checkpoints(folder, keep=job.config.keep) as checkpoints,
+        interrupt.catching() as stopped,
+    ):
+        begin = _restore(job, checkpoints)
+        recorded = processes.run_on_leader(lambda: _recorded(job, begin))
+        lost = processes.run_on_leader(lambda: ledger.lost(job.path, recorded))
+        if lost:
+            line(console, f"{ledger.describe(lost)}; training does not depend on them")
+        if begin.step == recorded == job.steps:
             return
-        if start:
-            line(console, f"continuing at update {start} of {job.steps}")
+        if begin.step:
+            line(console, f"continuing at update {begin.step} of {job.steps}")
         if job.streamed:
             line(console, job.streamed)
-        log_points = loop.run(
-            job.method,
-            job.dataset.transitions,
-            job.seeds,
-            job.mesh,
-            every=config.log_every,
-            state=state,
-            columns=processes.run_on_leader(
-                lambda: columns.read(job.path / COLUMNS, job.method, start)
-            ),
-            start=start,
-            mapping=config.mapping,
-            stream=bool(job.streamed),
-        )
-        with Recorder(job, start, console) as recorder:
-            for step in _timed(log_points, start):
-                recorder.record(step)
-                now = step.log_point.step
-                if crossed(step.before, now, config.checkpoint_every) or now == job.steps:
-                    recorder.sync()
-                    checkpoints.save(now, seed_axis.trim(step.log_point.state, len(job.seeds)))
+        filled = _columns(job, begin, console)
+        with Recorder(job, begin.step, console, recorded=recorded) as recorder:
+            if recorded < begin.step and not begin.inside:
+                recorder.record(_unrecorded(job, begin, filled))
+            _train(job, begin, filled, recorder, checkpoints, stopped)
 
 
-def _restore(job: Job, checkpoints: Checkpoints) -> tuple[Any, int]:
-    """Returns the newest state [S, ...] with its step; at the start of a run None and 0, or the
-    members of a sweep with their settings."""
+def _train(
+    job: Job,
+    begin: Begin,
+    filled: dict[str, np.ndarray],
+    recorder: Recorder,
+    checkpoints: Checkpoints,
+    flag: interrupt.Flag,
+) -> None:
+    config = job.config
+
+    def stopped(step: int) -> bool:
+        recorder.passed(step)
+        return flag()
+
+    log_points = loop.run(
+        job.method,
+        job.dataset.transitions,
+        job.seeds,
+        job.mesh,
+        every=config.log_every,
+        state=begin.state,
+        columns=filled,
+        start=begin.step,
+        mapping=config.mapping,
+        stream=bool(job.streamed),
+        totals=begin.totals if begin.inside else None,
+        stopped=stopped,
+    )
+    steps, checksums = _timed(log_points, begin), columns.Checksums(job.method)
+    while True:
+        with flag.deferred():
+            step = next(steps, None)
+            if step is None:
+                return
+            log_point = step.log_point
+            columns.write(job.path / COLUMNS, job.method, log_point)
+            leaves = bool(processes.largest(float(flag()))[0]) or not log_point.whole
+            due = log_point.whole and recorder.due(step)
+            if due or leaves or _saves(job, step):
+                recorder.sync()
+                state = seed_axis.trim(log_point.state, len(job.seeds))
+                checkpoints.save(log_point.step, state, _progress(job, step, checksums))
+                if due or leaves:
+                    checkpoints.wait()
+        if leaves:
+            raise KeyboardInterrupt
+        recorder.record(step)
+
+
+def _saves(job: Job, step: Step) -> bool:
+    now = step.log_point.step
+    return crossed(step.before, now, job.config.checkpoint_every) or now == job.steps
+
+
+def _progress(job: Job, step: Step, checksums: columns.Checksums) -> dict[str, Any]:
+    """What a checkpoint holds besides the state: how far its log point is, and checksums."""
+    log_point = step.log_point
+    phase = next(phase for phase in job.method.phases if phase.name == log_point.phase)
+    members = None if phase.shared else len(job.seeds)
+    totals = {name: np.asarray(x)[:members] for name, x in log_point.totals.items()}
+    return {
+        "whole": log_point.whole,
+        "before": step.before,
+        "seconds": step.seconds,
+        "first": step.first,
+        "totals": {name: x.tolist() for name, x in totals.items()},
+        "columns": checksums(log_point.columns, log_point.step),
+    }
+
+
+def _restore(job: Job, checkpoints: Checkpoints) -> Begin:
+    """The newest checkpoint; at the start of a run no state, or the members of a sweep with their
+    settings."""
     members = len(job.seeds)
     found = checkpoints.restore(abstract_state(job.method, job.dataset.spec, members))
-    if found or not job.points:
-        return found or (None, 0)
+    if found:
+        return Begin(*found, checkpoints.progress(found[1]))
+    if not job.points:
+        return Begin(None, 0, {})
     placement = SeedPlacement(job.seeds, job.mesh, job.config.mapping)
     state = loop.begin(job.method, job.dataset.transitions, placement)
-    return sweep.assign(seed_axis.trim(state, members), job.settings), 0
+    return Begin(sweep.assign(seed_axis.trim(state, members), job.settings), 0, {})
 
 
-def _timed(log_points: Iterator[loop.LogPoint], start: int) -> Iterator[Step]:
-    before, phases = start, set[str]()
+def _recorded(job: Job, begin: Begin) -> int:
+    """The step up to which rows are to be kept: those of a log point are written after it is saved,
+    so that the last one's may be missing."""
+    if not begin.progress:
+        return begin.step
+    whole = not begin.inside and ledger.complete(job.path, begin.step)
+    return begin.step if whole else int(begin.progress["before"])
+
+
+def _columns(job: Job, begin: Begin, console: Console) -> dict[str, np.ndarray]:
+    """Reads the columns, and fills damaged rows again."""
+    checksums = begin.progress.get("columns")
+    found = processes.run_on_leader(
+        lambda: columns.read(
+            job.path / COLUMNS,
+            job.method,
+            begin.step,
+            seeds=len(job.seeds),
+            size=job.dataset.spec.size,
+            checksums=checksums,
+        )
+    )
+    if not found.damaged:
+        return found.columns
+    line(console, f"{'; '.join(found.faults)}: these rows are filled again")
+    for index, spans in found.damaged.items():
+        loop.refill(
+            job.method,
+            index,
+            job.dataset.transitions,
+            SeedPlacement(job.seeds, job.mesh, job.config.mapping),
+            state=begin.state,
+            columns=found.columns,
+            spans=spans,
+            stream=job.config.log_every if job.streamed else 0,
+        )
+    again = columns.Checksums(job.method)(found.columns, begin.step)
+    if checksums is not None and again != checksums:
+        raise WorkdirError(
+            f"{job.path / COLUMNS} is damaged ({'; '.join(found.faults)}), and rows that are "
+            "filled again come out otherwise than before; put back a copy of its files, or give "
+            "another --workdir"
+        )
+    for index in found.damaged:
+        for name in job.method.phases[index].columns:
+            columns.rewrite(job.path / COLUMNS, name, found.columns[name])
+    return found.columns
+
+
+def _unrecorded(job: Job, begin: Begin, filled: dict[str, np.ndarray]) -> Step:
+    """The log point of the checkpoint, whose rows were not written."""
+    ends = list(itertools.accumulate(phase.steps for phase in job.method.phases))
+    index = next(place for place, end in enumerate(ends) if end >= begin.step)
+    phase = job.method.phases[index]
+    log_point = loop.LogPoint(
+        phase=phase.name,
+        phase_step=begin.step - ends[index] + phase.steps,
+        step=begin.step,
+        state=seed_axis.pad(begin.state, job.mesh),
+        columns=filled,
+        filled=(0, 0),
+        metrics=loop.means(begin.totals, phase, len(job.seeds)),
+        totals=begin.totals,
+    )
+    kept = (begin.progress[name] for name in ("before", "seconds", "first"))
+    return Step(log_point, *kept)
+
+
+def _timed(log_points: Iterator[loop.LogPoint], begin: Begin) -> Iterator[Step]:
+    before, spent, phases = begin.step, 0.0, set[str]()
+    if begin.inside:
+        before, spent = begin.progress["before"], begin.progress["seconds"]
     clock = time.perf_counter()
     for log_point in log_points:
-        yield Step(log_point, before, time.perf_counter() - clock, log_point.phase not in phases)
+        seconds = spent + time.perf_counter() - clock
+        yield Step(log_point, before, seconds, log_point.phase not in phases)
         phases.add(log_point.phase)
-        before, clock = log_point.step, time.perf_counter()
+        before, spent, clock = log_point.step, 0.0, time.perf_counter()

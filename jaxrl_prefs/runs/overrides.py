@@ -7,7 +7,7 @@ import difflib
 import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from jaxrl_prefs.errors import ConfigError
 
@@ -52,6 +52,16 @@ def field_types(config_class: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
 
 
+def number_readers(config_class: type) -> dict[str, Callable[[str, Any], float]]:
+    """Returns {field: reader(text, spec)} of the text fields whose values stand for numbers.
+
+    Such a field is declared with `dataclasses.field(metadata={"as_number": reader})`; a sweep can
+    then train its values together.
+    """
+    fields = dataclasses.fields(config_class)
+    return {f.name: f.metadata["as_number"] for f in fields if "as_number" in f.metadata}
+
+
 def unknown(kind: str, name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
     """Says that there is no such name, guesses the one that was meant, and lists all of them."""
     close = difflib.get_close_matches(name, list(valid), n=1)
@@ -70,7 +80,7 @@ def parse(name: str, text: str, kind: Any) -> Any:
 
 def _reader(kind: Any) -> Callable[[str], Any]:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
+    if origin is Literal:
         return lambda text: _choice(text, arguments)
     if origin is tuple:
         item = _reader(arguments[0])
@@ -83,11 +93,26 @@ def _reader(kind: Any) -> Callable[[str], Any]:
 
 def _describe(kind: Any) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
+    if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin is tuple:
         return f"{_describe(arguments[0])} values parted by commas"
     return {int: "an int", float: "a float", bool: "true or false", str: "text"}[kind]
+
+
+def kind(annotation: Any) -> str:
+    """A field's type in one word, or its choices.
+
+    >>> kind(Literal["auto", "loop"]), kind(tuple[int, ...]), kind(bool), kind(str)
+    ('auto|loop', 'int,int,...', 'true|false', 'text')
+    """
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return "|".join(map(str, arguments))
+    if origin is tuple:
+        return f"{kind(arguments[0])},{kind(arguments[0])},..."
+    words = {int: "int", float: "float", bool: "true|false", str: "text"}
+    return words.get(annotation, str(annotation))
 
 
 def _int(text: str) -> int:

@@ -23,12 +23,31 @@ from jaxrl_prefs.errors import ConfigError, WorkdirError
 from jaxrl_prefs.evaluation import rollout
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.parallel import processes
-from jaxrl_prefs.runs import config, curves, fit, load, memory, overrides, statistics, workdir
+from jaxrl_prefs.parallel import devices, processes
+from jaxrl_prefs.runs import (
+    config,
+    curves,
+    fit,
+    ledger,
+    load,
+    memory,
+    overrides,
+    settings,
+    statistics,
+    workdir,
+)
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.runs.display import line
 from jaxrl_prefs.runs.job import Job, mesh_for
-from jaxrl_prefs.runs.workdir import CONFIG, EVALUATIONS, METRICS, RESULT, TIMINGS, Rows
+from jaxrl_prefs.runs.workdir import (
+    CONFIG,
+    EVALUATIONS,
+    METRICS,
+    NO_ENV,
+    RESULT,
+    TIMINGS,
+    Rows,
+)
 from jaxrl_prefs.training import sweep
 
 COMPARED = ("run", "method", "sweep", "data")
@@ -36,7 +55,6 @@ PACKAGES = (
     *("jaxrl-prefs", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
     *("gymnasium", "gymnasium-robotics", "mujoco", "mujoco-mjx", "minari"),
 )
-NO_ENV = "none"
 
 
 Points = Sequence[Mapping[str, str]]
@@ -62,6 +80,7 @@ def complete(job: Job, about: dict[str, Any], console: Console, *, overwrite: bo
     away, and say nothing.
     """
     path = job.path
+    _check_same(about)
 
     def open_workdir() -> bool:
         stack.enter_context(workdir.claim(path))
@@ -69,12 +88,10 @@ def complete(job: Job, about: dict[str, Any], console: Console, *, overwrite: bo
             workdir.clear(path)
         workdir.adopt(path, about, COMPARED)
         _note_other_versions(path, about["versions"], console)
-        return (path / RESULT).exists()
+        return workdir.is_finished(path)
 
     with contextlib.ExitStack() as stack:
         finished = processes.run_on_leader(open_workdir)
-        if processes.run_on_leader(lambda: about["data"]["sha256"]) != about["data"]["sha256"]:
-            raise WorkdirError("this process found other data than the leader")
         if finished:
             line(console, f"{path} is finished; --overwrite starts anew")
             return
@@ -82,10 +99,25 @@ def complete(job: Job, about: dict[str, Any], console: Console, *, overwrite: bo
             console = Console(quiet=True)
             job = job._replace(path=Path(stack.enter_context(tempfile.TemporaryDirectory())))
         line(console, _headline(job))
-        if lacking := _lacking(job.dataset.recording):
-            line(console, lacking)
+        line(console, f"settings: {about['settings']}")
+        for note in (*job.dataset.recording.notes, _lacking(job.dataset.recording)):
+            if note:
+                line(console, note)
         fit.run(job, console)
-        processes.run_on_leader(lambda: _conclude(path))
+        processes.run_on_leader(lambda: _conclude(path, console))
+
+
+def _check_same(about: Mapping[str, Any]) -> None:
+    """Refuses, in every process, to train a run that not all of them were asked for."""
+    first, *others = processes.gathered({name: about[name] for name in COMPARED})
+    for number, other in enumerate(others, start=1):
+        found = workdir.differences(other, first, COMPARED)
+        if found:
+            told = "; ".join(f"{name}: {x!r} there, {y!r} in process 0" for name, x, y in found)
+            raise WorkdirError(
+                f"process {number} was given another run than process 0 ({told}); give every "
+                "process the same command and the same data"
+            )
 
 
 def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[str, Any]]:
@@ -99,8 +131,9 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
 
     Raises:
         ConfigError, DataError: for what the user can put right.
-        sweep.Fixed: if the members of one ensemble cannot differ in these fields.
+        sweep.NotSweepable: if the members of one ensemble cannot differ in these fields.
     """
+    found = devices.found()
     env = "" if choice.env == NO_ENV else choice.env
     recording = _load(choice.dataset, env, choice.trust_env)
     if choice.env == NO_ENV:
@@ -112,13 +145,13 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
     try:
         numbers = [_numbers(choice.algo, point, dataset) for point in points]
         method = _make(choice.algo, method_config, dataset, numbers)
-    except sweep.Fixed:
+    except sweep.NotSweepable:
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if not any(phase.steps for phase in method.phases):
         raise ConfigError("every phase has 0 steps: nothing to train")
-    mesh = mesh_for(len(run_config.seeds) * max(1, len(points)), jax.devices())
+    mesh = mesh_for(len(run_config.seeds) * max(1, len(points)), found)
     streamed = memory.streamed(dataset.transitions, mesh)
     if streamed and jax.process_count() > 1:
         raise ConfigError(f"{streamed}, and that is for a single process")
@@ -150,8 +183,8 @@ def _load(name: str, env: str, trust_env: bool) -> Recording:
 
 
 def _numbers(algo: str, point: Mapping[str, str], dataset: Dataset) -> dict[str, float]:
-    """A point's values; those of a module's NUMBERS depend on the data's sizes."""
-    readers = getattr(METHODS[algo], "NUMBERS", {})
+    """A point's values; a field whose text stands for a number is read with the data's sizes."""
+    readers = overrides.number_readers(METHODS[algo].Config)
     return {
         name: float(readers[name](text, dataset.spec))
         if name in readers
@@ -191,6 +224,7 @@ def _about(job: Job, method_config: Any) -> dict[str, Any]:
             "score": float(np.mean(recording.score(recording.returns))),
         },
         "recorded_with": recording.task.recorded_with if recording.task else (),
+        "settings": settings.describe(job.config, method_config, recording.family),
         "steps": job.steps,
         "release": load.describe(dataset.spec, dataset.observation, dataset.action),
         "versions": _versions(job),
@@ -261,21 +295,37 @@ def _headline(job: Job) -> str:
     )
 
 
-def _conclude(path: Path) -> None:
-    """Draws the curves and, last of all, writes result.json: the mark of a finished run."""
+def _conclude(path: Path, console: Console) -> None:
+    """Writes result.json, the mark of a finished run, and draws the curves if they can be drawn."""
     evaluations = list(Rows(path / EVALUATIONS))
     about = workdir.read_json(path / CONFIG)
-    if not about["sweep"]:
-        curves.draw(path / "curves.png", evaluations, Rows(path / METRICS))
-    workdir.write_json(path / RESULT, statistics.result(about, evaluations, Rows(path / TIMINGS)))
+    if about["data"]["env"] and (not evaluations or evaluations[-1]["step"] != about["steps"]):
+        raise WorkdirError(
+            f"{path / EVALUATIONS} {'is missing' if not evaluations else 'lacks its last rows'}, "
+            f"those of update {about['steps']}; put back a copy of it"
+        )
+    result = statistics.result(about, evaluations, Rows(path / TIMINGS))
+    if lost := ledger.lost(path, about["steps"]):
+        result["lost_rows"] = lost
+    workdir.write_json(path / RESULT, result)
+    if about["sweep"]:
+        return
+    try:
+        curves.draw(path / "curves.png", evaluations, Rows(path / METRICS), about)
+    except Exception as error:  # a full disk, a font, a backend: the run is finished all the same
+        line(console, f"the curves could not be drawn: {' '.join(str(error).split())}")
 
 
 def _show(path: Path, console: Console) -> None:
     summary = workdir.read_json(path / RESULT)
     if summary["policies"]:
-        console.print(statistics.table(summary))
-    else:
+        statistics.show(console, summary)
+    elif summary["env"] and not summary.get("points"):
+        line(console, f"{path / EVALUATIONS} was missing when the run ended: no scores")
+    elif not summary.get("points"):
         line(console, "trained, but not evaluated: the dataset names no environment (see --env)")
+    if lost := summary.get("lost_rows"):
+        line(console, ledger.describe(lost))
     phases = summary["updates_per_second"].items()
     speed = ", ".join(f"{phase} {rate:.3g}" for phase, rate in phases)
     line(console, f"updates per second of each seed: {speed}")

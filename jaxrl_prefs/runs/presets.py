@@ -1,14 +1,18 @@
 """Settings by dataset and algorithm, as plain data with their sources.
 
-`TUNED[dataset][algo]` holds fields of the run and of the method alike. A dataset without a row
-takes `FAMILIES[family]`, whose key "*" holds what every algorithm shares. Defaults are the papers'
+`TUNED[dataset][algo]` holds fields of the run and of the method. A dataset without a row of its own
+takes its robot's (`ROBOTS`), else its family's (`FAMILIES`). The key "*" holds what every method
+shares. Defaults are the papers'
 for locomotion, so rows name only what differs.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
+
+from jaxrl_prefs.data.families import words
 
 Row = dict[str, Any]
 
@@ -17,6 +21,14 @@ Row = dict[str, Any]
 BDPO_HALFCHEETAH: Row = {"rho": 0.5, "eta": 0.05}
 BDPO_HOPPER: Row = {"rho": 2.0, "eta": 0.2}
 BDPO_WALKER: Row = {"rho": 1.0, "eta": 0.15}
+ANTMAZE_ETA = {  # by maze and data
+    "umaze": 0.5,
+    "umaze-diverse": 0.5,
+    "medium-play": 0.2,
+    "medium-diverse": 0.2,
+    "large-play": 1.0,
+    "large-diverse": 1.0,
+}
 BDPO_ANTMAZE: Row = {
     "rho": 0.8,
     "max_backup": True,
@@ -83,9 +95,9 @@ def _around_td3(data: Row, critic: Row) -> dict[str, Row]:
 # hopper/medium-v0 and halfcheetah/mixed-v0 (docs/methods/td3_bst.md): certain where the data are
 # denser than one action in half a box per dimension, and where they are not at all, pulled by a
 # third of TD3+BC's weight. Other families but the pendulum: the configs' defaults, layer-normalised
-# critics.
-# With nine to 28 action dimensions half of the negatives are other rows' actions: no uniform one
-# comes near the data, and certainty would not depend on the state (docs/methods/td3_bst.md).
+# critics. With nine to 28 action dimensions half of the negatives are other rows' actions: no
+# uniform one comes near the data, and certainty would not depend on the state
+# (docs/methods/td3_bst.md).
 BST_LOCOMOTION: Row = {"negative_weight": 2.0, "mu": 8.0}
 SHUFFLED: Row = {"shuffled": 0.5}
 AROUND: dict[str, dict[str, Row]] = {
@@ -154,6 +166,19 @@ FAMILIES: dict[str, dict[str, Row]] = {
 }
 
 
+# Settings that depend on the robot, or on the maze, whatever the dataset: words that the name of a
+# dataset or its environment holds -> rows. The first that fits is taken.
+ROBOTS: dict[str, dict[str, Row]] = {
+    r"\w*halfcheetah": {"bdpo": BDPO_HALFCHEETAH},
+    r"\w*hopper": {"bdpo": BDPO_HOPPER},
+    r"walker(2d)?": {"bdpo": BDPO_WALKER},
+    **{
+        f"antmaze {maze.replace('-', ' ')}": {"bdpo": BDPO_ANTMAZE | {"eta": eta}}
+        for maze, eta in sorted(ANTMAZE_ETA.items(), key=lambda each: -len(each[0]))
+    },
+}
+
+
 def _arq_robomimic() -> dict[str, dict[str, Row]]:
     """Under the names of Robomimic's datasets (see `known_as`)."""
     tasks = {
@@ -176,24 +201,14 @@ def _bdpo_locomotion() -> dict[str, dict[str, Row]]:
             rows[f"{robot}-{quality}-v2"] = {"bdpo": row}
         # Minari's namespace mujoco: the same robots and qualities, other agents and simulator.
         rows[f"mujoco/{robot}/medium-v0"] = {"bdpo": row}
-    for name in ("hopper-medium-v2", "mujoco/hopper/medium-v0"):
-        rows[name] = {
-            "bdpo": BDPO_HOPPER | {"critic_ensemble_size": 20}
-        }  # table 4: this dataset alone
+    for name in ("hopper-medium-v2", "mujoco/hopper/medium-v0"):  # table 4: this dataset alone
+        rows[name] = {"bdpo": BDPO_HOPPER | {"critic_ensemble_size": 20}}
     return rows
 
 
 def _bdpo_antmaze() -> dict[str, dict[str, Row]]:
     rows: dict[str, dict[str, Row]] = {}
-    etas = {
-        "umaze": 0.5,
-        "umaze-diverse": 0.5,
-        "medium-play": 0.2,
-        "medium-diverse": 0.2,
-        "large-play": 1.0,
-        "large-diverse": 1.0,
-    }
-    for maze, eta in etas.items():
+    for maze, eta in ANTMAZE_ETA.items():
         row = BDPO_ANTMAZE | {"eta": eta}
         if maze == "umaze-diverse":
             row = row | {"candidates": 1}
@@ -474,9 +489,49 @@ def known_as(dataset: str) -> str:
     return ANTMAZE_FILES.get(stem.removesuffix("_fixed"), stem.replace("_", "-"))
 
 
-def overrides_for(dataset: str, family: str, algo: str) -> dict[str, Any]:
-    """The fields that `algo` takes on a dataset: its row, or its family's where it has none."""
-    row = TUNED.get(known_as(dataset), {})
-    if algo not in row:
-        row = FAMILIES.get(family, {}) | row
-    return dict(row.get("*", {})) | dict(row.get(algo, {}))
+class Preset(NamedTuple):
+    """The fields that a method takes on a dataset, and where they come from."""
+
+    fields: dict[str, Any]
+    source: str  # "hopper-medium-v2", "robot hopper", "family locomotion" or "defaults"
+
+
+def overrides_for(dataset: str, family: str, algo: str, env_id: str = "") -> dict[str, Any]:
+    """As `preset`, the fields alone."""
+    return preset(dataset, family, algo, env_id).fields
+
+
+def preset(dataset: str, family: str, algo: str, env_id: str = "") -> Preset:
+    """Finds a method's settings for a dataset: its own row, else its robot's, else its family's.
+
+    Args:
+        dataset: its full name.
+        family: as `data.families.family_of` says.
+        algo: the method's name.
+        env_id: of the environment that the dataset names, which may tell the robot.
+    """
+    own, by_family = TUNED.get(known_as(dataset), {}), FAMILIES.get(family, {})
+    shared = dict((by_family if algo not in own else {}).get("*", {})) | dict(own.get("*", {}))
+    if algo in own:
+        return Preset(shared | own[algo], known_as(dataset))
+    robot = _robot(dataset, env_id)
+    if robot and algo in ROBOTS[robot]:
+        name = re.sub(r"\\w\*|\(2d\)\?", "", robot)
+        return Preset(shared | ROBOTS[robot][algo], f"robot {name}")
+    if algo in by_family:
+        return Preset(shared | by_family[algo], f"family {family}")
+    return Preset(shared, "defaults")
+
+
+def _robot(dataset: str, env_id: str) -> str:
+    """The key of ROBOTS that fits a dataset's name or its environment's; empty if none does."""
+    for place in (known_as(dataset), env_id):
+        found = words(re.sub(r"[-_]v\d+$", "", place))
+        for robot in ROBOTS:
+            parts, last = robot.split(), len(found) - len(robot.split())
+            if any(
+                all(re.fullmatch(part, found[at + i]) for i, part in enumerate(parts))
+                for at in range(last + 1)
+            ):
+                return robot
+    return ""

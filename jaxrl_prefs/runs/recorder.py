@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from rich.console import Console
 
-from jaxrl_prefs.evaluation.evaluator import Diagnosis, Evaluator, Score
+from jaxrl_prefs.errors import WorkdirError
+from jaxrl_prefs.evaluation.evaluator import Diagnosis, Evaluator, Score, played
+from jaxrl_prefs.method import State
 from jaxrl_prefs.parallel import processes
-from jaxrl_prefs.runs import columns, estimate, memory
+from jaxrl_prefs.runs import estimate, ledger, memory
 from jaxrl_prefs.runs.display import Display, line
 from jaxrl_prefs.runs.estimate import Estimate
 from jaxrl_prefs.runs.job import Job
 from jaxrl_prefs.runs.sinks import Events
 from jaxrl_prefs.runs.workdir import (
-    COLUMNS,
+    CONFIG,
     EVALUATIONS,
     EVENTS,
     FORECAST,
@@ -30,7 +35,7 @@ from jaxrl_prefs.runs.workdir import (
     write_json,
 )
 from jaxrl_prefs.training import loop
-from jaxrl_prefs.training.program import SeedPlacement
+from jaxrl_prefs.training.chunk import SeedPlacement
 
 
 class Step(NamedTuple):
@@ -43,7 +48,7 @@ class Step(NamedTuple):
 
     @property
     def updates(self) -> int:
-        """Updates since the last log_point."""
+        """Updates since the last log point."""
         return self.log_point.step - self.before
 
 
@@ -55,14 +60,17 @@ def crossed(before: int, now: int, interval: int) -> bool:
 class Recorder:
     """Writes, shows and evaluates; a context manager that owns the display and the environments.
 
+    Rows beyond global step `recorded` are cut: those of log points that come again.
+
     Raises:
         DataError: if the dataset's environment cannot be made.
         ConfigError: if event files are wanted and tensorboardX is missing; if the method's
             columns do not fit into memory.
     """
 
-    def __init__(self, job: Job, start: int, console: Console) -> None:
-        self._trial, self._console = job, console
+    def __init__(self, job: Job, start: int, console: Console, *, recorded: int) -> None:
+        self._job, self._console = job, console
+        self._told: set[tuple[str, str]] = set()  # policies that were not played, and why
         config, method, dataset = job.config, job.method, job.dataset
         common: dict[str, Any] = {"eval_seed": config.eval_seed, "mapping": config.mapping}
         place = (job.seeds, job.mesh)
@@ -82,10 +90,13 @@ class Recorder:
         self._diagnosis = Diagnosis(method, dataset.transitions, *place, **common)
         self._files = {name: Rows(job.path / name) for name in (METRICS, EVALUATIONS, TIMINGS)}
         for rows in self._files.values():
-            rows.cut(start)
+            rows.cut(recorded)
         columns_need = memory.check(method, dataset.spec.size, len(job.seeds), job.mesh)
         if columns_need:
             line(console, columns_need)
+        self._names_env = processes.run_on_leader(
+            lambda: bool(read_json(job.path / CONFIG)["data"]["env"])
+        )
         self._forecast = self._measure()
         left = estimate.duration(self._forecast.left(start))
         line(console, f"estimated time: {left}, evaluation included")
@@ -107,15 +118,15 @@ class Recorder:
             self._evaluator.close()
 
     def record(self, step: Step) -> None:
-        """Evaluates if it is time, and writes the rows of a log_point."""
+        """Evaluates if it is time, and writes the rows of a log point."""
         log_point, clock = step.log_point, time.perf_counter()
         scores: dict[str, Score] = {}
         metrics = dict(log_point.metrics)
-        if self._due(step):
+        if self.due(step):
             metrics |= self._diagnosis(log_point.state, log_point.step)
-            last = log_point.step == self._trial.steps
-            if self._evaluator:
-                scores = self._evaluator(log_point.state, log_point.step, last=last)
+            for name in played(self._job.method.policies, log_point.step == self._job.steps):
+                if self._evaluator or self._names_env:
+                    scores[name] = self._score(name, log_point.state, log_point.step)
         timing = {
             "step": log_point.step,
             "phase": log_point.phase,
@@ -124,36 +135,68 @@ class Recorder:
             "first": step.first,
             "evaluation_seconds": time.perf_counter() - clock,
         }
-        columns.write(self._trial.path / COLUMNS, self._trial.method, log_point)
-        self._write(log_point, metrics, scores)
-        self._files[TIMINGS].append([timing])
+        self._write(log_point, timing, metrics, scores)
         self._show(step, scores)
+
+    def passed(self, step: int) -> None:
+        """Shows that training has come to global step `step`."""
+        offset = 0
+        for phase in self._job.method.phases:
+            if phase.steps and step <= offset + phase.steps:
+                left = self._forecast.left(step)
+                rate = self._forecast.rate(phase.name)
+                self._display.advance(phase.name, step - offset, rate, left)
+                return
+            offset += phase.steps
 
     def sync(self) -> None:
         """Waits until every row is on the disk."""
         for rows in self._files.values():
             rows.sync()
 
-    def _due(self, step: Step) -> bool:
-        """At the end of every phase, and within the last every `eval_every` updates."""
-        log_point, phases = (
-            step.log_point,
-            [phase for phase in self._trial.method.phases if phase.steps],
-        )
+    def due(self, step: Step) -> bool:
+        """Whether a log point comes with an evaluation.
+
+        At the end of every phase, and within the last every `eval_every` updates.
+        """
+        log_point = step.log_point
+        phases = [phase for phase in self._job.method.phases if phase.steps]
         if log_point.phase_step == next(p.steps for p in phases if p.name == log_point.phase):
             return True
         before = log_point.phase_step - step.updates
-        every = self._trial.config.eval_every
+        every = self._job.config.eval_every
         return log_point.phase == phases[-1].name and crossed(before, log_point.phase_step, every)
+
+    def _score(self, name: str, state: State, step: int) -> Score:
+        """Plays a policy. Where that fails nothing is lost but the score, which is NaN.
+
+        Of several processes one that fails ends the run, since the others wait for its part.
+        """
+        policy, reason = self._job.method.policies[name], "the run goes on without an environment"
+        if self._evaluator:
+            try:
+                return self._evaluator.score(name, state, step)
+            except Exception as error:  # whatever an environment of the user's may raise
+                if jax.process_count() > 1:
+                    raise
+                told = " ".join(str(error).split())
+                reason = f"{type(error).__name__}: {told}" if told else type(error).__name__
+        if (name, reason) not in self._told:
+            self._told.add((name, reason))
+            line(self._console, f"{name} could not be played at update {step}: {reason}. No score")
+        nothing = np.full((len(self._job.seeds), 1), np.nan)
+        return Score(name, policy.candidates, policy.rule, nothing, nothing, nothing)
 
     def _write(
         self,
         log_point: loop.LogPoint,
+        timing: Mapping[str, Any],
         metrics: Mapping[str, np.ndarray],
         scores: Mapping[str, Score],
     ) -> None:
-        measured, played = [], []
-        for place, label in enumerate(self._trial.labels):
+        measured: list[dict[str, Any]] = []
+        evaluated: list[dict[str, Any]] = []
+        for place, label in enumerate(self._job.labels):
             where = {
                 "step": log_point.step,
                 "phase": log_point.phase,
@@ -162,20 +205,24 @@ class Recorder:
             values = {name: _number(metrics[name][place]) for name in sorted(metrics)}
             measured.append({**where, **label, "metrics": values})
             for name, score in scores.items():
+                returns = score.returns[place]
+                known = bool(np.isfinite(returns).all())
                 row = {
                     **where,
                     "policy": name,
                     "candidates": score.candidates,
                     "rule": score.rule,
                     **label,
-                    "score": float(score.scores[place].mean()),
-                    "returns": score.returns[place].tolist(),
-                    "lengths": score.lengths[place].tolist(),
+                    "score": float(score.scores[place].mean()) if known else None,
+                    "returns": returns.tolist() if known else [],
+                    "lengths": score.lengths[place].tolist() if known else [],
                 }
-                played.append(row)
-        self._files[METRICS].append(measured)
-        self._files[EVALUATIONS].append(played)
-        self._events.write(measured + played)
+                evaluated.append(row)
+        rows = {METRICS: measured, EVALUATIONS: evaluated}
+        for name, each in rows.items():
+            self._files[name].append(each)
+        self._files[TIMINGS].append([ledger.sealed(timing, rows)])
+        self._events.write(measured + evaluated)
 
     def _show(self, step: Step, scores: Mapping[str, Score]) -> None:
         phase, phase_step = step.log_point.phase, step.log_point.phase_step
@@ -191,24 +238,42 @@ class Recorder:
 
         A run that goes on takes what its first process has measured.
         """
-        config, method, mesh = self._trial.config, self._trial.method, self._trial.mesh
-        data, known = self._trial.dataset.transitions, self._trial.path / FORECAST
-        before = processes.run_on_leader(lambda: read_json(known) if known.exists() else None)
+        config, method, mesh = self._job.config, self._job.method, self._job.mesh
+        data, known = self._job.dataset.transitions, self._job.path / FORECAST
+        before = processes.run_on_leader(lambda: _measured(known))
         if before:
             return Estimate(method, config.eval_every, **before)
-        seeds = self._trial.seeds
-        stream = bool(self._trial.streamed)
+        seeds = self._job.seeds
+        stream = bool(self._job.streamed)
         updates = estimate.seconds_per_update(
             method, data, seeds, mesh, config.mapping, stream=stream
         )
-        played = {"evaluation": 0.0, "last": 0.0}
+        evaluations = {"evaluation": 0.0, "last": 0.0}
         if self._evaluator:
             state = loop.begin(method, data, SeedPlacement(seeds, mesh, config.mapping))
-            played["evaluation"] = self._evaluator.estimate(state)
-            played["last"] = self._evaluator.estimate(state, 1, last_only=True)
-        measured: dict[str, Any] = processes.run_on_leader(lambda: {"updates": updates, **played})
+            try:
+                evaluations["evaluation"] = self._evaluator.estimate(state)
+                evaluations["last"] = self._evaluator.estimate(state, 1, last_only=True)
+            except Exception as error:  # it is tried again, and named, when it is due
+                if jax.process_count() > 1:
+                    raise
+                logging.getLogger(__name__).debug("evaluations are not timed: %s", error)
+        measured: dict[str, Any] = processes.run_on_leader(
+            lambda: {"updates": updates, **evaluations}
+        )
         write_json(known, measured)
         return Estimate(method, config.eval_every, **measured)
+
+
+def _measured(path: Path) -> dict[str, Any] | None:
+    """What an earlier process has measured; None if it must be measured anew."""
+    try:
+        found = read_json(path)
+        updates = {str(name): float(seconds) for name, seconds in found["updates"].items()}
+        rest = {name: float(found[name]) for name in ("evaluation", "last")}
+    except (OSError, WorkdirError, LookupError, AttributeError, TypeError, ValueError):
+        return None
+    return {"updates": updates, **rest}
 
 
 def _number(value: Any) -> float | None:

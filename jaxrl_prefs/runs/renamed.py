@@ -48,6 +48,10 @@ RENAMED: dict[str, dict[str, str]] = {  # method -> {earlier name: present name}
 }
 
 
+# Fields of the run that folders of earlier releases lack, at the value that those runs had.
+ADDED: dict[str, Any] = {"clip_actions": False}
+
+
 def present(about: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a config.json with the present names of its method's fields.
 
@@ -57,6 +61,8 @@ def present(about: Mapping[str, Any]) -> dict[str, Any]:
     algo = run.get("algo") if isinstance(run, Mapping) else None
     names = RENAMED.get(algo, {}) if isinstance(algo, str) else {}
     found = dict(about)
+    if isinstance(run, Mapping):
+        found["run"] = ADDED | dict(run)
     for section in ("method", "sweep"):
         fields = about.get(section)
         if isinstance(fields, Mapping):

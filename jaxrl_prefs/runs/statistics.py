@@ -10,24 +10,39 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
+
+from jaxrl_prefs.runs import tables
 
 LEVEL, RESAMPLES = 0.95, 10_000
 SCORES = ("scores", "score_mean", "score_ci")
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
+def interval(values: Sequence[float | None]) -> tuple[float, float] | None:
     """The 95 % percentile bootstrap interval of the mean over seeds; None for a single seed.
 
-    Seeds are resampled 10,000 times with replacement, from a fixed generator.
+    Seeds are resampled 10,000 times with replacement, from a fixed generator. Scores that are
+    missing (None) are left out.
     """
-    sample = np.asarray(values, np.float64)
+    sample = np.asarray(known(values), np.float64)
     if len(sample) < 2:
         return None
     drawn = np.random.default_rng(0).integers(0, len(sample), (RESAMPLES, len(sample)))
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(sample[drawn].mean(1), (tail, 100 - tail))
     return float(low), float(high)
+
+
+def known(values: Iterable[float | None]) -> list[float]:
+    """The scores that there are: one of a seed that could not be played is None."""
+    return [value for value in values if value is not None]
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the scores that there are; None if there is none."""
+    there = known(values)
+    return float(np.mean(there)) if there else None
 
 
 def summarise(evaluations: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -43,12 +58,13 @@ def summarise(evaluations: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, A
         entry = policies.setdefault(
             row["policy"],
             {key: row[key] for key in ("candidates", "rule")}
-            | {"episodes": len(row["returns"]), "scores": [], "returns": []},
+            | {"episodes": 0, "scores": [], "returns": []},
         )
+        entry["episodes"] = max(entry["episodes"], len(row["returns"]))
         entry["scores"].append(row["score"])
-        entry["returns"].append(float(np.mean(row["returns"])))
+        entry["returns"].append(mean(row["returns"]))
     for entry in policies.values():
-        entry["score_mean"] = float(np.mean(entry["scores"]))
+        entry["score_mean"] = mean(entry["scores"])
         entry["score_ci"] = interval(entry["scores"])
     return policies
 
@@ -97,8 +113,8 @@ def _late(
 
 
 def _mean_by_seed(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
-    scores = [float(np.mean([row["score"] for row in rows if row["seed"] == s])) for s in seeds]
-    return dict(zip(SCORES, (scores, float(np.mean(scores)), interval(scores)), strict=True))
+    scores = [mean(row["score"] for row in rows if row["seed"] == s) for s in seeds]
+    return dict(zip(SCORES, (scores, mean(scores), interval(scores)), strict=True))
 
 
 def rates(timings: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -181,36 +197,63 @@ def result(
     }
 
 
-def table(summary: Mapping[str, Any]) -> Table:
+def rows(summary: Mapping[str, Any]) -> list[list[str]]:
     """The final table: a column per policy, a row per seed, then the mean and its interval.
 
     Args:
         summary: the content of result.json, of a run that was evaluated.
     """
     policies = summary["policies"]
-    title = f"{summary['algo']} on {summary['dataset']}, played in {summary['env']}"
-    if summary["versions"].get("evaluation") == "mjx":
-        title += " on the device"
+    head = ["seed"]
+    for name, entry in policies.items():
+        drawn, episodes = entry["candidates"], entry["episodes"]
+        head.append(
+            f"{name}\n{drawn} candidate{'s' * (drawn != 1)}: {entry['rule']}\n"
+            f"{episodes} episode{'s' * (episodes != 1)}"
+        )
+    body = [
+        [str(seed), *(number(entry["scores"][place]) for entry in policies.values())]
+        for place, seed in enumerate(summary["seeds"])
+    ]
+    means = ["mean", *(number(entry["score_mean"]) for entry in policies.values())]
+    intervals = [
+        spread(entry["score_ci"]) if known(entry["scores"]) else number(None)
+        for entry in policies.values()
+    ]
+    return [head, *body, means, ["95 %", *intervals]]
+
+
+def title(summary: Mapping[str, Any]) -> str:
+    """Which method on which data, evaluated where."""
+    text = f"{summary['algo']} on {summary['dataset']}, played in {summary['env']}"
+    return text + " on the device" * (summary["versions"].get("evaluation") == "mjx")
+
+
+def caption(summary: Mapping[str, Any]) -> str:
+    """What a score of the final table means, and the data's own."""
     kind = "0-100" if summary["score_kind"] == "normalised score" else "not normalised"
     data_score = f"the data itself: {summary['data_score']:.1f}"
     if told := summary.get("data_recorded_with"):
         data_score += f", recorded with {', '.join(told)}, so not comparable"
     source = f"references: {summary['reference_source']}"
-    view = Table(title=title, caption=f"{summary['score_kind']} ({kind}); {data_score}; {source}")
-    view.add_column("seed", justify="right")
-    for name, entry in policies.items():
-        drawn = entry["candidates"]
-        view.add_column(
-            f"{name}\n{drawn} candidate{'s' * (drawn != 1)}: {entry['rule']}\n"
-            f"{entry['episodes']} episode{'s' * (entry['episodes'] != 1)}",
-            justify="right",
-        )
-    for place, seed in enumerate(summary["seeds"]):
-        view.add_row(str(seed), *(f"{p['scores'][place]:.1f}" for p in policies.values()))
-    view.add_section()
-    view.add_row("mean", *(f"{entry['score_mean']:.1f}" for entry in policies.values()))
-    view.add_row("95 %", *(spread(entry["score_ci"]) for entry in policies.values()))
-    return view
+    return f"{summary['score_kind']} ({kind}); {data_score}; {source}"
+
+
+def show(console: Console, summary: Mapping[str, Any]) -> None:
+    """Prints the final table of a run that was evaluated; `summary` is result.json's content."""
+    below, sections = caption(summary), [1 + len(summary["seeds"])]
+    tables.show(console, title(summary), rows(summary), left=0, caption=below, sections=sections)
+
+
+def table(summary: Mapping[str, Any]) -> Table:
+    """The final table with a frame, for a notebook; `summary` as `rows` takes it."""
+    sections = [1 + len(summary["seeds"])]
+    return tables.framed(rows(summary), 0, title(summary), caption(summary), sections)
+
+
+def number(score: float | None) -> str:
+    """Prints a score; one that is missing is said to be."""
+    return "no score" if score is None else f"{score:.1f}"
 
 
 def spread(bounds: Sequence[float] | None) -> str:

@@ -4,20 +4,24 @@
     forecast.json      how long updates and evaluations take, measured by the first process
     metrics.jsonl      a row per seed and chunk of updates
     evaluations.jsonl  a row per seed, policy and evaluation
-    timings.jsonl      a row per chunk; apart, so that the other files never depend on the clock
+    timings.jsonl      a row per log point, with checksums of its rows in the other files (see
+                       ledger.py); apart, so that these never depend on the clock
     checkpoints/       see checkpoints.py
     columns/           what a column-filling phase has filled
     result.json        written last: a folder with it is finished
 
-Rows go to disk before the checkpoint of their step. After a kill the rows beyond the restored step
-are cut, and training writes the same ones again.
+The rows of a log point are written after its checkpoint, and are on the disk before the next one.
+After a kill the rows beyond the restored step are cut, its own are written if they are missing, and
+training writes the same ones again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -42,11 +46,17 @@ def usual(algo: str, dataset: str) -> str:
     return f"{algo}-" + re.sub(r"[^\w.-]+", "-", dataset).strip("-.")
 
 
+NO_ENV = "none"  # the environment of a run that is not evaluated
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 @contextlib.contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """Makes the folder and holds it against other processes while the context lasts.
+    """Makes the folder and locks it against other processes while the context lasts.
 
-    The lock dies with its process, however that ends.
+    The lock dies with its process, however that ends. A finished run in a folder that cannot be
+    written is only read, and needs no lock. On a file system without locks a warning says so.
 
     Raises:
         WorkdirError: if the folder cannot be made or written, another process holds it, or a file
@@ -58,12 +68,34 @@ def claim(path: Path) -> Iterator[None]:
             _check_own(path)
             lock = stack.enter_context(open(path / LOCK, "w"))
         except OSError as error:
-            raise WorkdirError(f"cannot use --workdir={path}: {error.strerror}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WorkdirError(f"another process is running in --workdir={path}") from None
+            if error.errno not in READ_ONLY or not is_finished(path):
+                raise WorkdirError(f"cannot use --workdir={path}: {error.strerror}") from error
+        else:
+            _lock(lock, path)
         yield
+
+
+def _lock(file: Any, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise WorkdirError(f"another process is running in --workdir={path}") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        logging.getLogger(__name__).warning(
+            "the file system of %s has no locks (%s): start no second process there",
+            path,
+            error.strerror,
+        )
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a folder holds a result that can be read; a damaged one is written again."""
+    try:
+        return "policies" in read_json(path / RESULT)
+    except (OSError, WorkdirError):
+        return False
 
 
 def _check_own(path: Path) -> None:
@@ -104,6 +136,9 @@ def clear(path: Path) -> None:
 def adopt(path: Path, config: Mapping[str, Any], compared: Iterable[str]) -> None:
     """Writes the config of a new run, or checks that it is the config of the run found here.
 
+    Data are compared by their checksum: the same file in another folder is the same run. A run that
+    is to go on without an environment (`run.env` is "none") may have been begun with one.
+
     Args:
         path: the claimed folder.
         config: everything to write.
@@ -118,17 +153,35 @@ def adopt(path: Path, config: Mapping[str, Any], compared: Iterable[str]) -> Non
             raise WorkdirError(f"--workdir={path} is not empty and holds no run ({names})")
         write_json(path / CONFIG, config)
         return
-    found, asked = renamed.present(read_json(path / CONFIG)), json.loads(json.dumps(config))
+    found = renamed.present(read_json(path / CONFIG))
     lines = [
         f"{name}: {there!r} there, {here!r} asked"
-        for section in compared
-        for name, there, here in _differences(found.get(section, {}), asked[section])
+        for name, there, here in differences(found, config, compared)
     ]
     if lines:
         raise WorkdirError(
             f"--workdir={path} holds a run of another config ({'; '.join(lines)}). "
             "Give another --workdir, or --overwrite to start anew"
         )
+
+
+def differences(
+    found: Mapping[str, Any], asked: Mapping[str, Any], compared: Iterable[str]
+) -> list[tuple[str, Any, Any]]:
+    """The fields in which two configs describe different runs: (name, found, asked)."""
+    asked = json.loads(json.dumps(asked))
+    free = set[tuple[str, str]]()
+    checksum = found.get("data", {}).get("sha256")
+    if checksum and checksum == asked.get("data", {}).get("sha256"):
+        free |= {("run", "dataset"), ("data", "name")}
+    if asked.get("run", {}).get("env") == NO_ENV:
+        free |= {("run", "env"), ("data", "env")}
+    return [
+        (name, there, here)
+        for section in compared
+        for name, there, here in _differences(found.get(section, {}), asked[section])
+        if (section, name) not in free
+    ]
 
 
 def _strangers(path: Path) -> list[str]:
@@ -150,10 +203,16 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
-        raise WorkdirError(f"{path} is damaged ({error}); --overwrite starts anew") from error
+        raise _damaged(path, str(error)) from error
     if not isinstance(content, dict):
-        raise WorkdirError(f"{path} is damaged (not an object); --overwrite starts anew")
+        raise _damaged(path, "not an object")
     return content
+
+
+def _damaged(path: Path, fault: str) -> WorkdirError:
+    return WorkdirError(
+        f"{path} is damaged ({fault}); put back a copy of it, or give another --workdir"
+    )
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -183,20 +242,26 @@ class Rows:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @staticmethod
+    def text(rows: Iterable[Mapping[str, Any]]) -> str:
+        """The lines that `append` writes."""
+        return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Reads the rows; a torn last one is left out."""
-        for _, row in self._whole():
-            yield row
+        """Reads the rows; damaged ones and a torn last one are left out (see ledger.py)."""
+        for _, _, row in self.lines():
+            if row is not None:
+                yield row
 
     def cut(self, step: int) -> None:
         """Removes the rows beyond `step`, and a row that was being written at a kill."""
-        ends = [end for end, row in self._whole() if row["step"] <= step]
+        ends = [end for end, _, row in self.lines() if row is not None and row["step"] <= step]
         if self.path.exists():
             os.truncate(self.path, ends[-1] if ends else 0)
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds rows. They survive a kill when this returns, a power cut after `sync`."""
-        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        text = self.text(rows)
         with open(self.path, "a") as file:
             file.write(text)
 
@@ -206,17 +271,21 @@ class Rows:
             with open(self.path, "rb") as file:
                 os.fsync(file.fileno())
 
-    def _whole(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields (offset of its end, row) for every row up to the first that is not whole."""
+    def lines(self) -> Iterator[tuple[int, bytes, dict[str, Any] | None]]:
+        """Yields (offset of its end, line, row) for every whole line; a damaged row is None."""
         if not self.path.exists():
             return
         end = 0
         with open(self.path, "rb") as file:
             for line in file:
                 end += len(line)
-                if not line.endswith(b"\n"):
-                    return
-                try:
-                    yield end, json.loads(line)
-                except ValueError:
-                    return
+                if line.endswith(b"\n"):
+                    yield end, line, _row(line)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

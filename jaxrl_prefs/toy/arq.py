@@ -135,7 +135,7 @@ def study(config: arq.Config, centres: Centres, seed: int) -> Learned:
     held, taken = data_of(centres, JUDGED, rng)
     model = np.asarray(densities(jnp.float32(held)[:, None], jnp.float32(taken)[:, None, None]))
     keys = jax.random.split(jax.random.key(seed), JUDGED)
-    draw = jax.jit(lambda states: score.draw(parts.model, params, states, keys, 1, parts.sampler))
+    draw = jax.jit(lambda states: score.sample(parts.model, params, states, keys, 1, parts.sampler))
     drawn = np.asarray(parts.model.action.invert(draw(jnp.float32(held)[:, None])))[:, 0, 0]
     grid = jnp.broadcast_to(jnp.float32(ACTIONS)[None, :, None], (len(STATES), len(ACTIONS), 1))
     exact = exact_log_density(centres, held, taken)
@@ -173,7 +173,7 @@ def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Conso
         shares = (task.numbers["inside"], task.numbers["inside_exact"])
         table.add_row(name, f"{task.numbers['kl']:.3f}", *(f"{share:.2%}" for share in shares))
     console.print(table)
-    draw_map(workdir / "densities.png", found)
+    draw_map(workdir / "densities.png", found, f"the behaviour model of arq, seed {seed}")
     results = {"config": config.__dict__, "seed": seed}
     write_json(
         workdir / "results.json",
@@ -182,9 +182,9 @@ def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Conso
     console.print(f"results and picture: {workdir}", soft_wrap=True, highlight=False)
 
 
-def draw_map(path: Path, found: dict[str, Learned]) -> None:
+def draw_map(path: Path, found: dict[str, Learned], title: str = "") -> None:
     """A panel per task: the learned log-density, and samples of the model as crosses."""
-    figure, axes = figures.panels(1, len(found), size=2.6)
+    figure, axes = figures.panels(1, len(found), size=2.6, title=title, labels=("state", "action"))
     shades: Any = None
     for panel, (name, task) in zip(axes.flat, found.items(), strict=True):
         shades = panel.imshow(
@@ -198,12 +198,11 @@ def draw_map(path: Path, found: dict[str, Learned]) -> None:
         )
         panel.scatter(*task.samples.T, s=5, marker="x", color=SAMPLE, linewidths=0.5, alpha=0.7)
         panel.set_title(name, fontsize=9)
-        panel.set(xlim=(-1, 1), ylim=(-1, 1), xlabel="state")
+        panel.set(xlim=(-1, 1), ylim=(-1, 1))
         panel.set_xticks([-1, 0, 1])
         panel.set_yticks([-1, 0, 1])
         panel.tick_params(labelsize=7, length=2)
-    axes[0, 0].set_ylabel("action")
     bar = figure.colorbar(shades, ax=axes, fraction=0.02, pad=0.01, extend="both")
-    bar.set_label("log-density", fontsize=8)
+    bar.set_label(f"log-density, cut at {DARKEST:g} and {BRIGHTEST:g}", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     figures.write(figure, path)

@@ -1,6 +1,6 @@
 """Trains a method on a bandit in the plane whose best policy is known, and draws what it learned.
 
-    python -m experiments.toy --algo=bdpo --task=8gaussians
+    jaxrl-prefs toy --algo=bdpo --task=8gaussians
 
 Prints learned against exact values. Writes results.json and the pictures of the BDPO paper's
 figures 4 and 5 to the workdir; with --algo=bpr, one picture of self-play and reference sampling.
@@ -79,7 +79,7 @@ def parse(argv: Sequence[str]) -> Command:
         setting=_setting(tasks, (*FLAGS.set, *eta)),
         tasks=tasks,
         size=FLAGS.size,
-        workdir=Path(FLAGS.workdir or f"runs/toy-{FLAGS.algo}"),
+        workdir=commandline.folder(FLAGS.workdir or f"runs/toy-{FLAGS.algo}"),
         help=FLAGS.help,
     )
 
@@ -111,9 +111,9 @@ def _setting(tasks: Sequence[str], assignments: Sequence[str]) -> Setting:
     return Setting(FLAGS.algo, config, points, FLAGS.seed)
 
 
-def usage(command: Command) -> str:
+def usage(command: Command, argv: Sequence[str] | None = None) -> str:
     """The text of --help: flags, then the fields that --set takes, as the size sets them."""
-    lines = [commandline.usage(__doc__, FLAGS)]
+    lines = [commandline.usage(__doc__, FLAGS, argv)]
     config, points = command.setting.config, command.setting.points
     lines += ["", f"Fields for --set, of the size {command.size}:", f"  points={points}"]
     for name in overrides.field_types(type(config)):
@@ -125,7 +125,7 @@ def usage(command: Command) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
-    console = Console()
+    console = commandline.console()
     try:
         argv = sys.argv if argv is None else argv
         _read(argv)
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         command = parse(argv)
         if command.help:
-            console.print(usage(command), markup=False, highlight=False)
+            console.print(usage(command, argv), markup=False, highlight=False)
             return 0
         execute(command, console)
         return 0
@@ -143,14 +143,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (NonFiniteError, OSError) as error:
         return commandline.fail(str(error), commandline.FAILED)
     except KeyboardInterrupt:
-        return commandline.fail("interrupted", commandline.INTERRUPTED)
+        return commandline.interrupted()
 
 
 def _other(study: Any, console: Console) -> None:
     """Runs a study of its own, or prints its text and fields."""
     if not FLAGS.help:
         study.execute(
-            FLAGS.set, FLAGS.seed, Path(FLAGS.workdir or f"runs/toy-{FLAGS.algo}"), console
+            FLAGS.set,
+            FLAGS.seed,
+            commandline.folder(FLAGS.workdir or f"runs/toy-{FLAGS.algo}"),
+            console,
         )
         return
     fields = [f"  {name}={value}" for name, value in vars(study.configured(FLAGS.set)).items()]
@@ -175,7 +178,8 @@ def execute(command: Command, console: Console) -> None:
         outcomes[task] = outcome = study(command.setting, BANDITS[task], console)
         console.print(report.table(f"{task}: {title}", outcome.numbers))
         picture = command.workdir / f"{task}-paths.png"
-        figures.draw_paths(picture, outcome.scene, outcome.samples["learned"], AXIS)
+        caption = f"{command.setting.algo} on {task}, seed {command.setting.seed}"
+        figures.draw_paths(picture, outcome.scene, outcome.samples["learned"], AXIS, caption)
         _write(command, title, outcomes)
     if len(outcomes) > 1:
         console.print(report.summary(title, {k: v.numbers for k, v in outcomes.items()}))
@@ -197,7 +201,8 @@ def compare_samplings(command: Command, title: str, console: Console) -> None:
             name: {task: found.samples[name] for task, found in outcomes.items()}
             for name in ("data", "target", *bpr.SAMPLINGS)
         }
-        samplings.draw(command.workdir / "samplings.png", learning, rows, AXIS)
+        picture = command.workdir / "samplings.png"
+        samplings.draw(picture, learning, rows, AXIS, f"bpr, seed {seed}")
         _write_results(command, title, {task: found.numbers for task, found in outcomes.items()})
     console.print(bpr.table(title, outcomes))
     console.print(f"results and picture: {command.workdir}", soft_wrap=True, highlight=False)
@@ -209,7 +214,8 @@ def _write(command: Command, title: str, outcomes: Mapping[str, Outcome]) -> Non
         name: {task: outcome.samples[name] for task, outcome in outcomes.items()}
         for name in ("data", "target", "learned")
     }
-    figures.draw_samples(command.workdir / "samples.png", rows, AXIS)
+    caption = f"{command.setting.algo}, seed {command.setting.seed}"
+    figures.draw_samples(command.workdir / "samples.png", rows, AXIS, caption)
     _write_results(command, title, {task: outcome.numbers for task, outcome in outcomes.items()})
 
 

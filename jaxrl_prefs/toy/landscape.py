@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from jaxrl_prefs.runs.figures import colour
 from jaxrl_prefs.toy import figures
 
-WAY, START, END, GOAL = "white", "0.85", "#d62728", "#ff7f0e"
+WAY, START, END, GOAL = "white", "0.85", colour(1), colour(5)
 COLUMNS = 4
 
 
-def draw(path: Path, axis: np.ndarray, walks: Sequence[Any], data: np.ndarray) -> None:
-    """A panel per walk over the certainty; starts are grey, ends red, a goal a star.
+def draw(
+    path: Path, axis: np.ndarray, walks: Sequence[Any], data: np.ndarray, title: str = ""
+) -> None:
+    """A panel per walk over the certainty; starts are grey, ends triangles, a goal a star.
 
     Args:
         path: the PNG to write.
@@ -23,9 +26,10 @@ def draw(path: Path, axis: np.ndarray, walks: Sequence[Any], data: np.ndarray) -
         walks: records with `title`, `goal` (a point or None), `path` [T, K, 2] and `height`, the
             certainty on the square of `axis` with itself, [G, G]; rows are the second axis.
         data: actions of the data, [K, 2].
+        title: method and seed.
     """
     rows = -(-len(walks) // COLUMNS)
-    figure, axes = figures.panels(rows, COLUMNS, size=2.5)
+    figure, axes = figures.panels(rows, COLUMNS, size=2.5, title=title)
     shades: Any = None
     for panel, walk in zip(axes.flat, walks, strict=False):
         extent = (axis[0], axis[-1], axis[0], axis[-1])
@@ -35,7 +39,7 @@ def draw(path: Path, axis: np.ndarray, walks: Sequence[Any], data: np.ndarray) -
         panel.scatter(*data.T, s=0.8, color="black", alpha=0.35, linewidths=0)
         panel.plot(walk.path[..., 0], walk.path[..., 1], color=WAY, linewidth=0.6, alpha=0.7)
         panel.scatter(*walk.path[0].T, s=3, color=START, linewidths=0, zorder=3)
-        panel.scatter(*walk.path[-1].T, s=14, color=END, linewidths=0, zorder=4)
+        panel.scatter(*walk.path[-1].T, s=16, color=END, marker="^", linewidths=0, zorder=4)
         if walk.goal is not None:
             panel.scatter(
                 *walk.goal,

@@ -8,16 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from jaxrl_prefs.runs.figures import colour, new
 from jaxrl_prefs.toy import figures
 from jaxrl_prefs.toy.bpr import Curves
 
 LEAST_KL = 1e-7  # what float32 can tell from 0
-COLOURS = ("#1f4e79", "#d62728")
+STYLES = ((colour(0), "-"), (colour(1), "--"))
 PANEL, UPPER = 2.1, 2.4  # inches
 
 
 def draw(
-    path: Path, curves: Curves, rows: Mapping[str, Mapping[str, np.ndarray]], axis: np.ndarray
+    path: Path,
+    curves: Curves,
+    rows: Mapping[str, Mapping[str, np.ndarray]],
+    axis: np.ndarray,
+    title: str = "",
 ) -> None:
     """Learning curves of two bandits above; samples of the tasks in the plane below.
 
@@ -26,25 +31,27 @@ def draw(
         curves: KL from the optimum after each update.
         rows: {distribution: {task: [K, 2]}}.
         axis: the coordinates that bound every panel of the plane.
+        title: method, tasks and seed.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     columns = len(next(iter(rows.values())))
     width, lower = max(PANEL * columns + 0.6, 6.0), PANEL * len(rows) + 0.3
-    figure = pyplot.figure(figsize=(width, UPPER + lower), dpi=figures.DPI, layout="constrained")
+    figure = new(width, UPPER + lower)
+    figure.set_dpi(figures.DPI)
+    figure.suptitle(title, fontsize=10)
     parts: Any = figure.subfigures(2, 1, height_ratios=(UPPER, lower))
     above, below = parts
     bandits = {"four arms": curves.arms, "Gaussian": curves.gaussian}
-    for panel, (title, found) in zip(above.subplots(1, 2), bandits.items(), strict=True):
-        for (sampling, kl), colour in zip(found.items(), COLOURS, strict=True):
-            panel.semilogy(np.maximum(kl, LEAST_KL), color=colour, linewidth=1, label=sampling)
-        panel.set_title(f"{title}: KL from the optimum", fontsize=9)
+    for panel, (bandit, found) in zip(above.subplots(1, 2), bandits.items(), strict=True):
+        for (sampling, kl), (shade, style) in zip(found.items(), STYLES, strict=True):
+            shown = np.maximum(kl, LEAST_KL)
+            panel.semilogy(shown, style, color=shade, linewidth=1, label=sampling)
+        panel.set_title(f"{bandit}: KL from the optimum", fontsize=9)
+        panel.set_ylabel(f"nats, {LEAST_KL:g} or more", fontsize=8)
         panel.set_xlabel("updates", fontsize=8)
         panel.tick_params(labelsize=7, length=2)
         panel.legend(fontsize=7, frameon=False)
+    below.supxlabel("first action", fontsize=8)
+    below.supylabel("second action", fontsize=8)
     axes = below.subplots(len(rows), columns, squeeze=False, sharex=True, sharey=True)
     figures.fill(axes, rows, axis)
     figures.write(figure, path)

@@ -11,8 +11,10 @@ It knows no method, file or environment. It owns keys, steps, batches and column
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,22 +24,24 @@ from jax.sharding import Mesh
 from jaxrl_prefs.errors import NonFiniteError
 from jaxrl_prefs.keys import init_keys, phase_keys, seed_keys, shared_key
 from jaxrl_prefs.method import Method, Phase, State, identity
-from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.training.program import (
-    Chunk,
-    Report,
-    SeedPlacement,
-    alone,
-    compile_chunk,
-    share,
-)
+from jaxrl_prefs.parallel import processes, seed_axis
+from jaxrl_prefs.training.chunk import Chunk, SeedPlacement, Totals, compile_chunk
+from jaxrl_prefs.training.program import Report
+from jaxrl_prefs.training.sharing import first_member, share_fields
 from jaxrl_prefs.types import Key, Transition
 
 Columns = dict[str, np.ndarray]  # on the host: [N, ...] shared, or [S, N, ...]
 
+# Seconds that one compiled call may take: between two calls a run can be stopped, and shows where
+# it is. A call costs a fraction of a millisecond besides its updates.
+CALL_SECONDS = 2.0
+FIRST = 16  # updates of the first call
+GROWTH = 8  # a call has at most so many times the updates of the one before it
+
 
 class LogPoint(NamedTuple):
-    """What the runner yields: at global steps that `every` divides, and at each phase's end.
+    """What the runner yields: at global steps that `every` divides, and at each phase's end; and
+    in between, once, where it was told to stop.
 
     `state` lives on the devices and holds P members (`ensemble.trim` copies the S to the host). It
     is valid until the next log point is asked for: then its buffers are used again. `columns` are
@@ -51,10 +55,18 @@ class LogPoint(NamedTuple):
     columns: Columns
     filled: tuple[
         int, int
-    ]  # rows [first, end) of this phase's columns filled since the last log point
+    ]  # rows [first, end) of this phase's columns filled by this process since the last log point
     metrics: dict[
         str, np.ndarray
     ]  # [S] means since the last log point; absent if nothing was counted
+    totals: dict[str, np.ndarray]  # their sums and counts, [P, 2], from which a run can go on
+    whole: bool = True  # False where the run was stopped before the log point
+
+
+def never(step: int) -> bool:
+    """Lets a run go on."""
+    del step
+    return False
 
 
 def run(
@@ -69,12 +81,19 @@ def run(
     start: int = 0,
     mapping: str = "auto",
     stream: bool = False,
+    totals: Totals | None = None,
+    stopped: Callable[[int], bool] = never,
 ) -> Iterator[LogPoint]:
     """Trains `seeds` on `data` ([N, ...] arrays) from global step `start` to the end.
 
-    To resume, pass the `state` (trimmed to [S, ...]), `columns` and `step` of any log point; the
-    arguments are copied. A phase of 0 steps is entered at the end of the phase before it. With
-    `stream` the data stay on the host, for devices that cannot hold them; see stream.py.
+    To resume, pass the `state` (trimmed to [S, ...]), `columns` and `step` of any log point, and
+    the `totals` of one that is not whole; the arguments are copied. A phase of 0 steps is entered
+    at the end of the phase before it. With `stream` the data stay on the host, for devices that
+    cannot hold them; see host_stream.py.
+
+    A compiled call takes about `CALL_SECONDS`. After each, `stopped` is asked with the global step
+    reached: if it returns True in one of the processes, the run yields where it stands and ends.
+    Neither when it is stopped nor how long the calls are changes any result.
 
     Raises NonFiniteError instead of yielding the log point in which a seed broke; ValueError on a
     bad `start`, `every` or `seeds`, and if no phase has a step.
@@ -86,7 +105,7 @@ def run(
     if not 0 <= start <= ends[-1] or (state is None and start):
         raise ValueError(f"start is {start}; it must be in 0 ... {ends[-1]}, and 0 without a state")
     state = begin(method, data, placement) if state is None else seed_axis.pad(state, mesh)
-    held = {name: np.array(column) for name, column in (columns or {}).items()}
+    filled_columns = {name: np.array(column) for name, column in (columns or {}).items()}
     data = data if stream else seed_axis.replicate(data, mesh)
     if start == 0:
         state = _enter_idle(method, 0, state, placement)
@@ -100,38 +119,146 @@ def run(
             state = enter(method, index, state, placement)
         longest = every if stream else 0
         chunk = compile_chunk(
-            method, index, data, placement, state=state, columns=held, stream=longest
+            method, index, data, placement, state=state, columns=filled_columns, stream=longest
         )
-        _allocate(held, phase, len(seeds), len(data.reward))
+        _allocate(filled_columns, phase, len(seeds), len(data.reward))
+        sums: Totals = totals or dict.fromkeys(chunk.names(state))
+        totals, pace = None, Pace(chunk)
         while step < end:
-            first, step = step - offset, min(end, (step // every + 1) * every)
-            state, totals = _advance(chunk, state, first, step - offset, held)
+            first, goal = step - offset, min(end, (step // every + 1) * every) - offset
+            begun = max(0, step // every * every - offset)  # the interval, perhaps elsewhere
+            state, sums, done = _advance(
+                chunk,
+                state,
+                (begun, first, goal),
+                sums,
+                filled_columns,
+                pace,
+                functools.partial(_asked, stopped, offset),
+            )
+            step = offset + done
             if step == end:
                 state = _enter_idle(method, index + 1, state, placement)
-            filled = _rows(held, phase, first, step - offset)
-            metrics = _means(totals, phase, len(seeds))
-            yield LogPoint(phase.name, step - offset, step, state, held, filled, metrics)
+            yield LogPoint(
+                phase=phase.name,
+                phase_step=done,
+                step=step,
+                state=state,
+                columns=filled_columns,
+                filled=_rows(filled_columns, phase, first, done),
+                metrics=means(sums, phase, len(seeds)) if done == goal else {},
+                totals=sums,
+                whole=done == goal,
+            )
+            if done < goal:
+                return
+            sums = dict.fromkeys(sums)
+
+
+def _asked(stopped: Callable[[int], bool], offset: int, step: int) -> bool:
+    return stopped(offset + step)
+
+
+class Pace:
+    """How many steps the next call of a chunk takes, by the time that the last ones took."""
+
+    def __init__(self, chunk: Chunk) -> None:
+        self._longest, self._stride = chunk.longest, chunk.stride
+        # A step that fills columns is a long one: a hundred samplers' runs.
+        self._most = self._stride if chunk.phase.columns else FIRST
+
+    def steps(self) -> int:
+        """A multiple of the chunk's stride, so that the same device takes the same steps."""
+        return min(self._most, self._longest)
+
+    def note(self, steps: int, seconds: float) -> None:
+        """Takes a call's time; of several processes, the longest."""
+        fitting = CALL_SECONDS * steps / max(seconds, 1e-9)
+        if steps < self.steps():  # the last one before a log point: too short to grow from
+            fitting = min(fitting, self._most)
+        turns = int(min(fitting, GROWTH * self._most, self._longest)) // self._stride
+        self._most = max(1, turns) * self._stride
 
 
 def _advance(
-    chunk: Chunk, state: State, first: int, stop: int, held: Columns
-) -> tuple[State, dict[str, np.ndarray]]:
-    """Runs steps first ... stop - 1 of a phase, in as few calls as its columns allow.
+    chunk: Chunk,
+    state: State,
+    span: tuple[int, int, int],
+    sums: Totals,
+    columns: Columns,
+    pace: Pace,
+    stopped: Callable[[int], bool],
+) -> tuple[State, dict[str, np.ndarray], int]:
+    """Runs the steps of one interval between log points, in calls of a few seconds.
 
-    Returns the state and the metrics' sums and counts, [P, 2] each.
+    Args:
+        chunk: of the phase.
+        state: [P, ...], used up.
+        span: the steps of the phase at which the interval begins, is gone on with, and ends.
+        sums: of the metrics so far.
+        columns: where the rows go that these steps fill.
+        pace: how many steps a call takes.
+        stopped: asked with the step reached after every call.
+
+    Returns the state, the metrics' sums and counts, and the step reached.
     """
+    begun, at, goal = span
     totals: dict[str, np.ndarray] = {}
-    for begin in range(first, stop, chunk.longest):
-        end = min(stop, begin + chunk.longest)
-        state, report = chunk(state, begin, end)
-        chunk.prepare(end)  # on the host, while the devices are at work
+    while at < goal:
+        clock = time.perf_counter()
+        turns = (at - begun) // chunk.stride * chunk.stride + pace.steps()
+        stop = min(goal, begun + turns)
+        state, report = chunk(state, at, stop, totals or sums)
+        chunk.prepare(stop)  # on the host, while the devices are at work
         report = seed_axis.fetch(report)
-        _stop_if_broken(report, state, chunk.phase, chunk.placement.seeds, end - 1)
-        _fill(held, report, chunk.phase, begin, end)
+        _stop_if_broken(report, state, chunk.phase, chunk.placement.seeds, stop - 1)
+        _fill(columns, report, chunk.phase, at, stop)
         parts = np.asarray(report.totals)
-        for place, name in enumerate(report.names):
-            totals[name] = totals.get(name, 0) + parts[:, place]
-    return state, totals
+        totals = {name: parts[:, place] for place, name in enumerate(report.names)}
+        seconds, told = processes.largest(time.perf_counter() - clock, float(stopped(stop)))
+        pace.note(stop - at, seconds)
+        at = stop
+        if told:
+            break
+    return state, totals, at
+
+
+def refill(
+    method: Method,
+    index: int,
+    data: Transition,
+    placement: SeedPlacement,
+    *,
+    state: State,
+    columns: Columns,
+    spans: Sequence[tuple[int, int]],
+    stream: int = 0,
+) -> None:
+    """Fills rows of `columns` again, in place.
+
+    Args:
+        method: whose phase `index` fills them.
+        index: of the phase.
+        data: leaves [N, ...].
+        placement: of the seeds.
+        state: [S, ...], with what the phase reads as it was then.
+        columns: on the host, with those of earlier phases.
+        spans: steps [first, stop) of the phase, whose rows are filled.
+        stream: 0, or the most steps of a call whose data stay on the host.
+    """
+    mesh = placement.mesh
+    state = seed_axis.pad(state, mesh)
+    data = data if stream else seed_axis.replicate(data, mesh)
+    chunk = compile_chunk(
+        method, index, data, placement, state=state, columns=columns, stream=stream
+    )
+    for first, stop in spans:
+        for at in range(first, stop, chunk.longest):
+            end = min(stop, at + chunk.longest)
+            state, report = chunk(state, at, end)
+            report = seed_axis.fetch(report)
+            _stop_if_broken(report, state, chunk.phase, placement.seeds, end - 1)
+            _fill(columns, report, chunk.phase, at, end)
 
 
 def begin(method: Method, data: Transition, placement: SeedPlacement) -> State:
@@ -147,7 +274,11 @@ def begin(method: Method, data: Transition, placement: SeedPlacement) -> State:
 
     state = members(seed_keys(placement.seeds))
     fields = sorted({field for phase in method.phases for field in phase.shared})
-    return share(state, members(shared_key()[None]), fields, placement.mesh) if fields else state
+    return (
+        share_fields(state, members(shared_key()[None]), fields, placement.mesh)
+        if fields
+        else state
+    )
 
 
 def enter(method: Method, index: int, state: State, placement: SeedPlacement) -> State:
@@ -163,7 +294,9 @@ def enter(method: Method, index: int, state: State, placement: SeedPlacement) ->
     keys = seed_axis.pad(phase_keys(keys, index)[0], placement.mesh)
     if not phase.shared:
         return entered(state, keys)
-    return share(state, entered(alone(state, placement.mesh), keys), phase.shared, placement.mesh)
+    return share_fields(
+        state, entered(first_member(state, placement.mesh), keys), phase.shared, placement.mesh
+    )
 
 
 def _enter_idle(method: Method, index: int, state: State, placement: SeedPlacement) -> State:
@@ -202,40 +335,42 @@ def _first_bad_leaf(state: State) -> str:
     return ""
 
 
-def _means(totals: Mapping[str, np.ndarray], phase: Phase, seeds: int) -> dict[str, np.ndarray]:
+def means(totals: Totals, phase: Phase, seeds: int) -> dict[str, np.ndarray]:
     """Divides sums by counts, [S]; NaN for a seed that counted nothing where another did."""
-    means = {}
+    found = {}
     for name, parts in totals.items():
-        total, count = parts.T
+        if parts is None:
+            continue
+        total, count = np.asarray(parts).T
         if phase.shared:  # one member for all, perhaps in parts on several devices
             total, count = (np.full(seeds, x.sum()) for x in (total, count))
         total, count = total[:seeds], count[:seeds]
         if count.any():
-            means[name] = np.where(count > 0, total / np.where(count > 0, count, 1), np.nan)
-    return means
+            found[name] = np.where(count > 0, total / np.where(count > 0, count, 1), np.nan)
+    return found
 
 
-def _allocate(held: Columns, phase: Phase, seeds: int, size: int) -> None:
+def _allocate(columns: Columns, phase: Phase, seeds: int, size: int) -> None:
     """Makes room for the phase's columns, unless a resumed run brought them along."""
     lead = (size,) if phase.shared else (seeds, size)
     for name, row in phase.columns.items():
-        held.setdefault(name, np.zeros((*lead, *row.shape), row.dtype))
+        columns.setdefault(name, np.zeros((*lead, *row.shape), row.dtype))
 
 
-def _rows(held: Columns, phase: Phase, first: int, stop: int) -> tuple[int, int]:
+def _rows(columns: Columns, phase: Phase, first: int, stop: int) -> tuple[int, int]:
     """The rows [begin, end) of the columns that steps first ... stop - 1 fill."""
     if not phase.columns:
         return 0, 0
-    size = held[next(iter(phase.columns))].shape[0 if phase.shared else 1]
+    size = columns[next(iter(phase.columns))].shape[0 if phase.shared else 1]
     return first * phase.batch_size, min(stop * phase.batch_size, size)
 
 
-def _fill(held: Columns, report: Report, phase: Phase, first: int, stop: int) -> None:
+def _fill(columns: Columns, report: Report, phase: Phase, first: int, stop: int) -> None:
     """Writes what steps first ... stop - 1 found into the columns."""
-    begin, end = _rows(held, phase, first, stop)
+    begin, end = _rows(columns, phase, first, stop)
     for name, row in phase.columns.items():
         found = np.asarray(report.columns[name])  # [P, slots, B, ...]
-        column = held[name]
+        column = columns[name]
         if phase.shared:  # member d of D did the steps first + d, first + d + D, ...
             found, column = found.swapaxes(0, 1)[None], column[None]
         found = found.reshape(len(found), -1, *row.shape)

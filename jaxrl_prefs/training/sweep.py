@@ -1,13 +1,13 @@
 """Members of one ensemble that differ in numbers of their config.
 
     method = vary(bdpo.make, config, spec, ("eta", "rho"))
-    state = assign(train.begin(method, data, placement), {"eta": etas, "rho": rhos})  # [P] each
-    for log point in train.run(method, data, placement.seeds, placement.mesh, every=1000,
-    state=state): ...
+    state = assign(loop.begin(method, data, placement), {"eta": etas, "rho": rhos})  # [P] each
+    for log_point in loop.run(method, data, seeds, mesh, every=1000, state=state): ...
 
-The numbers live in the state, so that all members share one compiled program. A seed may stand in
-`placement.seeds` several times, once for each setting: its members then draw the same numbers. They
-are alike until a phase reads a setting, so the phases before are trained once for each seed.
+The swept numbers are part of the state, so that all members share one compiled program. A seed is
+listed in `seeds` once for each setting; its members draw the same random numbers. They are
+identical until a phase reads a swept number. Earlier phases, such as the pre-training of a
+behaviour model, are therefore trained once per seed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,27 @@ from jaxrl_prefs.types import Array, Key, Metrics, Spec, Transition
 Make = Callable[[Any, Spec], Method]
 
 
-class Fixed(ValueError):
-    """A field in which the members of one ensemble cannot differ; the message says why."""
+class NotSweepable(ValueError):
+    """A field in which members of one compiled program cannot differ; the message says why."""
+
+
+class SweptUpdate:
+    """A phase's update whose members may differ in numbers of their config.
+
+    `identical` says that neither this phase nor an earlier one reads a swept number: after it,
+    members of one seed are equal in all but their settings.
+    """
+
+    def __init__(self, update: Callable[..., tuple], identical: bool) -> None:
+        self._update, self.identical = update, identical
+
+    def __call__(self, state: SweptState, *rest: Any) -> tuple:
+        """As the method's own update."""
+        return self._update(state, *rest)
 
 
 @flax.struct.dataclass
-class Varied:
+class SweptState:
     """A method's state with the settings of this member."""
 
     settings: dict[str, Array]  # scalars
@@ -48,27 +63,28 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
 
     Raises:
         ValueError: as `make`.
-        Fixed: if a field is no real number; if the program depends on a setting, and not only its
-            numbers; if a phase that all seeds share comes after a setting was read.
+        NotSweepable: if a field is no real number; if the program itself, and not only its
+            numbers, depends on a setting; if a phase that all seeds share comes after a setting
+            was read.
     """
     plain = make(config, spec)
     for name in names:
         if isinstance(getattr(config, name), bool) or not isinstance(getattr(config, name), float):
-            raise Fixed(f"field {name!r} is no real number: members cannot differ in it")
+            raise NotSweepable(f"field {name!r} is no real number: members cannot differ in it")
 
-    def own(state: Varied) -> Method:
+    def own(state: SweptState) -> Method:
         return make(dataclasses.replace(config, **state.settings), spec)
 
-    def init(key: Key, batch: Transition) -> Varied:
+    def init(key: Key, batch: Transition) -> SweptState:
         settings = {name: jnp.float32(getattr(config, name)) for name in names}
-        return Varied(settings, plain.init(key, batch))
+        return SweptState(settings, plain.init(key, batch))
 
-    def stretch(place: int) -> Phase:
-        def update(state: Varied, *rest: Any) -> tuple:
+    def swept_phase(place: int) -> Phase:
+        def update(state: SweptState, *rest: Any) -> tuple:
             inner, *more = own(state).phases[place].update(state.inner, *rest)
             return (dataclasses.replace(state, inner=inner), *more)
 
-        def enter(state: Varied, key: Key) -> Varied:
+        def enter(state: SweptState, key: Key) -> SweptState:
             inner = own(state).phases[place].enter(state.inner, key)
             return dataclasses.replace(state, inner=inner)
 
@@ -77,35 +93,37 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
         return phase._replace(update=update, enter=enter, shared=shared)
 
     def policy(name: str) -> Policy:
-        def act(state: Varied, observation: Array, key: Key) -> Array:
+        def act(state: SweptState, observation: Array, key: Key) -> Array:
             return own(state).policies[name].act(state.inner, observation, key)
 
         return plain.policies[name]._replace(act=act)
 
-    def diagnose(state: Varied, batch: Transition, key: Key) -> Metrics:
+    def diagnose(state: SweptState, batch: Transition, key: Key) -> Metrics:
         return own(state).diagnose(state.inner, batch, key)
 
-    phases = tuple(stretch(place) for place in range(len(plain.phases)))
+    phases = tuple(swept_phase(place) for place in range(len(plain.phases)))
     policies = {name: policy(name) for name in plain.policies}
     return _checked(Method(init, phases, policies, diagnose), spec.example())
 
 
 def _checked(method: Method, row: Transition) -> Method:
-    """Marks the phases that leave members of one seed alike. Raises Fixed as `vary`."""
+    """Finds the phases that leave members of one seed identical. Raises as `vary`."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(method.init, key, row)
     columns: dict[str, Any] = {}
-    alike, phases = True, []
+    identical, phases = True, []
     try:
         for phase in method.phases:
             batch = _rows(row._replace(columns=columns), phase.batch_size)
             step = jax.ShapeDtypeStruct((), jnp.int32)
-            alike = not _reads(phase.enter, state, key) and alike
+            identical = not _reads(phase.enter, state, key) and identical
             state = jax.eval_shape(phase.enter, state, key)
-            alike = not _reads(phase.update, state, batch, key, step) and alike
-            if phase.shared and not alike:
-                raise Fixed(f"phase {phase.name!r} is shared by all members: none can differ")
-            phases.append(phase._replace(alike=("inner",) if alike else ()))
+            identical = not _reads(phase.update, state, batch, key, step) and identical
+            if phase.shared and not identical:
+                raise NotSweepable(
+                    f"phase {phase.name!r} is shared by all members: none can differ"
+                )
+            phases.append(phase._replace(update=SweptUpdate(phase.update, identical)))
             for name, leaf in phase.columns.items():
                 column = jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype)
                 columns |= {name: column, f"next_{name}": column}
@@ -114,17 +132,17 @@ def _checked(method: Method, row: Transition) -> Method:
         jax.eval_shape(method.diagnose, state, row, key)
     except (jax.errors.ConcretizationTypeError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise Fixed(f"the program depends on a setting: {reason}") from error
+        raise NotSweepable(f"the program depends on a setting: {reason}") from error
     return method._replace(phases=tuple(phases))
 
 
-def _reads(fn: Callable[..., Any], state: Varied, *rest: Any) -> bool:
+def _reads(fn: Callable[..., Any], state: SweptState, *rest: Any) -> bool:
     """Whether what `fn` returns for a state, but for the settings in it, depends on the settings.
 
     An operation with an inner program (a branch, a loop) counts as one that reads all it is given.
     """
 
-    def results(state: Varied, *rest: Any) -> Any:
+    def results(state: SweptState, *rest: Any) -> Any:
         found = fn(state, *rest)
         after, *more = found if isinstance(found, tuple) else (found,)
         return after.inner, more
@@ -150,7 +168,7 @@ def _rows(data: Any, count: int) -> Any:
     return jax.tree.map(row, data)
 
 
-def assign(state: Varied, settings: Mapping[str, Sequence[float]]) -> Varied:
+def assign(state: SweptState, settings: Mapping[str, Sequence[float]]) -> SweptState:
     """Gives the members of a fresh ensemble [P, ...] their settings, [P] each.
 
     Raises:

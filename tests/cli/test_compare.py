@@ -20,8 +20,8 @@ def argv(tmp_path: Path) -> list[str]:
     record_pendulum(box, scale=0.5)
     return [
         "compare",
-        "--algos=bc,bc+policy=gaussian",
-        f"--datasets={box}",
+        "--algo=bc,bc+policy=gaussian",
+        f"--dataset={box}",
         "--seeds=2",
         f"--workdir={tmp_path / 'all'}",
         *(f"--set={name}={value}" for name, value in SHORT.items() if name != "critic_hidden"),
@@ -41,7 +41,7 @@ def test_every_variant_is_trained_once_and_stands_in_the_table(
 
 
 def test_a_run_that_fails_does_not_stop_the_others(argv: list[str], tmp_path: Path) -> None:
-    argv[2] = f"--datasets={tmp_path / 'missing.hdf5'},{argv[2].split('=', 1)[1]}"
+    argv[2] = f"--dataset={tmp_path / 'missing.hdf5'},{argv[2].split('=', 1)[1]}"
     assert compare.main(argv) == commandline.WRONG_USE
     assert len(list((tmp_path / "all").rglob("result.json"))) == 2
 
@@ -60,9 +60,12 @@ def test_a_table_that_cannot_be_made_yet_does_not_stop_the_others(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("--algos=bc,nothing", "no algorithm 'nothing'"),
-        ("--algos=bc,bc", "names a variant twice"),
-        ("--algos=bc+polcy=gaussian", "Did you mean 'policy'?"),
+        ("--algo=bc,nothing", "no algorithm 'nothing'"),
+        ("--algos=bc", "no flag --algos: it is called --algo"),
+        ("--datasets=mine", "no flag --datasets: it is called --dataset"),
+        ("--eval_every=often", "takes an int"),
+        ("--algo=bc,bc", "names a variant twice"),
+        ("--algo=bc+polcy=gaussian", "Did you mean 'policy'?"),
         ("--set=polcy=gaussian", "Did you mean 'policy'?"),
         ("--set=actor_learning_rate=much", "takes a float"),
         ("--seeds=none", "--seeds takes"),

@@ -68,6 +68,7 @@ def test_a_run_leaves_its_files(finished: tuple[list[str], Path]) -> None:
     about = json.loads((path / "run" / "config.json").read_text())
     assert about["method"]["actor_hidden"] == [8] and about["run"]["log_every"] == 2
     assert "git" in about["versions"] and about["data"]["rows"] > 100
+    assert about["settings"].startswith("the method's defaults; other than its defaults: q_samp")
     assert (path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -238,7 +239,8 @@ def test_a_broken_seed_stops_the_run_and_keeps_the_last_good_checkpoint(
         (["--set=policy=magic"], "magic"),
         (["--set=warmup_steps=99"], "warmup_steps (99)"),
         (["--set=pretrain_steps=0", "--set=train_steps=0", "--set=warmup_steps=0"], "0 steps"),
-        (["--worckdir=x"], "worckdir"),
+        (["--worckdir=x"], "no flag --worckdir. Did you mean --workdir?"),
+        (["--eta=3"], "no flag --eta: fields of the run and of the method are set by --set=eta="),
         (["--overwrite=perhaps"], "overwrite"),
         (["eta=3"], "unexpected argument 'eta=3'"),
     ],
@@ -300,7 +302,19 @@ def test_help_explains_flags_and_fields(capsys: pytest.CaptureFixture[str]) -> N
     text = capsys.readouterr().out
     for flag in ("algo", "dataset", "env", "seeds", "workdir", "set", "overwrite", "eval_every"):
         assert f"--{flag}: " in text
-    assert "eta=0.05" in text and "log_every=1000" in text and "runs/<algo>-<dataset>" in text
+    # What would run on the default dataset, and not the method's defaults.
+    assert "eta=0.05 (float): strength of the pathwise KL" in text
+    assert "pretrain_steps=10000 (int, default 2000000)" in text
+    assert "log_every=500 (int, default 1000): updates per" in text
+    assert "(auto|loop|vmap): how seeds share a device" in text
+    assert run.main(["run", "--help", "--algo=bdqo"]) == commandline.WRONG_USE
+
+
+def test_help_names_what_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["python -m experiments.run", "--help"]) == 0
+    assert "    python -m experiments.run --algo=bdpo --dataset" in capsys.readouterr().out
+    assert run.main(["jaxrl-prefs run", "--help"]) == 0
+    assert "    jaxrl-prefs run --algo=bdpo --dataset" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

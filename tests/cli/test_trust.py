@@ -154,8 +154,8 @@ def test_every_program_passes_trust_on(root: Path, monkeypatch: pytest.MonkeyPat
     written(root, LAB)
     asked: list[list[str]] = []
     monkeypatch.setattr(compare.run, "main", lambda argv: asked.append(argv) or 0)
-    assert compare.main(["compare", "--algos=bc", "--datasets=a/set-v0", "--trust_env"]) == 0
-    assert compare.main(["compare", "--algos=bc", "--datasets=a/set-v0"]) == 0
+    assert compare.main(["compare", "--algo=bc", "--dataset=a/set-v0", "--trust_env"]) == 0
+    assert compare.main(["compare", "--algo=bc", "--dataset=a/set-v0"]) == 0
     assert ["--trust_env" in argv for argv in asked] == [True, False]
 
     jobs: list[launchers.Task] = []
@@ -167,7 +167,7 @@ def test_every_program_passes_trust_on(root: Path, monkeypatch: pytest.MonkeyPat
 
     choices: list[Any] = []
     monkeypatch.setattr(plan, "plan", lambda choice, *_: choices.append(choice) or plan_of_nothing)
-    monkeypatch.setattr(plan, "table", lambda _: "")
+    monkeypatch.setattr(plan, "rows", lambda _: [[""]])
     monkeypatch.setattr(plan, "summary", lambda _: [])
     assert plan.main(["plan", "--algo=bc", "--dataset=a/set-v0", "--trust_env"]) == 0
     assert choices[0].trust_env

@@ -107,3 +107,16 @@ def test_bad_processing_is_refused(processing: Processing, message: str) -> None
 def test_range_of_equal_returns_is_refused() -> None:
     with pytest.raises(DataError, match="all 2 episodes have the same return"):
         prepare(recording((3.0, 3.0, 2.0, 2.0, 2.0)), Processing(reward="range"))
+
+
+def test_rounding_makes_no_range() -> None:
+    """100.00001 - 100 is no return to scale by: rewards would come out as 6e16."""
+    differing = recording((3.0, 3.0, 2.0, 2.0, 2.0000002))
+    assert np.ptp(differing.returns) > 0
+    with pytest.raises(DataError, match=r"up to rounding.*reward='affine' with reward_scale=1"):
+        prepare(differing, Processing(reward="range"))
+    cancelling = recording((1e6, -1e6 + 0.0625, 1.0, 1.0, -2.0))  # .0625 of a sum of a million
+    with pytest.raises(DataError, match="up to rounding"):
+        prepare(cancelling, Processing(reward="range"))
+    sparse = recording((0.0, 0.0, 0.0, 0.0, 1e-3))
+    assert prepare(sparse, Processing(reward="range")).transitions.reward[4] == pytest.approx(1.0)

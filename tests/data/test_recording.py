@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jaxrl_prefs.data import Processing, prepare
 from jaxrl_prefs.data.recording import Recording, References, Steps, record
 from jaxrl_prefs.errors import DataError
 
@@ -62,7 +63,7 @@ def test_score() -> None:
 
 
 def changed(key: str, row: int, value: float) -> dict[str, np.ndarray]:
-    array = np.array(getattr(steps(), key))
+    array = np.array(getattr(steps(), key), float)
     array[row] = value
     return {key: array}
 
@@ -82,9 +83,9 @@ def changed(key: str, row: int, value: float) -> dict[str, np.ndarray]:
         ),
         (changed("next_observation", 1, np.inf), r"a inf in next observations at row 1"),
         (changed("action", 2, np.nan), r"a nan in actions at row 2"),
-        (changed("action", 4, 2.005), r"action \[2.005\] at row 4 .* outside the action space"),
         ({"lengths": np.array([], int)}, "has no episodes"),
-        ({"lengths": np.array([0, 5])}, "episode 0 has no steps"),
+        (changed("terminal", 3, np.nan), r"terminal flag is nan at row 3 \(episode 1, step 1\)"),
+        (changed("terminal", 1, 2), r"terminal flag is 2.0 at row 1 \(episode 0, step 1\)"),
         ({"reward": np.ones(4)}, "different lengths: observations 5, actions 5, rewards 4"),
         ({"action": np.ones(5)}, r"actions have shape \(5,\), expected 2 axes"),
         ({"action": np.ones((5, 3))}, "actions have 3 dimensions, the action space 1"),
@@ -96,8 +97,33 @@ def test_bad_arrays_are_refused(changes: dict[str, np.ndarray], message: str) ->
         made(**changes)
 
 
-def test_rounding_beyond_the_box_is_accepted() -> None:
-    assert made(**changed("action", 4, 2.003)).size == 5
+def test_actions_outside_of_the_box_are_clipped_on_demand_only() -> None:
+    assert made(**changed("action", 4, 2.003)).outside == ""  # rounding
+    recording = made(**changed("action", 4, 2.005))
+    with pytest.raises(DataError, match=r"1 of 5 actions, the first .*2.005\] at row 4 .* outside"):
+        prepare(recording, Processing())
+    actions = prepare(recording, Processing(clip_actions=True)).transitions.action
+    np.testing.assert_array_equal(actions[4], np.float32([1 - 1e-5]))
+
+
+def test_an_entry_of_equal_bounds_is_a_constant() -> None:
+    box = np.array([-2.0, 0.5]), np.array([2.0, 0.5])
+    action = np.c_[steps().action, np.full(5, 0.5)]
+    dataset = prepare(record("a-v0", steps(action=action), box, None, NONE), Processing())
+    assert not dataset.transitions.action[:, 1].any()
+    assert (dataset.action.invert(np.full((3, 2), 0.9))[:, 1] == 0.5).all()
+    other = record("a-v0", steps(action=action + 0.1), box, None, NONE)
+    with pytest.raises(DataError, match="5 of 5 actions"):
+        prepare(other, Processing())
+
+
+def test_an_empty_episode_is_left_out_with_a_note() -> None:
+    recording = made(lengths=np.array([2, 0, 3]))
+    assert recording.lengths.tolist() == [2, 3]
+    assert recording.returns.tolist() == [3.0, 12.0]
+    assert recording.notes == ("1 of 3 episodes has no steps: left out",)
+    with pytest.raises(DataError, match=r"a nan in rewards at row 2 \(episode 2, step 0\)"):
+        made(lengths=np.array([2, 0, 3]), **changed("reward", 2, np.nan))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +134,16 @@ def test_an_action_space_without_bounds_is_refused(low: float, high: float) -> N
         record("a-v0", steps(), (np.array([low]), np.array([high])), None, NONE)
 
 
-@pytest.mark.parametrize("values", [(1.0, 1.0), (2.0, 1.0), (np.nan, 1.0), (0.0, np.inf)])
+@pytest.mark.parametrize("values", [(2.0, 1.0), (np.nan, 1.0), (0.0, np.inf)])
 def test_meaningless_references_are_refused(values: tuple[float, float]) -> None:
     with pytest.raises(DataError, match=r"reference returns .* \(the metadata\)"):
         record("a-v0", steps(), BOX, None, References(values, "the metadata"))
+
+
+@pytest.mark.parametrize("low", [1.0, 1.0 + 1e-9, -3000.0])
+def test_equal_references_leave_returns_raw(low: float) -> None:
+    high = low + 1e-9 * abs(low)
+    scored = record("a-v0", steps(), BOX, None, References((low, high), "the metadata"))
+    assert scored.references is None
+    assert scored.score_kind == "raw return"
+    assert f"both references are {low:g}" in scored.reference_source

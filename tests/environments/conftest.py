@@ -7,6 +7,10 @@ from collections.abc import Iterator
 import jax
 import pytest
 
+from tests.data.conftest import root
+
+__all__ = ["root", "x64"]
+
 
 @pytest.fixture
 def x64() -> Iterator[None]:

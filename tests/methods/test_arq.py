@@ -388,4 +388,4 @@ def test_members_may_differ_in_numbers():
     names = ("alpha", "actor_alpha", "threshold", "critic_learning_rate", "actor_learning_rate")
     varied = sweep.vary(arq.make, small(), SPEC, names)
     first, *others = varied.phases
-    assert first.alike and not others[-1].alike
+    assert first.update.identical and not others[-1].update.identical

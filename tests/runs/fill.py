@@ -14,8 +14,8 @@ from typing import Any
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1e9"  # its files are not the victims
 
 from jaxrl_prefs.cli import run
-from jaxrl_prefs.runs import columns
 from jaxrl_prefs.runs.checkpoints import Checkpoints
+from jaxrl_prefs.runs.recorder import Recorder, Step
 
 
 def fill(*_: object) -> None:
@@ -26,13 +26,20 @@ def fill(*_: object) -> None:
 def main(argv: list[str]) -> int:
     _, victim, *flags = argv
     if victim == "rows":
-        columns.write = fill
+        record = Recorder.record
+
+        def filled(self: Recorder, step: Step) -> None:
+            if self.due(step):
+                fill()
+            record(self, step)
+
+        Recorder.record = filled
     else:
         save = Checkpoints.save
 
-        def fail(self: Checkpoints, step: int, tree: Any) -> None:
+        def fail(self: Checkpoints, step: int, tree: Any, progress: Any = None) -> None:
             fill()
-            save(self, step, tree)
+            save(self, step, tree, progress)
             self.wait()
 
         Checkpoints.save = fail

@@ -72,6 +72,37 @@ def test_bdpo_has_the_papers_settings(dataset: str) -> None:
     assert method.pretrain_steps == method.train_steps == 2_000_000
 
 
+@pytest.mark.parametrize(
+    ("dataset", "env_id", "expected"),
+    [
+        ("mine/halfcheetah-play-v3", "", (0.5, 0.05)),
+        ("halfcheetah/medium-v0", "HalfCheetah-v5", (0.5, 0.05)),
+        ("data/hopper_random-v2.hdf5", "", (2.0, 0.2)),
+        ("logs/run-7-v0", "Hopper-v5", (2.0, 0.2)),
+        ("walker2d-random-v2", "", (1.0, 0.15)),
+        ("antmaze-large-play-v2", "", (0.8, 1.0)),
+        ("antmaze-medium-diverse-v2", "", (0.8, 0.2)),
+        ("antmaze-umaze-diverse-v2", "", (0.8, 0.5)),
+        ("ant-medium-v2", "Ant-v5", (1.0, 0.15)),  # no robot of the paper: the family's
+    ],
+)
+def test_bdpo_s_strengths_go_by_the_robot(
+    dataset: str, env_id: str, expected: tuple[float, float]
+) -> None:
+    found = presets.preset(dataset, family_of(dataset, env_id), "bdpo", env_id)
+    assert (found.fields["rho"], found.fields["eta"]) == expected
+
+
+def test_a_preset_says_where_it_comes_from() -> None:
+    def source(dataset: str, algo: str = "bdpo") -> str:
+        return presets.preset(dataset, family_of(dataset), algo).source
+
+    assert source("hopper-medium-v2") == "hopper-medium-v2"
+    assert source("mine/hopper-v0") == "robot hopper"
+    assert source("mine/ant-v0") == "family locomotion"
+    assert source("mine/robot-v0") == "defaults"
+
+
 # ARQ's tables A.1 to A.3: score model steps, members; rate, K; alpha of Q, alpha of AWR; policy
 TABLES_A = {
     "walker2d-medium-v2": (1_000_000, 1, 3e-4, 9, 1, 1, "stochastic"),

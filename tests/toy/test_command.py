@@ -85,7 +85,7 @@ def test_flags_reach_the_setting():
         (["--set=etta=1"], "no field 'etta'. Did you mean 'eta'?"),
         (["--set=policy=gaussian"], "need policy=diffusion"),
         (["--task=swissroll", "--eta=.005"], "no value for eta"),
-        (["--sed=1"], "Unknown command line flag 'sed'"),
+        (["--sed=1"], "no flag --sed. Did you mean --seed?"),
         (["eta=1"], "unexpected argument 'eta=1'"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from jaxrl_prefs.methods import td3_bc
 from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.training import host_stream, program
+from jaxrl_prefs.training import chunk, host_stream
 from jaxrl_prefs.types import Spec, Transition
 from tests import probes
 from tests.training.test_loop import SEEDS, Record, probe, record
@@ -66,8 +66,8 @@ def test_a_method_resumed_on_the_other_side(
 def test_the_data_stay_on_the_host(data: Transition) -> None:
     method = probe(data)
     mesh = seed_axis.seed_mesh(jax.devices()[:2])
-    placement = program.SeedPlacement(SEEDS, mesh, "loop")
-    built = program.build_chunk(method, 0, data, placement, stream=3)
+    placement = chunk.SeedPlacement(SEEDS, mesh, "loop")
+    built = chunk.build_chunk(method, 0, data, placement, stream=3)
     assert built.longest == 3
     assert built.constants[1] is None
     assert built.prefetcher is not None
@@ -76,13 +76,13 @@ def test_the_data_stay_on_the_host(data: Transition) -> None:
     assert block.rows.shape == (6, 3, size)  # five seeds padded to six, three steps
     rows = np.asarray(block.rows)
     np.testing.assert_array_equal(np.asarray(block.batches.observation), data.observation[rows])
-    drawn = method.phases[0].rows(built.constants[0][0][2], np.int32(2), 90, size)
+    drawn = method.phases[0].sampler(built.constants[0][0][2], np.int32(2), 90, size)
     np.testing.assert_array_equal(rows[2, 2], np.asarray(drawn))
 
 
 def test_a_block_is_gathered_once(data: Transition) -> None:
-    placement = program.SeedPlacement(SEEDS, seed_axis.seed_mesh(jax.devices()[:1]), "loop")
-    built = program.build_chunk(probe(data), 0, data, placement, stream=2)
+    placement = chunk.SeedPlacement(SEEDS, seed_axis.seed_mesh(jax.devices()[:1]), "loop")
+    built = chunk.build_chunk(probe(data), 0, data, placement, stream=2)
     assert built.prefetcher is not None
     built.prepare(2)
     ready = built.prefetcher._ready

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import chex
@@ -33,6 +35,8 @@ class Record(NamedTuple):
     columns: dict[str, np.ndarray]
     filled: tuple[int, int]
     metrics: dict[str, np.ndarray]
+    totals: dict[str, np.ndarray]
+    whole: bool
 
 
 def record(
@@ -133,6 +137,83 @@ def test_resumes_from_every_tick_bit_for_bit(
         assert len(rest) == len(whole) - place - 1
         for resumed, uninterrupted in zip(rest, whole[place + 1 :], strict=True):
             chex.assert_trees_all_equal(resumed, uninterrupted)
+
+
+@pytest.fixture
+def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls of one step; of as many as there are devices where these take turns."""
+    monkeypatch.setattr(loop, "FIRST", 1)
+    monkeypatch.setattr(loop, "CALL_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("short_calls")
+def test_no_bit_depends_on_how_long_a_call_is(
+    whole: list[Record], data: Transition, shared: bool
+) -> None:
+    asked: list[int] = []
+
+    def stopped(step: int) -> bool:
+        asked.append(step)
+        return False
+
+    cut = record(probe(data, shared=shared), data, stopped=stopped)
+    fills = [13, 14, 15, 16, 17, 18] if not shared else [14, 15, 17, 18]
+    assert asked == [*range(1, 13), *fills, *range(19, 39)]
+    for one, other in zip(cut, whole, strict=True):
+        chex.assert_trees_all_equal(one, other)
+
+
+@pytest.mark.usefixtures("short_calls")
+def test_a_run_that_is_stopped_anywhere_goes_on_bit_for_bit(
+    whole: list[Record], data: Transition, shared: bool
+) -> None:
+    """Also between two log points: the sums of the metrics go on, through JSON as in a file."""
+    method = probe(data, shared=shared)
+    for stop in (1, 7, 14, 15, 18, 21, 33):
+        first = record(method, data, stopped=lambda step, stop=stop: step >= stop)
+        last = first[-1]
+        assert last.step >= stop and last.whole == (last.step in {x.step for x in whole})
+        assert last.whole or not last.metrics
+        rest = record(
+            method,
+            data,
+            state=last.state,
+            columns=last.columns,
+            start=last.step,
+            totals=None if last.whole else _through_json(last.totals),
+        )
+        before = first if last.whole else first[:-1]
+        for one, other in zip([*before, *rest], whole, strict=True):
+            chex.assert_trees_all_equal(
+                one._replace(filled=other.filled, columns={}), other._replace(columns={})
+            )
+        chex.assert_trees_all_equal(rest[-1].columns, whole[-1].columns)
+
+
+def _through_json(totals: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    text = json.dumps({name: x.tolist() for name, x in totals.items()})
+    return {name: np.array(x, np.float32) for name, x in json.loads(text).items()}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0.001, [16, 128, 1000]), (0.01, [16, 128, 200]), (9.0, [16, 1, 1])]
+)
+def test_calls_take_a_few_seconds(seconds: float, expected: list[int]) -> None:
+    """By the seconds of a step: the calls grow, and shrink at once."""
+    phase = Phase("any", 1000, _nothing, 4)
+    pace, found = loop.Pace(SimpleNamespace(longest=1000, stride=1, phase=phase)), []
+    for _ in expected:
+        found.append(pace.steps())
+        pace.note(found[-1], found[-1] * seconds)
+    assert found == expected
+
+
+def test_the_steps_before_a_log_point_do_not_shorten_later_calls() -> None:
+    phase = Phase("any", 1000, _nothing, 4)
+    pace = loop.Pace(SimpleNamespace(longest=1000, stride=1, phase=phase))
+    for _ in range(3):
+        pace.note(3, 3e-6)
+    assert pace.steps() == loop.FIRST
 
 
 def test_resuming_leaves_the_callers_arrays_alone(

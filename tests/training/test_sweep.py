@@ -16,7 +16,7 @@ import pytest
 from jaxrl_prefs.method import Method, Phase, sequential
 from jaxrl_prefs.methods import bdpo
 from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.training import loop, program, sweep
+from jaxrl_prefs.training import chunk, loop, sweep
 from jaxrl_prefs.types import Spec, Transition
 from tests import probes
 
@@ -38,7 +38,7 @@ def end(method: Any, data: Transition, seeds: tuple[int, ...], **more: Any) -> A
 
 
 def begin(method: Any, data: Transition, seeds: tuple[int, ...]) -> Any:
-    placement = program.SeedPlacement(seeds, seed_axis.seed_mesh(jax.devices()[:2]))
+    placement = chunk.SeedPlacement(seeds, seed_axis.seed_mesh(jax.devices()[:2]))
     return seed_axis.trim(loop.begin(method, data, placement), len(seeds))
 
 
@@ -67,9 +67,9 @@ def test_a_member_with_its_settings_is_the_plain_method_with_them(data: Transiti
 def test_bdpo_can_vary_the_strengths_of_its_objective(data: Transition) -> None:
     """The behaviour model reads none of them but the rate of its average."""
     config = bdpo.Config(actor_hidden=(8,), critic_hidden=(8,), critic_ensemble_size=2)
-    for names, alike in ((("eta", "rho", "actor_learning_rate"), True), (("tau",), False)):
+    for names, identical in ((("eta", "rho", "actor_learning_rate"), True), (("tau",), False)):
         phases = sweep.vary(bdpo.make, config, Spec.of(data), names).phases
-        assert [bool(phase.alike) for phase in phases] == [alike, False, False]
+        assert [phase.update.identical for phase in phases] == [identical, False, False]
 
 
 @flax.struct.dataclass
@@ -128,7 +128,7 @@ def test_members_of_one_seed_are_trained_once_until_a_setting_is_read(
     runs: list[tuple[str, float]] = []
     mesh, spec, rates = seed_axis.seed_mesh(jax.devices()[:2]), Spec.of(data), (0.5, 2.0, 3.0)
     method = sweep.vary(counting(runs), Rate(), spec, ("rate",))
-    assert [phase.alike for phase in method.phases] == [("inner",), ("inner",), ()]
+    assert [phase.update.identical for phase in method.phases] == [True, True, False]
     seeds = SEEDS * len(rates)
     start = sweep.assign(begin(method, data, seeds), {"rate": np.repeat(rates, 2)})
     log_points = {}
@@ -169,11 +169,11 @@ def test_seeds_may_share_a_phase_that_reads_no_setting(data: Transition) -> None
 
 def test_a_field_that_shapes_the_program_is_refused(data: Transition) -> None:
     spec, config = Spec.of(data), bdpo.Config(actor_hidden=(8,), critic_hidden=(8,))
-    with pytest.raises(sweep.Fixed, match="candidates"):
+    with pytest.raises(sweep.NotSweepable, match="candidates"):
         sweep.vary(bdpo.make, config, spec, ("candidates",))
-    with pytest.raises(sweep.Fixed, match="depends on a setting"):
+    with pytest.raises(sweep.NotSweepable, match="depends on a setting"):
         sweep.vary(bdpo.make, config, spec, ("clip_norm",))
-    with pytest.raises(sweep.Fixed, match="'model' is shared"):
+    with pytest.raises(sweep.NotSweepable, match="'model' is shared"):
         sweep.vary(probes.make, SHARED, spec, ("learning_rate",))
 
 

@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 
 from jaxrl_prefs.data.generate.episodes import Episode, episode
+from jaxrl_prefs.environments import task
 
 
 class Recorder(gymnasium.Wrapper):
@@ -34,10 +35,10 @@ class Recorder(gymnasium.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._observations.append(np.array(observation))
         self._actions.append(np.array(action))
-        self._rewards.append(float(reward))
+        self._rewards.append(task.number(reward))
         if terminated or truncated:
             self._finish(terminal=terminated)
-        return observation, float(reward), terminated, truncated, info
+        return observation, task.number(reward), terminated, truncated, info
 
     def take(self) -> list[Episode]:
         """The episodes since the last call; one that is going on is cut in two here."""

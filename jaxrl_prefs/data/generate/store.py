@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrl_prefs.data import roots
+from jaxrl_prefs.data import checked_files, roots
 from jaxrl_prefs.data.generate.episodes import Episode
 from jaxrl_prefs.data.progress import Progress
 from jaxrl_prefs.environments.task import Task
@@ -30,20 +30,19 @@ def save(generated: Generated, root: Path, progress: Progress) -> Path:
 
     The dataset appears in one step when it is complete (`roots.install`). Minari's own
     `create_dataset_from_buffers` is not used because it writes in place.
+
+    Raises:
+      DataError: if the disk has no room for them.
     """
     from importlib.metadata import version
 
-    import minari
-    from minari.data_collector import EpisodeBuffer
-    from minari.dataset.minari_storage import MinariStorage
-
     count = len(generated.episodes)
 
-    def episodes() -> Iterator[minari.data_collector.EpisodeBuffer]:
+    def episodes() -> Iterator[checked_files.Steps]:
         for i, each in enumerate(generated.episodes):
             progress(f"storing {generated.dataset_id}", i + 1, count)
             last = np.arange(len(each.reward)) == len(each.reward) - 1
-            yield EpisodeBuffer(
+            yield checked_files.Steps(
                 observations=each.observation,
                 actions=each.action,
                 rewards=each.reward,
@@ -53,24 +52,22 @@ def save(generated: Generated, root: Path, progress: Progress) -> Path:
 
     def write(folder: Path) -> None:
         env = generated.task.make()
-        storage = MinariStorage.new(
-            folder, env.observation_space, env.action_space, generated.task.spec()
+        spaces = checked_files.Spaces(
+            env.observation_space, env.action_space, generated.task.spec()
         )
         env.close()
         low, high = generated.references
-        storage.update_metadata(
-            {
-                "dataset_id": generated.dataset_id,
-                "minari_version": version("minari"),
-                "code_permalink": "jaxrl_prefs.data",
-                "author": {"jaxrl_prefs"},
-                "algorithm_name": generated.algorithm,
-                "description": generated.description,
-                "ref_min_score": low,
-                "ref_max_score": high,
-                "num_episodes_average_score": 100,
-            }
-        )
-        storage.update_episodes(episodes())
+        about = {
+            "dataset_id": generated.dataset_id,
+            "minari_version": version("minari"),
+            "code_permalink": "jaxrl_prefs.data",
+            "author": {"jaxrl_prefs"},
+            "algorithm_name": generated.algorithm,
+            "description": generated.description,
+            "ref_min_score": low,
+            "ref_max_score": high,
+            "num_episodes_average_score": 100,
+        }
+        checked_files.write(folder, spaces, about, episodes())
 
     return roots.install(generated.dataset_id, root, write)

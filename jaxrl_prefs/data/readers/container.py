@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import zipfile
-import zlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ import numpy as np
 
 from jaxrl_prefs.errors import DataError
 
-DAMAGES = (OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+SIZES = "jaxrl_prefs_sizes"  # our own files say how many numbers an observation and an action have
+MODEST = 2**28  # bytes; smaller arrays are read without a look at what is stored of them
+DENSEST = 2000  # bytes of numbers that one stored byte may stand for; deflate reaches 1032
 
 
 @contextlib.contextmanager
@@ -31,34 +32,29 @@ def hdf5(path: Path) -> Iterator[Any]:
             yield file
     except DataError:
         raise
-    except DAMAGES as fault:
-        raise DataError(
-            f"{path} cannot be read, it is not HDF5 or was cut short: {fault}"
-        ) from fault
+    except MemoryError as fault:
+        raise DataError(f"{path} does not fit in memory: {first_line(fault)}") from fault
+    except Exception as fault:  # h5py raises errors of any kind on a damaged file
+        raise DataError(_unreadable(path, fault)) from fault
 
 
-def npz(path: Path) -> dict[str, np.ndarray]:
-    """Reads all arrays of a numpy archive.
+def _unreadable(path: Path, fault: Exception) -> str:
+    why = first_line(fault)
+    if "unable to lock file" in why:
+        return (
+            f"{path} is locked: another process has it open, perhaps to write to it. Try again "
+            "when it is closed. If nobody writes to it, or its file system has no locks, set "
+            "HDF5_USE_FILE_LOCKING=FALSE"
+        )
+    if isinstance(fault, PermissionError):
+        return f"{path} may not be read: {why}"
+    return f"{path} cannot be read, it is not HDF5 or was cut short: {why}"
 
-    Raises:
-      DataError: if there is no such file, it is no whole archive, or it holds pickled objects.
-    """
-    check_exists(path)
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} holds one array, not an archive of named arrays (.npz)")
-            return {name: archive[name] for name in archive.files}
-    except ValueError as fault:
-        if isinstance(fault, DataError):
-            raise
-        raise DataError(
-            f"{path} holds pickled objects or is no numpy archive; objects are never unpickled, "
-            "because that would run whatever code they name"
-        ) from fault
-    except DAMAGES as fault:
-        raise DataError(f"{path} cannot be read, it was cut short or damaged: {fault}") from fault
+
+def first_line(fault: BaseException) -> str:
+    """What a foreign exception says, on one line."""
+    lines = str(fault).strip().splitlines()
+    return lines[0] if lines else type(fault).__name__
 
 
 def check_exists(path: Path) -> None:
@@ -67,8 +63,57 @@ def check_exists(path: Path) -> None:
     Raises:
       DataError: naming it.
     """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder where a file should be")
     if not path.is_file():
         raise DataError(f"there is no file {path}")
+
+
+# --- Sizes and types, before anything is allocated ------------------------------------------------
+
+
+def check_numbers(place: str, dtype: np.dtype) -> None:
+    """Refuses types of which no learner can take the values: text, objects, complex numbers, dates.
+
+    Raises:
+      DataError: naming the type.
+    """
+    if dtype.kind not in "biuf" or dtype.subdtype is not None:
+        raise DataError(f"{place} are not numbers but {dtype}")
+
+
+def check_size(place: str, declared: int, stored: int) -> None:
+    """Refuses an array that a file declares but does not hold, or that no memory holds.
+
+    Args:
+      place: names the array in messages.
+      declared: bytes of the array.
+      stored: bytes that the file has of it, compressed.
+
+    Raises:
+      DataError: with both sizes.
+    """
+    if declared <= MODEST:
+        return
+    if declared > DENSEST * stored:
+        raise DataError(
+            f"{place} declares {declared / 1e9:.3g} GB of numbers, of which the file holds "
+            f"{stored} bytes: it is damaged, or was never written"
+        )
+    free = _free_memory()
+    if declared > free:
+        raise DataError(
+            f"{place} takes {declared / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free"
+        )
+
+
+def _free_memory() -> int:
+    """Bytes; where the system does not tell, all that the machine has."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        return 1024 * int(line.split()[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 # --- HDF5 across files ----------------------------------------------------------------------------
@@ -153,17 +198,53 @@ def _text(name: bytes | str) -> str:
 
 
 def array(path: Path, stored: Any) -> np.ndarray:
-    """Reads a dataset of the HDF5 file `path`.
+    """Reads the numbers of a dataset of the HDF5 file `path`.
 
     Raises:
-      DataError: if it is no dataset, or its numbers lie outside of the dataset's folder.
+      DataError: if it is no dataset, holds no numbers, or takes them from outside of its folder.
     """
     import h5py
 
     if not isinstance(stored, h5py.Dataset):
         raise DataError(f"{path}: {stored.name} holds no array")
+    return numbers(path, stored.id, str(stored.name))
+
+
+def numbers(path: Path, stored: Any, name: str) -> np.ndarray:
+    """As `array`, of h5py's DatasetID; half as slow, which shows in thousands of episodes."""
+    from h5py import h5d, h5s
+
+    check_stored(path, stored, name)
+    place = f"{path}: {name}"
+    if stored.get_space().get_simple_extent_type() == h5s.NULL:
+        raise DataError(f"{place} is empty: it has no shape")
+    shape, dtype = stored.shape, stored.dtype
+    check_numbers(place, dtype)
+    declared = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if declared > MODEST:
+        whole = stored.get_create_plist().get_layout() == h5d.VIRTUAL  # its sources were checked
+        check_size(place, declared, declared if whole else stored.get_storage_size())
+    found = np.empty(shape, dtype)
+    if found.size:
+        stored.read(h5s.ALL, h5s.ALL, found)
+    return found
+
+
+def texts(path: Path, stored: Any) -> list[str]:
+    """Reads a list of names from a dataset of the HDF5 file `path`.
+
+    Raises:
+      DataError: if it is none.
+    """
+    import h5py
+
+    if not isinstance(stored, h5py.Dataset) or stored.ndim != 1:
+        raise DataError(f"{path}: {stored.name} holds no list of names")
     check_stored(path, stored.id, str(stored.name))
-    return stored[()]
+    if h5py.check_string_dtype(stored.dtype) is None:
+        raise DataError(f"{path}: {stored.name} holds {stored.dtype}, expected names")
+    check_size(f"{path}: {stored.name}", stored.nbytes, stored.id.get_storage_size())
+    return [_text(each) for each in stored[()].tolist()]
 
 
 def check_stored(path: Path, stored: Any, name: str) -> None:
@@ -247,8 +328,9 @@ def column(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     """An array with one number per row, [N]; formats also store it as [N, 1].
 
     Raises:
-      DataError: for any other shape.
+      DataError: for any other shape, and for what are no numbers.
     """
+    check_numbers(f"{path}: {name}", array.dtype)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
@@ -263,8 +345,10 @@ def flags(path: Path, name: str, array: np.ndarray) -> np.ndarray:
       DataError: for another shape, and for other values: NaN too would count as true.
     """
     array = column(path, name, array)
-    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
-        raise DataError(f"{path}: {name} hold other values than 0 and 1")
+    good = np.isin(array, (0, 1))
+    if not good.all():
+        row = int(np.argmin(good))
+        raise DataError(f"{path}: {name} hold other values than 0 and 1: {array[row]} at row {row}")
     return array.astype(bool)
 
 
@@ -274,6 +358,9 @@ def check_rows(path: Path, arrays: Mapping[str, np.ndarray]) -> int:
     Raises:
       DataError: if it is not common, or 0.
     """
+    for name, array in arrays.items():
+        if array.ndim == 0:
+            raise DataError(f"{path}: {name} is a single value, expected one per row")
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -284,14 +371,52 @@ def check_rows(path: Path, arrays: Mapping[str, np.ndarray]) -> int:
     return count
 
 
-def matrices(path: Path, *named: tuple[str, np.ndarray]) -> None:
-    """Refuses arrays that are not [N, D].
+def matrix(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """An array with a vector per row, [N, D]; vectors of one real number may be stored as [N].
 
     Raises:
-      DataError: naming the shapes.
+      DataError: for any other shape, and for what are no numbers.
     """
-    if any(array.ndim != 2 for _, array in named):
-        found = " and ".join(f"{name} {array.shape}" for name, array in named)
+    check_numbers(f"{path}: {name}", array.dtype)
+    if array.ndim == 1 and array.dtype.kind == "f":
+        array = array[:, None]
+    if array.ndim != 2 or not array.shape[1]:
         raise DataError(
-            f"{path}: {found} must have two axes; discrete actions and images are not supported"
+            f"{path}: {name} {array.shape} must have two axes; discrete actions and images are "
+            "not supported"
+        )
+    return array
+
+
+def check_sizes(path: Path, said: Any, observation: np.ndarray, action: np.ndarray) -> None:
+    """Refuses vectors of other sizes than a file of ours says; nothing else shows a lost column.
+
+    Args:
+      path: of the file.
+      said: what stands under `SIZES`, None if nothing does.
+      observation: [N, O].
+      action: [N, A].
+
+    Raises:
+      DataError: with both.
+    """
+    if said is None:
+        return
+    sizes = [observation.shape[1], action.shape[1]]
+    if np.asarray(said).tolist() != sizes:
+        raise DataError(
+            f"{path}: observations and actions have {sizes} numbers, but the file says {said} "
+            f"({SIZES}); where they were changed on purpose, change that too"
+        )
+
+
+def check_same_shape(path: Path, first: tuple[str, np.ndarray], other: tuple[str, Any]) -> None:
+    """Refuses two arrays of different shapes.
+
+    Raises:
+      DataError: naming both.
+    """
+    if first[1].shape != other[1].shape:
+        raise DataError(
+            f"{path}: {first[0]} have shape {first[1].shape}, but {other[0]} {other[1].shape}"
         )

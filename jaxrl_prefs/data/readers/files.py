@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from jaxrl_prefs.data.readers import container, d4rl, neorl2, ogbench, robomimic
+from jaxrl_prefs.data.readers import archive, container, d4rl, neorl2, ogbench, robomimic
 from jaxrl_prefs.data.recording import Recording
 from jaxrl_prefs.errors import DataError
+
+# The path of a file, and after a # the name of a mask. A # may also stand in the path.
+NAME = re.compile(r"(?P<place>.+\.(?:hdf5|h5|npz))(?:#(?P<mask>[^#/]+))?", re.IGNORECASE)
 
 
 def read(name: str, env: str = "", *, trust_env: bool = False) -> Recording:
@@ -18,12 +22,14 @@ def read(name: str, env: str = "", *, trust_env: bool = False) -> Recording:
     Raises:
       DataError: if the file is none of these, is damaged or incomplete.
     """
-    place, _, mask = name.partition("#")
-    path = Path(place).expanduser()
-    if path.suffix == ".npz":
+    found = NAME.fullmatch(name)
+    if found is None:
+        raise DataError(f"{name} has none of the endings .hdf5, .h5 and .npz")
+    path, mask = Path(found["place"]).expanduser(), found["mask"] or ""
+    if path.suffix.lower() == ".npz":
         if mask:
             raise DataError(f"{name}: only Robomimic's files have masks")
-        arrays = container.npz(path)
+        arrays = archive.read(path)
         source = neorl2 if "obs" in arrays else ogbench
         return source.read(path, arrays, env)
     with container.hdf5(path) as file:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
+import sys
+import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,10 +24,27 @@ from jaxrl_prefs.environments.trust import Claim
 from jaxrl_prefs.errors import DataError
 
 SPACES = ("observation_space", "action_space")
+HDF5 = "hdf5"  # the format of most sets; of the others, Minari itself reads the files
+FORMATS = (HDF5, "arrow", "parquet")
+FILE = "main_data.hdf5"
+LARGEST_SPACE = 10**6  # numbers in one observation or action
+STALLED = 120.0  # seconds without a new byte after which a download is given up
+
+
+class Stored(NamedTuple):
+    """What the metadata say about a set's files; the part of Minari's own storage that is used."""
+
+    data_path: Path
+    total_episodes: int
+    observation_space: Any
+    action_space: Any
 
 
 def download(dataset_id: str) -> Path:
     """Fetches a dataset from Minari's server; returns the folder with its `metadata.json`.
+
+    It appears in one step when it is complete. A server that sends nothing for two minutes is
+    given up.
 
     Raises:
       DataError: if the server cannot be reached or does not have it, with the command to get it.
@@ -30,16 +52,115 @@ def download(dataset_id: str) -> Path:
     import minari
 
     root = roots.writable_root()
+
+    def write(folder: Path) -> None:
+        draft = folder.parent
+        with roots.minari_root(draft), _hushed():
+            _watched(lambda: minari.download_dataset(dataset_id), draft)
+        (draft / dataset_id / "data").rename(folder)
+
+    print(f"{dataset_id} is not on this machine: asking Minari's server", file=sys.stderr)
     try:
-        with roots.minari_root(root), _hushed():
-            minari.download_dataset(dataset_id)
+        return roots.install(dataset_id, root, write)
     except Exception as fault:  # each cloud client raises its own errors
         places = " or ".join(map(str, roots.roots()))
         raise DataError(
             f"dataset {dataset_id!r} is not on this machine ({places}) and could not be fetched: "
-            f"{_first_line(fault)}. Where there is a network: minari download {dataset_id}"
+            f"{container.first_line(fault)}. Where there is a network: minari download {dataset_id}"
         ) from fault
-    return root / dataset_id / "data"
+
+
+def _watched(work: Callable[[], Any], folder: Path) -> None:
+    """Runs `work` as long as the folder grows now and then.
+
+    Raises:
+      TimeoutError: if it did not for `STALLED` seconds. The work may go on until the process ends.
+      Exception: what `work` raises.
+    """
+    faults: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as fault:  # handed to the waiting thread
+            faults.append(fault)
+
+    worker = threading.Thread(target=run, daemon=True)
+    worker.start()
+    size, since = 0, time.monotonic()
+    while worker.is_alive():
+        worker.join(0.5)
+        now = _size(folder)
+        if now != size:
+            size, since = now, time.monotonic()
+        if time.monotonic() - since > STALLED:
+            raise TimeoutError(f"the server sent nothing for {STALLED:.0f} seconds")
+    if faults:
+        raise faults[0]
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # files come and go
+            total += path.stat().st_size
+    return total
+
+
+def check_absent(dataset_id: str) -> None:
+    """Refuses to fetch a dataset that is on this machine, but cannot be read as it is.
+
+    Raises:
+      DataError: saying what is wrong with the dataset's folder.
+    """
+    for root in roots.roots():
+        folder = root / dataset_id
+        data = folder / "data"
+        if is_older(data):
+            raise DataError(
+                f"{dataset_id}: {data} is of an older Minari (before 0.5), which kept the metadata "
+                f"in {FILE}. To convert it: python -m experiments.data convert {dataset_id} "
+                f"converted/{dataset_id}"
+            )
+        if folder.is_symlink() or (folder.exists() and any(folder.iterdir())):
+            raise DataError(
+                f"{dataset_id}: {folder} holds no whole dataset, {data / 'metadata.json'} is no "
+                "file. It is not fetched as long as this folder is there: repair it, or give it "
+                "another name"
+            )
+
+
+def is_older(data: Path) -> bool:
+    """Whether the folder holds a set of Minari 0.4, which had no `metadata.json`."""
+    if (data / "metadata.json").exists() or not (data / FILE).is_file():
+        return False
+    try:
+        with container.hdf5(data / FILE) as file:
+            return "total_episodes" in file.attrs
+    except DataError:
+        return False
+
+
+def metadata(folder: Path) -> dict[str, Any]:
+    """The metadata of the dataset in `folder`, as Minari stores them; UTF-8 in every locale.
+
+    Raises:
+      DataError: if they cannot be read.
+    """
+    if is_older(folder):
+        with container.hdf5(folder / FILE) as file:
+            found = {name: file.attrs[name] for name in file.attrs}
+        return {name: x.item() if isinstance(x, np.generic) else x for name, x in found.items()}
+    path = folder / "metadata.json"
+    container.check_exists(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as fault:
+        why = container.first_line(fault)
+        raise DataError(f"{path} is damaged: it holds no JSON text ({why})") from fault
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is damaged: it holds no mapping")
+    return content
 
 
 def read(folder: Path, dataset_id: str, env: str = "", *, trust_env: bool = False) -> Recording:
@@ -53,62 +174,105 @@ def read(folder: Path, dataset_id: str, env: str = "", *, trust_env: bool = Fals
       DataError: if the dataset is damaged or of a kind that is not supported.
     """
     try:
-        metadata = json.loads((folder / "metadata.json").read_text())
-        if not isinstance(metadata, dict):
-            raise ValueError("metadata.json holds no mapping")
-        storage = _storage(
-            folder, metadata, lambda: _claim(metadata, env, dataset_id, 1, trust_env)
-        )
+        about = metadata(folder)
+        count = _episodes(about)
+        references = _references(about)
+        form = about.get("data_format", HDF5)
+        found = _spaces(about, lambda: _claim(about, env, dataset_id, 1, trust_env))
     except DataError as fault:
         raise DataError(f"{dataset_id}: {fault}") from fault
-    except Exception as fault:  # a foreign file may be wrong in any way
-        raise DataError(f"{dataset_id}: {folder} is damaged: {_first_line(fault)}") from fault
-    box = spaces.bounds(storage.action_space, dataset_id)
-    spaces.check_observations(storage.observation_space, f"{dataset_id}: observations")
-    if not metadata.get("total_episodes"):
+    box = spaces.bounds(found[1], dataset_id)
+    spaces.check_observations(found[0], f"{dataset_id}: observations")
+    if not count:
         raise DataError(f"{dataset_id}: the dataset has no episodes")
-    try:
-        read_steps = _hdf5_steps if metadata.get("data_format", "hdf5") == "hdf5" else _api_steps
-        steps = read_steps(storage, dataset_id)
-    except container.DAMAGES as fault:
-        raise DataError(
-            f"{dataset_id}: {folder} cannot be read, it may be cut short: {_first_line(fault)}\n"
-            f"Delete {folder.parent} and get the dataset again"
-        ) from fault
+    stored = Stored(folder, count, *found)
+    if form == HDF5:
+        steps = _hdf5_steps(stored, dataset_id)
+    else:
+        steps = _api_steps(_storage(dataset_id, form, stored), dataset_id)
     return record(
         dataset_id,
         steps,
         box,
-        _claim(metadata, env, dataset_id, int(steps.lengths.max()), trust_env),
-        _references(metadata),
+        _claim(about, env, dataset_id, max(1, int(steps.lengths.max())), trust_env),
+        references,
     )
 
 
-def _storage(folder: Path, metadata: dict[str, Any], named: Callable[[], Claim]) -> Any:
-    """Opens a dataset. Minari itself would make the environment of one that lacks its spaces, with
-    whatever code its metadata name; here the environment passes the same check as for evaluation.
-    """
-    from minari.dataset.minari_storage import MinariStorage
+def _episodes(about: dict[str, Any]) -> int:
+    count = about.get("total_episodes")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise DataError(f"total_episodes={count!r} in metadata.json is no number of episodes")
+    return count
 
-    missing = [key for key in SPACES if key not in metadata]
-    if not missing:
-        return MinariStorage.read(folder)
-    from minari.dataset._storages import get_minari_storage
+
+def _spaces(about: dict[str, Any], named: Callable[[], Claim]) -> tuple[Any, Any]:
+    """Spaces of observations and actions. Minari itself would make the environment of a set that
+    lacks them, with whatever code its metadata name; here the environment passes the same check as
+    for evaluation.
+    """
+    missing = [key for key in SPACES if about.get(key) is None]
+    told = {key: _space(about[key], key) for key in SPACES if key not in missing}
+    if missing:
+        found = named()
+        if found.task is None:
+            why = f" ({found.refused})" if found.refused else ""
+            raise DataError(
+                f"metadata.json lacks {' and '.join(missing)}, and there is no environment to take "
+                f"them from{why}"
+            )
+        env = found.task.bare()
+        told |= {key: getattr(env, key) for key in missing}
+        env.close()
+    return told["observation_space"], told["action_space"]
+
+
+def _space(text: Any, key: str) -> Any:
     from minari.serialization import deserialize_space
 
-    found = named()
-    if found.task is None:
-        why = f" ({found.refused})" if found.refused else ""
-        raise DataError(
-            f"metadata.json lacks {' and '.join(missing)}, and there is no environment to take "
-            f"them from{why}"
+    try:
+        _check_space(json.loads(text))
+        with warnings.catch_warnings():  # Gymnasium warns of what is refused later, by name
+            warnings.simplefilter("ignore")
+            return deserialize_space(text)
+    except Exception as fault:  # Gymnasium's constructors raise errors of any kind
+        why = container.first_line(fault)
+        raise DataError(f"{key} in metadata.json is damaged: {why}") from fault
+
+
+def _check_space(content: Any) -> None:
+    """Refuses shapes that Gymnasium would allocate, whatever their size."""
+    if not isinstance(content, dict):
+        raise DataError("it holds no mapping")
+    parts = content.get("subspaces", ())
+    for part in parts.values() if isinstance(parts, dict) else parts:
+        _check_space(part)
+    shape = content.get("shape", [])
+    sizes = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
+    if not sizes or math.prod(shape) > LARGEST_SPACE:
+        raise DataError(f"shape={str(shape)[:40]} is none of a space")
+    if np.dtype(content.get("dtype", "float32")).kind not in "biufU":
+        raise DataError(f"dtype={content['dtype']} is none of numbers")
+
+
+def _storage(dataset_id: str, form: Any, stored: Stored) -> Any:
+    """Minari's own reader of a format."""
+    from minari.dataset._storages import get_minari_storage
+
+    if form not in FORMATS:
+        raise DataError(f"{dataset_id}: data_format={form!r} is none of {', '.join(FORMATS)}")
+    try:
+        return get_minari_storage(form)(
+            stored.data_path, stored.observation_space, stored.action_space
         )
-    env = found.task.bare()
-    found_spaces = [
-        getattr(env, key) if key in missing else deserialize_space(metadata[key]) for key in SPACES
-    ]
-    env.close()
-    return get_minari_storage(metadata["data_format"])(folder, *found_spaces)
+    except ImportError as fault:
+        raise DataError(
+            f"{dataset_id} is stored in the format {form}, which needs a package that is missing "
+            f"({container.first_line(fault)}): pip install pyarrow"
+        ) from fault
+    except Exception as fault:
+        why = container.first_line(fault)
+        raise DataError(f"{dataset_id}: {stored.data_path} cannot be read: {why}") from fault
 
 
 def _claim(
@@ -134,49 +298,50 @@ def _told(spec: Any) -> dict[str, Any]:
     return kwargs if isinstance(kwargs, dict) else {}
 
 
-def _references(metadata: dict[str, Any]) -> References:
-    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    if low is None or high is None:
-        return References(None, "none in the dataset's metadata")
-    return References((float(low), float(high)), "the dataset's metadata")
+def _references(about: dict[str, Any]) -> References:
+    values = []
+    for key in ("ref_min_score", "ref_max_score"):
+        value = about.get(key)
+        if value is None:
+            return References(None, "none in the dataset's metadata")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise DataError(f"{key}={str(value)[:40]!r} in metadata.json is no number")
+        values.append(value if isinstance(value, float) else float(f"{value}"))
+    return References((values[0], values[1]), "the dataset's metadata")
 
 
-def _hdf5_steps(storage: Any, name: str) -> Steps:
-    """Follows the layout of Minari's HDF5 files: `episode_<i>/<key>[/<key of a dict>...]`."""
-    import h5py
+def _hdf5_steps(stored: Any, name: str) -> Steps:
+    """Follows the layout of Minari's HDF5 files: `episode_<i>/<key>[/<key of a dict>...]`.
 
-    count, path = storage.total_episodes, storage.data_path / "main_data.hdf5"
-    container.check_exists(path)
-    with h5py.File(path, "r") as file:
-        container.check_links(path, file)
+    Of `stored`, the fields of `Stored` are used.
+    """
+    count, path = stored.total_episodes, stored.data_path / FILE
+    with container.hdf5(path) as file:
+        found = sum(key.startswith("episode_") for key in file)
+        if found != count:
+            raise DataError(
+                f"{name}: metadata.json tells of {count} episodes, {FILE} holds {found}: episodes "
+                "are missing from the dataset, or were added without a note"
+            )
 
         def column(key: str) -> list[np.ndarray]:
             return [_array(path, file, f"episode_{i}/{key}", name) for i in range(count)]
 
-        action, reward, terminal = map(column, ("actions", "rewards", "terminations"))
-        parts = dict(_columns(column, storage.observation_space, "observations"))
-    for key, part in parts.items():
-        _check_episodes(name, key, part, [len(rows) + 1 for rows in reward])
-    _check_episodes(name, "actions", action, [len(rows) for rows in reward])
-    _check_episodes(name, "terminations", terminal, [len(rows) for rows in reward])
-    whole = {key: np.concatenate(part) for key, part in parts.items()}
-    observation = spaces.flatten(_nest(whole, storage.observation_space, "observations"), lead=1)
-    return _steps(observation, action, reward, terminal)
+        reward, terminal = column("rewards"), column("terminations")
+        action = dict(_columns(column, stored.action_space, "actions"))
+        parts = dict(_columns(column, stored.observation_space, "observations"))
+    return _steps(name, stored, (parts, action), reward, terminal)
 
 
 def _array(whole: Path, file: Any, path: str, name: str) -> np.ndarray:
     """Reads one array; the low-level calls of h5py take half the time of `file[path][()]`."""
-    from h5py import h5d, h5s
+    from h5py import h5d
 
     try:
         stored = h5d.open(file.id, path.encode())
-    except (KeyError, ValueError) as fault:
-        raise DataError(f"{name}: {path} is missing from the dataset") from fault
-    container.check_stored(whole, stored, path)
-    array = np.empty(stored.shape, stored.dtype)
-    if array.size:
-        stored.read(h5s.ALL, h5s.ALL, array)
-    return array
+    except Exception as fault:  # of whatever kind: there is no array of this name
+        raise DataError(f"{name}: {path} is missing from the dataset, or no array") from fault
+    return container.numbers(whole, stored, path)
 
 
 def _parts(space: Any, path: str) -> Iterator[tuple[Any, str]] | None:
@@ -207,45 +372,125 @@ def _nest(whole: dict[str, np.ndarray], space: Any, path: str) -> Any:
     return dict(zip(space.spaces, values, strict=True)) if hasattr(space, "keys") else tuple(values)
 
 
-def _check_episodes(name: str, key: str, part: list[np.ndarray], expected: list[int]) -> None:
+def _api_steps(storage: Any, name: str) -> Steps:
+    """Reads other storage formats through Minari itself."""
+    try:
+        episodes = list(storage.get_episodes(range(storage.total_episodes)))
+        read = {
+            key: [_leaves(episode[key], space, key) for episode in episodes]
+            for key, space in (
+                ("observations", storage.observation_space),
+                ("actions", storage.action_space),
+            )
+        }
+        parts, action = (
+            {path: [leaves[path] for leaves in of_episodes] for path in of_episodes[0]}
+            for of_episodes in read.values()
+        )
+        reward, terminal = (
+            [np.asarray(episode[key]) for episode in episodes]
+            for key in ("rewards", "terminations")
+        )
+    except Exception as fault:  # a foreign file may be wrong in any way
+        why = container.first_line(fault)
+        raise DataError(f"{name}: {storage.data_path} cannot be read: {why}") from fault
+    return _steps(name, storage, (parts, action), reward, terminal)
+
+
+def _leaves(value: Any, space: Any, path: str) -> dict[str, np.ndarray]:
+    """The arrays of a value that has the structure of a space, by their path in Minari's files."""
+    parts = _parts(space, path)
+    if parts is None:
+        return {path: np.asarray(value)}
+    keys = space.spaces if isinstance(space.spaces, dict) else range(len(space.spaces))
+    found: dict[str, np.ndarray] = {}
+    for key, (part, below) in zip(keys, parts, strict=True):
+        found |= _leaves(value[key], part, below)
+    return found
+
+
+def _steps(
+    name: str,
+    stored: Any,
+    parts: tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]]],
+    reward: list[np.ndarray],
+    terminal: list[np.ndarray],
+) -> Steps:
+    """Lays episodes end to end; `parts` are the arrays of observations and of actions."""
+    reward = [_row(name, "rewards", i, rows) for i, rows in enumerate(reward)]
+    terminal = [_row(name, "terminations", i, rows) for i, rows in enumerate(terminal)]
+    lengths = np.array([len(rows) for rows in reward])
+    # T + 1 observations for T steps; of an episode without steps, the first may be there or not.
+    first = next(iter(parts[0].values()))
+    lone = (lengths == 0) & np.array([rows.ndim > 0 and not len(rows) for rows in first])
+    counts = lengths + 1 - lone
+    _check_lengths(name, "terminations", terminal, lengths)
+    observation, action = (
+        _flat(name, arrays, space, key, expected)
+        for arrays, space, key, expected in (
+            (parts[0], stored.observation_space, "observations", counts),
+            (parts[1], stored.action_space, "actions", lengths),
+        )
+    )
+    ends, full = np.cumsum(counts), counts > 0
+    return Steps(
+        observation=np.delete(observation, ends[full] - 1, axis=0),
+        action=action,
+        reward=np.concatenate(reward),
+        terminal=np.concatenate(terminal),
+        next_observation=np.delete(observation, (ends - counts)[full], axis=0),
+        lengths=lengths,
+        successor=np.ones(int(lengths.sum()), bool),
+    )
+
+
+def _row(name: str, key: str, episode: int, rows: np.ndarray) -> np.ndarray:
+    """One number per step, [T]; also stored as [T, 1]."""
+    if rows.ndim == 2 and rows.shape[1] == 1:
+        rows = rows[:, 0]
+    if rows.ndim != 1:
+        raise DataError(
+            f"{name}: {key} of episode {episode} have shape {rows.shape}, expected one per step"
+        )
+    return rows
+
+
+def _flat(
+    name: str, parts: dict[str, list[np.ndarray]], space: Any, key: str, lengths: np.ndarray
+) -> np.ndarray:
+    """The arrays of all episodes as vectors [rows, D], in the order of `spaces.flatten`."""
+    whole = {}
+    for (path, part), (leaf, _) in zip(parts.items(), _shapes(space, key), strict=True):
+        _check_lengths(name, path, part, lengths)
+        size = math.prod(leaf)
+        for episode, rows in enumerate(part):
+            if len(rows) and math.prod(rows.shape[1:]) != size:
+                raise DataError(
+                    f"{name}: {path} of episode {episode} have shape {rows.shape}, but their space "
+                    f"has the shape {leaf}"
+                )
+        whole[path] = np.concatenate([rows.reshape(len(rows), *leaf) for rows in part])
+    return spaces.flatten(_nest(whole, space, key), lead=1)
+
+
+def _shapes(space: Any, path: str) -> Iterator[tuple[tuple[int, ...], str]]:
+    parts = _parts(space, path)
+    if parts is None:
+        yield space.shape, path
+        return
+    for part, below in parts:
+        yield from _shapes(part, below)
+
+
+def _check_lengths(name: str, key: str, part: list[np.ndarray], expected: np.ndarray) -> None:
     for episode, (rows, length) in enumerate(zip(part, expected, strict=True)):
+        if rows.ndim == 0:
+            raise DataError(f"{name}: {key} of episode {episode} are a single value")
         if len(rows) != length:
             raise DataError(
                 f"{name}: arrays of different lengths: episode {episode} has {len(rows)} {key}, "
                 f"expected {length}"
             )
-
-
-def _api_steps(storage: Any, name: str) -> Steps:
-    """Reads other storage formats through Minari itself."""
-    episodes = list(storage.get_episodes(range(storage.total_episodes)))
-    reward = [np.asarray(episode["rewards"]) for episode in episodes]
-    part = [spaces.flatten(episode["observations"], lead=1) for episode in episodes]
-    action = [spaces.flatten(episode["actions"], lead=1) for episode in episodes]
-    terminal = [np.asarray(episode["terminations"]) for episode in episodes]
-    _check_episodes(name, "observations", part, [len(rows) + 1 for rows in reward])
-    _check_episodes(name, "actions", action, [len(rows) for rows in reward])
-    _check_episodes(name, "terminations", terminal, [len(rows) for rows in reward])
-    return _steps(np.concatenate(part), action, reward, terminal)
-
-
-def _steps(
-    observation: np.ndarray,  # [steps + episodes, O]
-    action: list[np.ndarray],
-    reward: list[np.ndarray],
-    terminal: list[np.ndarray],
-) -> Steps:
-    lengths = np.array([len(rows) for rows in reward])
-    ends = np.cumsum(lengths + 1)
-    return Steps(
-        observation=np.delete(observation, ends - 1, axis=0),
-        action=np.concatenate(action),
-        reward=np.concatenate(reward),
-        terminal=np.concatenate(terminal),
-        next_observation=np.delete(observation, ends - lengths - 1, axis=0),
-        lengths=lengths,
-        successor=np.ones(int(lengths.sum()), bool),
-    )
 
 
 @contextlib.contextmanager
@@ -257,7 +502,3 @@ def _hushed() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def _first_line(fault: Exception) -> str:
-    return (str(fault).strip() or type(fault).__name__).splitlines()[0]

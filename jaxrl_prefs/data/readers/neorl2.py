@@ -42,11 +42,15 @@ def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Recordi
       DataError: if arrays are missing, of wrong shapes or contradict each other.
     """
     container.need(path, arrays, REQUIRED, "NeoRL-2's format")
+    sizes = arrays.get(container.SIZES)
     arrays = {key: arrays[key] for key in (*REQUIRED, "truncated", "index") if key in arrays}
     starts = arrays.pop("index", np.zeros(0, int))
     count = container.check_rows(path, arrays)
-    observation, action, following = arrays["obs"], arrays["action"], arrays["next_obs"]
-    container.matrices(path, ("obs", observation), ("action", action), ("next_obs", following))
+    observation, action, following = (
+        container.matrix(path, key, arrays[key]) for key in ("obs", "action", "next_obs")
+    )
+    container.check_same_shape(path, ("observations", observation), ("next_obs", following))
+    container.check_sizes(path, sizes, observation, action)
     done = container.flags(path, "done", arrays["done"])
     cut = container.flags(path, "truncated", arrays.get("truncated", np.zeros(count)))
     ends = done | cut

@@ -37,15 +37,20 @@ def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Recordi
     container.need(path, arrays, REQUIRED, "OGBench's format")
     known = (*REQUIRED, *LABELS, "next_observations")
     count = container.check_rows(path, {k: v for k, v in arrays.items() if k in known})
-    observation, action = arrays["observations"], arrays["actions"]
-    container.matrices(path, ("observations", observation), ("actions", action))
+    observation, action = (
+        container.matrix(path, key, arrays[key]) for key in ("observations", "actions")
+    )
+    container.check_sizes(path, arrays.get(container.SIZES), observation, action)
     last = container.flags(path, "terminals", arrays["terminals"])
     if not last[-1]:
         raise DataError(f"{path}: the last episode has no end (terminals); the file was cut short")
     where = task.named(env) if env else default_task.of(f"ogbench/{path.stem}")
     if "next_observations" in arrays:
-        rows, following = np.ones(count, bool), arrays["next_observations"]
-        container.matrices(path, ("next_observations", following))
+        rows = np.ones(count, bool)
+        following = container.matrix(path, "next_observations", arrays["next_observations"])
+        container.check_same_shape(
+            path, ("observations", observation), ("next_observations", following)
+        )
         lengths = np.diff(np.flatnonzero(last), prepend=-1)
     else:
         rows, following = ~last, np.roll(observation, -1, axis=0)
@@ -78,7 +83,12 @@ def _labels(
             "name a single task (--env=pointmaze-medium-singletask-task1-v0), for which the "
             "package ogbench computes them (pip install ogbench)"
         )
-    from ogbench.relabel_utils import relabel_dataset
+    try:
+        from ogbench.relabel_utils import relabel_dataset
+    except ImportError as fault:
+        raise DataError(
+            f"{path}: has no rewards, which the package ogbench computes: pip install ogbench"
+        ) from fault
 
     env: Any = where.make()
     whole: dict[str, Any] = dict(arrays)
@@ -86,6 +96,10 @@ def _labels(
         relabel_dataset(where.env_id, env, whole)
     except KeyError as fault:
         raise DataError(f"{path}: missing {fault}, of which the rewards are computed") from fault
+    except Exception as fault:  # the arrays that it looks at may be of any shape
+        why = container.first_line(fault)
+        raise DataError(f"{path}: ogbench cannot compute its rewards: {why}") from fault
     finally:
         env.close()
-    return whole["rewards"], whole["masks"].astype(bool)
+    reward = container.column(path, "rewards", whole["rewards"])
+    return reward, container.flags(path, "masks", whole["masks"])

@@ -55,8 +55,17 @@ def read(path: Path, mask: str = "", env: str = "", *, trust_env: bool = False) 
     with container.hdf5(path) as file:
         demos = _demos(path, file, mask)
         about = file["data"].attrs.get("env_args", "")
+        sizes = file["data"].attrs.get(container.SIZES)
         names = _keys(path, demos[0])
-        parts = [_demo(path, f"{path}: {demo.name}", demo, names) for demo in demos]
+        demonstrations = [
+            (demo.name, _demo(path, f"{path}: {demo.name}", demo, names)) for demo in demos
+        ]
+    full = [(demo, part) for demo, part in demonstrations if part is not None]
+    parts = [part for _, part in full]
+    if not parts:
+        raise DataError(f"{path}: the dataset has no episodes with steps")
+    _check_widths(path, full)
+    container.check_sizes(path, sizes, parts[0].observation, parts[0].action)
     reward = np.concatenate([part.reward for part in parts])
     sparse = bool(np.isin(reward, (0, 1)).all())
     where = Claim(task.named(env)) if env else Claim()
@@ -68,7 +77,7 @@ def read(path: Path, mask: str = "", env: str = "", *, trust_env: bool = False) 
         reward=reward,
         terminal=np.concatenate([part.terminal for part in parts]),
         next_observation=np.concatenate([part.next_observation for part in parts]),
-        lengths=np.array([len(part.reward) for part in parts]),
+        lengths=np.array([0 if part is None else len(part.reward) for _, part in demonstrations]),
         successor=np.concatenate([part.successor for part in parts]),
     )
     box = default_task.box(where.task if env else None, steps.action.shape[1])
@@ -88,11 +97,12 @@ def _demos(path: Path, file: Any, mask: str) -> list[Any]:
     names = [name for name in file["data"] if re.fullmatch(r"demo_\d+", name)]
     if mask:
         masks = file.get("mask", {})
+        if not hasattr(masks, "keys"):
+            raise DataError(f"{path}: mask is no group of masks")
         if mask not in masks:
             known = ", ".join(masks) or "none"
             raise DataError(f"{path} has no mask {mask!r}; it has {known}")
-        listed = container.array(path, masks[mask]).tolist()
-        chosen = [each.decode() if isinstance(each, bytes) else str(each) for each in listed]
+        chosen = container.texts(path, masks[mask])
         lost = sorted(set(chosen) - set(names))
         if lost:
             raise DataError(f"{path}: the mask {mask!r} lists {lost[0]}, which is not in the file")
@@ -103,7 +113,8 @@ def _demos(path: Path, file: Any, mask: str) -> list[Any]:
 
 
 def _keys(path: Path, demo: Any) -> tuple[str, ...]:
-    stored = list(demo.get("obs", {}))
+    group = demo.get("obs", {}) if hasattr(demo, "keys") else {}
+    stored = list(group) if hasattr(group, "keys") else []
     if stored == [FLAT]:
         return (FLAT,)
     names = keys(2 if "robot1_eef_pos" in stored else 1)
@@ -116,13 +127,13 @@ def _keys(path: Path, demo: Any) -> tuple[str, ...]:
     return names
 
 
-def _demo(path: Path, place: str, demo: Any, names: Sequence[str]) -> Steps:
-    """One demonstration; without `next_obs`, its last step has no successor."""
+def _demo(path: Path, place: str, demo: Any, names: Sequence[str]) -> Steps | None:
+    """One demonstration, None without steps; without `next_obs`, its last step has no successor."""
     where = Path(place)
+    if not hasattr(demo, "keys"):
+        raise DataError(f"{place} is no group of arrays")
     container.need(where, demo, ("actions", "rewards", "dones", "obs"), "Robomimic's format")
-    action = container.array(path, demo["actions"])
-    if not len(action):
-        raise DataError(f"{place} has no steps")
+    action = container.matrix(where, "actions", container.array(path, demo["actions"]))
     reward = container.column(where, "rewards", container.array(path, demo["rewards"]))
     terminal = container.flags(where, "dones", container.array(path, demo["dones"]))
     observation = _observations(path, where, demo["obs"], names)
@@ -134,19 +145,39 @@ def _demo(path: Path, place: str, demo: Any, names: Sequence[str]) -> Steps:
     else:
         following = np.roll(observation, -1, axis=0)
         successor = terminal | (np.arange(len(terminal)) < len(terminal) - 1)
-    container.matrices(where, ("actions", action))
+    if not any(map(len, arrays.values())):
+        return None
     count = container.check_rows(where, arrays)
-    if demo.attrs.get("num_samples", count) != count:
+    container.check_same_shape(where, ("obs", observation), ("next_obs", following))
+    if "num_samples" in demo.attrs:
         said = demo.attrs["num_samples"]
-        raise DataError(f"{place}: has {count} steps, but says {said} (num_samples)")
+        if np.ndim(said) or said != count:
+            raise DataError(f"{place}: has {count} steps, but says {said} (num_samples)")
     length = np.array([count])
     return Steps(observation, action, reward, terminal, following, length, successor)
 
 
 def _observations(path: Path, where: Path, group: Any, names: Sequence[str]) -> np.ndarray:
+    if not hasattr(group, "keys"):
+        raise DataError(f"{where}: {group.name} is no group of arrays")
     container.need(where, group, names, "its first demonstration")
-    parts = [container.array(path, group[name]) for name in names]
-    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=-1)
+    parts = {name: container.array(path, group[name]) for name in names}
+    if any(part.size for part in parts.values()):
+        container.check_rows(where, parts)
+    flat = [part.reshape(len(part), int(np.prod(part.shape[1:]))) for part in parts.values()]
+    return np.concatenate(flat, axis=-1)
+
+
+def _check_widths(path: Path, parts: Sequence[tuple[str, Steps]]) -> None:
+    """Refuses demonstrations whose vectors differ in size from the first one's."""
+    for key in ("observation", "action"):
+        sizes = {name: getattr(part, key).shape[1] for name, part in parts}
+        first = next(iter(sizes.values()))
+        for name, size in sizes.items():
+            if size != first:
+                raise DataError(
+                    f"{path}: {name} has {key}s of {size} numbers, the first one of {first}"
+                )
 
 
 def _claim(path: Path, about: Any, names: Sequence[str], trust_env: bool) -> Claim:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from jaxrl_prefs.data import Task
 from jaxrl_prefs.environments.mjx.simulator import Simulator
+from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.errors import DataError
 
 __all__ = ["Simulator", "available", "build"]

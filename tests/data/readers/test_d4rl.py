@@ -213,7 +213,10 @@ def test_discrete_environments_are_refused(tmp_path: Path) -> None:
     [
         ({"rewards": np.float32([1, 2, np.nan, 4, 5])}, "a nan in rewards at row 2 .episode 1"),
         ({"rewards": np.ones(4)}, "different lengths: observations 5, actions 5, rewards 4"),
-        ({"actions": np.full((5, 1), 1.5)}, r"actions reach 1.5, outside \[-1, 1\]"),
+        (
+            {"actions": np.full((5, 1), 1.5)},
+            r"5 of 5 actions.*\[1.5\] at row 0.*outside the action space.*clip_actions=true",
+        ),
         ({"actions": np.arange(5)}, "discrete actions and images are not supported"),
         ({"observations": np.zeros((5, 2, 2))}, "discrete actions and images are not supported"),
         ({"terminals": np.float32([0, 0, np.nan, 1, 0])}, "terminals hold other values than 0 and"),
@@ -226,7 +229,7 @@ def test_discrete_environments_are_refused(tmp_path: Path) -> None:
 def test_bad_values_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = files.write_d4rl(tmp_path / "a.hdf5", **(ARRAYS | {"timeouts": TIMEOUTS} | changes))
     with pytest.raises(DataError, match=message):
-        data.load(str(path))
+        data.prepare(data.load(str(path)), Processing())
 
 
 @pytest.mark.parametrize("key", list(ARRAYS))

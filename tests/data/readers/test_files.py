@@ -83,7 +83,7 @@ def test_robomimic_success(tmp_path: Path) -> None:
 
 def refused(path: Path, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        data.load(str(path))
+        data.prepare(data.load(str(path)), Processing())
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,6 @@ def refused(path: Path, message: str) -> None:
         ({"rewards": None}, "no rewards and masks, as OGBench's files for goal-conditioned"),
         ({"terminals": None}, "missing terminals; OGBench's format has"),
         ({"terminals": np.zeros(5)}, "the last episode has no end"),
-        ({"terminals": np.float32([1, 0, 1, 0, 1])}, "episode 0 has no steps"),
         ({"rewards": np.zeros(4)}, "different lengths: observations 5, actions 5"),
         ({"masks": np.full(5, 0.5)}, "masks hold other values than 0 and 1"),
         ({"actions": np.arange(5)}, "discrete actions and images are not supported"),
@@ -145,7 +144,17 @@ def test_an_empty_demonstration(tmp_path: Path) -> None:
         for k, v in DEMO.items()
     }
     path = files.write_robomimic(tmp_path / "a.hdf5", {"demo_0": DEMO, "demo_1": empty})
-    refused(path, "demo_1 has no steps")
+    recording = data.load(str(path))
+    assert recording.lengths.tolist() == [3]
+    assert recording.notes == ("1 of 2 episodes has no steps: left out",)
+    refused(files.write_robomimic(tmp_path / "b.hdf5", {"demo_0": empty}), "no episodes")
+
+
+def test_an_empty_episode_of_ogbench(tmp_path: Path) -> None:
+    changed = OGBENCH | {"terminals": np.float32([1, 0, 1, 0, 1])}
+    recording = data.load(str(files.write_npz(tmp_path / "a.npz", **changed)))
+    assert recording.lengths.tolist() == [1, 1]
+    assert recording.notes == ("1 of 3 episodes has no steps: left out",)
 
 
 def test_no_demonstrations(tmp_path: Path) -> None:

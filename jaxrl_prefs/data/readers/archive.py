@@ -1,0 +1,95 @@
+"""Opens numpy's archives of named arrays (.npz). Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from jaxrl_prefs.data.readers import container
+from jaxrl_prefs.errors import DataError
+
+MAGIC = b"\x93NUMPY"
+ZIP = b"PK"
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of a numpy archive.
+
+    Sizes are checked before anything is allocated. The archive's own checksum (CRC-32) is compared
+    for every array.
+
+    Raises:
+      DataError: if there is no such file, it is no whole archive, or it holds pickled objects.
+    """
+    container.check_exists(path)
+    try:
+        with path.open("rb") as file:
+            _check_kind(path, file.read(len(MAGIC)))
+            with zipfile.ZipFile(file) as archive:
+                return _arrays(path, archive)
+    except DataError:
+        raise
+    except MemoryError as fault:
+        raise DataError(f"{path} does not fit in memory") from fault
+    except Exception as fault:  # zipfile and numpy raise errors of any kind on a damaged file
+        why = container.first_line(fault)
+        raise DataError(f"{path} cannot be read, it was cut short or damaged: {why}") from fault
+
+
+def _check_kind(path: Path, start: bytes) -> None:
+    if start == MAGIC:
+        raise DataError(f"{path} holds one array, not an archive of named arrays (.npz)")
+    if not start.startswith(ZIP):
+        raise DataError(
+            f"{path} is no numpy archive; objects are never unpickled, because that would run "
+            "whatever code they name"
+        )
+
+
+def _arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    found: dict[str, np.ndarray] = {}
+    for member in members:
+        name = member.filename.removesuffix(".npy")
+        if name in found:
+            raise DataError(f"{path} holds two arrays of the name {name!r}")
+        found[name] = _array(f"{path}: {name}", archive, member)
+    return found
+
+
+def _array(place: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """One array, after its header was compared with the size of what follows it."""
+    with archive.open(member) as stream:
+        shape, _, dtype = _header(place, stream)
+        if dtype.hasobject:
+            raise DataError(
+                f"{place} holds pickled objects, no array of numbers in an archive; objects are "
+                "never unpickled, because that would run whatever code they name"
+            )
+        declared = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        held = member.file_size - stream.tell()
+        if declared != held:
+            raise DataError(f"{place} declares {declared} bytes, but {held} are there")
+        container.check_size(place, declared, member.compress_size)
+    with archive.open(member) as stream:
+        array = npy.read_array(stream, allow_pickle=False)  # type: ignore[no-untyped-call]
+        stream.read(1)  # at the end, zipfile compares the checksum
+    return array
+
+
+def _header(place: str, stream: Any) -> tuple[Any, ...]:
+    """Shape, order and type of an array, which the start of its file says."""
+    readers: dict[Any, Any] = {
+        (1, 0): npy.read_array_header_1_0,
+        (2, 0): npy.read_array_header_2_0,
+    }
+    try:
+        version = npy.read_magic(stream)  # type: ignore[no-untyped-call]
+        return readers[version](stream)
+    except Exception as fault:  # numpy parses the header as a Python literal: any error may come
+        why = container.first_line(fault)
+        raise DataError(f"{place} is no array: its header is damaged ({why})") from fault

@@ -1,0 +1,56 @@
+"""Which preset a run took, and what of its settings is not the method's default."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from jaxrl_prefs.runs import presets
+from jaxrl_prefs.runs.config import OWN_FLAGS, RunConfig
+
+SHOWN = 8  # fields that a line names
+
+
+def source(dataset: str, family: str, algo: str) -> str:
+    """Where the settings of a method on a dataset come from.
+
+    >>> source("pendulum/mixed-v0", "pendulum", "bdpo")
+    "the dataset's own row"
+    >>> source("mine/hopper-v0", "locomotion", "iql")
+    "its family's row (locomotion)"
+    >>> source("mine/set-v0", "other", "iql")
+    "the method's defaults"
+    """
+    if algo in presets.TUNED.get(presets.known_as(dataset), {}):
+        return "the dataset's own row"
+    if algo in presets.FAMILIES.get(family, {}):
+        return f"its family's row ({family})"
+    return "the method's defaults"
+
+
+def differing(config: Any) -> dict[str, Any]:
+    """Returns {field: value} of a config dataclass where it is not its class's default."""
+    default = type(config)()
+    names = [field.name for field in dataclasses.fields(config) if field.name not in OWN_FLAGS]
+    return {x: getattr(config, x) for x in names if getattr(config, x) != getattr(default, x)}
+
+
+def text(value: Any) -> str:
+    """A field's value as --set takes it.
+
+    >>> text((64, 64)), text(True), text(0.1)
+    ('64,64', 'true', '0.1')
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(text, value)) if isinstance(value, tuple) else str(value)
+
+
+def describe(run: RunConfig, method: Any, family: str) -> str:
+    """One line: the preset, and the fields that differ from the defaults, the method's first."""
+    found = differing(method) | differing(run)
+    parts = [f"{name}={text(value)}" for name, value in found.items()]
+    if len(parts) > SHOWN:
+        parts = [*parts[:SHOWN], f"and {len(parts) - SHOWN} more"]
+    changed = f"other than its defaults: {', '.join(parts)}" if parts else "all at their defaults"
+    return f"{source(run.dataset, family, run.algo)}; {changed}"

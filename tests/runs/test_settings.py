@@ -1,0 +1,40 @@
+"""The line that says which preset a run took."""
+
+from __future__ import annotations
+
+import pytest
+
+from jaxrl_prefs.runs import config, settings
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "algo", "start"),
+    [
+        ("pendulum/mixed-v0", "pendulum", "bc", "the dataset's own row; other than its defaults: "),
+        ("mine/hopper-v0", "locomotion", "bdpo", "its family's row (locomotion); other than its"),
+        ("mine/set-v0", "other", "bdpo", "the method's defaults; all at their defaults"),
+        ("downloads/hopper_medium-v2.hdf5", "locomotion", "bdpo", "the dataset's own row; "),
+    ],
+)
+def test_the_row_is_named(name: str, family: str, algo: str, start: str) -> None:
+    choice = config.Choice(algo, name, "", (0,), ())
+    run, method = config.resolve(choice, name, family)
+    assert settings.describe(run, method, family).startswith(start)
+
+
+def test_what_differs_is_listed_and_shortened() -> None:
+    choice = config.Choice("bdpo", "mine/set-v0", "", (0,), ("eta=2", "keep=7", "clip_norm=0"))
+    run, method = config.resolve(choice, "mine/set-v0", "other")
+    expected = "other than its defaults: eta=2.0, clip_norm=0.0, keep=7"
+    assert settings.describe(run, method, "other").endswith(expected)
+    many = [f"{name}=3" for name in ("rho", "q_samples", "v_samples", "actor_samples", "tau")]
+    choice = config.Choice(
+        "bdpo",
+        "x",
+        "",
+        (0,),
+        (*many, "eta=2", "keep=7", "actor_hidden=8,8", "batch_size=9", "gamma=.5"),
+    )
+    run, method = config.resolve(choice, "x", "other")
+    text = settings.describe(run, method, "other")
+    assert text.endswith("and 2 more") and text.count("=") == settings.SHOWN
