@@ -26,9 +26,8 @@ OUTSIDE = {
 }
 
 # What a program of yours starts with, of the package's own names.
-FACE = (
-    "train load_dataset Dataset load_run Run evaluate Evaluation RunConfig Logger METHODS".split()
-)
+FACE = ("train", "load_dataset", "Dataset", "load_run", "Run", "evaluate", "Evaluation")
+FACE += ("RunConfig", "Logger", "METHODS")
 
 # Pages of the API reference: title and modules. What does not exist is left out.
 REFERENCE = {
