@@ -185,7 +185,8 @@ def test_quoted_code_is_in_the_code() -> None:
 
 def commands(page: Path) -> list[list[str]]:
     """The words of every command of this library in a page's shell examples."""
-    text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
+    shell = re.findall(r"^ *```bash\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL)
+    text = "\n".join(shell).replace("\\\n", " ")
     text += "\n" + "\n".join(re.findall(r"`(jaxrl-prefs [^`]+)`", page.read_text()))
     plain = re.sub(r"#.*|['\"]", "", text)
     lines = [line.split() for line in plain.splitlines()]
