@@ -102,7 +102,10 @@ def test_the_rooms_are_those_of_the_import_rules() -> None:
     assert tables.floors() == rules.FLOORS
 
 
-@pytest.mark.parametrize("name, layout, records", [*plots.plots()], ids=lambda x: str(x)[:30])
+PICTURES = [*plots.plots()]
+
+
+@pytest.mark.parametrize("name, layout, records", PICTURES, ids=[each[0] for each in PICTURES])
 def test_pictures_show_the_records(
     name: str, layout: dict[str, Any], records: list[tables.Record]
 ) -> None:
