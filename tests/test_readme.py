@@ -305,3 +305,10 @@ def test_pages_that_the_source_names_exist() -> None:
     for path in SOURCES:
         for named in re.findall(r"\b(docs/[\w/]+\.md)", path.read_text()):
             assert (ROOT / named).exists(), f"{of(path)} names {named}"
+
+
+@each_page()
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    for named in re.findall(r"`([\w-]+/[\w/-]+\.(?:py|sh|json|md|ipynb))`", page.read_text()):
+        places = (ROOT, ROOT / "jaxrl_prefs", ROOT / "jaxrl_prefs" / "data")
+        assert any((place / named).exists() for place in places), f"{of(page)} names {named}"
