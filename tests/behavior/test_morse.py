@@ -10,7 +10,7 @@ import pytest
 
 from jaxrl_prefs import learner
 from jaxrl_prefs.behavior import morse
-from jaxrl_prefs.types import Net, Spec
+from jaxrl_prefs.types import Box, Net, Spec
 from tests import modes
 from tests.exact import batch_of, compiled
 
