@@ -245,6 +245,7 @@ def step_value(
     With the target actor it is V's regression target; with the online one, what the actor maximises
     (16). The critics and the behaviour are target networks and receive no gradient.
     """
+    chex.assert_rank(batch.action, 2)
     step = parts.policy.refine(
         actor, state.behavior.target, batch.observation, batch.action, key, samples
     )
