@@ -128,7 +128,7 @@ def learned(
 
     @jax.jit
     def draw(observation: jax.Array) -> jax.Array:
-        return score.draw(parts.model, params, observation, keys, PER_STATE, parts.sampler)
+        return score.sample(parts.model, params, observation, keys, PER_STATE, parts.sampler)
 
     @jax.jit
     def density(observation: jax.Array, y: jax.Array) -> jax.Array:

@@ -73,7 +73,7 @@ def prepared(name: str, changes: dict[str, Any], observation: int, action: int) 
     def samples(key: jax.Array) -> Any:
         streams = arq.streams(key, batch.index)
         params, count = state.behavior.target, config.candidates
-        return score.draw(parts.model, params, batch.observation, streams, count, parts.sampler)
+        return score.sample(parts.model, params, batch.observation, streams, count, parts.sampler)
 
     call = densities if "density" in name else samples
     compiled = jax.jit(call)

@@ -29,9 +29,20 @@ Deviations:
  4. The last step of an episode that was cut has no next action: it is trained on without the
     critic's penalty, where the authors leave it out.
 
-From the folder above:
+From the folder above, on the command line:
 
+    jaxrl-prefs run --algo=examples.own_method --dataset=pendulum-mixed --seeds=3
+
+in Python:
+
+    import jaxrl_prefs as jp
     from examples import own_method
+
+    run = jp.train(own_method, "pendulum-mixed", seeds=3, workdir="runs/rebrac")
+    run = jp.load_run("runs/rebrac", method=own_method)
+
+and in a test:
+
     from jaxrl_prefs import testing
 
     testing.check_method(own_method)
@@ -46,17 +57,17 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxrl_prefs import learner, validation
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops import values
-from jaxrl_prefs.ops.shapes import uniform_in
+from jaxrl_prefs.ops.shapes import clip_to_box, expand_rank, uniform_in
 from jaxrl_prefs.policies import deterministic
-from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
+from jaxrl_prefs.types import Array, Box, Key, Metrics, Net, Params, Spec, Transition
 from jaxrl_prefs.values import critics
+from jaxrl_prefs.values.actor_losses import ActFn, squared_distance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,23 +106,21 @@ class State:
 class Parts(NamedTuple):
     """Networks, optimisers and the action box; no arrays that training changes."""
 
-    policy: Net  # observation [B, O] -> action [B, A] in the box
+    policy: deterministic.Deterministic
     critic: Net  # (observation, action) -> [2, B]
+    box: Box  # of the actions
     actor_optimizer: optax.GradientTransformation
     critic_optimizer: optax.GradientTransformation
-    low: np.ndarray  # [A]
-    high: np.ndarray  # [A]
 
 
 def parts_of(config: Config, spec: Spec) -> Parts:
     """Builds the networks and their optimisers."""
     return Parts(
-        policy=deterministic.policy(config.actor_hidden, spec),
+        policy=deterministic.relu_policy(config.actor_hidden, spec),
         critic=critics.twin(config.critic_hidden, layer_norm=config.critic_layer_norm),
+        box=spec.action_box,
         actor_optimizer=learner.optimizer(config.actor_learning_rate),
         critic_optimizer=learner.optimizer(config.critic_learning_rate),
-        low=spec.action_low,
-        high=spec.action_high,
     )
 
 
@@ -140,16 +149,15 @@ def critic_target(
         penalty: beta_2; without effect where the data have no next action.
     """
     q = critic.apply(critic_params, batch.next_observation, next_action).min(0)
-    gap = deterministic.distance(next_action, batch.next_action, over="sum")
+    gap = squared_distance(next_action, batch.next_action, "sum")
     next_value = q - penalty * batch.has_next_action * gap
-    target = values.td_target(batch.reward, batch.discount, next_value)
-    return jax.lax.stop_gradient(target)
+    return jax.lax.stop_gradient(batch.reward + batch.discount * next_value)
 
 
 def actor_loss(
     params: Params,
     *,
-    policy: Net,
+    policy: ActFn,
     critic: Net,
     critic_params: Params,
     batch: Transition,
@@ -159,9 +167,9 @@ def actor_loss(
 
     `penalty` is beta_1. The divisor and `critic_params` are held fixed.
     """
-    action = policy.apply(params, batch.observation)
+    action = policy(params, batch.observation)
     q = critic.apply(critic_params, batch.observation, action).min(0)
-    gap = deterministic.distance(action, batch.action, over="sum")
+    gap = squared_distance(action, batch.action, "sum")
     loss = jnp.mean(penalty * gap - values.normalised(q))
     return loss, learner.measured(actor_loss=loss, bc_error=gap)
 
@@ -169,31 +177,24 @@ def actor_loss(
 # --------------------------------------------------------------------------------- updates
 
 
+def smoothed(action: Array, key: Key, *, box: Box, noise: float, clip: float) -> Array:
+    """An action [B, A] plus clipped normal noise, in halves of the box, clipped to the box."""
+    drawn = noise * jax.random.normal(key, action.shape, action.dtype)
+    radius = expand_rank(jnp.asarray(box.radius, action.dtype), action.ndim)
+    return clip_to_box(action + radius * jnp.clip(drawn, -clip, clip), box)
+
+
 def update_critic(
     state: State, batch: Transition, key: Key, *, parts: Parts, config: Config
 ) -> tuple[Trainable, Metrics]:
     """One gradient step of both critics towards the penalised target."""
-    next_action = critics.smoothed(
-        parts.policy.apply(state.actor.target, batch.next_observation),
-        key,
-        parts.low,
-        parts.high,
-        noise=config.noise,
-        clip=config.noise_clip,
-    )
+    action = parts.policy.act(state.actor.target, batch.next_observation)
+    action = smoothed(action, key, box=parts.box, noise=config.noise, clip=config.noise_clip)
     target = critic_target(
-        state.critic.target,
-        batch,
-        next_action,
-        critic=parts.critic,
-        penalty=config.critic_penalty,
+        state.critic.target, batch, action, critic=parts.critic, penalty=config.critic_penalty
     )
     critic, metrics = critics.regress(
-        state.critic,
-        parts.critic_optimizer,
-        parts.critic,
-        (batch.observation, batch.action),
-        lambda prediction: critics.squared_error(prediction, target),
+        state.critic, parts.critic_optimizer, parts.critic, batch, target
     )
     return critic, metrics | learner.measured(critic_target=target)
 
@@ -204,7 +205,7 @@ def update_actor(
     """One gradient step of the policy, and one of both target networks."""
     loss = partial(
         actor_loss,
-        policy=parts.policy,
+        policy=parts.policy.act,
         critic=parts.critic,
         critic_params=state.critic.params,
         batch=batch,
@@ -232,15 +233,15 @@ def update(
 def act(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
     """The policy's action; nothing is drawn."""
     del key
-    return parts.policy.apply(state.actor.params, observation)
+    return parts.policy.act(state.actor.params, observation)
 
 
 def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
     """Mean Q on data, policy and uniform actions, and how far the policy is from the data."""
-    uniform = uniform_in(parts.low, parts.high, key, batch.action.shape, batch.action.dtype)
-    policy = parts.policy.apply(state.actor.params, batch.observation)
+    uniform = uniform_in(parts.box, key, batch.action.shape, batch.action.dtype)
+    policy = parts.policy.act(state.actor.params, batch.observation)
     found = critics.q_diagnostics(parts.critic, state.critic.params, batch, policy, uniform)
-    gap = deterministic.distance(policy, batch.action, over="sum")
+    gap = squared_distance(policy, batch.action, "sum")
     return found | learner.measured(bc_error=gap)
 
 

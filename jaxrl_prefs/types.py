@@ -29,6 +29,23 @@ class Net(NamedTuple):
     apply: Callable[..., Array]
 
 
+class Box(NamedTuple):
+    """The bounds of an action, one interval for each dimension."""
+
+    low: np.ndarray  # [A]
+    high: np.ndarray  # [A]
+
+    @property
+    def centre(self) -> np.ndarray:
+        """The middle of each interval, [A]."""
+        return (self.low + self.high) / 2
+
+    @property
+    def radius(self) -> np.ndarray:
+        """Half the length of each interval, [A]."""
+        return (self.high - self.low) / 2
+
+
 class Transition(NamedTuple):
     """One batch of transitions; with N in place of B, a whole dataset.
 
@@ -64,6 +81,11 @@ class Spec(NamedTuple):
     observation_std: np.ndarray  # [O]
     action_mean: np.ndarray  # [A]
     action_std: np.ndarray  # [A]
+
+    @property
+    def action_box(self) -> Box:
+        """The bounds of the actions."""
+        return Box(self.action_low, self.action_high)
 
     @classmethod
     def of(cls, data: Transition, *, low: float = -1.0, high: float = 1.0) -> Spec:

@@ -1,27 +1,34 @@
-"""What `make` checks of a config before it builds anything; every message names the field.
+"""Checks of a config that `make` does before it builds anything; every message names the field.
 
-A field that holds an array is the setting of a member (settings.py): it was checked as a number
-before, and cannot be looked at inside a compiled program.
+In a sweep a field may hold an array instead of a number. The number was checked before the sweep
+put it into the array, and an array cannot be read inside a compiled program: arrays pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+import typing
 from typing import Any
 
 import jax
 
 
-def require_choice(field: str, value: str, options: Iterable[str]) -> str:
-    """Returns `value` if it is one of `options`, else raises ValueError naming them.
+def require_choices(config: Any) -> None:
+    """Raises ValueError for the first field whose value is not one that its Literal type lists.
 
-    >>> require_choice("policy", "gaussian", ("gaussian", "deterministic"))
-    'gaussian'
+    Fields of type `Literal[...]` and `tuple[Literal[...], ...]` are checked, others are not.
     """
-    options = tuple(options)
-    if value not in options:
-        raise ValueError(f"{field} must be one of {', '.join(options)}, not {value!r}")
-    return value
+    types = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        kind, value = types[field.name], getattr(config, field.name)
+        is_tuple = typing.get_origin(kind) is tuple
+        kind = typing.get_args(kind)[0] if is_tuple else kind
+        if typing.get_origin(kind) is typing.Literal:
+            options = typing.get_args(kind)
+            for each in value if is_tuple else (value,):
+                if each not in options:
+                    listed = ", ".join(map(str, options))
+                    raise ValueError(f"{field.name} must be one of {listed}, not {each!r}")
 
 
 def require_nonnegative(config: Any, *fields: str) -> None:

@@ -6,6 +6,7 @@ Q(s, a) = eta m.a the soft value at every noise level is linear in the noised ac
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.methods import bdpo
 from jaxrl_prefs.ops import ddpm, schedules
 from jaxrl_prefs.policies import diffusion
+from jaxrl_prefs.policies.paths import PathPolicy
 from jaxrl_prefs.types import Array, Net, Params, Transition
 
 M = np.array([1.5, -0.5])  # |m|^2 = 2.5
@@ -80,7 +82,7 @@ def linear_critic() -> Net:
 def linear_value(schedule: schedules.Schedule) -> Net:
     """The optimal V_n(x) = eta (sqrt(abar_n) m.x + (1 - abar_n) |m|^2 / 2), with the offsets.
 
-    At n = 0 it answers with nonsense, because V must not be asked there.
+    At n = 0 it answers with nonsense, because V must not be evaluated there.
     """
 
     def apply(params: Params, observation: Array, x: Array, n: Array) -> Array:
@@ -99,20 +101,20 @@ def quiet(step: ddpm.Step) -> ddpm.Step:
 
 
 def fixed(params: Any, target: Any = None) -> Trainable:
-    """Parameters that nothing trains; the average equals them unless it is given."""
+    """Parameters that nothing trains; the target network equals them unless it is given."""
     return Trainable(params=params, target=params if target is None else target, opt_state=())
 
 
 def linear_parts(
     config: bdpo.Config, step: ddpm.Step | None = None, *, action_dim: int = 2
 ) -> bdpo.Parts:
-    """BDPO on the closed forms: the schedule and the levels of the config, no clipping."""
+    """BDPO on the closed forms, with the schedule and levels of the config and no clipping."""
     schedule = schedules.SCHEDULES[config.schedule](config.diffusion_steps)
     stratified = config.levels == "stratified"
     return bdpo.Parts(
         config=config,
         spec=None,
-        family=diffusion.family(
+        policy=diffusion.DiffusionPolicy(
             normal_net(schedule),
             schedule,
             step or ddpm.ancestral(),
@@ -125,6 +127,12 @@ def linear_parts(
         actor_optimizer=None,
         critic_optimizer=None,
     )
+
+
+def replaced(policy: PathPolicy, **functions: Any) -> Any:
+    """The policy with some of its functions replaced."""
+    names = ("levels", "init", "bc_loss", "sample", "paths", "refine")
+    return SimpleNamespace(**{name: getattr(policy, name) for name in names} | functions)
 
 
 def linear_state(actor: Any = M) -> bdpo.State:

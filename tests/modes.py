@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_prefs.behavior import morse
-from jaxrl_prefs.types import Array, Net, Transition
+from jaxrl_prefs.types import Array, Box, Net, Transition
 from tests.exact import batch_of
 
 CENTRES = np.array([[0.8, 0.0], [-0.8, 0.0], [0.0, 0.8], [0.0, -0.8]])
@@ -39,7 +39,7 @@ def exact(scale: Any) -> morse.Morse:
 
     net = Net(lambda key, *inputs: (), apply)
     bound = np.ones(2)
-    return morse.Morse(net, lambda square: morse.rbf(square, scale), -bound, bound)
+    return morse.Morse(net, lambda square: morse.rbf(square, scale), Box(-bound, bound))
 
 
 def shifted(offset: Any, scale: float) -> morse.Morse:
@@ -51,15 +51,12 @@ def shifted(offset: Any, scale: float) -> morse.Morse:
 
     net = Net(lambda key, *inputs: (), apply)
     bound = np.ones(len(offset))
-    return morse.Morse(net, lambda square: morse.rbf(square, scale), -bound, bound)
+    return morse.Morse(net, lambda square: morse.rbf(square, scale), Box(-bound, bound))
 
 
-def point() -> Net:
+def point(params: Array, observation: Array) -> Array:
     """A policy whose parameters are its action, the same in every state."""
-    return Net(
-        lambda key, observation: jnp.zeros(2),
-        lambda params, observation: jnp.broadcast_to(params[None], (len(observation), len(params))),
-    )
+    return jnp.broadcast_to(params[None], (len(observation), len(params)))
 
 
 def critic_of(value: Any) -> Net:

@@ -41,6 +41,13 @@ class Corridor(gymnasium.Env):
         return np.asarray([self.start, self.now], np.float32)
 
 
+class Limited(gymnasium.wrappers.TimeLimit):
+    """The corridor with its time limit, as a class that makes it."""
+
+    def __init__(self) -> None:
+        super().__init__(Corridor(), LIMIT)
+
+
 def register() -> None:
     """Makes the environment known to Gymnasium by its id."""
     if ENV_ID not in gymnasium.registry:

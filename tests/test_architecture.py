@@ -50,7 +50,7 @@ FLOORS: dict[str, set[str]] = {
         *("behavior", "cli", "data", "errors", "learner", "method", "methods", "ops"),
         *("parallel", "policies", "runs", "training", "types", "values"),
     },
-    "__init__": {"method", "methods", "runs", "types"},
+    "__init__": {"data", "environments", "errors", "method", "methods", "runs", "types"},
     "__main__": {"__init__", "cli"},  # the commands' modules are imported by name
 }
 

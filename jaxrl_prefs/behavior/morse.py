@@ -1,20 +1,20 @@
-"""Morse networks: how certain it is that an action belongs to the data, as a number in [0, 1].
+"""Morse networks: a certainty in [0, 1] that an action belongs to the data.
 
-Dherin et al. 2023 (arXiv 2307.00667), as TD3-BST uses them (Srinivasan and Knottenbelt 2024, arXiv
-2404.16399): a network f(s, a) learns to return the action a where (s, a) is in the data, and the
-certainty is a kernel of how far it misses.
+Source: Dherin et al. 2023 (arXiv 2307.00667), as TD3-BST uses them (Srinivasan and Knottenbelt
+2024, arXiv 2404.16399). A network f(s, a) learns to return the action a where (s, a) is in the
+data, and the certainty is a kernel of its error.
 
     M(s, a)  = K(f(s, a), a)          certainty: 1 on the data's modes, towards 0 off them
     E        = -log M                 energy: M is an unnormalised density
     C        = 1 - M                  uncertainty
     L        = mean[ -log M(s, a) ] + mean_j[ M(s, u_j) ]      u_j uniform on the action box
 
-The optimum of L is M*(s, a) = min(1, p(a|s) / u(a)): a density ratio, clipped at 1. All is
-computed from log K; log(exp(.)) would underflow a few kernel widths from the data.
+The optimum of L is M*(s, a) = min(1, p(a|s) / u(a)), a density ratio clipped at 1. Everything is
+computed from log K, because log(exp(.)) would underflow a few kernel widths from the data.
 
-Where actions have many dimensions no uniform one comes near the data, and a network that knows p(a)
-but not p(a|s) has the loss of one that knows both (docs/methods/td3_bst.md). A share of the u_j may
-therefore be actions of the batch's other rows: u is then the mixture of both.
+In many action dimensions no uniform action comes near the data, and a network that knows p(a) but
+not p(a|s) has the same loss as one that knows both (docs/methods/td3_bst.md). A share of the u_j
+may therefore be the actions of other rows of the batch; u is then the mixture of both.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxrl_prefs import learner, nets
+from jaxrl_prefs.behavior.held_out import is_held_out
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.ops.shapes import uniform_in
-from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
+from jaxrl_prefs.types import Array, Box, Key, Metrics, Net, Params, Spec, Transition
 
 Kernel = Callable[[Array, float | Array], Array]  # (squared distance, scale) -> log K
-
-HELD_OUT = 20  # every 20th row of the data is measured and not trained on
-
 
 # --------------------------------------------------------------------------------- kernels
 
@@ -77,7 +76,7 @@ KERNELS: dict[str, Kernel] = {
 def scale_of(text: str | float | Array, action_dim: int) -> float | Array:
     """Reads a kernel's scale: a number, or a multiple of the action dimension k such as k/2.
 
-    An array, the setting of a member (training/sweep.py), is handed back as it is.
+    An array, which a sweep passes for one of its members, is returned as it is.
 
     Raises:
         ValueError: for anything else, and for a scale that is not above 0.
@@ -118,8 +117,7 @@ class Morse(NamedTuple):
 
     net: Net  # f: (observation, action) -> [..., A]
     kernel: Callable[[Array], Array]  # squared distance -> log K
-    low: np.ndarray  # [A], the box of the uniform actions
-    high: np.ndarray  # [A]
+    box: Box  # of the uniform actions
     negative_weight: float | Array = 1.0  # of the negatives' term
     shuffled: float | Array = 0.0  # share of the negatives that are other rows' actions
 
@@ -157,8 +155,7 @@ def network(
     return Morse(
         net=nets.mlp(hidden, spec.action_dim, activation="relu", initialiser="lecun"),
         kernel=lambda square: KERNELS[kernel](square, width),
-        low=spec.action_low,
-        high=spec.action_high,
+        box=spec.action_box,
         negative_weight=negative_weight**spec.action_dim,
         shuffled=shuffled,
     )
@@ -183,20 +180,20 @@ def uncertainty(morse: Morse, params: Params, observation: Array, action: Array)
 # -------------------------------------------------------------------------------- training
 
 
-class Found(NamedTuple):
-    """What one evaluation of the loss saw."""
+class LossTerms(NamedTuple):
+    """The parts of the loss, for metrics."""
 
     energy: Array  # [B], of the data's actions
     negative: Array  # [B, J], certainty of the negatives
 
 
-def negatives_of(morse: Morse, action: Array, key: Key, count: int) -> tuple[Array, Array]:
-    """Draws `count` actions per row to tell the rows' actions from.
+def sample_negatives(morse: Morse, action: Array, key: Key, count: int) -> tuple[Array, Array]:
+    """Samples the negatives: `count` actions for each row.
 
     Args:
-        morse: the network: its box, and the share of other rows' actions.
-        action: [B, A] of the batch. A row may draw its own.
-        key: of the draws.
+        morse: the network, with its box and the share of other rows' actions.
+        action: [B, A], the batch's actions. A negative may be the row's own action.
+        key: of the samples.
         count: J.
 
     Returns:
@@ -204,9 +201,7 @@ def negatives_of(morse: Morse, action: Array, key: Key, count: int) -> tuple[Arr
     """
     uniform_key, row_key, share_key = jax.random.split(key, 3)
     shape = (len(action), count)
-    uniform = uniform_in(
-        morse.low, morse.high, uniform_key, (*shape, action.shape[1]), action.dtype
-    )
+    uniform = uniform_in(morse.box, uniform_key, (*shape, action.shape[1]), action.dtype)
     other = jnp.take(action, jax.random.randint(row_key, shape, 0, len(action)), axis=0)
     is_other = jax.random.bernoulli(share_key, morse.shuffled, shape)
     return jnp.where(is_other[..., None], other, uniform), 1 - is_other.astype(action.dtype)
@@ -214,7 +209,7 @@ def negatives_of(morse: Morse, action: Array, key: Key, count: int) -> tuple[Arr
 
 def loss(
     params: Params, *, morse: Morse, batch: Transition, negatives: Array, weight: Array
-) -> tuple[Array, Found]:
+) -> tuple[Array, LossTerms]:
     """sum_i w_i [-log M(s_i, a_i) + c mean_j M(s_i, u_ij)] / sum_i w_i.
 
     c is the network's `negative_weight`. Over all functions the optimum is min(1, p / (c u)), with
@@ -227,11 +222,14 @@ def loss(
         negatives: [B, J, A], the u_ij.
         weight: [B]; 0 leaves a row out.
     """
+    chex.assert_rank([batch.action, negatives, weight], [2, 3, 1])
+    chex.assert_equal_shape_prefix([batch.action, negatives, weight], 1)
+    chex.assert_equal(negatives.shape[2], batch.action.shape[1])
     action = jnp.concatenate([batch.action[:, None], negatives], 1)  # one pass for both terms
     energies = energy(morse, params, batch.observation[:, None], action)
-    found = Found(energies[:, 0], jnp.exp(-energies[:, 1:]))
-    per_row = found.energy + morse.negative_weight * found.negative.mean(1)
-    return jnp.sum(weight * per_row) / jnp.maximum(jnp.sum(weight), 1), found
+    terms = LossTerms(energies[:, 0], jnp.exp(-energies[:, 1:]))
+    per_row = terms.energy + morse.negative_weight * terms.negative.mean(1)
+    return jnp.sum(weight * per_row) / jnp.maximum(jnp.sum(weight), 1), terms
 
 
 def update(
@@ -243,40 +241,46 @@ def update(
     opt: optax.GradientTransformation,
     negatives: int,
 ) -> tuple[Trainable, Metrics]:
-    """One step on the loss with `negatives` actions per row to tell the data's from.
+    """One step on the loss, with `negatives` negative actions per row.
 
-    Every 20th row of the dataset, by its number, is left out of the loss (its action may be another
-    row's negative); `certainty_held_out` is the mean certainty there, and counts only where the
-    batch holds such rows. `certainty_uniform` is that of the negatives that are uniform.
+    Held-out rows (held_out.py) are not in the loss, though their actions may be other rows'
+    negatives. Metrics: the loss, and the mean certainty of the trained rows' actions, of the
+    held-out rows' actions (count 0 in a batch without such rows) and of the uniform negatives.
     """
-    held_out = (batch.index % HELD_OUT == 0).astype(batch.action.dtype)
-    drawn, is_uniform = negatives_of(morse, batch.action, key, negatives)
+    held_out = is_held_out(batch.index).astype(batch.action.dtype)
+    samples, is_uniform = sample_negatives(morse, batch.action, key, negatives)
 
-    def objective(params: Params) -> tuple[Array, tuple[Array, Found]]:
-        value, found = loss(params, morse=morse, batch=batch, negatives=drawn, weight=1 - held_out)
-        return value, (value, found)
+    def objective(params: Params) -> tuple[Array, tuple[Array, LossTerms]]:
+        value, terms = loss(
+            params, morse=morse, batch=batch, negatives=samples, weight=1 - held_out
+        )
+        return value, (value, terms)
 
-    part, (value, found) = learner.gradient_step(part, opt, objective)
-    on_data = jnp.exp(-found.energy)
+    part, (value, terms) = learner.gradient_step(part, opt, objective)
+    on_data = jnp.exp(-terms.energy)
     metrics = learner.measured(morse_loss=value)
-    for name, certain, chosen in (
+    for name, certainty, counted in (
         ("certainty_data", on_data, 1 - held_out),
         ("certainty_held_out", on_data, held_out),
-        ("certainty_uniform", found.negative, is_uniform),
+        ("certainty_uniform", terms.negative, is_uniform),
     ):
-        metrics[name] = jnp.float32(jnp.sum(certain * chosen)), jnp.float32(jnp.sum(chosen))
+        metrics[name] = jnp.float32(jnp.sum(certainty * counted)), jnp.float32(jnp.sum(counted))
     return part, metrics
 
 
 def diagnosis(
     morse: Morse, params: Params, batch: Transition, policy: Array, uniform: Array
 ) -> Metrics:
-    """Mean certainty of the data's, the policy's, uniform and shuffled actions.
+    """Mean certainty of the data's, the policy's, uniform and shuffled actions, [B, A] each.
 
-    Low on data is a kernel too narrow or a network trained too little; high on uniform actions is
-    one that lost its negatives; high on shuffled ones, the data's own at other rows' states, is one
-    that knows the actions but not the states; low on the policy's is a policy that left the data.
+    Shuffled actions are the data's at other rows' states. What unusual values mean:
+
+    - low on data: the kernel is too narrow, or the network was trained too little;
+    - high on uniform actions: the negatives no longer have an effect;
+    - high on shuffled actions: the network knows the actions but ignores the states;
+    - low on the policy's actions: the policy has left the data.
     """
+    chex.assert_equal_shape([batch.action, policy, uniform])
 
     def mean(action: Array) -> Array:
         return certainty(morse, params, batch.observation, action)

@@ -1,8 +1,8 @@
 """A score model of the behaviour: denoising score matching, sampling, log-densities.
 
-Diffusion runs on standardised actions y, conditioned on standardised observations; both maps are
-part of the model. The network f predicts minus the noise: score(y, t) = f(y, c, t) / std(t).
-Parameters have a first axis of members, whose scores are averaged (ARQ's ensembles).
+The diffusion is over standardised actions y, conditioned on standardised observations; both maps
+are part of the model. The network f predicts minus the noise: score(y, t) = f(y, c, t) / std(t).
+Parameters have a first axis of members, and the score is the members' mean (ARQ's ensembles).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +23,7 @@ from jaxrl_prefs.ops.vpsde import Score
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec
 
 FIRST_TIME = 1e-5  # of training
-SMALLEST_STD = 0.05  # deviations above 0 and below this are raised to it (ARQ's code)
+SMALLEST_STD = 0.05  # standard deviations between 0 and this are raised to it (ARQ's code)
 
 
 class Standard(NamedTuple):
@@ -33,12 +34,12 @@ class Standard(NamedTuple):
 
     @classmethod
     def of(cls, mean: np.ndarray, std: np.ndarray) -> Standard:
-        """From the data's mean and population deviation."""
+        """From the data's mean and population standard deviation."""
         raised = np.where(std > 0, np.maximum(std, SMALLEST_STD), 0)
         return cls(np.asarray(mean, np.float32), np.asarray(raised, np.float32))
 
     def apply(self, x: Array) -> Array:
-        """To mean 0 and deviation 1."""
+        """To mean 0 and standard deviation 1."""
         varies = self.scale > 0
         factor = np.where(varies, 1 / np.where(varies, self.scale, 1), 0).astype(np.float32)
         return (x - expand_rank(self.mean, x.ndim)) * expand_rank(factor, x.ndim)
@@ -49,7 +50,7 @@ class Standard(NamedTuple):
 
     @property
     def log_volume(self) -> float:
-        """log |d standardised / d raw|: what a density in raw units has more, in logarithms."""
+        """log |d standardised / d raw|: raw log-density minus standardised log-density."""
         return -float(np.log(self.scale[self.scale > 0]).sum())
 
 
@@ -81,12 +82,14 @@ def init(model: Model, key: Key, observation: Array, action: Array) -> Params:
 def denoising_loss(
     params: Params, *, model: Model, observation: Array, action: Array, key: Key
 ) -> tuple[Array, Metrics]:
-    """Sum over dimensions of (f + z)^2, averaged over rows, summed over members.
+    """Sum over dimensions of (f + z)^2; the mean over rows, then the sum over members: a scalar.
 
-    It is (score std + z)^2, without the division that loses digits at small t. Every member takes
-    its own share of the rows [M B, ...], one after the other. Source: Song et al. 2021, equation 7,
+    It is (score std + z)^2 without the division, which loses digits at small t. The rows [M B, ...]
+    are split into consecutive shares, one for each member. Source: Song et al. 2021, equation 7,
     weighted by the marginal variance; ARQ's code.
     """
+    chex.assert_rank([observation, action], 2)
+    chex.assert_equal_shape_prefix([observation, action], 1)
     time_key, noise_key = jax.random.split(key)
     y, context = model.action.apply(action), model.observation.apply(observation)
     t = jax.random.uniform(time_key, y.shape[:-1], y.dtype, FIRST_TIME, 1.0)
@@ -123,7 +126,7 @@ class Solver(NamedTuple):
     """A sampler or a log-density: `solve(score, y [..., A], noise)`, on all items or on each."""
 
     solve: Callable[[Score, Array, Noise], Array]
-    itemwise: bool  # one item [A] at a time, each with a step size of its own
+    itemwise: bool  # solve each item [A] by itself, with its own step size
 
 
 def solved(
@@ -140,18 +143,18 @@ def solved(
     return jax.vmap(jax.vmap(one, (None, 0)))(context, y)
 
 
-def draw(
-    model: Model, params: Params, observation: Array, streams: Key, count: int, sampler: Solver
+def sample(
+    model: Model, params: Params, observation: Array, row_keys: Key, count: int, sampler: Solver
 ) -> Array:
-    """Draws `count` standardised actions for each observation [B, O]: [B, K, A].
+    """Samples `count` standardised actions for each observation [B, O]: [B, K, A].
 
-    `streams` [B] are keys: each row draws from its own, whatever the rest of the batch is. Only
-    Langevin steps with batch norms make rows depend on each other.
+    Each row has its own key in `row_keys` [B], so its samples do not depend on the rest of the
+    batch, except through Langevin steps with batch norms.
     """
     shape = (count, len(model.action.mean))
 
     def noise(n: Array) -> Array:
-        keys = jax.vmap(jax.random.fold_in, (0, None))(streams, n + 1)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, n + 1)
         return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
     start = noise(jnp.int32(-1))
@@ -163,7 +166,7 @@ def log_density(
 ) -> Array:
     """Log-densities [B, K] of standardised actions y [B, K, A] under observations [B, O].
 
-    In standardised units, as ARQ's threshold takes them; `model.action.log_volume` more is the
-    density of the raw action.
+    In standardised units, like ARQ's threshold. Add `model.action.log_volume` for the log-density
+    of the raw action.
     """
     return solved(model, params, observation, y, lambda n: y, density)

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from jaxrl_prefs import data
 from jaxrl_prefs.cli import commandline
-from jaxrl_prefs.data import Recording, Task, families, parity, progress, roots, writers
+from jaxrl_prefs.data import Dataset, Task, families, parity, progress, roots, writers
 from jaxrl_prefs.data.generate import online
 from jaxrl_prefs.data.generate.sbx_agent import SbxAgent
 from jaxrl_prefs.data.readers import default_task, minari
@@ -46,7 +46,7 @@ flags.DEFINE_string(
 )
 commandline.share(FLAGS, help=False)
 
-FORMATS: dict[str, Callable[[Recording, Any], None]] = {
+FORMATS: dict[str, Callable[[Dataset, Any], None]] = {
     "d4rl": writers.d4rl,
     "robomimic": writers.robomimic,
     "ogbench": writers.ogbench,
@@ -186,7 +186,7 @@ def _kwargs(spec: dict[str, Any]) -> dict[str, Any]:
     return kwargs if isinstance(kwargs, dict) else {}
 
 
-def facts(recording: Recording) -> dict[str, str]:
+def facts(recording: Dataset) -> dict[str, str]:
     """What a recording holds, as text."""
     last = np.logical_not(recording.continues)
     over = int((last & recording.terminal).sum())
@@ -235,7 +235,7 @@ def _range(values: np.ndarray) -> str:
     return f"{values.min():.4g} to {values.max():.4g}"
 
 
-def at_the_edge(recording: Recording) -> float:
+def at_the_edge(recording: Dataset) -> float:
     """The part of the entries of actions that lies within a thousandth of the box's bounds."""
     width = recording.action_high - recording.action_low
     near = np.minimum(
@@ -254,7 +254,7 @@ def histogram(values: np.ndarray, bar: str = "█") -> list[str]:
     ]
 
 
-def replayed(recording: Recording) -> str:
+def replayed(recording: Dataset) -> str:
     """How single steps from recorded states compare with the recording."""
     found = parity.replay(recording)
     if found is None:
@@ -281,7 +281,7 @@ def random_returns(task: Task, episodes: int, seed: int = 0) -> np.ndarray:
     return returns
 
 
-def played(recording: Recording, returns: np.ndarray) -> str:
+def played(recording: Dataset, returns: np.ndarray) -> str:
     """A random policy's mean return and its score."""
     score = float(np.mean(recording.score(returns)))
     return f"return {returns.mean():.6g}, score {score:.2f} ({len(returns)} episodes)"
@@ -320,7 +320,7 @@ def convert(
     return recording.refused
 
 
-def _read(source: str, env: str, trust_env: bool) -> Recording:
+def _read(source: str, env: str, trust_env: bool) -> Dataset:
     """As `data.load`, of sets of Minari 0.4 too, which are to be converted."""
     for root in roots.roots():
         folder = root / source / "data"

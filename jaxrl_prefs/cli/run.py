@@ -152,6 +152,7 @@ def _execute(command: Command, console: Console) -> None:
     from jaxrl_prefs.runs import prepare  # after the devices are chosen
 
     prepare.run(command.choice, command.workdir, console, overwrite=command.overwrite)
+    prepare.report(command.workdir, console)
 
 
 def _join(coordinator: str, process_id: int | None, num_processes: int | None) -> None:

@@ -29,10 +29,10 @@ from rich.console import Console
 from jaxrl_prefs.cli import commandline, fields, launchers, table
 from jaxrl_prefs.cli.launchers import Task
 from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import config, figures, overrides, statistics, tables
 from jaxrl_prefs.runs.display import line
+from jaxrl_prefs.runs.methods import find_method
 from jaxrl_prefs.runs.workdir import RESULT, claim, clear, write_json, write_text
 
 FLAGS = flags.FlagValues()
@@ -236,7 +236,7 @@ def _together(cell: Cell, folder: Path, console: Console) -> list[str]:
     from jaxrl_prefs.runs import prepare
     from jaxrl_prefs.training.sweep import NotSweepable
 
-    free, module = [], METHODS[cell.algo]
+    free, module = [], find_method(cell.algo)
     for each in cell.axes:
         kind = overrides.field_types(module.Config).get(each.field)
         if kind is not float and each.field not in overrides.number_readers(module.Config):

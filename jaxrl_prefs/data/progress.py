@@ -17,7 +17,7 @@ def shown(on_progress: Progress | None) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-    with Bars(console=Console(stderr=True)) as bars:
+    with Bars(console=Console(stderr=True, force_jupyter=False)) as bars:
         tasks: dict[str, int] = {}
 
         def draw(text: str, done: int, total: int) -> None:

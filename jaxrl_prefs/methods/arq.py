@@ -3,54 +3,54 @@
 Goo, Niekum, "Know your boundaries: the advantage of explicit behavioral cloning in offline RL",
 2022, arXiv 2206.00695; equation numbers are the paper's. "Code" is the authors' published code.
 
-A score model of the behaviour is trained first. It draws N candidate actions for every state of the
-data, once, and says how dense the behaviour is there. Q then backs up over candidates inside the
-support alone, so no penalty is ever learned or paid.
+A score model of the behaviour is trained first. It samples N candidate actions for every state of
+the data, once, and gives the behaviour's log-density there. Q then backs up only over candidates
+inside the support, so that no penalty is needed.
 
     L(psi)   = E sum_d ( f_psi(y_t, s, t) + z )^2,  score = f / std(t)      denoising score matching
     Q(s, a) <- r + discount * Kth_{a' in supp(s')} min_k Q_k(s', a')                            (5)
-    pi(a|s)  = softmax over supp(s) of alpha Q(s, a), on samples drawn when acting              (6)
+    pi(a|s)  = softmax over supp(s) of alpha Q(s, a), on samples taken when acting              (6)
     L(phi)   = -E min(exp(alpha A(s, a)), 100) log pi_phi(a | s),  A = Q - mean over supp(s)    AWR
 
     symbol        name in code                         shape
-    s_psi         behavior, model (parts/score)        parameters [M, ...] of M members
+    s_psi         behavior, model (behavior/score)     parameters [M, ...] of M members
     Q_theta       critic                               [E, B] or [E, B, K]
     pi_phi        policy                               [B, A]
     N             config.candidates                    columns [rows, N, A] and [rows, N]
     K, log eps    config.kth, config.threshold         numbers
     alpha         config.alpha, .actor_alpha          per unit of the transformed reward
 
-Phases: `behavior` (score matching) -> `candidates` (walks the data, fills the columns) -> `critic`
--> `policy` (AWR). Those that the chosen `policies` and `q_target` do not need are left out:
-`policies=behavior` trains the score model alone, `q_target=sarsa` is the ablation Q^beta (with
+Phases: `behavior` (score matching) -> `candidates` (one pass over the data that fills the columns)
+-> `critic` -> `policy` (AWR). Phases that `policies` and `q_target` do not need are left out:
+`policies=behavior` trains only the score model; `q_target=sarsa` is the ablation Q^beta (with
 `critic_ensemble_size=1`, `critic_learning_rate=1e-4`).
 
 Deviations and choices (where paper and code differ, the field says so):
  1. The recorded action is a candidate too and is always kept (code; the paper has the N samples).
     The K-th counts it.
  2. The backup is never below Q of the recorded next action (code; not in equation 5). Without
-    `floor`, where fewer than K are kept, the smallest kept value stands in: ours.
+    `floor`, where fewer than K are kept, the smallest kept value is backed up: ours.
  3. The threshold is on the density of standardised actions (code; the paper does not say).
- 4. Langevin steps take each sample's own norms (code). That is biased in few dimensions even for
-    the exact score; `norms=batch` is not.
+ 4. Langevin steps use each sample's own norms (code). In few dimensions that is biased even for the
+    exact score; `norms=batch` is not.
  5. The log-density has the exact trace (code: ten random signs, `trace=hutchinson`) and, if
     `density=adaptive`, a step size of each item's own (code: one for 3,000 items together).
  6. `sampler=few_step` (24 evaluations instead of 1,000) and `density=fixed` are ours.
- 7. Members of an ensemble take consecutive shares of one shuffled stream of all data (code: a
-    stream of each; paper: different random samples). All networks share one draw of the random
-    frequencies of time (code: a draw for each).
- 8. Rows cut short by a time limit are no part of Q's loss, and are part of the other losses (code:
-    they are dropped from the data).
- 9. Candidates are kept in float16, and so are their log-densities. A sample that is not finite has
-    log-density minus infinity (code: its batch is drawn again).
-10. When all samples of the implicit policy are rejected it takes the densest: ours.
+ 7. The members of an ensemble take consecutive shares of one shuffled stream of all data (code: a
+    stream for each; paper: different random samples). All networks have the same random frequencies
+    of time (code: each its own).
+ 8. Rows cut short by a time limit are left out of Q's loss but not of the other losses (code: they
+    are dropped from the data).
+ 9. Candidates and their log-densities are stored in float16. A sample that is not finite has
+    log-density minus infinity (code: its batch is sampled again).
+10. If all samples of the implicit policy are rejected, it takes the one of highest density: ours.
 11. Q^beta has batches of the paper's 512 (code: 100).
-12. The explicit policy's rate may decay (`actor_decays`): ours, for runs so short that the last
-    iterate would be a matter of chance.
+12. The explicit policy's rate may decay (`actor_decays`): ours, for short runs, whose last iterate
+    is otherwise noisy.
 13. The critics may have layer normalisation (`critic_layer_norm`): ours. On small data it decides
-    whether Q's differences between candidates say anything (docs/methods/arq.md).
-14. `share_behavior` trains one score model and draws one candidate set for all seeds: ours. The
-    interval over seeds then leaves out how much behaviour models differ.
+    whether Q's differences between candidates are meaningful (docs/methods/arq.md).
+14. `share_behavior` trains one score model and samples one candidate set for all seeds: ours. The
+    interval over seeds then does not include the variation between behaviour models.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -74,89 +75,94 @@ from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy, epoch, sequential, uniform
 from jaxrl_prefs.ops import gaussian, likelihood, samplers, support
 from jaxrl_prefs.ops.shapes import clip_to_box, expand_rank, squashed, uniform_in
-from jaxrl_prefs.ops.values import advantage_weight, td_target
+from jaxrl_prefs.ops.values import advantage_weight
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
 from jaxrl_prefs.values import critics
 
+POLICIES: tuple[Literal["explicit", "implicit", "behavior"], ...]
 POLICIES = ("explicit", "implicit", "behavior")
-HEADS = ("stochastic", "deterministic", "residual")
-SAMPLERS = ("predictor_corrector", "predictor", "few_step", "flow")
-LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # of the stochastic policy (code)
+BATCH_SAMPLERS = {"epoch": epoch, "uniform": uniform}
 STORED = np.dtype(np.float16)
 LARGEST_STORED = 6e4  # below float16's largest number
 
-COUNTS = (
+AT_LEAST_ONE = (
     *("behavior_ensemble_size", "behavior_blocks", "behavior_width", "behavior_batch_size"),
     *("candidates", "candidate_batch_size", "sampler_steps", "hutchinson_probes"),
     *("kth", "critic_ensemble_size", "batch_size"),
 )
-STRENGTHS = ("pretrain_steps", "train_steps", "actor_steps", "alpha", "actor_alpha", "snr")
+NONNEGATIVE = ("pretrain_steps", "train_steps", "actor_steps", "alpha", "actor_alpha", "snr")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Defaults are the paper's for D4RL locomotion (tables A.1 to A.3)."""
 
-    policies: tuple[str, ...] = POLICIES  # what is trained and played; the first is the headline
-    # behaviour
-    behavior_width: int = 256
-    behavior_blocks: int = 3
-    behavior_ensemble_size: int = 1  # their scores are averaged
-    behavior_learning_rate: float = 1e-4
-    behavior_batch_size: int = 512  # for each member
-    behavior_tau: float = 0.001  # rate of the moving average, whose weights are used
-    pretrain_steps: int = 1_000_000
+    # policies that are trained and evaluated; the first is the headline
+    policies: tuple[Literal["explicit", "implicit", "behavior"], ...] = POLICIES
+    # --- behaviour
+    behavior_width: int = 256  # of the score network's hidden layers
+    behavior_blocks: int = 3  # residual blocks of the score network
+    behavior_ensemble_size: int = 1  # M, members whose mean is the score
+    behavior_learning_rate: float = 1e-4  # Adam's rate for the score network
+    behavior_batch_size: int = 512  # rows per update and member
+    behavior_tau: float = 0.001  # rate of the score's target network, which is the one that is used
+    pretrain_steps: int = 1_000_000  # updates of the score network
     share_behavior: bool = False  # one score model and candidate set for all seeds (ours)
-    # candidates
-    candidates: int = 30  # N for each state; also drawn for each decision of the implicit policy
-    candidate_batch_size: int = 16  # states for each step of the pass; more on an accelerator
-    sampler: str = "predictor_corrector"  # or "predictor", "few_step", "flow"
-    sampler_steps: int = 500  # 24 for "few_step"; "flow" chooses its own
-    snr: float = 0.16  # of the corrector
-    norms: str = "sample"  # or "batch": of the corrector's score and noise
-    density: str = "adaptive"  # or "fixed": steps of the log-density
-    density_nodes: int = 32  # evaluations of "fixed"
-    tolerance: float = 1e-5  # relative and absolute, of "adaptive" and "flow"
-    trace: str = "exact"  # or "hutchinson"
-    hutchinson_probes: int = 10
-    threshold: float = -5.0  # log-density, in standardised actions, above which one is kept
-    # values
-    q_target: str = "arq"  # or "sarsa"
-    kth: int = 9  # K: 1 is the maximum
+    # --- candidates
+    candidates: int = 30  # N for each state, and for each decision of the implicit policy
+    candidate_batch_size: int = 16  # states per step of the candidate phase; more on an accelerator
+    # how actions are sampled from the score model
+    sampler: Literal["predictor_corrector", "predictor", "few_step", "flow"] = "predictor_corrector"
+    sampler_steps: int = 500  # of the sampler: 24 for "few_step"; "flow" chooses its own
+    snr: float = 0.16  # signal-to-noise ratio of the corrector
+    # norms of score and noise in the corrector: each sample's own, or the batch's mean
+    norms: Literal["sample", "batch"] = "sample"
+    density: Literal["adaptive", "fixed"] = "adaptive"  # steps of the log-density's solver
+    density_nodes: int = 32  # score evaluations of the "fixed" density
+    tolerance: float = 1e-5  # relative and absolute, of the adaptive density and the flow sampler
+    trace: Literal["exact", "hutchinson"] = "exact"  # of the score's Jacobian, in the log-density
+    hutchinson_probes: int = 10  # random signs of the "hutchinson" trace
+    threshold: float = -5.0  # candidates of higher log-density (standardised actions) are kept
+    # --- values
+    q_target: Literal["arq", "sarsa"] = "arq"  # backup over candidates, or the data's next action
+    kth: int = 9  # K, the rank of the value that is backed up; 1 is the maximum
     data_candidate: bool = True  # the recorded next action is a candidate, always kept (code)
-    min_first: bool = True  # the least of the critics for each candidate, then the K-th (code)
+    min_first: bool = True  # minimum over the critics for each candidate, then the K-th (code)
     floor: bool = True  # never below the recorded next action's value (code)
-    critic_ensemble_size: int = 2
-    critic_hidden: tuple[int, ...] = (256, 256)
-    critic_layer_norm: bool = False  # ours
-    critic_learning_rate: float = 3e-4
-    tau: float = 0.005  # rate of the critics' moving average
-    batch_size: int = 512  # of critics and policy
-    train_steps: int = 1_000_000
-    # policies
+    critic_ensemble_size: int = 2  # critics
+    critic_hidden: tuple[int, ...] = (256, 256)  # widths of each critic's hidden layers
+    critic_layer_norm: bool = False  # layer normalisation in the critics (ours)
+    critic_learning_rate: float = 3e-4  # Adam's rate for the critics
+    tau: float = 0.005  # rate of the critics' target network
+    batch_size: int = 512  # rows per update of critics and policy
+    train_steps: int = 1_000_000  # updates of the critics
+    # --- policies
     alpha: float = 1.0  # of the implicit policy; 0 is the behaviour inside its support
-    implicit_last: bool = True  # play it only after the last update: it samples at every step
+    # evaluate the implicit policy only after the last update, because it samples at every step
+    implicit_last: bool = True
     actor_alpha: float = 1.0  # of the explicit policy; 0 is behaviour cloning
-    max_weight: float = 100.0  # on exp(alpha A) (code)
-    policy: str = "stochastic"  # or "deterministic", "residual"
-    actor_hidden: tuple[int, ...] = (256, 256)  # "residual": an entry for each block
-    actor_learning_rate: float = 3e-4
-    actor_decays: bool = False  # ours: cosine over actor_steps
-    actor_steps: int = 1_000_000
-    batches: str = "epoch"  # shuffled passes over the data, or "uniform"
+    max_weight: float = 100.0  # largest weight exp(alpha A) of an action (code)
+    # class of the explicit policy; "residual" is deterministic too
+    policy: Literal["stochastic", "deterministic", "residual"] = "stochastic"
+    actor_hidden: tuple[int, ...] = (256, 256)  # hidden layers; of "residual", an entry per block
+    actor_learning_rate: float = 3e-4  # Adam's rate for the explicit policy
+    actor_decays: bool = False  # cosine decay of that rate to 0 over actor_steps (ours)
+    actor_steps: int = 1_000_000  # updates of the explicit policy
+    # how rows are chosen: by shuffled passes over the data, or uniformly with replacement
+    batches: Literal["epoch", "uniform"] = "epoch"
 
 
 @flax.struct.dataclass
 class State:
     """Everything that training changes; arrays only."""
 
-    behavior: Trainable  # s_psi [M, ...], with its moving average
-    critic: Trainable | None  # Q [E, ...], with its moving average; None without Q
+    behavior: Trainable  # s_psi [M, ...], with its target network
+    critic: Trainable | None  # Q [E, ...], with its target network; None without Q
     policy: Trainable | None  # pi_phi; None without an explicit policy
 
 
 class Parts(NamedTuple):
-    """What the losses are computed with: the config, and all that it describes; no arrays."""
+    """What the losses are computed with: the config and everything it describes; no arrays."""
 
     config: Config
     spec: Spec
@@ -171,7 +177,8 @@ class Parts(NamedTuple):
 
 
 def build(config: Config, spec: Spec) -> Parts:
-    """Makes networks, solvers and optimisers. Raises ValueError for a value no field allows."""
+    """Makes networks, solvers and optimisers. Raises ValueError for a bad config."""
+    validation.require_choices(config)
     net = nets.score_net(config.behavior_width, config.behavior_blocks, spec.action_dim)
     critic = nets.scalar_mlp(
         config.critic_hidden,
@@ -197,19 +204,17 @@ def build(config: Config, spec: Spec) -> Parts:
 
 
 def _sampler(config: Config) -> Solver:
-    chosen = validation.require_choice("sampler", config.sampler, SAMPLERS)
-    own = validation.require_choice("norms", config.norms, ("sample", "batch")) == "sample"
-    if chosen == "few_step":
+    if config.sampler == "few_step":
         return Solver(
             lambda s, y, noise: samplers.few_step(s, y, steps=config.sampler_steps), False
         )
-    if chosen == "flow":
+    if config.sampler == "flow":
         return Solver(lambda s, y, noise: samplers.flow(s, y, tolerance=config.tolerance), True)
-    corrector = samplers.langevin(snr=config.snr, per_sample=own)
+    corrector = samplers.langevin(snr=config.snr, per_sample=config.norms == "sample")
     return Solver(
         partial(
             samplers.predictor_corrector,
-            correct=corrector if chosen == "predictor_corrector" else None,
+            correct=corrector if config.sampler == "predictor_corrector" else None,
             steps=config.sampler_steps,
         ),
         False,
@@ -218,10 +223,10 @@ def _sampler(config: Config) -> Solver:
 
 def _density(config: Config, spec: Spec) -> Solver:
     divergence: likelihood.Divergence = likelihood.exact
-    if validation.require_choice("trace", config.trace, ("exact", "hutchinson")) == "hutchinson":
-        key = jax.random.key(0)  # one draw of signs for all, as in the published code
+    if config.trace == "hutchinson":
+        key = jax.random.key(0)  # the same signs for all, as in the published code
         divergence = likelihood.hutchinson(key, spec.action_dim, config.hutchinson_probes)
-    if validation.require_choice("density", config.density, ("adaptive", "fixed")) == "fixed":
+    if config.density == "fixed":
         solve = partial(likelihood.log_density, divergence=divergence, nodes=config.density_nodes)
         return Solver(lambda s, y, noise: solve(s, y), False)
     steps = partial(
@@ -232,7 +237,7 @@ def _density(config: Config, spec: Spec) -> Solver:
 
 def _policy_net(config: Config, spec: Spec) -> Net:
     hidden = config.actor_hidden
-    if validation.require_choice("policy", config.policy, HEADS) != "residual":
+    if config.policy != "residual":
         return nets.mlp(hidden, spec.action_dim, activation="relu", initialiser="glorot")
     if len(set(hidden)) != 1:
         raise ValueError(f"actor_hidden of a residual policy must be equal widths, not {hidden}")
@@ -243,43 +248,43 @@ def _policy_net(config: Config, spec: Spec) -> Net:
 
 
 def candidates(
-    behavior: Params, observation: Array, streams: Key, *, parts: Parts, clip: bool
+    behavior: Params, observation: Array, row_keys: Key, *, parts: Parts, clip: bool
 ) -> tuple[Array, Array]:
     """N actions for each observation [B, O] and their log-densities: [B, N, A], [B, N].
 
-    Actions are in the method's units; with `clip`, in the box, and dense as they are there. What is
-    not finite is the mean action, with log-density minus infinity.
+    With `clip`, actions are clipped to the box and have the log-density of the clipped action. A
+    sample that is not finite becomes the mean action, with log-density minus infinity.
     """
     model, count = parts.model, parts.config.candidates
-    y = score.draw(model, behavior, observation, streams, count, parts.sampler)
+    y = score.sample(model, behavior, observation, row_keys, count, parts.sampler)
     finite = jnp.isfinite(y).all(-1)
     y = jnp.where(finite[..., None], y, 0)
     action = model.action.invert(y)
     if clip:
-        action = clip_to_box(action, parts.spec.action_low, parts.spec.action_high)
+        action = clip_to_box(action, parts.spec.action_box)
         y = model.action.apply(action)
     density = score.log_density(model, behavior, observation, y, parts.density)
     return action, jnp.where(finite & ~jnp.isnan(density), density, -jnp.inf)
 
 
-def streams(key: Key, index: Array) -> Key:
-    """A key for each row [B], the same whatever batch it is in."""
+def keys_of_rows(key: Key, index: Array) -> Key:
+    """A key for each row [B], which does not depend on the batch that the row is in."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
 def fill_candidates(
     state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
 ) -> tuple[State, Metrics, dict[str, Array]]:
-    """Draws the candidates of some rows; the state stays as it is."""
+    """Samples the candidates of some rows; the state does not change."""
     del step
     action, density = candidates(
         state.behavior.target,
         batch.observation,
-        streams(key, batch.index),
+        keys_of_rows(key, batch.index),
         parts=parts,
         clip=False,
     )
-    low, high = (expand_rank(x, 3) for x in (parts.spec.action_low, parts.spec.action_high))
+    low, high = (expand_rank(bound, 3) for bound in parts.spec.action_box)
     dense = jnp.isfinite(density)
     metrics = learner.measured(
         kept=jnp.float32(density > parts.config.threshold),
@@ -318,8 +323,10 @@ def support_of(
 def critic_target(critic: Params, *, parts: Parts, batch: Transition) -> Array:
     """r + discount * (the K-th largest kept value, or Q of the recorded next action): [B] (5).
 
-    Means nothing for rows of no `critics.has_sarsa_target`: there is no successor in the data.
+    Rows without `critics.has_sarsa_target` have no successor in the data; their target is a
+    placeholder.
     """
+    chex.assert_rank([batch.reward, batch.discount], 1)
     config = parts.config
     recorded = parts.critic.apply(critic, batch.next_observation, batch.next_action)
     value = recorded.min(0)
@@ -332,13 +339,14 @@ def critic_target(critic: Params, *, parts: Parts, batch: Transition) -> Array:
         else:
             value = jax.vmap(lambda q, own: backup(q, keep, data=own))(q, recorded).min(0)
     value = jnp.where(batch.discount > 0, value, 0)
-    return jax.lax.stop_gradient(td_target(batch.reward, batch.discount, value))
+    chex.assert_equal_shape([batch.reward, batch.discount, value])
+    return jax.lax.stop_gradient(batch.reward + batch.discount * value)
 
 
 def advantage(critic: Params, *, parts: Parts, batch: Transition) -> Array:
     """Q(s, a) minus its mean over the recorded action and the kept candidates, [B] (6).
 
-    By the first critic alone (code).
+    By the first critic only (code).
     """
     actions, keep = support_of(batch, parts, successor=False, data=True)
     q = critics.first(parts.critic, critic, batch.observation[:, None], actions)
@@ -348,18 +356,20 @@ def advantage(critic: Params, *, parts: Parts, batch: Transition) -> Array:
 def policy_loss(params: Params, *, parts: Parts, batch: Transition, weight: Array) -> Array:
     """AWR: weighted log-likelihood, or weighted squared error of a deterministic policy."""
     mean = policy_mean(params, batch.observation, parts=parts)
+    chex.assert_rank(batch.action, 2)
+    chex.assert_equal_shape([mean, batch.action])
+    chex.assert_shape(weight, batch.action.shape[:1])
     if parts.config.policy == "stochastic":
-        log_std = jnp.clip(params["log_std"], LOG_STD_MIN, LOG_STD_MAX)
-        std = jnp.broadcast_to(jnp.exp(log_std), mean.shape)
+        std = jnp.broadcast_to(gaussian.bounded_std(params["log_std"]), mean.shape)
         return -jnp.mean(weight * gaussian.log_density(batch.action, mean, std))
     return 0.5 * jnp.mean(weight * jnp.mean(jnp.square(mean - batch.action), -1))
 
 
 def policy_mean(params: Params, observation: Array, *, parts: Parts) -> Array:
-    """The explicit policy's mean [B, A]; inside the box by a tanh if the policy is stochastic."""
+    """The explicit policy's mean [B, A]; a stochastic policy has a tanh onto the box."""
     output = parts.policy.apply(params["net"], observation)
     if parts.config.policy == "stochastic":
-        return squashed(output, parts.spec.action_low, parts.spec.action_high)
+        return squashed(output, parts.spec.action_box)
     return output
 
 
@@ -369,7 +379,7 @@ def policy_mean(params: Params, observation: Array, *, parts: Parts) -> Array:
 def update_behavior(
     state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
 ) -> tuple[State, Metrics]:
-    """One step of the score model on its own loss, and of its moving average."""
+    """One step of the score model on its loss, and of its target network."""
     del step
     loss = partial(
         score.denoising_loss,
@@ -386,7 +396,7 @@ def update_behavior(
 def update_critic(
     state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
 ) -> tuple[State, Metrics]:
-    """One step of all critics towards one target of the old moving averages, then these."""
+    """One step of all critics towards one target, then one of their target networks."""
     del key, step
     assert state.critic is not None
     target = critic_target(state.critic.target, parts=parts, batch=batch)
@@ -395,8 +405,9 @@ def update_critic(
         state.critic,
         parts.critic_optimizer,
         parts.critic,
-        (batch.observation, batch.action),
-        lambda prediction: 0.5 * critics.squared_error(prediction, target, known),
+        batch,
+        target,
+        lambda prediction, target: 0.5 * critics.squared_error(prediction, target, known),
     )
     return replace(state, critic=learner.polyak(critic, parts.config.tau)), metrics
 
@@ -408,12 +419,12 @@ def update_policy(
     del key, step
     assert state.critic is not None and state.policy is not None
     config = parts.config
-    gain = advantage(state.critic.target, parts=parts, batch=batch)
-    weight = advantage_weight(gain, config.actor_alpha, config.max_weight)
+    each = advantage(state.critic.target, parts=parts, batch=batch)
+    weight = advantage_weight(each, config.actor_alpha, config.max_weight)
 
     def loss(params: Params) -> tuple[Array, Metrics]:
         value = policy_loss(params, parts=parts, batch=batch, weight=weight)
-        return value, learner.measured(policy_loss=value, advantage=gain, weight=weight)
+        return value, learner.measured(policy_loss=value, advantage=each, weight=weight)
 
     policy, metrics = learner.gradient_step(state.policy, parts.policy_optimizer, loss)
     return replace(state, policy=policy), metrics
@@ -423,18 +434,18 @@ def update_policy(
 
 
 def act_implicit(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
-    """Draws candidates, clips them, keeps the dense ones, chooses by softmax of alpha Q (6).
+    """Samples candidates, clips them, and chooses by softmax of alpha Q inside the support (6).
 
-    By the first critic's moving average alone (code).
+    Q is the first critic's target network (code).
     """
     assert state.critic is not None
-    draw_key, choice_key = jax.random.split(key)
-    rows = streams(draw_key, jnp.arange(len(observation)))
-    actions, density = candidates(state.behavior.target, observation, rows, parts=parts, clip=True)
+    sample_key, choice_key = jax.random.split(key)
+    keys = keys_of_rows(sample_key, jnp.arange(len(observation)))
+    actions, density = candidates(state.behavior.target, observation, keys, parts=parts, clip=True)
     q = critics.first(parts.critic, state.critic.target, observation[:, None], actions)
     logits = support.choice_logits(q, density, parts.config.threshold, parts.config.alpha)
-    chosen = jax.random.categorical(choice_key, logits)
-    return jnp.take_along_axis(actions, chosen[:, None, None], 1)[:, 0]
+    index = jax.random.categorical(choice_key, logits)
+    return jnp.take_along_axis(actions, index[:, None, None], 1)[:, 0]
 
 
 def act_explicit(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
@@ -442,22 +453,22 @@ def act_explicit(state: State, observation: Array, key: Key, *, parts: Parts) ->
     del key
     assert state.policy is not None
     mean = policy_mean(state.policy.params, observation, parts=parts)
-    return clip_to_box(mean, parts.spec.action_low, parts.spec.action_high)
+    return clip_to_box(mean, parts.spec.action_box)
 
 
 def act_behavior(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
-    """One sample of the score model, clipped to the box."""
-    rows = streams(key, jnp.arange(len(observation)))
-    y = score.draw(parts.model, state.behavior.target, observation, rows, 1, parts.sampler)
+    """A single sample of the score model, clipped to the box."""
+    keys = keys_of_rows(key, jnp.arange(len(observation)))
+    y = score.sample(parts.model, state.behavior.target, observation, keys, 1, parts.sampler)
     y = jnp.where(jnp.isfinite(y).all(-1, keepdims=True), y, 0)
     action = parts.model.action.invert(y[:, 0])
-    return clip_to_box(action, parts.spec.action_low, parts.spec.action_high)
+    return clip_to_box(action, parts.spec.action_box)
 
 
 def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
     """The score model's loss; Q on the data's and on uniform actions, and the critics' spread.
 
-    Q on uniform actions far above Q on data is no fault here: the backup never looks there.
+    Q may be far higher for uniform actions than for data actions without harm: no backup uses it.
     """
     score_key, uniform_key = jax.random.split(key)
     share = (
@@ -474,23 +485,20 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     )
     if state.critic is None:
         return metrics
-    low, high = parts.spec.action_low, parts.spec.action_high
-    anywhere = uniform_in(low, high, uniform_key, batch.action.shape, batch.action.dtype)
-    policy = batch.action
+    box, policy = parts.spec.action_box, batch.action
+    uniform = uniform_in(box, uniform_key, batch.action.shape, batch.action.dtype)
     if state.policy is not None:
         policy = policy_mean(state.policy.params, batch.observation, parts=parts)
-        policy = clip_to_box(policy, low, high)
-    q_diagnostics = critics.q_diagnostics(
-        parts.critic, state.critic.target, batch, policy, anywhere
-    )
-    return metrics | q_diagnostics
+        policy = clip_to_box(policy, box)
+    q = critics.q_diagnostics(parts.critic, state.critic.target, batch, policy, uniform)
+    return metrics | q
 
 
 # ------------------------------------------------------------------------------------ make
 
 
 def init(key: Key, batch: Transition, *, parts: Parts) -> State:
-    """A fresh state; the batch is read for shapes only."""
+    """The initial state; the batch is read for shapes only."""
     behavior_key, critic_key, policy_key = jax.random.split(key, 3)
     observation, action = batch.observation, batch.action
     behavior = score.init(parts.model, behavior_key, observation, action)
@@ -511,7 +519,7 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
 
 
 def needs_critic(config: Config) -> bool:
-    """Whether any policy asks Q."""
+    """Whether any policy needs Q."""
     return config.policies != ("behavior",)
 
 
@@ -533,11 +541,9 @@ def make(config: Config, spec: Spec) -> Method:
 
 
 def _check(config: Config) -> None:
-    validation.require_positive(config, *COUNTS)
-    validation.require_nonnegative(config, *STRENGTHS)
-    validation.require_choice("q_target", config.q_target, ("arq", "sarsa"))
-    for name in config.policies:
-        validation.require_choice("policies", name, POLICIES)
+    validation.require_choices(config)
+    validation.require_positive(config, *AT_LEAST_ONE)
+    validation.require_nonnegative(config, *NONNEGATIVE)
     if not config.policies or len(set(config.policies)) < len(config.policies):
         raise ValueError(f"policies must be one or more, each once, not {config.policies}")
     largest = config.candidates + config.data_candidate
@@ -555,9 +561,7 @@ def _check(config: Config) -> None:
 def _phases(parts: Parts) -> list[Phase]:
     config, spec = parts.config, parts.spec
     shared = ("behavior",) if config.share_behavior else ()
-    sampler = {"epoch": epoch, "uniform": uniform}[
-        validation.require_choice("batches", config.batches, ("epoch", "uniform"))
-    ]
+    sampler = BATCH_SAMPLERS[config.batches]
 
     def phase(name: str, steps: int, update: Callable[..., Any], size: int, **more: Any) -> Phase:
         return Phase(
@@ -593,5 +597,5 @@ def _policies(parts: Parts) -> dict[str, Policy]:
             f"softmax({config.alpha} Q) where {inside}{shared}",
             config.implicit_last,
         ),
-        "behavior": Policy(partial(act_behavior, parts=parts), 1, f"the one drawn{shared}"),
+        "behavior": Policy(partial(act_behavior, parts=parts), 1, f"single sample{shared}"),
     }

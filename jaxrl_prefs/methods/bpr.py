@@ -3,21 +3,20 @@
 Srinivasan, Knottenbelt, AAAI 2025, arXiv 2503.00930; equation numbers are the paper's. No code of
 the authors is public, and the appendices that the paper refers to are not in it.
 
-An energy model E of the behaviour is fitted once. The actor then regresses, for two of its own
-actions in one state, the difference of its log-densities on the difference of Q - E / lam: the
-partition function cancels, and lam is the only strength. Large lam follows Q, small lam follows the
-behaviour.
+An energy model E of the behaviour is fitted once. For two of its own actions in one state, the
+actor then regresses the difference of its log-densities on the difference of Q - E / lam. The
+partition function cancels. A large lam follows Q, a small one the behaviour.
 
     E           <- -log pi_beta + c(s), by InfoNCE against a known proposal
     Q(s, a)     <- r + discount * (min_k Q_k(s', a') - alpha log pi(a' | s')),   a' ~ pi
     g(s, a)      = lam (log pi(a | s) - Q(s, a)) + E(s, a)
-    actor       -> minimise (g(s, a1) - g(s, a2))^2,   a1, a2 ~ pi held fixed      (7)
+    actor       -> minimise (g(s, a1) - g(s, a2))^2,   a1, a2 ~ pi, no gradient      (7)
     pi*(a | s)  ~ exp(Q(s, a)) pi_beta(a | s)^(1 / lam)                            (2, 8)
 
-With both actions drawn from the actor (self-play) the expected gradient of (7) is 4 lam^2 times
+With both actions sampled from the actor (self-play), the expected gradient of (7) is 4 lam^2 times
 that of KL[pi || pi*]: a score-function estimate of SAC's actor step with the other action as
-baseline. Within a family that cannot hold pi*, such as a Gaussian, it ends at the closest member by
-that KL, where the loss itself is above 0: a loss that does not fall is no failure.
+baseline. A policy class that does not contain pi*, such as Gaussians, ends at its closest member by
+that KL. The loss is above 0 there, so a loss that stops falling is not a failure.
 
     symbol     name in code       shape
     E          energy             [B, K]
@@ -26,37 +25,38 @@ that KL, where the loss itself is above 0: a loss that does not fall is no failu
     lambda     config.lam         scalar; divides the energy, not Q
     u          State.vectors      power-iteration vectors of the energy's spectral norms
 
-Phases: `behavior` (the energy alone) -> `train` (critic, then actor, at every step). The one-step
-and ensemble critics do not depend on the actor, so they too are trained beside it: their fixed
-point is the same, and no third phase is needed.
+Phases: `behavior` (the energy only) -> `train` (actor, then critic, at every step). The one-step
+and ensemble critics do not depend on the actor, so they can be trained beside it without a third
+phase: their fixed point is the same.
 
 Deviations and choices (the main text leaves all of them open; "ours" unless a source is named):
- 1. `q_scale = "mean_abs"` regresses on c Q / mean |Q| with c = `q_weight`, as TD3+BC scales Q. The
-    letter of equation 7 is `"raw"`: there Q in units of the reward meets energies in nats.
-    While the critic is young mean |Q| is near 0, and the actor follows magnified noise: on
-    pendulum-mixed differences of 70 nats before the first update, of 1 after 1,000.
- 2. Negatives are uniform on the action box, so differences of E are differences of log-density, as
-    equation 7 needs. `negatives = "langevin"` has the negatives and the gradient penalty of
-    implicit behavioural cloning (Florence et al. 2022), whose scale is not calibrated.
+ 1. `q_scale = "mean_abs"` regresses on c Q / mean |Q| with c = `q_weight`, as TD3+BC scales Q.
+    `"raw"` is equation 7 to the letter; it compares Q in units of the reward with energies in nats.
+    Early in training mean |Q| is near 0 and the actor follows magnified noise: on pendulum-mixed,
+    differences of 70 nats before the first update and of 1 after 1,000.
+ 2. Negatives are uniform on the action box, so that differences of E are differences of
+    log-density, as equation 7 needs. `negatives = "langevin"` takes the negatives and the gradient
+    penalty of implicit behavioural cloning (Florence et al. 2022); their scale is not calibrated.
  3. Energy network: pre-activation residual, spectral norm on every layer (paper), one power
     iteration per step, times a learned gain, because a slope of 2^blocks is too small for narrow
     behaviour. Every 20th row is held out of its loss.
- 4. `alpha` is fixed and 0 by default (the paper says that the backup is entropy-regularised, and no
-    value). SAC's tuned alpha with its entropy target is left out: pi* contains the behaviour, whose
-    entropy may lie below the target, and alpha would grow until Q no longer counts.
+ 4. `alpha` is fixed and 0 by default (the paper's backup has an entropy term; it gives no value).
+    SAC's tuned alpha with an entropy target is left out: pi* contains the behaviour, whose entropy
+    may lie below the target, and alpha would then grow until Q no longer counts.
  5. The actor reads the minimum of the two online critics. Without an entropy term the one-step
     target is r + discount * min_k Q_k(s', a'_data); rows whose next action was cut off by a time
     limit have weight 0.
- 6. `critic = "ensemble"`: independent members, each with its own one-step target, scored by mean -
-    omega * variance (paper); `spread = "std"` takes the deviation, as the work it cites does.
+ 6. `critic = "ensemble"`: independent members, each with its own one-step target. Their value is
+    mean - omega * variance (paper). `spread = "std"` takes the standard deviation, as does the work
+    that the paper cites.
  7. K `samples` per state are compared pair by pair; K = 2 is the paper's. `sampling = "reference"`
-    compares the data's action with K - 1 of the actor's, the alternative that the paper weighs.
- 8. `behavior = "tilted"` adds the energy network to a Gaussian fitted beside it, whose draws are
-    half of its negatives: where behaviour is narrow, uniform ones are all far from it and teach
-    nothing (docs/methods/bpr.md). `"gaussian"` puts the Gaussian alone in the energy's place: an
+    compares the data's action with K - 1 of the actor's, an alternative that the paper discusses.
+ 8. `behavior = "tilted"` adds the energy network to a Gaussian fitted beside it, whose samples are
+    half of the negatives. Where the behaviour is narrow, uniform negatives are all far from it and
+    teach nothing (docs/methods/bpr.md). `"gaussian"` is the Gaussian without the network: an
     ablation.
- 9. Tanh-Gaussian with log standard deviation in -5 to 2, started near the uniform law; its
-    gradient is clipped to `clip_norm`. Evaluation by the tanh of the mean.
+ 9. Tanh-Gaussian with log standard deviation in -5 to 2, initially near the uniform distribution;
+    its gradient is clipped to `clip_norm`. Evaluation by the tanh of the mean.
 """
 
 from __future__ import annotations
@@ -64,37 +64,30 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxrl_prefs import learner, nets
-from jaxrl_prefs.behavior import energy
+from jaxrl_prefs.behavior import energy, proposals
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy, epoch, uniform
 from jaxrl_prefs.nets import spectral_residual
 from jaxrl_prefs.nets.spectral_residual import Vectors
 from jaxrl_prefs.ops import preference, values
 from jaxrl_prefs.ops.shapes import uniform_in
-from jaxrl_prefs.policies.tanh_gaussian import Squashed
+from jaxrl_prefs.policies.gaussian import DiagonalGaussian
+from jaxrl_prefs.policies.tanh_gaussian import TanhGaussian
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
-from jaxrl_prefs.validation import require_choice, require_nonnegative, require_positive
+from jaxrl_prefs.validation import require_choices, require_nonnegative, require_positive
 from jaxrl_prefs.values import critics
 
-ROWS = {"epoch": epoch, "uniform": uniform}
-CHOICES = {
-    "sampling": ("selfplay", "reference"),
-    "q_scale": ("mean_abs", "raw"),
-    "critic": ("sac", "onestep", "ensemble"),
-    "spread": ("variance", "std"),
-    "behavior": ("energy", "tilted", "gaussian"),
-    "negatives": ("uniform", "langevin"),
-    "batches": tuple(ROWS),
-}
-COUNTS = (
+BATCH_SAMPLERS = {"epoch": epoch, "uniform": uniform}
+AT_LEAST_ONE = (
     "critic_ensemble_size",
     "negative_samples",
     "langevin_steps",
@@ -103,7 +96,7 @@ COUNTS = (
     "batch_size",
     "behavior_batch_size",
 )
-STRENGTHS = (
+NONNEGATIVE = (
     "q_weight",
     "omega",
     "alpha",
@@ -118,42 +111,49 @@ STRENGTHS = (
 class Config:
     """Defaults for D4RL; the paper gives lam, omega, K, four ensemble members and no more."""
 
-    # objective
+    # --- objective
     lam: float = 1.0  # the energy is divided by it: large follows Q, small the behaviour
     samples: int = 2  # K, actions compared per state
-    sampling: str = "selfplay"  # or "reference": the data's action against the actor's
-    q_scale: str = "mean_abs"  # c Q / mean |Q|; or "raw", equation 7 to the letter
-    q_weight: float = 10.0  # c, in nats, of mean_abs
-    # critics
-    critic: str = "sac"  # or "onestep", "ensemble": values of the behaviour
-    alpha: float = 0.0  # entropy in the backup of "sac", per nat, in units of the reward
+    # which actions are compared: the actor's with each other, or the data's with the actor's
+    sampling: Literal["selfplay", "reference"] = "selfplay"
+    # scale of Q: c Q / mean |Q|, or "raw", equation 7 to the letter
+    q_scale: Literal["mean_abs", "raw"] = "mean_abs"
+    q_weight: float = 10.0  # c of "mean_abs", in nats
+    # --- critics
+    # "sac" backs up the actor's actions; the others estimate the behaviour's values
+    critic: Literal["sac", "onestep", "ensemble"] = "sac"
+    alpha: float = 0.0  # weight of the entropy in the backup of "sac", in units of reward per nat
     critic_ensemble_size: int = 4  # members of "ensemble"; the others have two
-    omega: float = 2.0  # pessimism of "ensemble"
-    spread: str = "variance"  # what omega multiplies; or "std"
-    critic_hidden: tuple[int, ...] = (256, 256, 256)
-    critic_layer_norm: bool = True
-    # behaviour
-    behavior: str = "energy"  # or "tilted", a Gaussian that the network corrects; "gaussian"
-    behavior_width: int = 256
-    behavior_blocks: int = 4  # of two layers each: depth 8
-    negatives: str = "uniform"  # of "energy"; or "langevin"
-    negative_samples: int = 256  # n
-    langevin_steps: int = 100
-    search_samples: int = 256  # of the derivative-free search, or draws of a tilted model
-    search_rounds: int = 3  # (the authors of the search draw 16,384)
-    # actor
-    actor_hidden: tuple[int, ...] = (256, 256)  # also of the Gaussian of a behaviour
-    # optimisation
-    behavior_learning_rate: float = 5e-4  # falls to 0 by a cosine over pretrain_steps
-    actor_learning_rate: float = 3e-4
-    critic_learning_rate: float = 3e-4
-    clip_norm: float = 1.0  # of the actor's gradient; 0 does not clip
-    tau: float = 0.005  # rate of the critics' moving average
-    batch_size: int = 256
-    behavior_batch_size: int = 512
-    batches: str = "uniform"  # or "epoch": shuffled passes over the data
-    pretrain_steps: int = 100_000  # behaviour
-    train_steps: int = 1_000_000
+    omega: float = 2.0  # pessimism of "ensemble", a multiple of `spread`
+    spread: Literal["variance", "std"] = "variance"  # over the members, what omega multiplies
+    critic_hidden: tuple[int, ...] = (256, 256, 256)  # widths of each critic's hidden layers
+    critic_layer_norm: bool = True  # layer normalisation in the critics
+    # --- behaviour
+    # an energy network, a Gaussian ("tilted": corrected by that network), or the Gaussian only
+    behavior: Literal["energy", "tilted", "gaussian"] = "energy"
+    behavior_width: int = 256  # of the energy network's hidden layers
+    behavior_blocks: int = 4  # residual blocks of two layers each
+    # where the negative actions of "energy" come from
+    negatives: Literal["uniform", "langevin"] = "uniform"
+    negative_samples: int = 256  # n, negative actions per row
+    langevin_steps: int = 100  # of the chain that makes a Langevin negative
+    # candidates of the search by which the behaviour acts (the search's authors have 16,384)
+    search_samples: int = 256
+    search_rounds: int = 3  # rounds of the search, the uniform one included
+    # --- actor
+    actor_hidden: tuple[int, ...] = (256, 256)  # hidden layers of actor and Gaussian behaviour
+    # --- optimisation
+    behavior_learning_rate: float = 5e-4  # Adam's rate, a cosine to 0 over pretrain_steps
+    actor_learning_rate: float = 3e-4  # Adam's rate for the actor
+    critic_learning_rate: float = 3e-4  # Adam's rate for the critics
+    clip_norm: float = 1.0  # largest norm of the actor's gradient; 0 does not clip
+    tau: float = 0.005  # rate of the critics' target network
+    batch_size: int = 256  # rows per update of actor and critics
+    behavior_batch_size: int = 512  # rows per update of the behaviour model
+    # how rows are chosen: uniformly with replacement, or by shuffled passes over the data
+    batches: Literal["epoch", "uniform"] = "uniform"
+    pretrain_steps: int = 100_000  # updates of the behaviour model
+    train_steps: int = 1_000_000  # updates of actor and critics
 
 
 @flax.struct.dataclass
@@ -161,11 +161,9 @@ class State:
     """Everything that training changes; arrays only."""
 
     behavior: Trainable  # E, or the Gaussian
-    vectors: (
-        Vectors  # of E's spectral norms, moved in the phase `behavior` alone; {} for a Gaussian
-    )
+    vectors: Vectors  # of E's spectral norms, changed only in `behavior`; {} for a Gaussian
     actor: Trainable
-    critic: Trainable  # leaves [E, ...], with a moving average
+    critic: Trainable  # leaves [E, ...], with target networks
 
 
 class Parts(NamedTuple):
@@ -174,7 +172,7 @@ class Parts(NamedTuple):
     config: Config
     spec: Spec
     model: energy.Model
-    policy: Squashed
+    policy: TanhGaussian
     critic: Net  # (observation, action) -> [E, ...]
     behavior_optimizer: optax.GradientTransformation
     actor_optimizer: optax.GradientTransformation
@@ -194,7 +192,7 @@ def build(config: Config, spec: Spec) -> Parts:
         config=config,
         spec=spec,
         model=_model(config, spec),
-        policy=Squashed(_double(config, spec), spec.action_low, spec.action_high),
+        policy=TanhGaussian(_moments_net(config, spec), spec.action_box),
         critic=nets.ensemble(critic, members),
         behavior_optimizer=learner.optimizer(
             config.behavior_learning_rate, decay_steps=config.pretrain_steps
@@ -204,8 +202,8 @@ def build(config: Config, spec: Spec) -> Parts:
     )
 
 
-def _double(config: Config, spec: Spec) -> Net:
-    """Two numbers per action dimension, near 0 at the start."""
+def _moments_net(config: Config, spec: Spec) -> Net:
+    """A mean and a log standard deviation per action dimension, initially near 0."""
     return nets.mlp(
         config.actor_hidden,
         2 * spec.action_dim,
@@ -216,8 +214,8 @@ def _double(config: Config, spec: Spec) -> Net:
 
 
 def _model(config: Config, spec: Spec) -> energy.Model:
-    low, high = spec.action_low, spec.action_high
-    gaussian = energy.GaussianModel(_double(config, spec), low, high)
+    box = spec.action_box
+    gaussian = energy.GaussianModel(DiagonalGaussian(_moments_net(config, spec), box))
     net = spectral_residual.scalar(config.behavior_width, config.behavior_blocks)
     if config.behavior == "gaussian":
         return gaussian
@@ -225,10 +223,9 @@ def _model(config: Config, spec: Spec) -> energy.Model:
         return energy.TiltedModel(net, gaussian, config.negative_samples, config.search_samples)
     return energy.EnergyModel(
         net=net,
-        low=low,
-        high=high,
+        box=box,
         negatives=config.negative_samples,
-        proposal=energy.uniform(low, high),
+        proposal=proposals.uniform(box),
         langevin_steps=config.langevin_steps if config.negatives == "langevin" else 0,
         candidates=config.search_samples,
         rounds=config.search_rounds,
@@ -239,29 +236,31 @@ def _model(config: Config, spec: Spec) -> energy.Model:
 
 
 def critic_target(state: State, *, parts: Parts, batch: Transition, key: Key) -> Array:
-    """What each member regresses on, [E, B]; only an ensemble's members differ."""
+    """Regression targets of all members, [E, B]; they differ only in an ensemble."""
     if parts.config.critic == "sac":
-        u = parts.policy.draw(state.actor.params, batch.next_observation, key, 1)
-        paid = parts.policy.log_density(state.actor.params, batch.next_observation, u)[:, 0]
-        action = parts.policy.action(u)[:, 0]
+        actor, observation = state.actor.params, batch.next_observation
+        u = parts.policy.sample_pre_tanh(actor, observation, key, 1)
+        log_density = parts.policy.log_density_pre_tanh(actor, observation, u)[:, 0]
+        action = parts.policy.squash(u)[:, 0]
     else:
-        paid, action = jnp.zeros_like(batch.reward), batch.next_action
+        log_density, action = jnp.zeros_like(batch.reward), batch.next_action
+    chex.assert_equal_shape([batch.reward, batch.discount, log_density])
     q = parts.critic.apply(state.critic.target, batch.next_observation, action)
     if parts.config.critic != "ensemble":
         q = jnp.broadcast_to(q.min(0, keepdims=True), q.shape)
-    soft = q - parts.config.alpha * paid[None]
-    return values.td_target(batch.reward[None], batch.discount[None], soft)
+    soft = q - parts.config.alpha * log_density[None]
+    return batch.reward[None] + batch.discount[None] * soft
 
 
 def critic_weight(batch: Transition, *, parts: Parts) -> Array:
-    """1 for rows whose target is known, else 0: [B]. One-step targets need the next action."""
+    """1 for rows with a known target, else 0: [B]. One-step targets need the next action."""
     if parts.config.critic == "sac":
         return jnp.ones_like(batch.reward)
     return critics.has_sarsa_target(batch)
 
 
 def ensemble_value(members: Array, *, config: Config) -> Array:
-    """What the actor is told of an action by E members: [E, ...] -> [...]."""
+    """The value of an action for the actor, from E members: [E, ...] -> [...]."""
     if config.critic != "ensemble":
         return members.min(0)
     bound = values.lcb if config.spread == "std" else values.variance_lcb
@@ -269,12 +268,12 @@ def ensemble_value(members: Array, *, config: Config) -> Array:
 
 
 def scaled(q: Array, *, config: Config) -> Array:
-    """Q in nats: c Q / mean |Q|, the mean over the whole batch; or Q as it is."""
+    """Q in nats: c Q / mean |Q|, with the mean over the whole batch; or Q as it is."""
     return q if config.q_scale == "raw" else config.q_weight * values.normalised(q)
 
 
 class Comparison(NamedTuple):
-    """Actions that are compared with each other, K in each state."""
+    """The terms of equation 7 for K actions in each state."""
 
     action: Array  # [B, K, A]
     log_density: Array  # [B, K], the only one that carries a gradient
@@ -285,25 +284,25 @@ class Comparison(NamedTuple):
 def compare(
     actor: Params, *, state: State, parts: Parts, batch: Transition, key: Key
 ) -> Comparison:
-    """Draws actions and what is known of them, all held fixed but the actor's log-density."""
+    """Samples actions with their terms; only the actor's log-density carries a gradient."""
     policy, config = parts.policy, parts.config
     own = config.samples - (config.sampling == "reference")
-    u = policy.draw(actor, batch.observation, key, own)
+    u = policy.sample_pre_tanh(actor, batch.observation, key, own)
     if config.sampling == "reference":
-        u = jnp.concatenate([policy.source(batch.action)[:, None], u], 1)
+        u = jnp.concatenate([policy.unsquash(batch.action)[:, None], u], 1)
     u = jax.lax.stop_gradient(u)
-    action, context = policy.action(u), batch.observation[:, None]
+    action, context = policy.squash(u), batch.observation[:, None]
     members = parts.critic.apply(state.critic.params, context, action)
     level = parts.model.energy(state.behavior.params, state.vectors)(context, action)
     q, level = jax.lax.stop_gradient((ensemble_value(members, config=config), level))
-    density = policy.log_density(actor, batch.observation, u)
+    density = policy.log_density_pre_tanh(actor, batch.observation, u)
     return Comparison(action, density, scaled(q, config=config), level)
 
 
 def magnitudes(of: Comparison, lam: float) -> Metrics:
     """Mean differences within a state: actions, and the three terms of equation 7 side by side.
 
-    The terms should be of one order. A pair distance that goes to 0 is a collapsed actor.
+    The three terms should be of one order. A pair distance of 0 is a collapsed actor.
     """
     terms = {"density_gap": of.log_density, "q_gap": of.q, "energy_gap": of.energy / lam}
     gaps = {name: preference.spread(x[..., None]) for name, x in terms.items()}
@@ -313,8 +312,9 @@ def magnitudes(of: Comparison, lam: float) -> Metrics:
 def actor_loss(
     params: Params, *, state: State, parts: Parts, batch: Transition, key: Key
 ) -> tuple[Array, Metrics]:
-    """Equation 7, averaged over pairs and batch; gradients reach log pi at held actions alone."""
+    """Equation 7, its mean over pairs and batch; only log pi at fixed actions has a gradient."""
     config = parts.config
+    chex.assert_shape(batch.action, (len(batch.observation), parts.spec.action_dim))
     of = compare(params, state=state, parts=parts, batch=batch, key=key)
     g = preference.residual(of.log_density, of.q, of.energy, config.lam)
     pairs = preference.against_first if config.sampling == "reference" else preference.all_pairs
@@ -340,16 +340,16 @@ def update_behavior(
 def update_critic(
     state: State, batch: Transition, key: Key, *, parts: Parts
 ) -> tuple[State, Metrics]:
-    """One step of every member on its target, and of the moving average."""
+    """One step of every member on its target, and of the target networks."""
     target = critic_target(state, parts=parts, batch=batch, key=key)
     weight = critic_weight(batch, parts=parts)
-    critic, metrics = critics.regress_each(
+    critic, metrics = critics.regress(
         state.critic,
         parts.critic_optimizer,
         parts.critic,
-        (batch.observation, batch.action),
-        lambda prediction, own: critics.squared_error(prediction, own, weight),
+        batch,
         target,
+        partial(critics.squared_error, weight=weight),
     )
     return replace(state, critic=learner.polyak(critic, parts.config.tau)), metrics
 
@@ -381,31 +381,28 @@ def update_both(
 
 
 def act(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
-    """The tanh of the mean, in the action box."""
+    """The squashed mean."""
     del key
-    mean, _ = parts.policy.distribution(state.actor.params, observation)
-    return parts.policy.action(mean)
+    return parts.policy.act(state.actor.params, observation)
 
 
 def act_behavior(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
-    """What the behaviour model alone would do."""
+    """The behaviour model's action."""
     return parts.model.act(state.behavior.params, state.vectors, observation, key)
 
 
 def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
     """Q on data, policy and uniform actions; the energy's ranks; the terms of equation 7.
 
-    Q on uniform actions far above Q on data is an exploding critic; ranks near .5 are an energy
-    that knows nothing; a pair distance near 0 is a collapsed actor.
+    If Q is far higher for uniform actions than for data actions, the critic diverges. Ranks near .5
+    mean that the energy has learned nothing, a pair distance near 0 that the actor has collapsed.
     """
     pair_key, uniform_key, rank_key = jax.random.split(key, 3)
-    model, spec, shape = parts.model, parts.spec, batch.action.shape
     of = compare(state.actor.params, state=state, parts=parts, batch=batch, key=pair_key)
-    anywhere = uniform_in(spec.action_low, spec.action_high, uniform_key, shape, batch.action.dtype)
-    ranks = energy.ranks(model, state.behavior.params, state.vectors, batch, rank_key)
-    metrics = critics.q_diagnostics(
-        parts.critic, state.critic.params, batch, of.action[:, -1], anywhere
-    )
+    uniform = uniform_in(parts.policy.box, uniform_key, batch.action.shape, batch.action.dtype)
+    ranks = energy.data_ranks(parts.model, state.behavior.params, state.vectors, batch, rank_key)
+    policy = of.action[:, -1]
+    metrics = critics.q_diagnostics(parts.critic, state.critic.params, batch, policy, uniform)
     metrics |= learner.measured(rank_accuracy=ranks)
     return metrics | magnitudes(of, parts.config.lam)
 
@@ -414,11 +411,11 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
 
 
 def init(key: Key, batch: Transition, *, parts: Parts) -> State:
-    """A fresh state; the batch is read for shapes only."""
+    """The initial state; the batch is read for shapes only."""
     behavior_key, actor_key, critic_key = jax.random.split(key, 3)
     observation, action = batch.observation, batch.action
     behavior, vectors = parts.model.init(behavior_key, observation, action)
-    actor = parts.policy.net.init(actor_key, observation)
+    actor = parts.policy.init(actor_key, observation)
     critic = parts.critic.init(critic_key, observation, action)
     return State(
         behavior=learner.init(behavior, parts.behavior_optimizer),
@@ -429,11 +426,10 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
 
 
 def check(config: Config) -> None:
-    """Raises ValueError for a value that its field does not allow."""
-    for field, options in CHOICES.items():
-        require_choice(field, getattr(config, field), options)
-    require_positive(config, *COUNTS)
-    require_nonnegative(config, *STRENGTHS)
+    """Raises ValueError for a value that a field does not allow."""
+    require_choices(config)
+    require_positive(config, *AT_LEAST_ONE)
+    require_nonnegative(config, *NONNEGATIVE)
     require_positive(config, "lam")
     if config.negatives != "uniform" and config.behavior != "energy":
         raise ValueError(f"negatives={config.negatives} needs behavior=energy")
@@ -444,7 +440,7 @@ def check(config: Config) -> None:
 def make(config: Config, spec: Spec) -> Method:
     """Binds BPR to a config and to the data's sizes. Raises ValueError for a bad config."""
     check(config)
-    parts, sampler = build(config, spec), ROWS[config.batches]
+    parts, sampler = build(config, spec), BATCH_SAMPLERS[config.batches]
     return Method(
         init=partial(init, parts=parts),
         phases=(

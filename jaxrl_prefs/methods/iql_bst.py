@@ -1,7 +1,7 @@
 """IQL-BST: IQL's values with TD3-BST's policy step.
 
 Srinivasan and Knottenbelt, IJCAI 2024, arXiv 2404.16399, name the combination and give no details;
-values: Kostrikov et al. 2022, arXiv 2110.06169 (parts/iql.py).
+values: Kostrikov et al. 2022, arXiv 2110.06169 (values/iql.py).
 
     V    <- expectile of  min_k Q_k(s, a)  over the data's actions
     Q_k  <- r + discount * V(s')
@@ -14,13 +14,13 @@ values: Kostrikov et al. 2022, arXiv 2110.06169 (parts/iql.py).
     lambda, mu  config.kernel_scale, .mu
 
 Phases: `morse` (every 20th row is held out and measured) -> `train` (Morse network frozen). Q and V
-never see the policy: they are those of IQL, bit for bit.
+do not depend on the policy: they are those of IQL, bit for bit.
 
 Choices of ours:
- 1. The policy climbs the first critic's own parameters, as in TD3-BST, at every update as in IQL,
-    and has no moving average: no target asks it.
+ 1. The policy maximises the first online critic, as in TD3-BST, at every update, as in IQL. It has
+    no target network, since no target depends on it.
  2. Its rate does not decay.
- 3. All that TD3-BST chooses (methods/td3_bst.py), chosen the same.
+ 3. Everything else that TD3-BST leaves open is chosen as in methods/td3_bst.py.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.struct
 import jax
-import numpy as np
 import optax
 
-from jaxrl_prefs import learner, nets, validation
+from jaxrl_prefs import learner, validation
 from jaxrl_prefs.behavior import morse
 from jaxrl_prefs.behavior.morse import Morse
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops.shapes import uniform_in
 from jaxrl_prefs.policies import deterministic
-from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
-from jaxrl_prefs.values import bst, critics, iql
+from jaxrl_prefs.policies.deterministic import Deterministic
+from jaxrl_prefs.types import Array, Box, Key, Metrics, Params, Spec, Transition
+from jaxrl_prefs.values import actor_losses, critics, iql
 from jaxrl_prefs.values.iql import Iql
 
 
@@ -51,40 +51,46 @@ from jaxrl_prefs.values.iql import Iql
 class Config:
     """Defaults are IQL's for Q and V and TD3-BST's for the rest; [ours] marks a choice of ours."""
 
-    # values
-    expectile: float = 0.7  # 0.9 for antmaze
-    critic_hidden: tuple[int, ...] = (256, 256)  # of Q and V
-    critic_layer_norm: bool = False  # [ours] on for antmaze, adroit and kitchen
-    critic_learning_rate: float = 3e-4  # of Q and V
-    tau: float = 0.005  # rate of the critic's moving average
-    # policy
-    # lambda: a number, or a multiple of the action dimension k
+    # --- values
+    expectile: float = 0.7  # of Q over actions that V estimates, in (0, 1); 0.9 for antmaze
+    critic_hidden: tuple[int, ...] = (256, 256)  # widths of the hidden layers of Q and V
+    critic_layer_norm: bool = False  # [ours] layer normalisation in Q and V
+    critic_learning_rate: float = 3e-4  # Adam's rate for Q and V
+    tau: float = 0.005  # rate of the critic's target network
+    # --- policy
+    # lambda, how narrow the kernel is: a number, or a multiple of the action dimension k
     kernel_scale: str = dataclasses.field(default="k/2", metadata=morse.SCALE)
-    mu: float = 1.0  # [ours] temperature of the weight
-    weight_gradient: str = "full"  # [ours] or "detached"
-    distance: str = "mean"  # [ours] over action dimensions, or "sum"
-    actor_hidden: tuple[int, ...] = (256, 256)
-    actor_learning_rate: float = 3e-4
-    # Morse network
-    kernel: str = "rbf"  # or "laplace", "cauchy", "rational_quadratic"
-    behavior_hidden: tuple[int, ...] = (256, 256, 256)  # [ours]
-    behavior_learning_rate: float = 3e-4  # [ours]
-    negative_samples: int = 10  # [ours] J, actions per row to tell the data's from
-    shuffled: float = 0.0  # [ours] share of them that are other rows' actions, not uniform
-    negative_weight: float = 1.0  # [ours] of their term, to the power of k; 2 weighs volume
-    behavior_batch_size: int = 1024  # [ours]
-    pretrain_steps: int = 100_000  # [ours]
-    batch_size: int = 256
-    train_steps: int = 1_000_000
+    mu: float = 1.0  # [ours] temperature of the weight exp(C / mu) - 1
+    # [ours] whether the weight is differentiated with respect to the policy
+    weight_gradient: Literal["full", "detached"] = "full"
+    # [ours] how |pi - a|^2 is reduced over the action dimensions
+    distance: Literal["mean", "sum"] = "mean"
+    actor_hidden: tuple[int, ...] = (256, 256)  # widths of the policy's hidden layers
+    actor_learning_rate: float = 3e-4  # Adam's rate for the policy
+    # --- Morse network
+    # how the certainty falls with the distance |f(s, a) - a|
+    kernel: Literal["rbf", "laplace", "cauchy", "rational_quadratic"] = "rbf"
+    # [ours] widths of the Morse network's hidden layers
+    behavior_hidden: tuple[int, ...] = (256, 256, 256)
+    behavior_learning_rate: float = 3e-4  # [ours] Adam's rate for the Morse network
+    negative_samples: int = 10  # [ours] J, negative actions per row
+    # [ours] share of the negatives that are other rows' actions; the others are uniform
+    shuffled: float = 0.0
+    # [ours] the negatives' term has weight negative_weight^k; 2 makes certainty an absolute density
+    negative_weight: float = 1.0
+    behavior_batch_size: int = 1024  # [ours] rows per update of the Morse network
+    pretrain_steps: int = 100_000  # [ours] updates of the Morse network
+    batch_size: int = 256  # rows per update
+    train_steps: int = 1_000_000  # updates of V, Q and the policy
 
 
 @flax.struct.dataclass
 class State:
     """Everything that training changes; arrays only."""
 
-    morse: Trainable  # f; without an average
+    morse: Trainable  # f; without a target network
     actor: Trainable
-    critic: Trainable  # twin Q, leaves [2, ...], with its moving average
+    critic: Trainable  # twin Q, leaves [2, ...], with its target network
     value: Trainable
 
 
@@ -94,16 +100,14 @@ class Parts(NamedTuple):
     config: Config
     morse: Morse
     iql: Iql
-    policy: Net  # observation -> action in the box
+    policy: Deterministic
     morse_optimizer: optax.GradientTransformation
     actor_optimizer: optax.GradientTransformation
-    low: np.ndarray  # [A], the action box
-    high: np.ndarray  # [A]
+    box: Box  # of the actions
 
 
 def build(config: Config, spec: Spec) -> Parts:
-    """Makes the networks and optimisers. Raises ValueError for a value no field allows."""
-    norm = config.critic_layer_norm
+    """Makes the networks and optimisers. Raises ValueError for a value that no field allows."""
     return Parts(
         config=config,
         morse=morse.network(
@@ -114,31 +118,23 @@ def build(config: Config, spec: Spec) -> Parts:
             negative_weight=config.negative_weight,
             shuffled=config.shuffled,
         ),
-        iql=Iql(
-            critic=critics.twin(config.critic_hidden, layer_norm=norm, initialiser="orthogonal"),
-            value=nets.scalar_mlp(config.critic_hidden, activation="relu", layer_norm=norm),
-            critic_optimizer=learner.optimizer(config.critic_learning_rate),
-            value_optimizer=learner.optimizer(config.critic_learning_rate),
-            expectile=config.expectile,
-            tau=config.tau,
-        ),
-        policy=deterministic.policy(config.actor_hidden, spec),
+        iql=iql.from_config(config),
+        policy=deterministic.relu_policy(config.actor_hidden, spec),
         morse_optimizer=learner.optimizer(config.behavior_learning_rate),
         actor_optimizer=learner.optimizer(config.actor_learning_rate),
-        low=spec.action_low,
-        high=spec.action_high,
+        box=spec.action_box,
     )
 
 
 def init(key: Key, batch: Transition, *, parts: Parts) -> State:
-    """A fresh state; the batch is read for shapes only. Q and V start as IQL's do."""
+    """The initial state; the batch is read for shapes only. Q and V start as IQL's do."""
     actor_key, iql_key = jax.random.split(key)
     morse_key, actor_key = jax.random.split(actor_key)
-    uncertain = parts.morse.net.init(morse_key, batch.observation, batch.action)
+    morse_params = parts.morse.net.init(morse_key, batch.observation, batch.action)
     actor = parts.policy.init(actor_key, batch.observation)
     critic, value = iql.init(iql_key, batch, iql=parts.iql)
     return State(
-        morse=learner.init(uncertain, parts.morse_optimizer),
+        morse=learner.init(morse_params, parts.morse_optimizer),
         actor=learner.init(actor, parts.actor_optimizer),
         critic=critic,
         value=value,
@@ -172,13 +168,13 @@ def update(
     critic, value, _, metrics = iql.update(state.critic, state.value, batch, iql=parts.iql)
 
     def loss(params: Params) -> tuple[Array, Metrics]:
-        return bst.loss(
+        return actor_losses.td3_bst_loss(
             params,
-            policy=parts.policy,
+            policy=parts.policy.act,
             critic=parts.iql.critic,
             critic_params=critic.params,
             morse=parts.morse,
-            certain=state.morse.params,
+            morse_params=state.morse.params,
             batch=batch,
             mu=parts.config.mu,
             gradient=parts.config.weight_gradient,
@@ -193,16 +189,16 @@ def update(
 
 
 def act(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
-    """The policy's action; nothing is drawn."""
+    """The policy's action, without noise."""
     del key
-    return parts.policy.apply(state.actor.params, observation)
+    return parts.policy.act(state.actor.params, observation)
 
 
 def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
-    """Mean Q and mean certainty on data, policy and uniform actions, and the twins' spread."""
+    """Mean Q and certainty on data, policy and uniform actions, and the critics' spread."""
     action = batch.action
-    uniform = uniform_in(parts.low, parts.high, key, action.shape, action.dtype)
-    policy = parts.policy.apply(state.actor.params, batch.observation)
+    uniform = uniform_in(parts.box, key, action.shape, action.dtype)
+    policy = parts.policy.act(state.actor.params, batch.observation)
     q = critics.q_diagnostics(parts.iql.critic, state.critic.params, batch, policy, uniform)
     return q | morse.diagnosis(parts.morse, state.morse.params, batch, policy, uniform)
 
@@ -212,7 +208,8 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
 
 def make(config: Config, spec: Spec) -> Method:
     """Binds IQL-BST to a config and to the data's sizes. Raises ValueError for a bad config."""
-    bst.check(config)
+    validation.require_choices(config)
+    actor_losses.check_td3_bst_fields(config)
     validation.require_fraction(config, "expectile")
     parts = build(config, spec)
     return Method(

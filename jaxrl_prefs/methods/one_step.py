@@ -13,17 +13,18 @@ Brandfonbrener, Whitney, Ranganath and Bruna, NeurIPS 2021, arXiv 2106.08909.
     alpha       config.alpha     scalar
     T           config.temperature    scalar, an inverse temperature
 
-Phases: `critic` -> `train` (critic frozen). Rows whose episode was cut, so that no next action is
-known, are left out of the critic's loss; terminals stay in, with their reward as target.
+Phases: `critic` -> `train` (critic frozen). Rows whose episode was cut, so that the next action is
+not known, are left out of the critic's loss. Terminals stay in, with their reward as target.
 
 Deviations from the paper, which improves stochastic policies by three operators:
- 1. `gradient` is TD3+BC's policy step for a deterministic one, the counterpart of the paper's
-    regularisation by reverse KL: one-step and TD3+BC then differ in the critic alone. Networks,
+ 1. `gradient` is TD3+BC's policy step for a deterministic policy, the counterpart of the paper's
+    regularisation by reverse KL. One-step RL and TD3+BC then differ only in the critic. Networks,
     rates and alpha are TD3+BC's.
- 2. `weighted` is its exponentially weighted imitation. The paper takes the behaviour's value off Q,
-    by samples of a behaviour model; ours takes off the policy's own Q, and needs no model. Its
-    temperature counts advantages in units of their root mean square, so it has no reward's scale.
- 3. Two critics, averaged in the target: there is no maximisation to be wary of.
+ 2. `weighted` is the paper's exponentially weighted imitation. The paper subtracts the behaviour's
+    value from Q, by samples of a behaviour model. Ours subtracts the policy's own Q and needs no
+    model. Its temperature is relative to the advantages' root mean square, so it does not depend on
+    the reward's scale.
+ 3. Two critics, whose mean is the target: without a maximisation there is no overestimation.
 """
 
 from __future__ import annotations
@@ -32,11 +33,10 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.struct
 import jax
-import numpy as np
 import optax
 
 from jaxrl_prefs import learner, validation
@@ -44,37 +44,37 @@ from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops.shapes import uniform_in
 from jaxrl_prefs.policies import deterministic
-from jaxrl_prefs.types import Array, Key, Metrics, Net, Spec, Transition
-from jaxrl_prefs.values import critics
-
-IMPROVEMENTS = ("gradient", "weighted")
+from jaxrl_prefs.policies.deterministic import Deterministic
+from jaxrl_prefs.types import Array, Box, Key, Metrics, Net, Spec, Transition
+from jaxrl_prefs.values import actor_losses, critics
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Sizes, rates and alpha are TD3+BC's; the numbers of steps and the temperature are ours."""
 
-    improvement: str = "gradient"  # or "weighted"
+    improvement: Literal["gradient", "weighted"] = "gradient"  # operator of the policy
     alpha: float = 2.5  # gradient: weight of the value against imitation; 0 is behaviour cloning
-    temperature: float = 0.5  # weighted: inverse, of advantages over their rms; 0 clones too
-    max_weight: float = 100.0  # weighted: of an action
-    actor_hidden: tuple[int, ...] = (256, 256)
-    critic_hidden: tuple[int, ...] = (256, 256)
-    critic_layer_norm: bool = False  # ours, for antmaze, adroit and kitchen
-    actor_learning_rate: float = 3e-4
-    actor_decays: bool = False  # ours: cosine over train_steps
-    critic_learning_rate: float = 3e-4
-    tau: float = 0.005  # rate of the critic's moving average
-    batch_size: int = 256
-    pretrain_steps: int = 1_000_000  # of the critic
-    train_steps: int = 500_000  # of the policy, as many as TD3+BC's policy takes
+    # weighted: inverse temperature, per root mean square of the advantages; 0 is behaviour cloning
+    temperature: float = 0.5
+    max_weight: float = 100.0  # weighted: largest weight of an action
+    actor_hidden: tuple[int, ...] = (256, 256)  # widths of the policy's hidden layers
+    critic_hidden: tuple[int, ...] = (256, 256)  # widths of each critic's hidden layers
+    critic_layer_norm: bool = False  # layer normalisation in the critics (ours)
+    actor_learning_rate: float = 3e-4  # Adam's rate for the policy
+    actor_decays: bool = False  # cosine decay of the actor's rate to 0 over train_steps (ours)
+    critic_learning_rate: float = 3e-4  # Adam's rate for the critics
+    tau: float = 0.005  # rate of the critic's target network
+    batch_size: int = 256  # rows per update
+    pretrain_steps: int = 1_000_000  # updates of the critics
+    train_steps: int = 500_000  # updates of the policy, as many as TD3+BC's policy takes
 
 
 @flax.struct.dataclass
 class State:
     """Everything that training changes; arrays only."""
 
-    critic: Trainable  # twin Q, leaves [2, ...], with its moving average
+    critic: Trainable  # twin Q, leaves [2, ...], with its target network
     actor: Trainable
 
 
@@ -82,41 +82,39 @@ class Parts(NamedTuple):
     """What the losses are computed with; no arrays."""
 
     config: Config
-    policy: Net  # observation -> action in the box
+    policy: Deterministic
     critic: Net  # (observation, action) -> [E, ...]
     loss: Callable[..., tuple[Array, Metrics]]  # of the policy, bound to its strength
     actor_optimizer: optax.GradientTransformation
     critic_optimizer: optax.GradientTransformation
-    low: np.ndarray  # [A], the action box
-    high: np.ndarray  # [A]
+    box: Box  # of the actions
 
 
 def build(config: Config, spec: Spec) -> Parts:
-    """Makes the networks and optimisers. Raises ValueError for an unknown improvement."""
-    if validation.require_choice("improvement", config.improvement, IMPROVEMENTS) == "gradient":
-        loss = partial(deterministic.bc_loss, alpha=config.alpha)
+    """Makes the networks and optimisers."""
+    if config.improvement == "gradient":
+        loss = partial(actor_losses.td3_bc_loss, alpha=config.alpha)
     else:
         loss = partial(
-            deterministic.weighted_loss,
+            actor_losses.weighted_bc_loss,
             temperature=config.temperature,
             largest=config.max_weight,
         )
     return Parts(
         config=config,
-        policy=deterministic.policy(config.actor_hidden, spec),
+        policy=deterministic.relu_policy(config.actor_hidden, spec),
         critic=critics.twin(config.critic_hidden, layer_norm=config.critic_layer_norm),
         loss=loss,
         actor_optimizer=learner.optimizer(
             config.actor_learning_rate, decay_steps=config.train_steps if config.actor_decays else 0
         ),
         critic_optimizer=learner.optimizer(config.critic_learning_rate),
-        low=spec.action_low,
-        high=spec.action_high,
+        box=spec.action_box,
     )
 
 
 def init(key: Key, batch: Transition, *, parts: Parts) -> State:
-    """A fresh state; the batch is read for shapes only."""
+    """The initial state; the batch is read for shapes only."""
     critic_key, actor_key = jax.random.split(key)
     critic = parts.critic.init(critic_key, batch.observation, batch.action)
     actor = parts.policy.init(actor_key, batch.observation)
@@ -129,7 +127,7 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
 def update_critic(
     state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
 ) -> tuple[State, Metrics]:
-    """One step of the critics towards the SARSA target, and of their moving average."""
+    """One step of the critics towards the SARSA target, and of their target network."""
     del key, step
     target = critics.sarsa_target(parts.critic, state.critic.target, batch)
     known = critics.has_sarsa_target(batch)
@@ -137,8 +135,9 @@ def update_critic(
         state.critic,
         parts.critic_optimizer,
         parts.critic,
-        (batch.observation, batch.action),
-        lambda prediction: critics.squared_error(prediction, target, known),
+        batch,
+        target,
+        partial(critics.squared_error, weight=known),
     )
     critic = learner.polyak(critic, parts.config.tau)
     return replace(state, critic=critic), metrics | learner.measured(known=known)
@@ -147,12 +146,12 @@ def update_critic(
 def update_actor(
     state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
 ) -> tuple[State, Metrics]:
-    """One step of the policy on the behaviour's value, which stays as it is."""
+    """One step of the policy; the critics are frozen."""
     del key, step
 
     loss = partial(
         parts.loss,
-        policy=parts.policy,
+        policy=parts.policy.act,
         critic=parts.critic,
         critic_params=state.critic.params,
         batch=batch,
@@ -162,21 +161,22 @@ def update_actor(
 
 
 def act(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
-    """The policy's action; nothing is drawn."""
+    """The policy's action, without noise."""
     del key
-    return parts.policy.apply(state.actor.params, observation)
+    return parts.policy.act(state.actor.params, observation)
 
 
 def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
-    """Mean Q on data, policy and uniform actions, the twins' spread, and how far imitation is."""
-    uniform = uniform_in(parts.low, parts.high, key, batch.action.shape, batch.action.dtype)
-    policy = parts.policy.apply(state.actor.params, batch.observation)
+    """Mean Q on data, policy and uniform actions, the critics' spread, and the cloning error."""
+    uniform = uniform_in(parts.box, key, batch.action.shape, batch.action.dtype)
+    policy = parts.policy.act(state.actor.params, batch.observation)
     found = critics.q_diagnostics(parts.critic, state.critic.params, batch, policy, uniform)
-    return found | learner.measured(bc_error=deterministic.distance(policy, batch.action))
+    return found | learner.measured(bc_error=actor_losses.squared_distance(policy, batch.action))
 
 
 def make(config: Config, spec: Spec) -> Method:
     """Binds one-step RL to a config and to the data's sizes. Raises ValueError for a bad config."""
+    validation.require_choices(config)
     validation.require_positive(config, "batch_size")
     validation.require_nonnegative(config, "alpha", "temperature", "pretrain_steps", "train_steps")
     validation.require_nonnegative(config, "max_weight")

@@ -1,4 +1,4 @@
-"""TD3+BC: TD3 whose policy also imitates the data, by one constant weight.
+"""TD3+BC: TD3 whose policy also imitates the data, with one constant weight.
 
 Fujimoto and Gu, NeurIPS 2021, arXiv 2106.06860; equation numbers are the paper's.
 
@@ -10,12 +10,12 @@ Fujimoto and Gu, NeurIPS 2021, arXiv 2106.06860; equation numbers are the paper'
     Q_k         critic           [2, B]
     alpha       config.alpha     scalar; the divisor mean|Q_1| makes it free of the reward's scale
 
-Phases: `train` alone. The paper normalises observations (eps 1e-3): a field of the run, not of the
-method. Rewards are the paper's raw ones.
+Phases: `train` only. The paper normalises observations (eps 1e-3), which is a field of the run and
+not of the method. Rewards are the paper's raw ones.
 
 Deviations:
- 1. Kernels start as plain Flax draws them (LeCun normal, zero biases), not as PyTorch does (uniform
-    with a third of that variance, biases too).
+ 1. Kernels start as in plain Flax (LeCun normal, zero biases), not as in PyTorch (uniform with a
+    third of that variance, biases too).
  2. The policy moves at steps 0, 2, 4, ..., one step before the author's code.
 """
 
@@ -30,53 +30,52 @@ from jaxrl_prefs import learner, validation
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops.shapes import uniform_in
-from jaxrl_prefs.policies import deterministic
 from jaxrl_prefs.types import Array, Key, Metrics, Params, Spec, Transition
-from jaxrl_prefs.values import critics, td3
+from jaxrl_prefs.values import actor_losses, critics, td3
 from jaxrl_prefs.values.td3 import Td3
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Defaults are the paper's (table 3), which are those of TD3 but for alpha."""
+    """Defaults are the paper's (table 3), which are those of TD3 except for alpha."""
 
     alpha: float = 2.5  # weight of the value against imitation; 0 is behaviour cloning
-    actor_hidden: tuple[int, ...] = (256, 256)
-    critic_hidden: tuple[int, ...] = (256, 256)
-    critic_layer_norm: bool = False  # ours, for antmaze, adroit and kitchen
-    actor_learning_rate: float = 3e-4
-    actor_decays: bool = False  # ours: cosine over train_steps of the actor's own updates
-    critic_learning_rate: float = 3e-4
-    tau: float = 0.005  # rate of both moving averages, which move with the policy
-    noise: float = 0.2  # of the target's next action, in halves of the action box
-    noise_clip: float = 0.5
+    actor_hidden: tuple[int, ...] = (256, 256)  # widths of the policy's hidden layers
+    critic_hidden: tuple[int, ...] = (256, 256)  # widths of each critic's hidden layers
+    critic_layer_norm: bool = False  # layer normalisation in the critics (ours)
+    actor_learning_rate: float = 3e-4  # Adam's rate for the policy
+    actor_decays: bool = False  # cosine decay of the actor's rate to 0 over train_steps (ours)
+    critic_learning_rate: float = 3e-4  # Adam's rate for the critics
+    tau: float = 0.005  # rate of both target networks, which move with the policy
+    noise: float = 0.2  # std of the noise on the target's next action, in halves of the action box
+    noise_clip: float = 0.5  # bound of that noise, in halves of the action box
     actor_interval: int = 2  # critic steps per policy step
-    batch_size: int = 256
-    train_steps: int = 1_000_000
+    batch_size: int = 256  # rows per update
+    train_steps: int = 1_000_000  # updates of the critics
 
 
 @flax.struct.dataclass
 class State:
     """Everything that training changes; arrays only."""
 
-    actor: Trainable  # with its moving average
-    critic: Trainable  # twin Q, leaves [2, ...], with its moving average
+    actor: Trainable  # with its target network
+    critic: Trainable  # twin Q, leaves [2, ...], with its target network
 
 
 def init(key: Key, batch: Transition, *, parts: Td3) -> State:
-    """A fresh state; the batch is read for shapes only."""
+    """The initial state; the batch is read for shapes only."""
     return State(*td3.init(key, batch, td3=parts))
 
 
 def update(
     state: State, batch: Transition, key: Key, step: Array, *, parts: Td3, alpha: float
 ) -> tuple[State, Metrics]:
-    """The critics at every step, the policy and the averages at every `actor_interval`-th."""
+    """The critics at every step, policy and target networks at every `actor_interval`-th."""
 
     def loss(params: Params, critic_params: Params) -> tuple[Array, Metrics]:
-        return deterministic.bc_loss(
+        return actor_losses.td3_bc_loss(
             params,
-            policy=parts.policy,
+            policy=parts.policy.act,
             critic=parts.critic,
             critic_params=critic_params,
             batch=batch,
@@ -97,24 +96,25 @@ def update(
 
 
 def act(state: State, observation: Array, key: Key, *, parts: Td3) -> Array:
-    """The policy's action; nothing is drawn."""
+    """The policy's action, without noise."""
     del key
-    return parts.policy.apply(state.actor.params, observation)
+    return parts.policy.act(state.actor.params, observation)
 
 
 def diagnose(state: State, batch: Transition, key: Key, *, parts: Td3) -> Metrics:
-    """Mean Q on data, policy and uniform actions, the twins' spread, and how far imitation is."""
-    uniform = uniform_in(parts.low, parts.high, key, batch.action.shape, batch.action.dtype)
-    policy = parts.policy.apply(state.actor.params, batch.observation)
-    found = critics.q_diagnostics(parts.critic, state.critic.params, batch, policy, uniform)
-    return found | learner.measured(bc_error=deterministic.distance(policy, batch.action))
+    """Mean Q on data, policy and uniform actions, the critics' spread, and the cloning error."""
+    uniform = uniform_in(parts.box, key, batch.action.shape, batch.action.dtype)
+    policy = parts.policy.act(state.actor.params, batch.observation)
+    q = critics.q_diagnostics(parts.critic, state.critic.params, batch, policy, uniform)
+    bc_error = actor_losses.squared_distance(policy, batch.action)
+    return q | learner.measured(bc_error=bc_error)
 
 
 def make(config: Config, spec: Spec) -> Method:
     """Binds TD3+BC to a config and to the data's sizes. Raises ValueError for a bad config."""
     validation.require_positive(config, "batch_size", "actor_interval")
     validation.require_nonnegative(config, "alpha", "noise", "noise_clip", "train_steps")
-    parts = td3.of(config, spec)
+    parts = td3.from_config(config, spec)
     return Method(
         init=partial(init, parts=parts),
         phases=(

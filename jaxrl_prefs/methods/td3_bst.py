@@ -2,12 +2,12 @@
 
 Srinivasan and Knottenbelt, IJCAI 2024, arXiv 2404.16399.
 
-A Morse network, trained on the data and then frozen, says how certain it is that an action belongs
-to the data. Where the policy's own action is certain it climbs the critic freely; where it is not,
-it is pulled to the data, harder the less certain it is. TD3+BC's constant weight becomes this one,
-and one setting is meant to serve every dataset.
+A Morse network, trained on the data and then frozen, gives the certainty that an action belongs to
+the data. Where the policy's own action is certain, the policy maximises the critic without penalty;
+the less certain it is, the stronger the pull to the data. This weight replaces TD3+BC's constant
+one, and one setting is meant to serve every dataset.
 
-    M(s, a) = K(f(s, a), a) in [0, 1],   C = 1 - M(s, pi(s))               parts/morse.py
+    M(s, a) = K(f(s, a), a) in [0, 1],   C = 1 - M(s, pi(s))               behavior/morse.py
     Q_k  <- r + discount * min_k Q_k(s', clip(pi(s') + noise))             TD3, without pessimism
     pi   -> maximise  mean Q_1(s, pi) / mean|Q_1|  -  mean (exp(C / mu) - 1) |pi - a|^2
 
@@ -20,24 +20,27 @@ and one setting is meant to serve every dataset.
 
 Phases: `morse` (every 20th row is held out and measured) -> `train` (Morse network frozen).
 
-The paper's full text, its table of settings and its code could not be had when this was written:
-what is known is its objective, its two hyperparameters and the values of lambda that it tries.
-Choices where it is silent, all ours:
+The paper's full text, its table of settings and its code were not available to us. We know its
+objective, its two hyperparameters and the values of lambda that it tries. All other choices are
+ours:
  1. Morse network and loss: kernel on f(s, a) - a, uniform actions at the data's states, 3x256 ReLU,
-    Adam 3e-4, batch 1024, 100,000 steps and 10 uniform actions per row, as a later paper that uses
-    the same network has them, where it has them.
- 2. The weight is differentiated too (`weight_gradient = "full"`): with the weight detached the
-    policy goes to the mean of the modes like behaviour cloning, which the paper says it does not.
+    Adam 3e-4, batch 1024, 100,000 steps and 10 uniform actions per row. They follow a later paper
+    with the same network as far as it gives them.
+ 2. The weight is differentiated too (`weight_gradient = "full"`). With a detached weight the policy
+    ends at the mean of the modes, as behaviour cloning does; the paper says that it does not.
  3. |pi - a|^2 is the mean over action dimensions, as in TD3+BC; "sum" is the other reading.
- 4. mean|Q_1| divides the value, held fixed, as in TD3+BC; the policy climbs the first critic.
- 5. mu = 1; the tuned rows have 8 on locomotion and 16 on our pendulum. Larger is weaker: mu near 3
-    has TD3+BC's weight at worst.
- 6. Every constant of TD3 is TD3+BC's; so are kernels at the start and the policy's first step.
+ 4. As in TD3+BC, mean|Q_1| divides the value and carries no gradient, and the policy maximises the
+    first critic.
+ 5. mu = 1; the presets have 8 for locomotion and 16 for our pendulum. A larger mu is a weaker pull:
+    near mu = 3 the largest weight is that of TD3+BC.
+ 6. Every constant of TD3 is TD3+BC's; so are the initial kernels and the policy's first step.
  7. `negative_weight` is 1, the usual loss: certainty is then 1 wherever the data are denser than
-    uniform actions. 2 per dimension makes it 1 where they are denser than 1 (in halves of the box).
- 8. `shuffled` is 0, uniform negatives alone, as usual. In 24 dimensions such a network does not
-    know states from each other; the rows of adroit and kitchen draw half from other rows.
- 9. Kernels other than the RBF are offered with parameterisations of ours (parts/morse.py).
+    uniform actions. At 2 (per dimension) it is 1 where their density is above 1 (in halves of the
+    box).
+ 8. `shuffled` is 0, uniform negatives only, as usual. In 24 dimensions such a network does not
+    distinguish states; the presets for adroit and kitchen take half of the negatives from other
+    rows.
+ 9. Kernels other than the RBF have parameterisations of ours (behavior/morse.py).
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.struct
 import jax
@@ -58,7 +61,7 @@ from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops.shapes import uniform_in
 from jaxrl_prefs.types import Array, Key, Metrics, Params, Spec, Transition
-from jaxrl_prefs.values import bst, critics, td3
+from jaxrl_prefs.values import actor_losses, critics, td3
 from jaxrl_prefs.values.td3 import Td3
 
 
@@ -66,43 +69,49 @@ from jaxrl_prefs.values.td3 import Td3
 class Config:
     """Defaults: the kernel scale is the paper's; [ours] marks a choice of ours."""
 
-    # objective
-    # lambda: a number, or a multiple of the action dimension k
+    # --- objective
+    # lambda, how narrow the kernel is: a number, or a multiple of the action dimension k
     kernel_scale: str = dataclasses.field(default="k/2", metadata=morse.SCALE)
-    mu: float = 1.0  # [ours] temperature of the weight
-    weight_gradient: str = "full"  # [ours] or "detached"
-    distance: str = "mean"  # [ours] over action dimensions, or "sum"
-    # Morse network
-    kernel: str = "rbf"  # or "laplace", "cauchy", "rational_quadratic"
-    behavior_hidden: tuple[int, ...] = (256, 256, 256)  # [ours]
-    behavior_learning_rate: float = 3e-4  # [ours]
-    negative_samples: int = 10  # [ours] J, actions per row to tell the data's from
-    shuffled: float = 0.0  # [ours] share of them that are other rows' actions, not uniform
-    negative_weight: float = 1.0  # [ours] of their term, to the power of k; 2 weighs volume
-    behavior_batch_size: int = 1024  # [ours]
-    pretrain_steps: int = 100_000  # [ours]
-    # policy and critics: TD3+BC's
-    actor_hidden: tuple[int, ...] = (256, 256)
-    critic_hidden: tuple[int, ...] = (256, 256)
-    critic_layer_norm: bool = False  # [ours] on for antmaze, adroit and kitchen
-    actor_learning_rate: float = 3e-4
-    actor_decays: bool = False  # [ours] cosine over train_steps of the actor's own updates
-    critic_learning_rate: float = 3e-4
-    tau: float = 0.005  # rate of both moving averages, which move with the policy
-    noise: float = 0.2  # of the target's next action, in halves of the action box
-    noise_clip: float = 0.5
+    mu: float = 1.0  # [ours] temperature of the weight exp(C / mu) - 1
+    # [ours] whether the weight is differentiated with respect to the policy
+    weight_gradient: Literal["full", "detached"] = "full"
+    # [ours] how |pi - a|^2 is reduced over the action dimensions
+    distance: Literal["mean", "sum"] = "mean"
+    # --- Morse network
+    # how the certainty falls with the distance |f(s, a) - a|
+    kernel: Literal["rbf", "laplace", "cauchy", "rational_quadratic"] = "rbf"
+    # [ours] widths of the Morse network's hidden layers
+    behavior_hidden: tuple[int, ...] = (256, 256, 256)
+    behavior_learning_rate: float = 3e-4  # [ours] Adam's rate for the Morse network
+    negative_samples: int = 10  # [ours] J, negative actions per row
+    # [ours] share of the negatives that are other rows' actions; the others are uniform
+    shuffled: float = 0.0
+    # [ours] the negatives' term has weight negative_weight^k; 2 makes certainty an absolute density
+    negative_weight: float = 1.0
+    behavior_batch_size: int = 1024  # [ours] rows per update of the Morse network
+    pretrain_steps: int = 100_000  # [ours] updates of the Morse network
+    # --- policy and critics: TD3+BC's
+    actor_hidden: tuple[int, ...] = (256, 256)  # widths of the policy's hidden layers
+    critic_hidden: tuple[int, ...] = (256, 256)  # widths of each critic's hidden layers
+    critic_layer_norm: bool = False  # [ours] layer normalisation in the critics
+    actor_learning_rate: float = 3e-4  # Adam's rate for the policy
+    actor_decays: bool = False  # [ours] cosine decay of the actor's rate to 0 over train_steps
+    critic_learning_rate: float = 3e-4  # Adam's rate for the critics
+    tau: float = 0.005  # rate of both target networks, which move with the policy
+    noise: float = 0.2  # std of the noise on the target's next action, in halves of the action box
+    noise_clip: float = 0.5  # bound of that noise, in halves of the action box
     actor_interval: int = 2  # critic steps per policy step
-    batch_size: int = 256
-    train_steps: int = 1_000_000
+    batch_size: int = 256  # rows per update
+    train_steps: int = 1_000_000  # updates of the critics
 
 
 @flax.struct.dataclass
 class State:
     """Everything that training changes; arrays only."""
 
-    morse: Trainable  # f; without an average
-    actor: Trainable  # with its moving average
-    critic: Trainable  # twin Q, leaves [2, ...], with its moving average
+    morse: Trainable  # f; without a target network
+    actor: Trainable  # with its target network
+    critic: Trainable  # twin Q, leaves [2, ...], with its target network
 
 
 class Parts(NamedTuple):
@@ -115,7 +124,7 @@ class Parts(NamedTuple):
 
 
 def build(config: Config, spec: Spec) -> Parts:
-    """Makes the networks and optimisers. Raises ValueError for a value no field allows."""
+    """Makes the networks and optimisers. Raises ValueError for a value that no field allows."""
     return Parts(
         config=config,
         morse=morse.network(
@@ -126,13 +135,13 @@ def build(config: Config, spec: Spec) -> Parts:
             negative_weight=config.negative_weight,
             shuffled=config.shuffled,
         ),
-        td3=td3.of(config, spec),
+        td3=td3.from_config(config, spec),
         morse_optimizer=learner.optimizer(config.behavior_learning_rate),
     )
 
 
 def init(key: Key, batch: Transition, *, parts: Parts) -> State:
-    """A fresh state; the batch is read for shapes only."""
+    """The initial state; the batch is read for shapes only."""
     morse_key, td3_key = jax.random.split(key)
     params = parts.morse.net.init(morse_key, batch.observation, batch.action)
     actor, critic = td3.init(td3_key, batch, td3=parts.td3)
@@ -161,14 +170,14 @@ def update_morse(
 def actor_loss(
     params: Params, critic_params: Params, *, state: State, batch: Transition, parts: Parts
 ) -> tuple[Array, Metrics]:
-    """The objective above, negated; gradients reach `params` through value, weight and distance."""
-    return bst.loss(
+    """The objective above, negated; its gradient passes value, weight and distance."""
+    return actor_losses.td3_bst_loss(
         params,
-        policy=parts.td3.policy,
+        policy=parts.td3.policy.act,
         critic=parts.td3.critic,
         critic_params=critic_params,
         morse=parts.morse,
-        certain=state.morse.params,
+        morse_params=state.morse.params,
         batch=batch,
         mu=parts.config.mu,
         gradient=parts.config.weight_gradient,
@@ -179,7 +188,7 @@ def actor_loss(
 def update(
     state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
 ) -> tuple[State, Metrics]:
-    """The critics at every step, the policy and the averages at every `actor_interval`-th."""
+    """The critics at every step, policy and target networks at every `actor_interval`-th."""
     actor, critic, metrics = td3.update(
         state.actor,
         state.critic,
@@ -197,16 +206,15 @@ def update(
 
 
 def act(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
-    """The policy's action; nothing is drawn."""
+    """The policy's action, without noise."""
     del key
-    return parts.td3.policy.apply(state.actor.params, observation)
+    return parts.td3.policy.act(state.actor.params, observation)
 
 
 def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
-    """Mean Q and mean certainty on data, policy and uniform actions, and the twins' spread."""
-    box, action = parts.td3, batch.action
-    uniform = uniform_in(box.low, box.high, key, action.shape, action.dtype)
-    policy = parts.td3.policy.apply(state.actor.params, batch.observation)
+    """Mean Q and certainty on data, policy and uniform actions, and the critics' spread."""
+    uniform = uniform_in(parts.td3.box, key, batch.action.shape, batch.action.dtype)
+    policy = parts.td3.policy.act(state.actor.params, batch.observation)
     q = critics.q_diagnostics(parts.td3.critic, state.critic.params, batch, policy, uniform)
     return q | morse.diagnosis(parts.morse, state.morse.params, batch, policy, uniform)
 
@@ -216,7 +224,8 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
 
 def make(config: Config, spec: Spec) -> Method:
     """Binds TD3-BST to a config and to the data's sizes. Raises ValueError for a bad config."""
-    bst.check(config)
+    validation.require_choices(config)
+    actor_losses.check_td3_bst_fields(config)
     validation.require_positive(config, "actor_interval")
     validation.require_nonnegative(config, "noise", "noise_clip")
     parts = build(config, spec)

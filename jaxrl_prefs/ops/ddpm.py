@@ -19,10 +19,12 @@ import numpy as np
 
 from jaxrl_prefs.ops.schedules import Schedule
 from jaxrl_prefs.ops.shapes import clip_to_box
-from jaxrl_prefs.types import Array, Key
+from jaxrl_prefs.types import Array, Box, Key
 
 EpsFn = Callable[[Array, Array], Array]
 Step = Callable[[Schedule, Array, Array, Array, Array], Array]  # (schedule, x, eps, n, z) -> x'
+
+UNBOUNDED = Box(np.asarray(-np.inf), np.asarray(np.inf))  # one interval for all dimensions
 
 
 def at(table: np.ndarray, n: Array, like: Array) -> Array:
@@ -66,14 +68,14 @@ def posterior_mean(schedule: Schedule, x: Array, x0: Array, n: Array) -> Array:
     return (jnp.sqrt(before) * beta * x0 + jnp.sqrt(alpha) * (1 - before) * x) / (1 - abar)
 
 
-def ancestral(*, low: float | np.ndarray = -np.inf, high: float | np.ndarray = np.inf) -> Step:
+def ancestral(box: Box = UNBOUNDED) -> Step:
     """The DDPM step: N(posterior mean, beta_n), without noise at n = 1.
 
-    The clean data that eps implies is clipped to [low, high] first; infinite bounds do not clip.
+    The clean data that eps implies is clipped to the box first.
     """
 
     def step(schedule: Schedule, x: Array, eps: Array, n: Array, z: Array) -> Array:
-        x0 = clip_to_box(x0_from_eps(schedule, x, eps, n), low, high)
+        x0 = clip_to_box(x0_from_eps(schedule, x, eps, n), box)
         spread = jnp.where(n > 1, jnp.sqrt(jnp.asarray(schedule.beta, x.dtype)[n]), 0)
         spread = spread[..., None] if spread.ndim else spread
         return posterior_mean(schedule, x, x0, n) + spread * z
@@ -81,15 +83,15 @@ def ancestral(*, low: float | np.ndarray = -np.inf, high: float | np.ndarray = n
     return step
 
 
-def ddim(*, low: float | np.ndarray = -np.inf, high: float | np.ndarray = np.inf) -> Step:
+def ddim(box: Box = UNBOUNDED) -> Step:
     """The deterministic step of DDIM (Song et al. 2021, eq. 12 with sigma 0); it adds no noise.
 
-    The clean data that eps implies is clipped to [low, high] first; infinite bounds do not clip.
+    The clean data that eps implies is clipped to the box first.
     """
 
     def step(schedule: Schedule, x: Array, eps: Array, n: Array, z: Array) -> Array:
         del z
-        x0 = clip_to_box(x0_from_eps(schedule, x, eps, n), low, high)
+        x0 = clip_to_box(x0_from_eps(schedule, x, eps, n), box)
         before = at(schedule.alpha_bar, n - 1, x)
         return jnp.sqrt(before) * x0 + jnp.sqrt(1 - before) * eps
 

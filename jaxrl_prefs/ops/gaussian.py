@@ -9,6 +9,19 @@ import jax.numpy as jnp
 
 from jaxrl_prefs.types import Array
 
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # of policies, as in the published codes of IQL and ARQ
+
+
+def bounded_std(log_std: Array, *, largest: float = LOG_STD_MAX) -> Array:
+    """The standard deviation of a network's output, entry by entry.
+
+    exp(log_std), with log_std first clipped to [LOG_STD_MIN, largest].
+
+    >>> [round(float(x), 4) for x in bounded_std(jnp.array([-9.0, 0.0, 9.0]))]
+    [0.0067, 1.0, 7.3891]
+    """
+    return jnp.exp(jnp.clip(log_std, LOG_STD_MIN, largest))
+
 
 def log_density(x: Array, mean: Array, std: Array) -> Array:
     """log N(x; mean, std^2), summed over the last axis.

@@ -1,4 +1,4 @@
-"""Broadcasting said aloud (implicit rank promotion is an error in our tests), and action boxes."""
+"""Explicit broadcasting (the tests refuse implicit rank promotion), and maps into action boxes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_prefs.types import Array, Key
+from jaxrl_prefs.types import Array, Box, Key
 
 
 def expand_rank(x: Array | np.ndarray | float, ndim: int) -> Array:
@@ -19,22 +19,21 @@ def expand_rank(x: Array | np.ndarray | float, ndim: int) -> Array:
     return x.reshape((1,) * (ndim - x.ndim) + x.shape) if x.ndim else x
 
 
-def clip_to_box(x: Array, low: np.ndarray | float, high: np.ndarray | float) -> Array:
-    """Clips [..., A] to a box [A], or to one interval for all dimensions."""
-    low, high = np.asarray(low, x.dtype), np.asarray(high, x.dtype)
+def clip_to_box(x: Array, box: Box) -> Array:
+    """Clips [..., A] to the box."""
+    low, high = (np.asarray(bound, x.dtype) for bound in box)
     return jnp.clip(x, expand_rank(low, x.ndim), expand_rank(high, x.ndim))
 
 
-def squashed(x: Array, low: np.ndarray, high: np.ndarray) -> Array:
-    """Maps [..., A] into a box [A] by a tanh around the box's centre."""
-    centre, radius = (low + high) / 2, (high - low) / 2
-    return expand_rank(centre, x.ndim) + expand_rank(radius, x.ndim) * jnp.tanh(x)
+def squashed(x: Array, box: Box) -> Array:
+    """Maps [..., A] into the box: centre + radius * tanh(x)."""
+    return expand_rank(box.centre, x.ndim) + expand_rank(box.radius, x.ndim) * jnp.tanh(x)
 
 
-def uniform_in(
-    low: np.ndarray, high: np.ndarray, key: Key, shape: tuple[int, ...], dtype: jnp.dtype
-) -> Array:
-    """Draws points [..., A] of the given shape evenly from a box [A]."""
+def uniform_in(box: Box, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    """Uniform samples [..., A] of the given shape from the box."""
     unit = jax.random.uniform(key, shape, dtype)
-    floor, size = (expand_rank(jnp.asarray(x, dtype), len(shape)) for x in (low, high - low))
-    return floor + unit * size
+    low, size = (
+        expand_rank(jnp.asarray(x, dtype), len(shape)) for x in (box.low, box.high - box.low)
+    )
+    return low + unit * size

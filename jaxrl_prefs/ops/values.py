@@ -1,4 +1,4 @@
-"""Temporal-difference targets and how an ensemble's q_diagnostics become one number."""
+"""Confidence bounds over an ensemble, expectiles, and how losses weigh and scale values."""
 
 from __future__ import annotations
 
@@ -6,15 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl_prefs.types import Array
-
-
-def td_target(reward: Array, discount: Array, next_value: Array) -> Array:
-    """r + discount * V(s'), all [B]; `discount` is gamma * (1 - terminal), so terminals stop.
-
-    >>> float(td_target(jnp.float32(1), jnp.float32(0), jnp.float32(9)))
-    1.0
-    """
-    return reward + discount * next_value
 
 
 def lcb(values: Array, rho: float) -> Array:

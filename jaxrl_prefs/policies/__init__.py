@@ -1,1 +1,1 @@
-"""Policies: what acts."""
+"""Policies: networks that act, all behind one interface (interface.py)."""

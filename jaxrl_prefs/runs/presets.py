@@ -64,8 +64,8 @@ ARQ_HUMAN: Row = ARQ_MACHINE | {"pretrain_steps": 150_000, "alpha": 0.1, "actor_
 
 # BPR, Srinivasan and Knottenbelt 2025 (arXiv 2503.00930): lam = 1 on every task is the paper's; all
 # else is ours, the main text does not say. Its weight of Q is chosen on hopper/medium-v0 and
-# halfcheetah/mixed-v0 (docs/methods/bpr.md); its behaviour is the tilted Gaussian, as an energy told
-# from uniform negatives learns nothing where behaviour is narrow. IBC shares the inputs.
+# halfcheetah/mixed-v0 (docs/methods/bpr.md); its behaviour is the tilted Gaussian, as an energy
+# told from uniform negatives learns nothing where behaviour is narrow. IBC shares the inputs.
 BPR_LOCOMOTION: Row = {
     "normalize_observations": True,
     "behavior": "tilted",
@@ -93,9 +93,10 @@ def _around_td3(data: Row, critic: Row) -> dict[str, Row]:
 # TD3-BST and IQL-BST: one setting for every set of a family. Locomotion's is chosen on
 # hopper/medium-v0 and halfcheetah/mixed-v0 (docs/methods/td3_bst.md): certain where the data are
 # denser than one action in half a box per dimension, and where they are not at all, pulled by a
-# third of TD3+BC's weight. Other families but the pendulum: the configs' defaults, layer-normalised critics.
-# With nine to 28 action dimensions half of the negatives are other rows' actions: no uniform one
-# comes near the data, and certainty would not depend on the state (docs/methods/td3_bst.md).
+# third of TD3+BC's weight. Other families but the pendulum: the configs' defaults, layer-normalised
+# critics. With nine to 28 action dimensions half of the negatives are other rows' actions: no
+# uniform one comes near the data, and certainty would not depend on the state
+# (docs/methods/td3_bst.md).
 BST_LOCOMOTION: Row = {"negative_weight": 2.0, "mu": 8.0}
 SHUFFLED: Row = {"shuffled": 0.5}
 AROUND: dict[str, dict[str, Row]] = {

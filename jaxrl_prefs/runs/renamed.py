@@ -48,9 +48,9 @@ RENAMED: dict[str, dict[str, str]] = {  # method -> {earlier name: present name}
 }
 
 
-RUN = {"tensorboard": "log"}  # a field of the run, true for what is now log=tensorboard
 # Fields of the run that folders of earlier releases lack, at the value that those runs had.
 ADDED: dict[str, Any] = {"clip_actions": False}
+RUN = {"tensorboard": "log"}  # a field of the run, true for what is now log=tensorboard
 
 
 def present_names(algo: str) -> dict[str, str]:
@@ -68,9 +68,10 @@ def present(about: Mapping[str, Any]) -> dict[str, Any]:
     names = RENAMED.get(algo, {}) if isinstance(algo, str) else {}
     found = dict(about)
     if isinstance(run, Mapping):
-        rest = {name: value for name, value in run.items() if name != "tensorboard"}
-        log = {"log": ["tensorboard"] if run["tensorboard"] else []} if rest != run else {}
-        found["run"] = ADDED | rest | log
+        run = ADDED | {name: value for name, value in run.items() if name != "tensorboard"}
+        if about["run"].get("tensorboard") is not None:
+            run["log"] = ["tensorboard"] if about["run"]["tensorboard"] else []
+        found["run"] = run
     for section in ("method", "sweep"):
         fields = about.get(section)
         if isinstance(fields, Mapping):

@@ -135,7 +135,7 @@ def study(config: arq.Config, centres: Centres, seed: int) -> Learned:
     held, taken = data_of(centres, JUDGED, rng)
     model = np.asarray(densities(jnp.float32(held)[:, None], jnp.float32(taken)[:, None, None]))
     keys = jax.random.split(jax.random.key(seed), JUDGED)
-    draw = jax.jit(lambda states: score.draw(parts.model, params, states, keys, 1, parts.sampler))
+    draw = jax.jit(lambda states: score.sample(parts.model, params, states, keys, 1, parts.sampler))
     drawn = np.asarray(parts.model.action.invert(draw(jnp.float32(held)[:, None])))[:, 0, 0]
     grid = jnp.broadcast_to(jnp.float32(ACTIONS)[None, :, None], (len(STATES), len(ACTIONS), 1))
     exact = exact_log_density(centres, held, taken)

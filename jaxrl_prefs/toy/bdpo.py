@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_prefs.methods import bdpo
-from jaxrl_prefs.ops import ddpm, schedules
-from jaxrl_prefs.policies import diffusion
+from jaxrl_prefs.ops import ddpm
+from jaxrl_prefs.policies.diffusion import DiffusionPolicy
 from jaxrl_prefs.types import Array, Key, Params, Spec
 
 INTERVALS = 5  # columns of figure 4 that show the way from noise to action
 
-# One state and no next one: Q needs no paths. Points are not normalised, so nothing is clipped, and
-# an action is drawn once. Section 5.1 and appendix B.2 of the paper.
+# One state and no next one, so Q needs no paths. Points are not normalised, so nothing is clipped,
+# and there is one candidate. Section 5.1 and appendix B.2 of the paper.
 BANDIT: Mapping[str, Any] = {
     "rho": 0.0,
     "q_samples": 0,
@@ -64,7 +64,7 @@ SIZES: dict[str, Mapping[str, Any]] = {
 def measure(
     config: bdpo.Config, spec: Spec, state: bdpo.State, key: Key, count: int
 ) -> dict[str, float]:
-    """Means over `count` draws: V_N over noise from N(0, I), and what a path pays."""
+    """Means over `count` samples: V_N over noise from N(0, I), and the path KL."""
     parts = bdpo.build(config, spec)
 
     @jax.jit
@@ -74,7 +74,7 @@ def measure(
         noise = jax.random.normal(noise_key, (count, spec.action_dim))
         level = jnp.full(count, config.diffusion_steps)
         value = parts.value.apply(_critic(state), observation, noise, level)
-        _, penalty = parts.family.paths(
+        _, penalty = parts.policy.paths(
             state.actor.target, state.behavior.target, observation, path_key, 1
         )
         return {"value": value.mean(), "path_kl": penalty.mean()}
@@ -83,7 +83,7 @@ def measure(
 
 
 class Scene(NamedTuple):
-    """What figure 4 shows: paths of actions and the values that they climb."""
+    """What figure 4 shows: paths of actions, and the values along them."""
 
     bounds: tuple[int, ...]  # N = n_0 > n_1 > ... > n_I = 0, the ends of the intervals
     path: np.ndarray  # [N + 1, K, A], entry n is a^n
@@ -93,18 +93,20 @@ class Scene(NamedTuple):
 def scene(
     config: bdpo.Config, spec: Spec, state: bdpo.State, key: Key, count: int, axis: np.ndarray
 ) -> Scene:
-    """Draws `count` paths by DDIM, and V_n over the square of `axis` [G] with itself."""
+    """Samples `count` paths by DDIM; and V_n over the square grid of `axis` [G]."""
     parts = bdpo.build(dataclasses.replace(config, sampler="ddim"), spec)
-    schedule = schedules.SCHEDULES[config.schedule](config.diffusion_steps)
+    policy = parts.policy
+    assert isinstance(policy, DiffusionPolicy)  # `check` has refused the others
+    schedule = policy.schedule
     ends = np.linspace(schedule.steps, 0, min(INTERVALS, schedule.steps) + 1)
     bounds = tuple(int(n) for n in ends.round())
     grid = jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
 
     @jax.jit
     def draw(state: bdpo.State) -> tuple[Array, Array]:
-        act = diffusion.eps_fn(parts.family.net, state.actor.target, jnp.zeros((count, 1)))
+        eps_fn = policy.eps_fn(state.actor.target, jnp.zeros((count, 1)))
         start = jax.random.normal(key, (count, spec.action_dim))
-        end, path = ddpm.reverse(schedule, act, start, key, ddpm.ddim(), lambda x, eps, n: x)
+        end, path = ddpm.reverse(schedule, eps_fn, start, key, ddpm.ddim(), lambda x, eps, n: x)
         origin = jnp.zeros((len(grid), 1))
 
         def value(n: Array) -> Array:
@@ -119,7 +121,7 @@ def scene(
 
 
 def _critic(state: bdpo.State) -> Params:
-    """V's average; `check` has refused configs without V."""
+    """V's target network; `check` has refused configs without V."""
     assert state.value is not None
     return state.value.target
 

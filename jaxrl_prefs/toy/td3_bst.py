@@ -27,13 +27,12 @@ from jaxrl_prefs.behavior import morse
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import td3_bst
 from jaxrl_prefs.parallel import devices, seed_axis
-from jaxrl_prefs.policies import deterministic
 from jaxrl_prefs.runs import overrides
 from jaxrl_prefs.runs.workdir import write_json
 from jaxrl_prefs.toy import landscape
 from jaxrl_prefs.training import loop
 from jaxrl_prefs.types import Array, Metrics, Net, Params, Spec, Transition
-from jaxrl_prefs.values import bst
+from jaxrl_prefs.values import actor_losses
 
 CENTRES = np.array([[0.8, 0.0], [-0.8, 0.0], [0.0, 0.8], [0.0, -0.8]], np.float32)
 DEVIATION, POINTS = 0.05, 10_000  # of a cluster; of data
@@ -89,13 +88,9 @@ def fitted(config: td3_bst.Config, data: Transition, seed: int) -> tuple[Params,
 Loss = Callable[[Params, Params], tuple[Array, Metrics]]  # (action, Morse parameters)
 
 
-def point() -> Net:
+def point(params: Params, observation: Array) -> Array:
     """The policy whose parameters are its action."""
-
-    def apply(params: Params, observation: Array) -> Array:
-        return jnp.broadcast_to(params[None], (len(observation), 2))
-
-    return Net(lambda key, observation: jnp.zeros(2), apply)
+    return jnp.broadcast_to(params[None], (len(observation), 2))
 
 
 def goal_critic(goal: tuple[float, float] | None) -> Net:
@@ -121,18 +116,20 @@ def losses(
     others: dict[tuple[str, str], Loss] = {}
     for goal in ("", *GOALS):
         shared: dict[str, Any] = dict(
-            policy=point(),
+            policy=point,
             critic=goal_critic(GOALS.get(goal)),
             critic_params=jnp.zeros(1),
             batch=batch,
         )
 
-        def tuned(x: Params, certain: Params, *, gradient: str, shared: Any = shared) -> Any:
+        def tuned(x: Params, morse_params: Params, *, gradient: str, shared: Any = shared) -> Any:
             weight: dict[str, Any] = dict(mu=config.mu, gradient=gradient, over=config.distance)
-            return bst.loss(x, **shared, **weight, morse=network, certain=certain)
+            return actor_losses.td3_bst_loss(
+                x, **shared, **weight, morse=network, morse_params=morse_params
+            )
 
-        def cloned(x: Params, certain: Params, *, alpha: float, shared: Any = shared) -> Any:
-            return deterministic.bc_loss(x, **shared, alpha=alpha)
+        def cloned(x: Params, morse_params: Params, *, alpha: float, shared: Any = shared) -> Any:
+            return actor_losses.td3_bc_loss(x, **shared, alpha=alpha)
 
         asking["TD3-BST", goal] = partial(tuned, gradient="full")
         if goal:
@@ -150,8 +147,8 @@ def walker(loss: Loss) -> Callable[[Params], np.ndarray]:
     starts = jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
 
     @jax.jit
-    def descend(certain: Params) -> Array:
-        slope = jax.vmap(jax.grad(lambda x: loss(x, certain)[0]))
+    def descend(morse_params: Params) -> Array:
+        slope = jax.vmap(jax.grad(lambda x: loss(x, morse_params)[0]))
 
         def step(_: int, x: Array) -> Array:
             return jnp.clip(x - RATE * slope(x), -1, 1)
@@ -162,7 +159,7 @@ def walker(loss: Loss) -> Callable[[Params], np.ndarray]:
         end, path = jax.lax.scan(leg, starts, length=STEPS // EVERY)
         return jnp.concatenate([path, end[None]])
 
-    return lambda certain: np.asarray(descend(certain))
+    return lambda morse_params: np.asarray(descend(morse_params))
 
 
 def summary(path: np.ndarray, goal: tuple[float, float] | None) -> dict[str, float]:

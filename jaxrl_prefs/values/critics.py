@@ -1,23 +1,20 @@
-"""Critics Q(s, a) of several members: targets, regression, and what a diagnosis asks them.
+"""Critics: ensembles of Q(s, a), their SARSA target, their regression and their diagnostics.
 
-An ensemble's values are [E, B]; a target is [B], one for all members, and never differentiated.
+The values of an ensemble are [E, B]. Targets carry no gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.ops import values
-from jaxrl_prefs.ops.shapes import clip_to_box, expand_rank
-from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Transition
+from jaxrl_prefs.types import Array, Metrics, Net, Params, Transition
 
 
 def twin(hidden: tuple[int, ...], *, layer_norm: bool = False, initialiser: str = "lecun") -> Net:
@@ -29,45 +26,26 @@ def twin(hidden: tuple[int, ...], *, layer_norm: bool = False, initialiser: str 
 
 
 def first(critic: Net, params: Params, observation: Array, action: Array) -> Array:
-    """The first member's Q(s, a) alone, [B]: what TD3's policy climbs."""
+    """Q_1(s, a) of the first member, [B]: the critic that TD3's policy maximises."""
     return critic.apply(jax.tree.map(lambda leaf: leaf[:1], params), observation, action)[0]
 
 
 # --------------------------------------------------------------------------------- targets
 
 
-def smoothed(
-    action: Array, key: Key, low: np.ndarray, high: np.ndarray, *, noise: float, clip: float
-) -> Array:
-    """Target policy smoothing: clipped normal noise on an action, which stays in the box: [B, A].
-
-    `noise` (a standard deviation) and `clip` are in halves of the action box [low, high], so in the
-    action's own units where the box is [-1, 1]. Source: TD3 (Fujimoto et al. 2018), equation 14.
-    """
-    z = jnp.clip(noise * jax.random.normal(key, action.shape, action.dtype), -clip, clip)
-    radius = jnp.asarray((high - low) / 2, action.dtype)
-    return clip_to_box(action + expand_rank(radius, action.ndim) * z, low, high)
-
-
-def clipped_target(critic: Net, params: Params, batch: Transition, next_action: Array) -> Array:
-    """r + discount * min_k Q_k(s', a'): [B]. Source: TD3, equation 10."""
-    q = critic.apply(params, batch.next_observation, next_action)
-    return jax.lax.stop_gradient(values.td_target(batch.reward, batch.discount, q.min(0)))
-
-
 def sarsa_target(critic: Net, params: Params, batch: Transition) -> Array:
     """r + discount * mean_k Q_k(s', a') with the data's own next action: [B].
 
-    Only rows that `has_sarsa_target` are known; the others hold what the action 0 would give.
+    Only the rows of `has_sarsa_target` have such a target; in the others a' is a placeholder, 0.
     """
     q = critic.apply(params, batch.next_observation, batch.next_action)
-    return jax.lax.stop_gradient(values.td_target(batch.reward, batch.discount, q.mean(0)))
+    return jax.lax.stop_gradient(batch.reward + batch.discount * q.mean(0))
 
 
 def has_sarsa_target(batch: Transition) -> Array:
-    """1 where the episode goes on to a recorded action or ends for good, 0 where it was cut: [B].
+    """0 where the episode was cut before the next action, else 1: [B].
 
-    A terminal's target is its reward, so it counts although it has no next action.
+    A terminal row counts although it has no next action: its target is its reward.
     """
     return jnp.where(batch.discount > 0, batch.has_next_action, 1)
 
@@ -78,7 +56,8 @@ def has_sarsa_target(batch: Transition) -> Array:
 def squared_error(prediction: Array, target: Array, weight: Array | None = None) -> Array:
     """Mean over the batch of weight * (prediction - target)^2, all [B]; weight 1 if not given.
 
-    Weights are divided by their sum, so rows of weight 0 do not dilute the others.
+    The weights are divided by their sum (by 1, if that is less), so that rows of weight 0 do not
+    dilute the others.
     """
     error = jnp.square(prediction - target)
     if weight is None:
@@ -90,40 +69,34 @@ def regress(
     part: Trainable,
     opt: optax.GradientTransformation,
     critic: Net,
-    inputs: tuple[Array, ...],
-    error: Callable[[Array], Array],
+    batch: Transition,
+    target: Array,
+    error: Callable[[Array, Array], Array] = squared_error,
 ) -> tuple[Trainable, Metrics]:
-    """One gradient step of every member on `error(prediction [B]) -> scalar`, summed over members.
+    """One gradient step of every member of a critic on `error(prediction [B], target [B])`.
 
-    As `regress_each`, with one error for all members.
+    `target` is [B], one for all members, or [E, B], one for each. The loss is the sum over members.
+    Members are differentiated one by one, so that only one member's activations are in memory. The
+    target network does not move (`learner.polyak` moves it).
+
+    Metrics: `critic_loss`, the mean error over members, and `q`, the mean prediction.
     """
-    return regress_each(part, opt, critic, inputs, lambda prediction, own: error(prediction), ())
+    chex.assert_rank(target, {1, 2})
+    chex.assert_shape(target, (..., len(batch.action)))
 
+    def member(inputs: tuple[Params, Array]) -> tuple[Params, tuple[Array, Array]]:
+        params, own_target = inputs if target.ndim == 2 else (inputs[0], target)
 
-def regress_each(
-    part: Trainable,
-    opt: optax.GradientTransformation,
-    critic: Net,
-    inputs: tuple[Array, ...],
-    error: Callable[[Array, Any], Array],
-    own: Any,
-) -> tuple[Trainable, Metrics]:
-    """One gradient step of every member on `error(prediction [B], own of the member) -> scalar`.
-
-    `own` is a tree of [E, ...], such as a target for each member. Members are differentiated one by
-    one: no member's activations outlive its own gradient. Measures `critic_loss`, the mean over
-    members, and `q`, the mean prediction. The moving average stays where it is (`learner.polyak`
-    moves it).
-    """
-
-    def member(held: tuple[Params, Any]) -> tuple[Params, tuple[Array, Array]]:
         def loss(params: Params) -> tuple[Array, tuple[Array, Array]]:
-            prediction = critic.apply(jax.tree.map(lambda leaf: leaf[None], params), *inputs)[0]
-            value = error(prediction, held[1])
+            single = jax.tree.map(lambda leaf: leaf[None], params)
+            prediction = critic.apply(single, batch.observation, batch.action)[0]
+            chex.assert_equal_shape([prediction, own_target])
+            value = error(prediction, own_target)
             return value, (value, jnp.mean(prediction))
 
-        return jax.grad(loss, has_aux=True)(held[0])
+        return jax.grad(loss, has_aux=True)(params)
 
+    own = target if target.ndim == 2 else ()
     grads, (value, prediction) = nets.over_members(member, (part.params, own))
     metrics = learner.measured(critic_loss=value, q=prediction)
     return learner.apply_gradients(part, opt, grads), metrics
@@ -135,10 +108,11 @@ def regress_each(
 def q_diagnostics(
     critic: Net, params: Params, batch: Transition, policy: Array, uniform: Array
 ) -> Metrics:
-    """Mean Q on the data's, the policy's and uniform actions, and the spread of the members.
+    """Mean Q of data, policy and uniform actions [B, A]; and the members' standard deviation.
 
-    Q on uniform actions far above Q on data is an exploding critic.
+    If Q is far higher for uniform actions than for data actions, the critic diverges.
     """
+    chex.assert_equal_shape([batch.action, policy, uniform])
 
     def q(action: Array) -> Array:
         return critic.apply(params, batch.observation, action)

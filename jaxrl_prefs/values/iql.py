@@ -1,18 +1,19 @@
-"""IQL's values: V as an expectile of Q over the data's actions, Q backed up through V.
+"""IQL's values: V as an expectile of Q over the data's actions, and Q backed up through V.
 
 Kostrikov, Nair and Levine, ICLR 2022, arXiv 2110.06169; equation numbers are the paper's. No policy
-is asked anywhere, so whatever policy is trained beside them, Q and V come out the same.
+enters, so Q and V do not depend on the policy that is trained beside them.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrl_prefs import learner
+from jaxrl_prefs import learner, nets
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.ops import values
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Transition
@@ -20,18 +21,31 @@ from jaxrl_prefs.values import critics
 
 
 class Iql(NamedTuple):
-    """What a step is made with; no arrays."""
+    """Networks, optimisers and settings of the training step; no arrays that training changes."""
 
     critic: Net  # (observation, action) -> [E, ...]
     value: Net  # observation -> [...]
     critic_optimizer: optax.GradientTransformation
     value_optimizer: optax.GradientTransformation
     expectile: float  # in (0, 1); above 0.5 leans towards the best actions of the data
-    tau: float  # rate of the critic's moving average
+    tau: float  # rate of the critic's target network
+
+
+def from_config(config: Any) -> Iql:
+    """Makes networks and optimisers from the config fields that all IQL-based methods share."""
+    hidden, norm = config.critic_hidden, config.critic_layer_norm
+    return Iql(
+        critic=critics.twin(hidden, layer_norm=norm, initialiser="orthogonal"),
+        value=nets.scalar_mlp(hidden, activation="relu", layer_norm=norm),
+        critic_optimizer=learner.optimizer(config.critic_learning_rate),
+        value_optimizer=learner.optimizer(config.critic_learning_rate),
+        expectile=config.expectile,
+        tau=config.tau,
+    )
 
 
 def init(key: Key, batch: Transition, *, iql: Iql) -> tuple[Trainable, Trainable]:
-    """Fresh critic, with its moving average, and value; the batch is read for shapes only."""
+    """Initial critic, with its target network, and value; the batch is read for shapes only."""
     critic_key, value_key = jax.random.split(key)
     critic = iql.critic.init(critic_key, batch.observation, batch.action)
     value = iql.value.init(value_key, batch.observation)
@@ -42,16 +56,19 @@ def init(key: Key, batch: Transition, *, iql: Iql) -> tuple[Trainable, Trainable
 
 
 def update_value(
-    value: Trainable, critic: Params, batch: Transition, *, iql: Iql
+    value: Trainable, critic_target: Params, batch: Transition, *, iql: Iql
 ) -> tuple[Trainable, Array, Metrics]:
-    """One step of V towards the expectile of min_k Q_k(s, a) by the averaged critic (5).
+    """One step of V towards the expectile of min_k Q_k(s, a) of the target critic (5).
 
-    Returns also the advantages min_k Q_k(s, a) - V(s) of V before the step, [B].
+    Also returns the advantages min_k Q_k(s, a) - V(s), with V before the step: [B].
     """
-    q = iql.critic.apply(critic, batch.observation, batch.action).min(0)
+    q = iql.critic.apply(critic_target, batch.observation, batch.action).min(0)
+    chex.assert_equal_shape([q, batch.reward])
 
     def loss(params: Params) -> tuple[Array, tuple[Array, Array]]:
-        advantage = q - iql.value.apply(params, batch.observation)
+        v = iql.value.apply(params, batch.observation)
+        chex.assert_equal_shape([q, v])
+        advantage = q - v
         error = jnp.mean(values.expectile_error(advantage, iql.expectile))
         return error, (error, advantage)
 
@@ -62,19 +79,13 @@ def update_value(
 def update(
     critic: Trainable, value: Trainable, batch: Transition, *, iql: Iql
 ) -> tuple[Trainable, Trainable, Array, Metrics]:
-    """A step of V, then one of Q towards r + discount * V(s') by the new V (6), then the average.
+    """One step of V, then one of Q towards r + discount * V(s') (6), then of the target network.
 
-    Returns also the advantages of `update_value`.
+    Q's target uses V after its step. Also returns the advantages of `update_value`.
     """
     value, advantage, metrics = update_value(value, critic.target, batch, iql=iql)
-    after = iql.value.apply(value.params, batch.next_observation)
-    target = values.td_target(batch.reward, batch.discount, after)
-    critic, more = critics.regress(
-        critic,
-        iql.critic_optimizer,
-        iql.critic,
-        (batch.observation, batch.action),
-        lambda prediction: critics.squared_error(prediction, target),
-    )
+    next_value = iql.value.apply(value.params, batch.next_observation)
+    target = batch.reward + batch.discount * next_value
+    critic, more = critics.regress(critic, iql.critic_optimizer, iql.critic, batch, target)
     metrics |= more | learner.measured(critic_target=target)
     return learner.polyak(critic, iql.tau), value, advantage, metrics

@@ -6,44 +6,45 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import chex
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
 
 from jaxrl_prefs import learner
 from jaxrl_prefs.learner import Trainable
+from jaxrl_prefs.ops.shapes import clip_to_box, expand_rank
 from jaxrl_prefs.policies import deterministic
-from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
+from jaxrl_prefs.policies.interface import PolicyWithMode
+from jaxrl_prefs.types import Array, Box, Key, Metrics, Net, Params, Spec, Transition
 from jaxrl_prefs.values import critics
 
 PolicyLoss = Callable[[Params, Params], tuple[Array, Metrics]]  # (policy, critic) -> loss, metrics
 
 
 class Td3(NamedTuple):
-    """What a step is made with; no arrays."""
+    """Networks, optimisers and settings of the training step; no arrays that training changes."""
 
-    policy: Net  # observation -> action in the box
+    policy: PolicyWithMode
     critic: Net  # (observation, action) -> [E, ...]
-    low: np.ndarray  # [A], the action box
-    high: np.ndarray  # [A]
+    box: Box  # of the actions
     actor_optimizer: optax.GradientTransformation
     critic_optimizer: optax.GradientTransformation
-    tau: float  # rate of both moving averages
-    noise: float  # of the target's next action: deviation, in halves of the action box
-    noise_clip: float  # its largest size
+    tau: float  # rate of both target networks
+    noise: float  # standard deviation of the smoothing noise, in halves of the action box
+    noise_clip: float  # its largest size, in the same unit
     actor_interval: int  # critic steps per policy step
 
 
-def of(config: Any, spec: Spec) -> Td3:
-    """Makes networks and optimisers from the fields that every method on TD3 has, so named."""
-    steps = -(-config.train_steps // config.actor_interval)  # of the actor
+def from_config(config: Any, spec: Spec) -> Td3:
+    """Makes networks and optimisers from the config fields that all TD3-based methods share."""
+    actor_steps = -(-config.train_steps // config.actor_interval)
     return Td3(
-        policy=deterministic.policy(config.actor_hidden, spec),
+        policy=deterministic.relu_policy(config.actor_hidden, spec),
         critic=critics.twin(config.critic_hidden, layer_norm=config.critic_layer_norm),
-        low=spec.action_low,
-        high=spec.action_high,
+        box=spec.action_box,
         actor_optimizer=learner.optimizer(
-            config.actor_learning_rate, decay_steps=steps if config.actor_decays else 0
+            config.actor_learning_rate, decay_steps=actor_steps if config.actor_decays else 0
         ),
         critic_optimizer=learner.optimizer(config.critic_learning_rate),
         tau=config.tau,
@@ -54,7 +55,7 @@ def of(config: Any, spec: Spec) -> Td3:
 
 
 def init(key: Key, batch: Transition, *, td3: Td3) -> tuple[Trainable, Trainable]:
-    """Fresh actor and critic with their moving averages; the batch is read for shapes only."""
+    """Initial actor and critic with target networks; the batch is read for shapes only."""
     actor_key, critic_key = jax.random.split(key)
     actor = td3.policy.init(actor_key, batch.observation)
     critic = td3.critic.init(critic_key, batch.observation, batch.action)
@@ -64,26 +65,31 @@ def init(key: Key, batch: Transition, *, td3: Td3) -> tuple[Trainable, Trainable
     )
 
 
+def critic_target(
+    critic_params: Params, actor_params: Params, batch: Transition, key: Key, *, td3: Td3
+) -> Array:
+    """r + discount * min_k Q_k(s', a') by the target networks (10): [B], without gradient.
+
+    a' is the target actor's action plus clipped normal noise (14), clipped to the action box. The
+    noise and its bound are in halves of the box.
+    """
+    action = td3.policy.act(actor_params, batch.next_observation)
+    chex.assert_equal_shape([action, batch.action])
+    noise = td3.noise * jax.random.normal(key, action.shape, action.dtype)
+    noise = jnp.clip(noise, -td3.noise_clip, td3.noise_clip)
+    radius = expand_rank(jnp.asarray(td3.box.radius, action.dtype), action.ndim)
+    next_action = clip_to_box(action + radius * noise, td3.box)
+    q = td3.critic.apply(critic_params, batch.next_observation, next_action).min(0)
+    chex.assert_equal_shape([q, batch.reward, batch.discount])
+    return jax.lax.stop_gradient(batch.reward + batch.discount * q)
+
+
 def update_critic(
-    critic: Trainable, actor: Params, batch: Transition, key: Key, *, td3: Td3
+    critic: Trainable, actor: Trainable, batch: Transition, key: Key, *, td3: Td3
 ) -> tuple[Trainable, Metrics]:
-    """One step of the twin critics towards the averaged actor's smoothed next action."""
-    next_action = critics.smoothed(
-        td3.policy.apply(actor, batch.next_observation),
-        key,
-        td3.low,
-        td3.high,
-        noise=td3.noise,
-        clip=td3.noise_clip,
-    )
-    target = critics.clipped_target(td3.critic, critic.target, batch, next_action)
-    critic, metrics = critics.regress(
-        critic,
-        td3.critic_optimizer,
-        td3.critic,
-        (batch.observation, batch.action),
-        lambda prediction: critics.squared_error(prediction, target),
-    )
+    """One step of the twin critics towards `critic_target`."""
+    target = critic_target(critic.target, actor.target, batch, key, td3=td3)
+    critic, metrics = critics.regress(critic, td3.critic_optimizer, td3.critic, batch, target)
     return critic, metrics | learner.measured(critic_target=target)
 
 
@@ -98,21 +104,21 @@ def update(
     loss: PolicyLoss,
     measures: tuple[str, ...],
 ) -> tuple[Trainable, Trainable, Metrics]:
-    """A critic step; at every `actor_interval`-th also a policy step and both moving averages.
+    """One critic step; at every `actor_interval`-th call also a policy step and both targets.
 
-    `loss(policy, critic)` is minimised in the policy's parameters, given the critic's new ones;
+    `loss(policy, critic)` is minimised in the policy's parameters, given the critic's new ones.
     `measures` are the names of its metrics.
     """
-    critic, metrics = update_critic(critic, actor.target, batch, key, td3=td3)
+    critic, metrics = update_critic(critic, actor, batch, key, td3=td3)
 
     def improve(operand: tuple[Trainable, Params, Metrics]) -> tuple[Trainable, Params, Metrics]:
-        actor, average, _ = operand
+        actor, critic_target, _ = operand
         actor, measured = learner.gradient_step(
             actor, td3.actor_optimizer, lambda params: loss(params, critic.params)
         )
-        moved = learner.polyak(replace(critic, target=average), td3.tau)
+        moved = learner.polyak(replace(critic, target=critic_target), td3.tau)
         return learner.polyak(actor, td3.tau), moved.target, measured
 
     operand = actor, critic.target, learner.unmeasured(*measures)
-    actor, average, more = learner.every(td3.actor_interval, step, improve, operand)
-    return actor, replace(critic, target=average), metrics | more
+    actor, moved, more = learner.every(td3.actor_interval, step, improve, operand)
+    return actor, replace(critic, target=moved), metrics | more

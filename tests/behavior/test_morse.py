@@ -10,7 +10,7 @@ import pytest
 
 from jaxrl_prefs import learner
 from jaxrl_prefs.behavior import morse
-from jaxrl_prefs.types import Net, Spec
+from jaxrl_prefs.types import Box, Net, Spec
 from tests import modes
 from tests.exact import batch_of, compiled
 
@@ -224,7 +224,7 @@ def test_against_shuffled_actions_certainty_is_the_ratio_to_the_mixture():
 def test_negatives_are_uniform_but_for_their_share_of_other_rows():
     action = 10 * np.arange(1.0, 6)[:, None] + np.arange(2)  # outside of the box: 10, 11; 20, ..
     network = modes.shifted([0.0, 0.0], 1.0)._replace(shuffled=0.25)
-    drawn, is_uniform = morse.negatives_of(network, action, jax.random.key(0), 20_000)
+    drawn, is_uniform = morse.sample_negatives(network, action, jax.random.key(0), 20_000)
     assert drawn.shape == (5, 20_000, 2) and is_uniform.shape == (5, 20_000)
     inside = (np.abs(drawn) <= 1).all(-1)
     np.testing.assert_array_equal(inside, is_uniform == 1)
@@ -239,7 +239,7 @@ def test_negatives_are_uniform_but_for_their_share_of_other_rows():
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_a_share_of_none_or_all_is_exact(share):
     network = modes.shifted([0.0], 1.0)._replace(shuffled=share)
-    _, is_uniform = morse.negatives_of(network, jnp.zeros((3, 1)), jax.random.key(0), 1_000)
+    _, is_uniform = morse.sample_negatives(network, jnp.zeros((3, 1)), jax.random.key(0), 1_000)
     assert (is_uniform == 1 - share).all()
 
 
@@ -272,7 +272,7 @@ def test_held_out_rows_are_measured_and_not_trained_on():
     net = Net(lambda key, *inputs: jnp.zeros(2), apply)
     # uniform actions far away: their certainty, and its slope, is 0
     far = np.array([100.0, 100.0])
-    network = network._replace(net=net, low=far, high=far + 1)
+    network = network._replace(net=net, box=Box(far, far + 1))
     rng, f = np.random.default_rng(0), np.array([0.2, -0.1])
     action = rng.uniform(-1, 1, (6, 2))
     batch = batch_of(action)._replace(index=jnp.array([0, 3, 20, 19, 41, 60], jnp.int32))

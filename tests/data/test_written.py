@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Recording, writers
+from jaxrl_prefs.data import Dataset, writers
 from jaxrl_prefs.data.recording import References, Steps, record
 from jaxrl_prefs.environments import task
 from jaxrl_prefs.errors import DataError
 
 ARRAYS = ("observation", "action", "reward", "terminal", "next_observation", "continues")
-FILES: dict[str, tuple[Callable[[Recording, Path], None], str]] = {
+FILES: dict[str, tuple[Callable[[Dataset, Path], None], str]] = {
     "d4rl": (writers.d4rl, "a.hdf5"),
     "robomimic": (writers.robomimic, "a.hdf5"),
     "ogbench": (writers.ogbench, "a.npz"),
@@ -23,7 +23,7 @@ FILES: dict[str, tuple[Callable[[Recording, Path], None], str]] = {
 }
 
 
-def episodes(bound: float = 1.0) -> Recording:
+def episodes(bound: float = 1.0) -> Dataset:
     """An episode that terminated after two steps, one cut off after three."""
     observation = np.float32([[0, 1], [2, 3], [10, 11], [12, 13], [14, 15]])
     following = np.float32([[2, 3], [4, 5], [12, 13], [14, 15], [16, 17]])
@@ -41,7 +41,7 @@ def episodes(bound: float = 1.0) -> Recording:
     return record("set", steps, box, where, References((-1.0, 9.0), "a test"))
 
 
-def assert_same(found: Recording, expected: Recording) -> None:
+def assert_same(found: Dataset, expected: Dataset) -> None:
     for name in (*ARRAYS, "returns", "lengths", "action_low", "action_high"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
 

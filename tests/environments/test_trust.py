@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import DataError, Recording
+from jaxrl_prefs.data import DataError, Dataset
 from jaxrl_prefs.data.readers import default_task, robomimic
 from jaxrl_prefs.environments import trust
 from tests.data import files
@@ -61,7 +61,7 @@ def written(root: Path, spec: Any, key: str = "env_spec", **more: Any) -> str:
     return "mine/set-v0"
 
 
-def used(recording: Recording) -> None:
+def used(recording: Dataset) -> None:
     """Makes what a program makes of a recording's environment."""
     if recording.task is not None:
         recording.task.make().close()

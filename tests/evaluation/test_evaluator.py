@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Dataset, Processing, Recording
+from jaxrl_prefs.data import Dataset, PreparedDataset, Processing
 from jaxrl_prefs.environments import task as tasks
 from jaxrl_prefs.errors import DataError
 from jaxrl_prefs.evaluation import rollout
@@ -29,7 +29,7 @@ def corridor() -> None:
     playground.register()
 
 
-def recording(env_id: str = playground.ENV_ID, **changes: object) -> Recording:
+def recording(env_id: str = playground.ENV_ID, **changes: object) -> Dataset:
     """Made-up data for an environment; observations have mean (3, -2) and deviation (2, .5)."""
     task = tasks.named(env_id)
     env = task.make()
@@ -39,7 +39,7 @@ def recording(env_id: str = playground.ENV_ID, **changes: object) -> Recording:
     signs = np.tile(np.float32([[1], [-1]]), (32, size))
     mean, std = np.resize(np.float32([3, -2]), size), np.resize(np.float32([2, 0.5]), size)
     rows = mean + std * signs
-    full = Recording(
+    full = Dataset(
         name="made-up",
         family="other",
         observation=rows,
@@ -59,7 +59,7 @@ def recording(env_id: str = playground.ENV_ID, **changes: object) -> Recording:
     return full._replace(**changes)
 
 
-def dataset(normalize: bool = False, **changes: object) -> Dataset:
+def dataset(normalize: bool = False, **changes: object) -> PreparedDataset:
     return data.prepare(recording(**changes), Processing(normalize_observations=normalize))
 
 
@@ -100,7 +100,10 @@ ACTIONS = np.float32([[-1.0], [0.0], [0.5]])
 
 
 def play(
-    seeds: tuple[int, ...] = (0, 1, 2), *, over: Dataset | None = None, mapping: str = "auto"
+    seeds: tuple[int, ...] = (0, 1, 2),
+    *,
+    over: PreparedDataset | None = None,
+    mapping: str = "auto",
 ) -> tuple[Evaluator, dict[str, Array]]:
     mesh = seed_axis.seed_mesh()
     evaluator = Evaluator(

@@ -1,4 +1,4 @@
-"""Behaviour cloning: the mean action, and for the Gaussian its deviation, by state."""
+"""Behaviour cloning: the mean action, and for the Gaussian its standard deviation, by state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import scipy.stats
 from jaxrl_prefs import learner
 from jaxrl_prefs.methods import bc
 from jaxrl_prefs.policies import gaussian
-from jaxrl_prefs.types import Net, Spec
+from jaxrl_prefs.policies.gaussian import DiagonalGaussian
+from jaxrl_prefs.types import Box, Net, Spec
 from tests.exact import batch_of, compiled
 
 SPEC = Spec(1, 2, 100, -np.ones(2, "f"), np.ones(2, "f"), *[np.zeros(1)] * 4)
@@ -30,7 +31,7 @@ def test_the_mean_is_the_headline(policy, names):
 
 
 @pytest.mark.parametrize("policy", ["deterministic", "gaussian"])
-def test_cloning_recovers_the_mean_action_and_its_deviation(policy):
+def test_cloning_recovers_the_mean_action_and_its_standard_deviation(policy):
     """Actions N(s / 2, .1^2) and N(-s / 4, .2^2) for states -1 and 1."""
     rng, rows = np.random.default_rng(0), 4_000
     state = rng.choice([-1.0, 1.0], (rows, 1)).astype("f")
@@ -47,7 +48,7 @@ def test_cloning_recovers_the_mean_action_and_its_deviation(policy):
         return jax.lax.fori_loop(0, 300, step, method.init(key, data))
 
     trained, ends = train(jax.random.key(0)), np.array([[-1.0], [1.0]], "f")
-    found, spread = bc.distribution(trained.actor.params, ends, parts=parts)
+    found, spread = parts.policy.moments(trained.actor.params, ends)
     action = method.policies["actor"].act(trained, ends, jax.random.key(1))
     np.testing.assert_array_equal(action, found)
     for i, at in enumerate((-1, 1)):
@@ -58,32 +59,35 @@ def test_cloning_recovers_the_mean_action_and_its_deviation(policy):
 
 
 @pytest.mark.usefixtures("x64")
-def test_a_shared_deviation_is_one_for_all_states():
-    low, high = -np.ones(2), np.ones(2)
+def test_a_shared_standard_deviation_is_one_for_all_states():
     inner = Net(lambda key, s: jnp.zeros((1, 2)), lambda w, s: s @ w)
-    net = gaussian.shared_deviation(inner, 2)
+    policy = DiagonalGaussian(gaussian.shared_std(inner, 2), Box(-np.ones(2), np.ones(2)))
     params = {"mean": np.array([[0.7, -0.3]]), "log_std": np.log([0.2, 0.5])}
     state = np.array([[1.0], [-2.0], [0.5]])
     action = np.array([[0.1, 0.2], [0.3, -0.4], [0.9, 0.0]])
 
     def both(params):
-        mean, std = gaussian.gaussian_head(low, high)(net.apply(params, state))
-        return mean, std, gaussian.fit_gaussian(mean, std, action)
+        loss = policy.bc_loss(params, state, action, jax.random.key(0))
+        return *policy.moments(params, state), loss
 
     mean, std, loss = compiled(both, params)
     np.testing.assert_allclose(mean, np.tanh(state @ params["mean"]), rtol=1e-12)
     np.testing.assert_allclose(std, np.tile([0.2, 0.5], (3, 1)), rtol=1e-12)
     expected = -scipy.stats.norm.logpdf(action, mean, std).sum(1).mean()
     assert loss == pytest.approx(expected, rel=1e-12)
-    start = net.init(jax.random.key(0), state)
+    start = policy.init(jax.random.key(0), state)
     np.testing.assert_array_equal(start["log_std"], 0)
 
 
 @pytest.mark.usefixtures("x64")
-def test_draws_are_normal_and_stay_in_the_box():
+def test_samples_are_normal_and_stay_in_the_box():
     rows, low, high = 20_000, np.array([-1.0, 0.0]), np.array([1.0, 4.0])
     mean, std = np.tile([0.5, 2.0], (rows, 1)), np.tile([0.5, 0.1], (rows, 1))
-    found = compiled(lambda m, s: gaussian.drawn(m, s, jax.random.key(0), low, high), mean, std)
+    found = compiled(
+        lambda m, s: gaussian.clipped_sample(m, s, jax.random.key(0), 1, Box(low, high))[:, 0],
+        mean,
+        std,
+    )
     assert (found >= low).all() and (found <= high).all()
     share = (found[:, 0] == 1).mean()
     assert abs(share - scipy.stats.norm.sf(1.0)) < 5 * np.sqrt(share * (1 - share) / rows)

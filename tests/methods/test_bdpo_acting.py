@@ -10,40 +10,40 @@ import pytest
 from jaxrl_prefs import nets
 from jaxrl_prefs.methods import bdpo
 from jaxrl_prefs.types import Net, Spec
-from tests.exact import M, batch_of, compiled, fixed, linear_parts, linear_state
+from tests.exact import M, batch_of, compiled, fixed, linear_parts, linear_state, replaced
 
 CANDIDATES = np.array([[-0.5], [0.0], [0.3], [0.9]], np.float32)  # [K, A]
 # Members disagree most about the last candidate: the best mean and the worst lower bound.
-OPINIONS = np.array([[0.0, 0.3, 0.5, 2.0], [0.0, 0.3, 0.5, -0.8]], np.float32)  # [E, K]
+Q = np.array([[0.0, 0.3, 0.5, 2.0], [0.0, 0.3, 0.5, -0.8]], np.float32)  # [E, K]
 
 
 def spread_critic():
     """Q_k of the j-th candidate is params[k][j]; it knows them by their action."""
 
-    def apply(opinion, observation, action):
+    def apply(own_q, observation, action):
         same = jnp.abs(action - CANDIDATES.reshape(1, 1, -1)) < 1e-6  # [B, K, candidates]
-        return jnp.sum(same * opinion.reshape(1, 1, -1), -1)
+        return jnp.sum(same * own_q.reshape(1, 1, -1), -1)
 
     return nets.ensemble(Net(lambda key, *inputs: jnp.zeros(4), apply), 2)
 
 
 def parts_of(**changes):
-    """Every draw gives the candidates in order; parameters are NaN, moving averages are not."""
+    """Samples are the candidates in order; parameters are NaN, target networks are not."""
     settings = bdpo.Config(**{"candidates": 4, "rho": 5.0, **changes})
 
-    def draw(actor, observation, key, count):
+    def sample(actor, observation, key, count):
         order = jnp.asarray(CANDIDATES[:count])[None] + actor
         return jnp.tile(order, (len(observation), 1, 1))
 
     parts = linear_parts(settings)._replace(critic=spread_critic())
-    return parts._replace(family=parts.family._replace(draw=draw))
+    return parts._replace(policy=replaced(parts.policy, sample=sample))
 
 
 def state_of():
     return linear_state().replace(
         actor=fixed(np.float32(np.nan), np.float32(0)),
         behavior=fixed(np.float32(np.nan), np.float32(0.25)),
-        critic=fixed(np.full_like(OPINIONS, np.nan), OPINIONS),
+        critic=fixed(np.full_like(Q, np.nan), Q),
     )
 
 
@@ -59,7 +59,7 @@ def test_the_best_mean_is_taken_not_the_best_lower_bound():
 def test_each_state_gets_its_own_candidate():
     parts = parts_of()
 
-    def apply(opinion, observation, action):  # prefers the candidate nearest to the state
+    def apply(own_q, observation, action):  # prefers the candidate nearest to the state
         return -jnp.square(action - observation).sum(-1)
 
     parts = parts._replace(critic=nets.ensemble(Net(lambda key, *inputs: 0.0, apply), 2))
@@ -80,7 +80,7 @@ def test_a_single_candidate_is_executed_without_asking_the_critic():
 def test_a_temperature_samples_from_the_softmax_of_the_mean(temperature):
     rows = 40_000
     actions = chosen(parts_of(temperature=temperature), rows)
-    mean = OPINIONS.mean(0)
+    mean = Q.mean(0)
     weights = np.exp(mean / temperature) / np.exp(mean / temperature).sum()
     for action, share in zip(CANDIDATES[:, 0], weights, strict=True):
         found = np.mean(actions[:, 0] == action)

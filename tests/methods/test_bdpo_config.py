@@ -49,13 +49,13 @@ def test_a_warm_up_longer_than_training_is_refused():
         bdpo.make(bdpo.Config(warmup_steps=6, train_steps=5), SPEC)
 
 
-@pytest.mark.parametrize("field", bdpo.COUNTS)
+@pytest.mark.parametrize("field", bdpo.AT_LEAST_ONE)
 def test_counts_below_one_are_refused(field):
     with pytest.raises(ValueError, match=f"{field} must be at least 1, not 0"):
         bdpo.make(bdpo.Config(**{field: 0}), SPEC)
 
 
-@pytest.mark.parametrize("field", bdpo.STRENGTHS)
+@pytest.mark.parametrize("field", bdpo.NONNEGATIVE)
 def test_negative_strengths_are_refused(field):
     with pytest.raises(ValueError, match=f"{field} must not be negative, it is -1"):
         bdpo.make(bdpo.Config(**{field: -1}), SPEC)
@@ -74,7 +74,7 @@ def test_phases_follow_the_paper():
     [
         ({}, "argmax mean Q"),
         ({"temperature": 0.5}, "softmax(mean Q / 0.5)"),
-        ({"candidates": 1, "temperature": 0.5}, "the one drawn"),
+        ({"candidates": 1, "temperature": 0.5}, "single sample"),
     ],
 )
 def test_the_rule_of_acting_is_printed_beside_every_score(settings, rule):
@@ -120,7 +120,7 @@ def test_antmaze_normalises_the_layers_of_q_as_well():
 
 
 @pytest.mark.parametrize(("policy", "outputs"), [("gaussian", 12), ("deterministic", 6)])
-def test_policies_that_draw_at_once_have_no_level_values(policy, outputs):
+def test_policies_that_sample_in_one_step_have_no_level_values(policy, outputs):
     state = shapes(policy=policy)
     assert state.value is None
     assert count(state.actor.params) == 17 * 256 + 256 + 3 * HIDDEN + 256 * outputs + outputs
@@ -134,8 +134,8 @@ def test_clipping_keeps_every_action_in_the_data_s_box(sampler):
     for clips in (True, False):
         parts = bdpo.build(dataclasses.replace(settings, clip_sampler=clips), spec)
         state = np.zeros((200, 1), "f")
-        params = filled(parts.family.init, state, np.zeros((200, 2), "f"))
-        draw = jax.jit(parts.family.draw, static_argnums=3)
-        action = np.asarray(draw(params, state, jax.random.key(0), 3)).reshape(-1, 2)
+        params = filled(parts.policy.init, state)
+        sample = jax.jit(parts.policy.sample, static_argnums=3)
+        action = np.asarray(sample(params, state, jax.random.key(0), 3)).reshape(-1, 2)
         inside = (action >= low) & (action <= high)
         assert inside.all() == clips

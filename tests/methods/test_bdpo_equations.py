@@ -15,8 +15,8 @@ import pytest
 from jaxrl_prefs import nets
 from jaxrl_prefs.methods import bdpo
 from jaxrl_prefs.ops import ddpm, schedules
-from jaxrl_prefs.policies.family import Refinement
-from jaxrl_prefs.types import Net, Spec
+from jaxrl_prefs.policies.paths import Refinement
+from jaxrl_prefs.types import Box, Net, Spec
 from tests.exact import (
     ETA,
     OFFSETS,
@@ -29,6 +29,7 @@ from tests.exact import (
     linear_state,
     members,
     quiet,
+    replaced,
 )
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -128,7 +129,9 @@ def test_eta_scales_the_penalty_alone():
 
 
 def test_where_the_clean_action_is_clipped_only_the_penalty_pulls():
-    parts = linear_parts(config(levels="stratified"), ddpm.ancestral(low=1e3, high=1e3 + 1))
+    parts = linear_parts(
+        config(levels="stratified"), ddpm.ancestral(Box(np.array(1e3), np.array(1e3 + 1)))
+    )
     actor = np.array([0.5, 0.8])
     np.testing.assert_allclose(slope_of(parts, actor), ETA * SHARE.mean() * actor, rtol=1e-10)
 
@@ -268,7 +271,7 @@ def test_without_samples_the_target_is_the_reward_and_no_path_is_drawn():
         raise AssertionError("a bandit has no next state")
 
     parts = linear_parts(config(q_samples=0))
-    parts = parts._replace(family=parts.family._replace(paths=refused))
+    parts = parts._replace(policy=replaced(parts.policy, paths=refused))
     batch = batch_of(actions(3), reward=np.array([1.0, 2.0, 3.0]))
     found = bdpo.critic_target(linear_state(), parts=parts, batch=batch, key=jax.random.key(0))
     np.testing.assert_array_equal(found, [1.0, 2.0, 3.0])
@@ -294,9 +297,10 @@ ROWS, SAMPLES = 7, 4
 
 
 def stubbed(settings, step=None):
-    """A family that returns what it is given, plus the actor it got; and a state of averages.
+    """A policy that returns what it is given, plus the actor it got; and a state of target
+    networks.
 
-    Everything that is not a moving average is NaN.
+    Everything that is not a target network is NaN.
     """
     rng = np.random.default_rng(1)
     path_actions = rng.normal(size=(ROWS, SAMPLES, 2))
@@ -311,7 +315,7 @@ def stubbed(settings, step=None):
         return step._replace(samples=step.samples + actor, penalty=step.penalty * behavior)
 
     parts = linear_parts(settings)
-    parts = parts._replace(family=parts.family._replace(paths=paths, refine=refine))
+    parts = parts._replace(policy=replaced(parts.policy, paths=paths, refine=refine))
     state = bdpo.State(
         behavior=fixed(np.nan, 3.0),
         actor=fixed(np.nan, 0.2),

@@ -108,8 +108,8 @@ def test_linear_bandit_finds_the_closed_form(trained):
     def measured(state, start):
         observation, key = jnp.zeros((len(start), 1)), jax.random.key(1)
         actor, behavior = state.actor.target, state.behavior.target
-        drawn, path = parts.family.paths(actor, behavior, observation, key, 1)
-        before = parts.family.draw(behavior, observation, key, 1)
+        drawn, path = parts.policy.paths(actor, behavior, observation, key, 1)
+        before = parts.policy.sample(behavior, observation, key, 1)
         level = jnp.full(len(start), SETTINGS.diffusion_steps, jnp.int32)
         soft = parts.value.apply(state.value.target, observation, start, level)
         return drawn[:, 0, 0], before[:, 0, 0], path, soft

@@ -6,6 +6,7 @@ Policy: the action p. Critics: Q_k = q_k a and V_k = v_k n a. Gradient descent i
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrl_prefs import learner, nets
+from jaxrl_prefs import nets
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.methods import bdpo
-from jaxrl_prefs.policies.family import Family, Refinement
+from jaxrl_prefs.policies.paths import Refinement
 from jaxrl_prefs.types import Net, Spec
 from tests.exact import batch_of, compiled, filled
 
@@ -29,7 +30,7 @@ ACTION = np.array([0.9, -0.3, 0.5, 1.4, -0.8])
 REWARD = np.array([1.0, 0.2, -0.5, 0.3, 0.7])
 DISCOUNT = np.array([0.9, 0.0, 0.9, 0.5, 0.9])
 START = {
-    "b": (0.3, 0.1),  # parameters and moving average, apart from each other
+    "b": (0.3, 0.1),  # parameters and target network, apart from each other
     "p": (1.1, 0.7),
     "q": (np.array([1.0, -0.5]), np.array([0.8, 0.3])),
     "v": (np.array([0.2, 1.4]), np.array([0.6, -0.9])),
@@ -50,12 +51,13 @@ def policy():
             penalty=jnp.full(rows, jnp.square(actor - behavior)),
         )
 
-    def fit(params, observation, action, key):
-        loss = jnp.mean(jnp.square(params - action))
-        return loss, learner.measured(behavior_loss=loss)
-
-    net = Net(lambda key, *inputs: jnp.zeros(()), lambda p, x: p)
-    return Family(net, lambda key, s, a: jnp.zeros(()), 3, fit, lambda *of: None, paths, refine)
+    return SimpleNamespace(
+        init=lambda key, observation: jnp.zeros(()),
+        levels=3,
+        bc_loss=lambda params, observation, action, key: jnp.mean(jnp.square(params - action)),
+        paths=paths,
+        refine=refine,
+    )
 
 
 def parts_of(**changes):
@@ -79,7 +81,7 @@ def parts_of(**changes):
     return bdpo.Parts(
         config=bdpo.Config(**{**settings, **changes}),
         spec=None,
-        family=policy(),
+        policy=policy(),
         critic=nets.ensemble(Net(lambda key, *of: jnp.zeros(()), critic), 2),
         value=nets.ensemble(Net(lambda key, *of: jnp.zeros(()), value), 2),
         behavior_optimizer=descent,

@@ -4,6 +4,7 @@ direction, D no leak, G critics; the rest are tested where the parts are."""
 from __future__ import annotations
 
 import dataclasses
+import typing
 from functools import partial
 from typing import NamedTuple
 
@@ -17,9 +18,9 @@ from jaxrl_prefs import learner, nets
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.methods import bpr
 from jaxrl_prefs.ops import gaussian
-from jaxrl_prefs.policies.tanh_gaussian import Squashed
+from jaxrl_prefs.policies.tanh_gaussian import TanhGaussian
 from jaxrl_prefs.training import sweep
-from jaxrl_prefs.types import Net, Spec
+from jaxrl_prefs.types import Box, Net, Spec
 from tests import probes
 from tests.exact import batch_of, compiled, filled
 
@@ -39,6 +40,13 @@ SMALL = bpr.Config(
 KEY = jax.random.key(0)
 
 
+CHOICES = {
+    name: typing.get_args(kind)
+    for name, kind in typing.get_type_hints(bpr.Config).items()
+    if typing.get_origin(kind) is typing.Literal
+}
+
+
 def built(**changes):
     """Parts of a small method, and a state full of numbers."""
     parts = bpr.build(dataclasses.replace(SMALL, **changes), SPEC)
@@ -48,22 +56,22 @@ def built(**changes):
 # ---------------------------------------------------------------------------------- the config
 
 
-@pytest.mark.parametrize("field", bpr.CHOICES)
+@pytest.mark.parametrize("field", CHOICES)
 def test_unknown_choices_are_refused_by_name_with_the_options(field):
     with pytest.raises(ValueError, match=f"{field} must be one of .* not 'misspelt'"):
         bpr.make(bpr.Config(**{field: "misspelt"}), SPEC)
-    for option in bpr.CHOICES[field]:
+    for option in CHOICES[field]:
         bpr.make(bpr.Config(**{field: option}), SPEC)
 
 
-@pytest.mark.parametrize(("field", "least"), [("samples", 2), *((f, 1) for f in bpr.COUNTS)])
+@pytest.mark.parametrize(("field", "least"), [("samples", 2), *((f, 1) for f in bpr.AT_LEAST_ONE)])
 def test_counts_that_are_too_small_are_refused(field, least):
     with pytest.raises(ValueError, match=f"{field} must be at least {least}, not {least - 1}"):
         bpr.make(bpr.Config(**{field: least - 1}), SPEC)
     bpr.make(bpr.Config(**{field: least}), SPEC)
 
 
-@pytest.mark.parametrize("field", bpr.STRENGTHS)
+@pytest.mark.parametrize("field", bpr.NONNEGATIVE)
 def test_negative_strengths_are_refused(field):
     with pytest.raises(ValueError, match=f"{field} must not be negative"):
         bpr.make(bpr.Config(**{field: -1}), SPEC)
@@ -113,15 +121,15 @@ def test_rules_say_how_actions_are_chosen():
     assert policies["behavior"].candidates == 8
     assert policies["behavior"].rule == "lowest energy of 3 rounds"
     gaussian = bpr.make(dataclasses.replace(SMALL, behavior="gaussian"), SPEC).policies
-    assert (gaussian["behavior"].candidates, gaussian["behavior"].rule) == (1, "the one drawn")
+    assert (gaussian["behavior"].candidates, gaussian["behavior"].rule) == (1, "single sample")
     tilted = bpr.make(dataclasses.replace(SMALL, behavior="tilted"), SPEC).policies
     assert (tilted["behavior"].candidates, tilted["behavior"].rule) == (8, "lowest energy")
 
 
-@pytest.mark.parametrize("field", bpr.CHOICES)
+@pytest.mark.parametrize("field", CHOICES)
 def test_every_choice_trains_acts_and_keeps_the_state_s_structure(field):
     """Traced, not run: shapes and types of whatever a choice builds."""
-    for option in bpr.CHOICES[field]:
+    for option in CHOICES[field]:
         more = {"critic": "ensemble"} if field == "spread" else {}
         method = bpr.make(dataclasses.replace(SMALL, **{field: option}, **more), SPEC)
 
@@ -155,15 +163,18 @@ def test_gradients_reach_the_log_density_at_held_actions_alone(sampling):
     def draws(state):
         of = bpr.compare(state.actor.params, state=state, parts=parts, batch=DATA, key=KEY)
         own = 3 if sampling == "selfplay" else 2
-        u = policy.draw(state.actor.params, DATA.observation, KEY, own)
+        u = policy.sample_pre_tanh(state.actor.params, DATA.observation, KEY, own)
         if sampling == "reference":
-            u = jnp.concatenate([policy.source(DATA.action)[:, None], u], 1)
+            u = jnp.concatenate([policy.unsquash(DATA.action)[:, None], u], 1)
         return of, u
 
     of, u = compiled(draws, state)
 
     def by_constants(actor):
-        g = config.lam * (policy.log_density(actor, DATA.observation, u) - of.q) + of.energy
+        g = (
+            config.lam * (policy.log_density_pre_tanh(actor, DATA.observation, u) - of.q)
+            + of.energy
+        )
         pairs = [(0, 1), (0, 2), (1, 2)] if sampling == "selfplay" else [(0, 1), (0, 2)]
         return sum(jnp.mean(jnp.square(g[:, i] - g[:, j])) for i, j in pairs) / len(pairs)
 
@@ -258,7 +269,7 @@ def bowl_parts(config):
         config=config,
         spec=SPEC,
         model=Bowl(config.lam),
-        policy=Squashed(TABLE, LOW, HIGH),
+        policy=TanhGaussian(TABLE, Box(LOW, HIGH)),
         critic=nets.ensemble(Net(lambda key, s, a: jnp.zeros(()), q), 2),
         behavior_optimizer=optax.sgd(0.0),
         actor_optimizer=optax.adam(0.01),
@@ -301,9 +312,9 @@ def test_sac_targets_are_the_least_value_less_the_entropy_paid():
 
     def by_hand(state):
         s = DATA.next_observation
-        u = parts.policy.draw(state.actor.params, s, KEY, 1)
-        paid = parts.policy.log_density(state.actor.params, s, u)[:, 0]
-        return parts.critic.apply(state.critic.target, s, parts.policy.action(u)[:, 0]), paid
+        u = parts.policy.sample_pre_tanh(state.actor.params, s, KEY, 1)
+        paid = parts.policy.log_density_pre_tanh(state.actor.params, s, u)[:, 0]
+        return parts.critic.apply(state.critic.target, s, parts.policy.squash(u)[:, 0]), paid
 
     q, paid = compiled(by_hand, state)
     expected = DATA.reward + DATA.discount * (q.min(0) - 0.3 * paid)

@@ -20,14 +20,14 @@ def test_unknown_choices_are_refused(field):
         ibc.make(ibc.Config(**{field: "misspelt"}), spec)
 
 
-@pytest.mark.parametrize("field", ibc.COUNTS)
+@pytest.mark.parametrize("field", ibc.AT_LEAST_ONE)
 def test_counts_below_one_are_refused(field):
     spec = Spec.of(probes.constant_reward(8).data)
     with pytest.raises(ValueError, match=f"{field} must be at least 1"):
         ibc.make(ibc.Config(**{field: 0}), spec)
 
 
-@pytest.mark.parametrize("field", ibc.STRENGTHS)
+@pytest.mark.parametrize("field", ibc.NONNEGATIVE)
 def test_negative_strengths_are_refused(field):
     spec = Spec.of(probes.constant_reward(8).data)
     with pytest.raises(ValueError, match=f"{field} must not be negative"):

@@ -45,7 +45,7 @@ def test_the_policy_s_loss_is_the_weighted_likelihood():
     def both(key):
         params = parts.policy.init(key, batch.observation)
         loss, metrics = iql.actor_loss(params, batch=batch, advantage=advantage, parts=parts)
-        return loss, metrics, iql.distribution(params, batch.observation, parts=parts)
+        return loss, metrics, parts.policy.moments(params, batch.observation)
 
     loss, metrics, (mean, std) = compiled(both, jax.random.key(0))
     weight = np.exp(np.minimum(3 * advantage, np.log(100)))

@@ -61,7 +61,7 @@ def trained():
         start = td3_bc.init(key, jax.tree.map(lambda x: x[:1], data), parts=parts)
         state = jax.lax.fori_loop(0, 1_500, body, start)
         q = parts.critic.apply(state.critic.params, data.observation, data.action)
-        return q, parts.policy.apply(state.actor.params, data.observation)
+        return q, parts.policy.act(state.actor.params, data.observation)
 
     return lambda probe, alpha: program(probe(size).data, alpha, jax.random.key(0)), size
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.ops import ddpm, gaussian, schedules
+from jaxrl_prefs.types import Box
 from tests.exact import M, compiled
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -81,7 +82,7 @@ def test_every_op_keeps_the_dtype_of_its_inputs(dtype):
     schedule = schedules.vp(5)
     x = jax.ShapeDtypeStruct((2, 3), dtype)
     n = jax.ShapeDtypeStruct((2,), jnp.int32)
-    box = {"low": -np.ones(3), "high": np.ones(3)}
+    box = Box(-np.ones(3), np.ones(3))
 
     def ops(x, n):
         key = jax.random.key(0)
@@ -92,8 +93,8 @@ def test_every_op_keeps_the_dtype_of_its_inputs(dtype):
             ddpm.score_from_eps(schedule, x, n),
             ddpm.eps_from_score(schedule, x, n),
             ddpm.posterior_mean(schedule, x, x, n),
-            ddpm.ancestral(**box)(schedule, x, x, n, x),
-            ddpm.ddim(**box)(schedule, x, x, n, x),
+            ddpm.ancestral(box)(schedule, x, x, n, x),
+            ddpm.ddim(box)(schedule, x, x, n, x),
             ddpm.path_kl(schedule, x, x, n),
             ddpm.reverse(schedule, lambda y, n: y, x, key, ddpm.ancestral())[0],
         )
@@ -108,7 +109,7 @@ OPS = {
     "score_from_eps": lambda s, x, y, n: ddpm.score_from_eps(s, x, n),
     "eps_from_score": lambda s, x, y, n: ddpm.eps_from_score(s, x, n),
     "posterior_mean": ddpm.posterior_mean,
-    "ancestral": lambda s, x, y, n: ddpm.ancestral(low=-1.0, high=1.0)(
+    "ancestral": lambda s, x, y, n: ddpm.ancestral(Box(np.array(-1.0), np.array(1.0)))(
         s, x, y, n, jnp.ones_like(x)
     ),
     "ddim": lambda s, x, y, n: ddpm.ddim()(s, x, y, n, x),
@@ -145,7 +146,7 @@ def test_ancestral_mean_is_the_product_of_two_gaussians(n):
     before, abar = np.prod(1 - schedule.beta[1:n]), np.prod(1 - schedule.beta[1 : n + 1])
     x, eps, zero = normal(3, 6, 2), normal(4, 6, 2), np.zeros((6, 2))
     x0 = (x - np.sqrt(1 - abar) * eps) / np.sqrt(abar)
-    steps = ddpm.ancestral(), ddpm.ancestral(low=-0.4, high=0.3)
+    steps = ddpm.ancestral(), ddpm.ancestral(Box(np.array(-0.4), np.array(0.3)))
     found, clip_to_box = compiled(
         lambda *of: tuple(s(schedule, *of, n, zero) for s in steps), x, eps
     )
@@ -164,7 +165,7 @@ def test_ancestral_mean_is_the_product_of_two_gaussians(n):
 
 def test_ancestral_noise_has_variance_beta_and_vanishes_at_the_last_step():
     schedule, n = schedules.vp(5), np.arange(1, 6)
-    step = ddpm.ancestral(low=-1.0, high=1.0)
+    step = ddpm.ancestral(Box(np.array(-1.0), np.array(1.0)))
     quiet, noisy = compiled(
         lambda x: [step(schedule, x, x, jnp.asarray(n), c * jnp.ones_like(x)) for c in (0, 1)],
         normal(5, 5, 2),
@@ -177,7 +178,7 @@ def test_ancestral_noise_has_variance_beta_and_vanishes_at_the_last_step():
 def test_box_per_dimension_holds_after_the_last_step():
     schedule, low, high = schedules.vp(5), np.array([-1.0, 0.0]), np.array([0.5, 2.0])
     x, eps = 9 * normal(6, 50, 2), normal(7, 50, 2)
-    for step in (ddpm.ancestral(low=low, high=high), ddpm.ddim(low=low, high=high)):
+    for step in (ddpm.ancestral(Box(low, high)), ddpm.ddim(Box(low, high))):
         x0 = compiled(lambda *of, step=step: step(schedule, *of, 1, of[1]), x, eps)
         np.testing.assert_allclose(x0.min(0), low, atol=1e-12)
         np.testing.assert_allclose(x0.max(0), high, atol=1e-12)
@@ -186,7 +187,7 @@ def test_box_per_dimension_holds_after_the_last_step():
 @pytest.mark.parametrize("make", [ddpm.ancestral, ddpm.ddim])
 @pytest.mark.parametrize("n", [1, 4])
 def test_no_gradient_passes_where_the_clean_data_is_clipped(make, n):
-    schedule, step = schedules.vp(5), make(low=-1.0, high=1.0)
+    schedule, step = schedules.vp(5), make(Box(np.array(-1.0), np.array(1.0)))
     free = make()
     x, z = np.zeros(2), np.zeros(2)
     # x_0 = -sqrt((1 - abar) / abar) eps: inside the box for the first entry, outside for the other

@@ -43,12 +43,6 @@ def test_bound_by_variance():
     np.testing.assert_allclose(values.variance_lcb(members, 0.4), [2, 2], atol=1e-6)
 
 
-def test_td_target_stops_where_the_discount_is_zero():
-    reward, discount = jnp.array([1.0, 2.0, 3.0]), jnp.array([0.9, 0.0, 0.5])
-    found = values.td_target(reward, discount, jnp.array([10.0, 1e6, -4.0]))
-    np.testing.assert_allclose(found, [10.0, 2.0, 1.0], rtol=1e-6)
-
-
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("expectile", [0.5, 0.7, 0.9])
 def test_expectile_error_is_smallest_at_the_expectile_of_the_uniform_law(expectile):

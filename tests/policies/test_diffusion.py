@@ -10,7 +10,7 @@ import pytest
 from jaxrl_prefs import nets
 from jaxrl_prefs.ops import ddpm, schedules
 from jaxrl_prefs.policies import diffusion
-from jaxrl_prefs.types import Net
+from jaxrl_prefs.types import Box, Net
 from tests.exact import M, column, compiled, filled, normal_net
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -21,7 +21,7 @@ STEPS = 5
 def policy(step=None, *, stratified=False, net=None, action_dim=2):
     schedule = schedules.vp(STEPS)
     net = net or normal_net(schedule)
-    return diffusion.family(
+    return diffusion.DiffusionPolicy(
         net, schedule, step or ddpm.ancestral(), action_dim, stratified=stratified
     )
 
@@ -35,7 +35,7 @@ def data(rows, action_dim=2, seed=0):
 
 
 def test_path_kl_of_a_shifted_gaussian_is_the_same_on_every_path():
-    """Check B through the policy family: |m|^2 / 2 (1 - abar_N), not the marginal's 1.25."""
+    """Check B through the policy: |m|^2 / 2 (1 - abar_N), not the marginal's 1.25."""
     observation, _ = data(6)
     action, penalty = compiled(
         lambda s: policy().paths(M, np.zeros(2), s, jax.random.key(0), 4), observation
@@ -47,7 +47,7 @@ def test_path_kl_of_a_shifted_gaussian_is_the_same_on_every_path():
 def test_actions_have_the_sampler_s_moments_and_are_independent():
     rows, count = 20_000, 3
     observation, _ = data(rows)
-    drawn = compiled(lambda s: policy().draw(M, s, jax.random.key(1), count), observation)
+    drawn = compiled(lambda s: policy().sample(M, s, jax.random.key(1), count), observation)
     paths, _ = compiled(
         lambda s: policy().paths(M, np.zeros(2), s, jax.random.key(2), count), observation
     )
@@ -88,13 +88,13 @@ def test_penalty_is_paid_where_the_actor_walks():
 def test_a_policy_pays_nothing_against_itself():
     """Check E: exactly 0, for networks in general, along the chain and in one step."""
     net = nets.stepped_mlp((16, 16), 2, step_size=8)
-    family = policy(net=net, step=ddpm.ancestral(low=-1.0, high=1.0))
+    chain = policy(net=net, step=ddpm.ancestral(Box(-np.ones(2), np.ones(2))))
     observation, action = (x.astype("f") for x in data(32))
     params = filled(net.init, action, observation, np.ones(32, np.int32))
 
     def both(s, a):
-        _, path = family.paths(params, params, s, jax.random.key(1), 5)
-        return path, family.refine(params, params, s, a, jax.random.key(2), 5).penalty
+        _, path = chain.paths(params, params, s, jax.random.key(1), 5)
+        return path, chain.refine(params, params, s, a, jax.random.key(2), 5).penalty
 
     for penalty in compiled(both, observation, action):
         np.testing.assert_array_equal(penalty, 0)
@@ -102,9 +102,9 @@ def test_a_policy_pays_nothing_against_itself():
 
 def test_clipped_chains_end_inside_the_box():
     low, high = np.array([-1.0, -0.2]), np.array([0.5, 1.0])
-    family = policy(ddpm.ancestral(low=low, high=high))
+    chain = policy(ddpm.ancestral(Box(low, high)))
     observation, _ = data(200)
-    action = compiled(lambda s: family.draw(3 * M, s, jax.random.key(0), 5), observation)
+    action = compiled(lambda s: chain.sample(3 * M, s, jax.random.key(0), 5), observation)
     assert (action >= low - 1e-12).all() and (action <= high + 1e-12).all()
 
 
@@ -119,8 +119,8 @@ def refined():
         action = np.tile([0.8, -0.3], (rows, 1))
 
         def refine(a):
-            family = policy()
-            return family.refine(M, np.zeros(2), jnp.zeros((rows, 1)), a, jax.random.key(4), count)
+            chain = policy()
+            return chain.refine(M, np.zeros(2), jnp.zeros((rows, 1)), a, jax.random.key(4), count)
 
         return action, compiled(refine, action)
 
@@ -180,19 +180,19 @@ def test_stratified_levels_are_sorted_blocks_of_equal_length(rows, steps):
 
 def test_stratified_refinement_takes_its_levels_from_the_blocks():
     observation, action = data(10)
-    family = policy(stratified=True)
+    chain = policy(stratified=True)
     step = compiled(
-        lambda s, a: family.refine(M, np.zeros(2), s, a, jax.random.key(0), 3), observation, action
+        lambda s, a: chain.refine(M, np.zeros(2), s, a, jax.random.key(0), 3), observation, action
     )
     assert step.level.tolist() == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
 def test_gradients_reach_the_actor_by_samples_and_penalty_and_never_the_behaviour():
     observation, action = data(10)
-    schedule, family = schedules.vp(STEPS), policy(stratified=True)
+    schedule, chain = schedules.vp(STEPS), policy(stratified=True)
 
     def sums(actor, behavior):
-        step = family.refine(actor, behavior, observation, action, jax.random.key(0), 3)
+        step = chain.refine(actor, behavior, observation, action, jax.random.key(0), 3)
         return jnp.stack([step.samples.mean(1).sum(), step.penalty.sum()])
 
     by_actor, by_behavior = compiled(jax.jacobian(sums, argnums=(0, 1)), M, np.zeros(2))
@@ -214,14 +214,13 @@ def test_noise_of_a_point_mass_is_predicted_without_error():
         abar = column(schedule.alpha_bar, n, x)
         return (x - jnp.sqrt(abar) * mean.reshape(1, -1)) / jnp.sqrt(1 - abar)
 
-    family = policy(net=Net(lambda key, *inputs: M, apply))
+    chain = policy(net=Net(lambda key, *inputs: M, apply))
     observation, _ = data(64)
-    loss, metrics = compiled(
-        lambda s: family.fit(jnp.asarray(M), s, jnp.tile(M, (64, 1)), jax.random.key(0)),
+    loss = compiled(
+        lambda s: chain.bc_loss(jnp.asarray(M), s, jnp.tile(M, (64, 1)), jax.random.key(0)),
         observation,
     )
     assert loss < 1e-24
-    assert metrics["behavior_loss"] == (np.float32(loss), 1)
 
 
 def test_denoising_loss_of_the_exact_network_is_the_posterior_variance():
@@ -230,8 +229,8 @@ def test_denoising_loss_of_the_exact_network_is_the_posterior_variance():
     observation, action = data(rows, seed=5)
     errors = []
     for seed in range(2):
-        loss, _ = compiled(
-            lambda s, a, seed=seed: policy().fit(M, s, a, jax.random.key(seed)),
+        loss = compiled(
+            lambda s, a, seed=seed: policy().bc_loss(M, s, a, jax.random.key(seed)),
             observation,
             action + M,
         )

@@ -1,4 +1,4 @@
-"""Targets and regression of critics, with Q_k(s, a) = w_k s + c_k |a|^2 and numpy beside it."""
+"""SARSA targets and regression of critics, with Q_k(s, a) = w_k s + c_k |a|^2 and numpy beside it."""
 
 from __future__ import annotations
 
@@ -54,15 +54,6 @@ def batch(rows=6):
 # --------------------------------------------------------------------------------- targets
 
 
-def test_clipped_double_q_takes_the_smaller_member_in_every_row():
-    data = batch()
-    action = np.random.default_rng(1).uniform(LOW, HIGH, (6, 2))
-    found = compiled(lambda p: critics.clipped_target(quadratic(), p, data, action), PARAMS)
-    both = q(data.next_observation, action)
-    assert len(set(both.argmin(0))) == 2  # neither member is always the smaller
-    np.testing.assert_allclose(found, data.reward + data.discount * both.min(0), rtol=1e-12)
-
-
 def test_sarsa_uses_the_data_s_next_action_and_knows_where_there_is_none():
     """A terminal's target is its reward and counts; a row that was cut off does not."""
     data = batch()
@@ -78,43 +69,14 @@ def test_sarsa_uses_the_data_s_next_action_and_knows_where_there_is_none():
     np.testing.assert_array_equal(known, [1, 1, 1, 0, 1, 1])
 
 
-@pytest.mark.parametrize("target", ["clipped", "sarsa"])
-def test_targets_are_not_differentiated(target):
+def test_sarsa_targets_are_not_differentiated():
     def total(params, action):
         data = batch()._replace(next_action=action)
-        if target == "sarsa":
-            return critics.sarsa_target(quadratic(), params, data).sum()
-        return critics.clipped_target(quadratic(), params, data, action).sum()
+        return critics.sarsa_target(quadratic(), params, data).sum()
 
     slopes = compiled(jax.grad(total, argnums=(0, 1)), PARAMS, np.ones((6, 2)))
     for leaf in jax.tree.leaves(slopes):
         np.testing.assert_array_equal(leaf, 0)
-
-
-def test_smoothing_noise_is_a_clipped_normal_in_halves_of_the_box():
-    rows, noise, clip = 40_000, 0.2, 0.3
-    centre = np.tile((LOW + HIGH) / 2, (rows, 1))
-    found = compiled(
-        lambda a: critics.smoothed(a, jax.random.key(0), LOW, HIGH, noise=noise, clip=clip), centre
-    )
-    z = (found - centre) / ((HIGH - LOW) / 2)
-    assert np.abs(z).max() == pytest.approx(clip)
-    share = 2 * 0.0668072  # of a normal beyond 1.5 deviations
-    assert np.abs((np.abs(z) > clip - 1e-9).mean(0) - share).max() < 5 * np.sqrt(share / rows)
-    # variance of a normal clipped at c deviations: 1 - 2 c phi(c) - 2 (1 - c^2) (1 - Phi(c))
-    c, phi = 1.5, np.exp(-1.125) / np.sqrt(2 * np.pi)
-    variance = noise**2 * (1 - 2 * c * phi - 2 * (1 - c**2) * 0.0668072)
-    np.testing.assert_allclose(z.var(0), variance, rtol=5 * np.sqrt(2 / rows))
-    assert np.abs(z.mean(0)).max() < 5 * noise / np.sqrt(rows)
-    assert abs(np.corrcoef(z.T)[0, 1]) < 5 / np.sqrt(rows)
-
-
-def test_smoothed_actions_stay_in_the_box():
-    corner = np.tile(HIGH, (500, 1))
-    found = compiled(
-        lambda a: critics.smoothed(a, jax.random.key(0), LOW, HIGH, noise=0.2, clip=0.5), corner
-    )
-    assert (found <= HIGH).all() and (found >= LOW).all() and (found < HIGH).any()
 
 
 # ------------------------------------------------------------------------------ regression
@@ -128,13 +90,7 @@ def test_regression_steps_every_member_towards_the_target():
 
     def step(params):
         part = learner.init(params, opt, target=True)
-        return critics.regress(
-            part,
-            opt,
-            net,
-            (data.observation, data.action),
-            lambda prediction: critics.squared_error(prediction, y),
-        )
+        return critics.regress(part, opt, net, data, y)
 
     part, metrics = compiled(step, jax.tree.map(jnp.asarray, PARAMS))
     error = q(data.observation, data.action) - y
@@ -149,18 +105,32 @@ def test_regression_steps_every_member_towards_the_target():
     assert metrics["q"][0] == pytest.approx(q(data.observation, data.action).mean(), rel=1e-6)
 
 
+def test_each_member_may_have_its_own_target():
+    data, net, opt = batch(), quadratic(), optax.sgd(0.05)
+    y = np.random.default_rng(3).normal(size=(2, 6))
+
+    def stepped(params, target):
+        return critics.regress(learner.init(params, opt), opt, net, data, target)[0].params
+
+    both = compiled(stepped, PARAMS, y)
+    for member in range(2):
+        single = compiled(stepped, PARAMS, y[member])
+        for name, found in both.items():
+            np.testing.assert_allclose(found[member], single[name][member], rtol=1e-12)
+    assert abs(both["w"][0] - compiled(stepped, PARAMS, y[1])["w"][0]) > 1e-3
+
+
 def test_members_differentiated_one_by_one_are_those_of_plain_reverse_mode():
     data, net, opt = batch(), critics.twin((8, 8), layer_norm=True), optax.sgd(1.0)
     with jax.enable_x64(False):
         state, action = data.observation.astype("f"), data.action.astype("f")
         y = data.reward.astype("f")
+        single = data._replace(observation=state, action=action)
         params = filled(net.init, state, action)
 
         def both(params):
             part = learner.init(params, opt)
-            stepped, _ = critics.regress(
-                part, opt, net, (state, action), lambda x: critics.squared_error(x, y)
-            )
+            stepped, _ = critics.regress(part, opt, net, single, y)
             plain = jax.grad(
                 lambda p: jnp.square(net.apply(p, state, action) - y[None]).mean(1).sum()
             )
@@ -185,7 +155,7 @@ def test_rows_of_weight_zero_neither_pull_nor_dilute():
     )
 
 
-def test_the_first_member_answers_alone():
+def test_the_first_member_is_the_first():
     data = batch()
     found = compiled(lambda p: critics.first(quadratic(), p, data.observation, data.action), PARAMS)
     np.testing.assert_allclose(found, q(data.observation, data.action)[0], rtol=1e-12)
@@ -208,7 +178,7 @@ def test_twins_are_two_relu_networks_that_start_apart():
 # --------------------------------------------------------------------------------- diagnosis
 
 
-def test_opinions_are_means_over_members_and_rows():
+def test_diagnostics_are_means_over_members_and_rows():
     data, rng = batch(), np.random.default_rng(4)
     policy, uniform = rng.uniform(LOW, HIGH, (2, 6, 2))
     found = compiled(lambda p: critics.q_diagnostics(quadratic(), p, data, policy, uniform), PARAMS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import pytest
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.methods import td3_bc
-from jaxrl_prefs.types import Net, Spec
+from jaxrl_prefs.types import Box, Net, Spec
 from jaxrl_prefs.values import td3
 from tests.exact import batch_of, compiled
 
@@ -34,10 +35,9 @@ def parts_of(noise=0.0):
         return q * observation[..., 0] * action[..., 0]
 
     return td3.Td3(
-        policy=Net(lambda key, s: jnp.zeros(()), lambda p, s: p * s),
+        policy=SimpleNamespace(init=lambda key, s: jnp.zeros(()), act=lambda p, s: p * s),
         critic=nets.ensemble(Net(lambda key, *inputs: jnp.zeros(()), critic), 2),
-        low=np.array([-BOUND]),
-        high=np.array([BOUND]),
+        box=Box(np.array([-BOUND]), np.array([BOUND])),
         actor_optimizer=optax.sgd(RATE),
         critic_optimizer=optax.sgd(RATE),
         tau=TAU,
@@ -85,7 +85,7 @@ def by_hand(numbers, step):
 
 
 def test_seven_steps_follow_the_reference():
-    """The policy and both averages wait for every third step, and see the critic's new numbers."""
+    """The policy and both target networks move at every third step, with the critic's new numbers."""
     update = jax.jit(partial(td3.update, td3=parts_of(), loss=climb, measures=("actor_loss",)))
     (actor, critic), numbers = parts_at(START), START
     for i in range(7):
@@ -102,9 +102,7 @@ def test_seven_steps_follow_the_reference():
 def test_the_target_s_action_is_noisy_and_its_own_at_every_step():
     def target(key, noise):
         actor, critic = parts_at(START)
-        _, metrics = td3.update_critic(
-            critic, actor.target, batch(), key, td3=parts_of(noise=noise)
-        )
+        _, metrics = td3.update_critic(critic, actor, batch(), key, td3=parts_of(noise=noise))
         return metrics["critic_target"][0]
 
     keys = jax.random.split(jax.random.key(0), 3)
@@ -114,7 +112,7 @@ def test_the_target_s_action_is_noisy_and_its_own_at_every_step():
     assert len({*loud, quiet[0]}) == 4
 
 
-def test_fresh_parts_start_at_their_averages():
+def test_target_networks_start_at_the_parameters():
     with jax.enable_x64(False):
         actor, critic = td3.init(jax.random.key(0), batch(), td3=parts_of())
     for part in (actor, critic):
@@ -126,10 +124,82 @@ def test_the_actors_rate_decays_over_its_own_updates():
     still = td3_bc.Config(train_steps=7, actor_interval=3)
     sizes = {}
     for decays in (False, True):
-        opt = td3.of(replace(still, actor_decays=decays), spec).actor_optimizer
+        opt = td3.from_config(replace(still, actor_decays=decays), spec).actor_optimizer
         state, sizes[decays] = opt.init(jnp.zeros(())), []
         for _ in range(3):  # at updates 0, 3 and 6; Adam's step along a constant slope is its rate
             step, state = opt.update(jnp.ones(()), state)
             sizes[decays].append(-float(step) / still.actor_learning_rate)
     np.testing.assert_allclose(sizes[False], [1, 1, 1], rtol=1e-6)
     np.testing.assert_allclose(sizes[True], [1, 0.75, 0.25], rtol=1e-6)
+
+
+# ---------------------------------------------------------------------- the critics' target
+
+LOW, HIGH = np.array([-1.0, 0.0]), np.array([1.0, 4.0])
+
+
+def boxed(critic, **changes):
+    """A policy whose parameters are its actions, in a box of two dimensions."""
+    policy = SimpleNamespace(act=lambda actions, s: actions)
+    box = Box(LOW, HIGH)
+    return parts_of()._replace(policy=policy, critic=critic, box=box, **changes)
+
+
+def rows_of(count):
+    return batch_of(np.zeros((count, 2)), reward=np.zeros(count), discount=np.ones(count))
+
+
+def identity_critic():
+    """Two members that return the first or the second entry of the action."""
+    return nets.ensemble(Net(lambda key, *of: 0.0, lambda i, s, a: a @ i), 2)
+
+
+def smoothed(actions, noise, clip):
+    """The next actions, entry by entry, read off the target of a critic that returns them."""
+    parts = boxed(identity_critic(), noise=noise, noise_clip=clip)
+
+    def target(axis):
+        both = jnp.stack([axis, axis])  # the minimum of two equal members
+        return td3.critic_target(both, actions, rows_of(len(actions)), jax.random.key(0), td3=parts)
+
+    return compiled(lambda: jnp.stack([target(axis) for axis in jnp.eye(2)], -1))
+
+
+def test_smoothing_noise_is_a_clipped_normal_in_halves_of_the_box():
+    rows, noise, clip = 40_000, 0.2, 0.3
+    centre = np.tile((LOW + HIGH) / 2, (rows, 1))
+    z = (smoothed(centre, noise, clip) - centre) / ((HIGH - LOW) / 2)
+    assert np.abs(z).max() == pytest.approx(clip)
+    share = 2 * 0.0668072  # of a normal beyond 1.5 standard deviations
+    assert np.abs((np.abs(z) > clip - 1e-9).mean(0) - share).max() < 5 * np.sqrt(share / rows)
+    # variance of a normal clipped at c standard deviations: 1 - 2 c phi(c) - 2 (1 - c^2) (1 -
+    # Phi(c))
+    c, phi = 1.5, np.exp(-1.125) / np.sqrt(2 * np.pi)
+    variance = noise**2 * (1 - 2 * c * phi - 2 * (1 - c**2) * 0.0668072)
+    np.testing.assert_allclose(z.var(0), variance, rtol=5 * np.sqrt(2 / rows))
+    assert np.abs(z.mean(0)).max() < 5 * noise / np.sqrt(rows)
+    assert abs(np.corrcoef(z.T)[0, 1]) < 5 / np.sqrt(rows)
+
+
+def test_smoothed_actions_stay_in_the_box():
+    found = smoothed(np.tile(HIGH, (500, 1)), 0.2, 0.5)
+    assert (found <= HIGH).all() and (found >= LOW).all() and (found < HIGH).any()
+
+
+def test_clipped_double_q_takes_the_smaller_member_in_every_row():
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(LOW, HIGH, (6, 2))
+    discount = np.array([0.9, 0.0, 0.9, 0.9, 0.0, 0.9])
+    data = batch_of(np.zeros((6, 2)), reward=rng.normal(size=6), discount=discount)
+    params, parts = np.array([[1.0, 0.2], [-0.5, 0.6]]), boxed(identity_critic())
+
+    def target(params, actions):
+        return td3.critic_target(params, actions, data, jax.random.key(0), td3=parts)
+
+    both = params @ actions.T
+    assert len(set(both.argmin(0))) == 2  # neither member is always the smaller
+    expected = data.reward + discount * both.min(0)
+    np.testing.assert_allclose(compiled(target, params, actions), expected, rtol=1e-12)
+    slopes = compiled(jax.grad(lambda *of: target(*of).sum(), argnums=(0, 1)), params, actions)
+    for leaf in jax.tree.leaves(slopes):
+        np.testing.assert_array_equal(leaf, 0)

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxrl_prefs.data import roots
 from jaxrl_prefs.data.readers import container, default_task
-from jaxrl_prefs.data.recording import Recording, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, Steps, record
 from jaxrl_prefs.environments import spaces, task, trust
 from jaxrl_prefs.environments.trust import Claim
 from jaxrl_prefs.errors import DataError
@@ -163,7 +163,7 @@ def metadata(folder: Path) -> dict[str, Any]:
     return content
 
 
-def read(folder: Path, dataset_id: str, env: str = "", *, trust_env: bool = False) -> Recording:
+def read(folder: Path, dataset_id: str, env: str = "", *, trust_env: bool = False) -> Dataset:
     """Reads the dataset in `folder`, which holds `metadata.json`.
 
     Minari stores T + 1 observations for T actions, so every step has a successor: the last step of
