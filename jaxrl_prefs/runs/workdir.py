@@ -157,7 +157,7 @@ def adopt(path: Path, config: Mapping[str, Any], compared: Iterable[str]) -> Non
     found = renamed.present(read_json(path / CONFIG))
     lines = [
         f"{name}: {there!r} there, {here!r} asked"
-        for name, there, here in differences(found, config, compared)
+        for name, there, here in differences(found, renamed.present(config), compared)
     ]
     if lines:
         raise WorkdirError(
