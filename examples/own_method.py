@@ -1,8 +1,6 @@
 """ReBRAC: TD3+BC whose critic is penalised too, by a weight of its own.
 
-An example of a method written outside of the package, from its public parts:
-
-    jaxrl-prefs run --algo=examples.own_method --dataset=pendulum-mixed --seeds=3
+An example of a method written outside of the package, from its public parts.
 
 Tarasov, Kurenkov, Nikulin and Kolesnikov, NeurIPS 2023, arXiv 2305.09836.
 
@@ -26,14 +24,25 @@ Deviations:
  2. Kernels start as plain Flax draws them (LeCun normal, zero biases); the authors draw hidden
     layers uniformly with biases of 0.1, and the last layer uniformly within 0.001 (policy) and
     0.003 (critics).
- 3. The policy's target network takes the parameters after the step, the authors' code those before
-    it. Both target networks move with the policy, at every second update, as there.
+ 3. The moving average of the policy takes its parameters after the step, the authors' code those
+    before it. Both averages move with the policy, at every second update, as there.
  4. The last step of an episode that was cut has no next action: it is trained on without the
     critic's penalty, where the authors leave it out.
 
-From the folder above:
+From the folder above, on the command line:
 
+    jaxrl-prefs run --algo=examples.own_method --dataset=pendulum-mixed --seeds=3
+
+in Python:
+
+    import jaxrl_prefs as jp
     from examples import own_method
+
+    run = jp.train(own_method, "pendulum-mixed", seeds=3, workdir="runs/rebrac")
+    run = jp.load_run("runs/rebrac", method=own_method)
+
+and in a test:
+
     from jaxrl_prefs import testing
 
     testing.check_method(own_method)
@@ -56,10 +65,9 @@ from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops import values
 from jaxrl_prefs.ops.shapes import clip_to_box, expand_rank, uniform_in
 from jaxrl_prefs.policies import deterministic
-from jaxrl_prefs.policies.deterministic import Deterministic
 from jaxrl_prefs.types import Array, Box, Key, Metrics, Net, Params, Spec, Transition
 from jaxrl_prefs.values import critics
-from jaxrl_prefs.values.actor_losses import squared_distance
+from jaxrl_prefs.values.actor_losses import ActFn, squared_distance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +84,7 @@ class Config:
     critic_layer_norm: bool = True
     actor_learning_rate: float = 1e-3
     critic_learning_rate: float = 1e-3
-    tau: float = 0.005  # rate of both target networks, which move with the policy
+    tau: float = 0.005  # rate of both moving averages, which move with the policy
     noise: float = 0.2  # of the target's next action, in halves of the action box
     noise_clip: float = 0.5
     actor_interval: int = 2  # critic steps per policy step
@@ -98,11 +106,11 @@ class State:
 class Parts(NamedTuple):
     """Networks, optimisers and the action box; no arrays that training changes."""
 
-    policy: Deterministic  # observation [B, O] -> action [B, A] in the box
+    policy: deterministic.Deterministic
     critic: Net  # (observation, action) -> [2, B]
+    box: Box  # of the actions
     actor_optimizer: optax.GradientTransformation
     critic_optimizer: optax.GradientTransformation
-    box: Box  # of the actions
 
 
 def parts_of(config: Config, spec: Spec) -> Parts:
@@ -110,9 +118,9 @@ def parts_of(config: Config, spec: Spec) -> Parts:
     return Parts(
         policy=deterministic.relu_policy(config.actor_hidden, spec),
         critic=critics.twin(config.critic_hidden, layer_norm=config.critic_layer_norm),
+        box=spec.action_box,
         actor_optimizer=learner.optimizer(config.actor_learning_rate),
         critic_optimizer=learner.optimizer(config.critic_learning_rate),
-        box=spec.action_box,
     )
 
 
@@ -141,7 +149,7 @@ def critic_target(
         penalty: beta_2; without effect where the data have no next action.
     """
     q = critic.apply(critic_params, batch.next_observation, next_action).min(0)
-    gap = squared_distance(next_action, batch.next_action, over="sum")
+    gap = squared_distance(next_action, batch.next_action, "sum")
     next_value = q - penalty * batch.has_next_action * gap
     return jax.lax.stop_gradient(batch.reward + batch.discount * next_value)
 
@@ -149,7 +157,7 @@ def critic_target(
 def actor_loss(
     params: Params,
     *,
-    policy: Deterministic,
+    policy: ActFn,
     critic: Net,
     critic_params: Params,
     batch: Transition,
@@ -159,9 +167,9 @@ def actor_loss(
 
     `penalty` is beta_1. The divisor and `critic_params` are held fixed.
     """
-    action = policy.act(params, batch.observation)
+    action = policy(params, batch.observation)
     q = critic.apply(critic_params, batch.observation, action).min(0)
-    gap = squared_distance(action, batch.action, over="sum")
+    gap = squared_distance(action, batch.action, "sum")
     loss = jnp.mean(penalty * gap - values.normalised(q))
     return loss, learner.measured(actor_loss=loss, bc_error=gap)
 
@@ -169,34 +177,24 @@ def actor_loss(
 # --------------------------------------------------------------------------------- updates
 
 
-def smoothed_action(
-    actor_params: Params, batch: Transition, key: Key, *, parts: Parts, config: Config
-) -> Array:
-    """a' = clip(pi(s') + noise), the noise clipped too: [B, A]. `actor_params`: target network."""
-    action = parts.policy.act(actor_params, batch.next_observation)
-    noise = config.noise * jax.random.normal(key, action.shape, action.dtype)
-    noise = jnp.clip(noise, -config.noise_clip, config.noise_clip)
-    return clip_to_box(action + expand_rank(parts.box.radius, action.ndim) * noise, parts.box)
+def smoothed(action: Array, key: Key, *, box: Box, noise: float, clip: float) -> Array:
+    """An action [B, A] plus clipped normal noise, in halves of the box, clipped to the box."""
+    drawn = noise * jax.random.normal(key, action.shape, action.dtype)
+    radius = expand_rank(jnp.asarray(box.radius, action.dtype), action.ndim)
+    return clip_to_box(action + radius * jnp.clip(drawn, -clip, clip), box)
 
 
 def update_critic(
     state: State, batch: Transition, key: Key, *, parts: Parts, config: Config
 ) -> tuple[Trainable, Metrics]:
     """One gradient step of both critics towards the penalised target."""
-    next_action = smoothed_action(state.actor.target, batch, key, parts=parts, config=config)
+    action = parts.policy.act(state.actor.target, batch.next_observation)
+    action = smoothed(action, key, box=parts.box, noise=config.noise, clip=config.noise_clip)
     target = critic_target(
-        state.critic.target,
-        batch,
-        next_action,
-        critic=parts.critic,
-        penalty=config.critic_penalty,
+        state.critic.target, batch, action, critic=parts.critic, penalty=config.critic_penalty
     )
     critic, metrics = critics.regress(
-        state.critic,
-        parts.critic_optimizer,
-        parts.critic,
-        batch,
-        target,
+        state.critic, parts.critic_optimizer, parts.critic, batch, target
     )
     return critic, metrics | learner.measured(critic_target=target)
 
@@ -207,7 +205,7 @@ def update_actor(
     """One gradient step of the policy, and one of both target networks."""
     loss = partial(
         actor_loss,
-        policy=parts.policy,
+        policy=parts.policy.act,
         critic=parts.critic,
         critic_params=state.critic.params,
         batch=batch,
@@ -243,7 +241,7 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     uniform = uniform_in(parts.box, key, batch.action.shape, batch.action.dtype)
     policy = parts.policy.act(state.actor.params, batch.observation)
     found = critics.q_diagnostics(parts.critic, state.critic.params, batch, policy, uniform)
-    gap = squared_distance(policy, batch.action, over="sum")
+    gap = squared_distance(policy, batch.action, "sum")
     return found | learner.measured(bc_error=gap)
 
 

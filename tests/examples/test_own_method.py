@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +12,6 @@ from jaxrl_prefs.testing import check_method, transitions
 from jaxrl_prefs.types import Net, Spec, Transition
 
 # A linear policy pi(s) = w s, and critics Q_1 = 2 s + a, Q_2 = s - 3 a with one action.
-POLICY = SimpleNamespace(act=lambda w, s: w * s)
 CRITIC = Net(
     lambda key, s, a: jnp.zeros(()),
     lambda scale, s, a: scale * jnp.stack([2 * s + a, s - 3 * a])[..., 0],
@@ -57,7 +54,7 @@ def test_the_policys_penalty_weighs_against_a_value_without_scale(
     def loss(w: jax.Array) -> jax.Array:
         return own_method.actor_loss(
             w,
-            policy=POLICY,
+            policy=lambda w, s: w * s,
             critic=CRITIC,
             critic_params=jnp.float32(scale),
             batch=batch,
