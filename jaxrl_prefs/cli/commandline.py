@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from absl import flags
 from rich.console import Console
 
+from jaxrl_prefs.cli.quiet import quieten_orbax
 from jaxrl_prefs.errors import ConfigError, DataError, WorkdirError
 from jaxrl_prefs.runs import interrupt
 from jaxrl_prefs.runs.tables import WIDE
@@ -174,6 +175,7 @@ def interrupted() -> int:
 def guarded(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Runs a command that Ctrl-C and SIGTERM end within ten seconds; returns the exit code."""
     interrupt.watch()
+    quieten_orbax()
     try:
         return main(argv)
     except KeyboardInterrupt:
