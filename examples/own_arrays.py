@@ -5,6 +5,8 @@ Here a simulated arm is recorded. In your program the arrays come from logs. Not
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 
@@ -45,7 +47,7 @@ def record(episodes: int = 50, steps: int = 40) -> list[dict[str, np.ndarray]]:
     return found
 
 
-def main(**fields: object) -> jp.Run:
+def main(**fields: Any) -> jp.Run:
     """Trains TD3+BC with two seeds; `fields` replace those below."""
     data = jp.Dataset.from_episodes(
         record(), action_low=-2.0, action_high=2.0, name="my-arm", env=Arm

@@ -6,12 +6,14 @@ stopped, and returns at once when it is finished.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 import jaxrl_prefs as jp
 
 
-def main(workdir: str = "runs/quickstart", **fields: object) -> jp.Run:
+def main(workdir: str = "runs/quickstart", **fields: Any) -> jp.Run:
     """Trains TD3+BC with three seeds; `fields` replace those below."""
     data = jp.load_dataset("pendulum-mixed")
     print(data)

@@ -45,6 +45,7 @@ FLOORS: dict[str, set[str]] = {
         *("data", "environments", "errors", "evaluation", "keys"),
         *("method", "methods", "parallel", "runs", "training", "types"),
     },
+    "testing": {"keys", "method", "parallel", "training", "types"},
     "toy": {
         *("behavior", "cli", "data", "errors", "learner", "method", "methods", "ops"),
         *("parallel", "policies", "runs", "training", "types", "values"),

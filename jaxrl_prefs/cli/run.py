@@ -37,6 +37,7 @@ commandline.share(
     eval_episodes="",
     eval_every="",
     eval_backend="",
+    log="",
     overwrite=False,
 )
 _OWN: dict[str, Any] = {"flag_values": FLAGS}

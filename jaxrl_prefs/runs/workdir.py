@@ -34,7 +34,7 @@ from jaxrl_prefs.runs import renamed
 
 CONFIG, FORECAST, RESULT, LOCK = "config.json", "forecast.json", "result.json", ".lock"
 METRICS, EVALUATIONS, TIMINGS = "metrics.jsonl", "evaluations.jsonl", "timings.jsonl"
-BOOKKEEPING = {"run": {"log"}}  # section -> fields that may differ when a run resumes
+BOOKKEEPING = {"log"}  # fields of the run that may differ when it resumes
 CHECKPOINTS, COLUMNS, EVENTS, DISCARDED = "checkpoints", "columns", "tensorboard", ".discarded"
 
 
@@ -143,7 +143,7 @@ def adopt(path: Path, config: Mapping[str, Any], compared: Iterable[str]) -> Non
     Args:
         path: the claimed folder.
         config: everything to write.
-        compared: the sections of `config` in which no field may differ, but those of BOOKKEEPING.
+        compared: the sections of `config` in which no field may differ.
 
     Raises:
         WorkdirError: naming the fields that differ, or saying that the folder is no run's.
@@ -171,7 +171,7 @@ def differences(
 ) -> list[tuple[str, Any, Any]]:
     """The fields in which two configs describe different runs: (name, found, asked)."""
     asked = json.loads(json.dumps(asked))
-    free = {(section, name) for section, names in BOOKKEEPING.items() for name in names}
+    free = {("run", name) for name in BOOKKEEPING}
     checksum = found.get("data", {}).get("sha256")
     if checksum and checksum == asked.get("data", {}).get("sha256"):
         free |= {("run", "dataset"), ("data", "name")}
