@@ -42,7 +42,7 @@ SMALL = {"actor_hidden": (4,), "critic_hidden": (4,)}
 
 
 def refuses(fn: Callable[..., Any], right: tuple, wrong: tuple) -> None:
-    """`fn` takes `right` and raises on `wrong`, also where jax itself would broadcast."""
+    """`fn` takes `right` and raises on `wrong`, even where jax is allowed to broadcast."""
     jax.eval_shape(fn, *right)
     with jax.numpy_rank_promotion("allow"), pytest.raises(AssertionError):
         jax.eval_shape(fn, *wrong)

@@ -24,7 +24,7 @@ network into the actor) -> `train` (critic every step, actor every `actor_interv
 
 Deviations and choices (where paper and author's code differ, the field says so):
  1. The penalty is inside the discount, as in equation 13. The code of the published runs subtracted
-    it outside, at terminals too; a run of ours pays gamma times that penalty.
+    it outside, at terminals too; in ours the penalty is discounted by gamma.
  2. Reverse steps have variance beta_n in sampler and penalty, because equation 8's exact posterior
     variance is zero at n = 1. Penalties use raw noise predictions; the sampler clips the clean
     action.

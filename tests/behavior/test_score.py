@@ -49,7 +49,7 @@ def test_standardised_data_and_back():
 
 
 def test_a_density_in_raw_units_has_the_volume():
-    """Doubling all deviations moves the raw log-density by -d log 2, and no filter decision."""
+    """Doubling all standard deviations moves the raw log-density by -d log 2, and no filter decision."""
     mixture, y = mixtures.pair(3), jnp.float32([[[0.7, 0.0, 0.1]], [[0.2, 0.3, 0.0]]])
     values, raw = [], []
     for std in (0.5, 1.0):
@@ -147,7 +147,7 @@ def test_samples_and_densities_are_those_of_the_data():
         return y, score.log_density(model, jnp.ones(1), jnp.zeros((100, 2)), y, FIXED)
 
     y, density = compiled(both, jax.random.key(0))
-    share, spread = mixture.found(y.reshape(-1, 2))
+    share, spread = mixture.mode_statistics(y.reshape(-1, 2))
     assert share[0] == pytest.approx(0.7, abs=0.03)
     np.testing.assert_allclose(spread, 1, atol=0.05)
     assert np.abs(density - mixture.log_density(jnp.asarray(y))).mean() < 0.01
@@ -155,7 +155,7 @@ def test_samples_and_densities_are_those_of_the_data():
 
 def test_each_item_may_have_its_own_steps():
     """Adaptive and fixed steps agree; each state has its own, which the network reads."""
-    mixture = mixtures.pair(2, deviation=0.4)
+    mixture = mixtures.pair(2, std=0.4)
     exact = known(mixture)
     net = exact._replace(apply=lambda p, y, c, t: exact.apply(p, y - 0.2 * c, c, t))
     model = score.model(net, 1, spec(2))
