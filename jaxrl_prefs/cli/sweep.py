@@ -270,7 +270,7 @@ def _results(task: Task, cell: Cell, group: Group) -> Iterator[Found]:
 def _publish(found: Sequence[Found], folder: Path) -> None:
     """Writes sweep.json, sweep.md and sweep.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    points = [each._asdict() for each in found]
+    points = [{k: v for k, v in each._asdict().items() if k != "data_score"} for each in found]
     write_json(folder / table.SWEEP, {"last": FLAGS.last, "points": points})
     write_text(folder / "sweep.md", table.markdown(rows(found)))
     draw(found, folder / "sweep.png", FLAGS.last)
