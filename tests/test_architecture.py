@@ -58,7 +58,7 @@ FLOORS: dict[str, set[str]] = {
 CONFINED = {
     "flax.linen": {"nets"},
     "flax.struct": {"learner", "methods", "policies", "behavior", "values", "training"},
-    "orbax": {"runs"},
+    "orbax": {"runs", "parallel"},
     "diffrax": {"ops"},
     "gymnasium": {"data", "environments", "evaluation"},
     "gymnasium_robotics": {"environments"},

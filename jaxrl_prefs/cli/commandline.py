@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from absl import flags
 from rich.console import Console
 
+from jaxrl_prefs.cli.quiet import quieten_orbax
 from jaxrl_prefs.errors import ConfigError, DataError, WorkdirError
 from jaxrl_prefs.runs import interrupt
 from jaxrl_prefs.runs.tables import WIDE
@@ -39,7 +40,8 @@ SHARED = {
     "trust_env": "make the environment that the dataset names even if that runs code of the "
     "dataset's choice",
     "seeds": "how many (5 is 0 to 4), a range (3:8 is 3 to 7), a list (1,4)",
-    "workdir": "the folder that everything is written to",
+    "workdir": "the folder that everything is written to; without one, runs/<algo>-<dataset>, and "
+    "of a sweep runs/sweep-<algo>-<dataset>",
     "set": "field=value, repeatable: a field of the run or of the method",
     "eval_episodes": "episodes for each seed, policy and evaluation",
     "eval_every": "updates between evaluations in the last phase; others end with one",
@@ -173,6 +175,7 @@ def interrupted() -> int:
 def guarded(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Runs a command that Ctrl-C and SIGTERM end within ten seconds; returns the exit code."""
     interrupt.watch()
+    quieten_orbax()
     try:
         return main(argv)
     except KeyboardInterrupt:

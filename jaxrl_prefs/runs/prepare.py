@@ -262,7 +262,7 @@ def _about(job: Job, method_config: Any) -> dict[str, Any]:
             "score": float(np.mean(recording.score(recording.returns))),
         },
         "recorded_with": recording.task.recorded_with if recording.task else (),
-        "settings": settings.describe(job.config, method_config, recording.family),
+        "settings": settings.describe(job.config, method_config, recording.family, job.settings),
         "steps": job.steps,
         "release": load.describe(dataset.spec, dataset.observation, dataset.action),
         "versions": _versions(job),

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from jaxrl_prefs.data import Dataset
+from jaxrl_prefs.data import Dataset, progress
 from jaxrl_prefs.data.recording import Environment
 from jaxrl_prefs.environments import task as tasks
 from jaxrl_prefs.errors import ConfigError, restated
@@ -82,7 +82,7 @@ def train(
         with contextlib.suppress(RuntimeError):  # JAX has its devices already
             devices.use_cores()
         console = Console(stderr=True, force_jupyter=False)
-        console.quiet = not console.is_terminal
+        console.quiet = not progress.has_screen(console)
         if workdir is not None:
             path = Path(workdir)
             job = prepare.run(choice, path, console, overwrite=overwrite, loggers=loggers)

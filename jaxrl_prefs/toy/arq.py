@@ -30,7 +30,7 @@ from jaxrl_prefs.toy import figures, training
 from jaxrl_prefs.types import Spec, Transition
 
 DEVIATION = 0.05  # of every mode
-POINTS, JUDGED, SHOWN = 50_000, 4_000, 500  # of data; held out, for the numbers; in the picture
+POINTS, HELD_OUT, SHOWN = 50_000, 4_000, 500  # of data; held out, for the numbers; in the picture
 STATES, ACTIONS = np.linspace(-1, 1, 101), np.linspace(-1, 1, 161)  # of the map
 DARKEST, BRIGHTEST = -5.0, 2.0  # log-densities of the map; the first is ARQ's threshold
 SAMPLE = "#d62728"
@@ -131,21 +131,21 @@ def study(config: arq.Config, centres: Centres, seed: int, folder: Path | None =
         found = score.log_density(parts.model, params, states, y, parts.density)
         return found + parts.model.action.log_volume  # of the raw action
 
-    held, taken = data_of(centres, JUDGED, rng)
-    model = np.asarray(densities(jnp.float32(held)[:, None], jnp.float32(taken)[:, None, None]))
-    keys = jax.random.split(jax.random.key(seed), JUDGED)
+    states, actions = data_of(centres, HELD_OUT, rng)
+    model = np.asarray(densities(jnp.float32(states)[:, None], jnp.float32(actions)[:, None, None]))
+    keys = jax.random.split(jax.random.key(seed), HELD_OUT)
     draw = jax.jit(lambda states: score.sample(parts.model, params, states, keys, 1, parts.sampler))
-    drawn = np.asarray(parts.model.action.invert(draw(jnp.float32(held)[:, None])))[:, 0, 0]
+    samples = np.asarray(parts.model.action.invert(draw(jnp.float32(states)[:, None])))[:, 0, 0]
     grid = jnp.broadcast_to(jnp.float32(ACTIONS)[None, :, None], (len(STATES), len(ACTIONS), 1))
-    exact = exact_log_density(centres, held, taken)
-    of_drawn = exact_log_density(centres, held, drawn)
+    exact = exact_log_density(centres, states, actions)
+    of_samples = exact_log_density(centres, states, samples)
     numbers = {
         "kl": float((exact - model[:, 0]).mean()),
-        "inside": float((of_drawn > DARKEST).mean()),
+        "inside": float((of_samples > DARKEST).mean()),
         "inside_exact": float((exact > DARKEST).mean()),
     }
     density = np.asarray(densities(jnp.float32(STATES)[:, None], grid))
-    return Learned(density, np.stack([held, drawn], 1)[:SHOWN], numbers)
+    return Learned(density, np.stack([states, samples], 1)[:SHOWN], numbers)
 
 
 def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Console) -> None:

@@ -310,3 +310,14 @@ def test_a_number_of_steps_that_is_none(tmp_path: Path, said: Any) -> None:
     with h5py.File(path, "r+") as file:
         file["data/demo_0"].attrs["num_samples"] = said
     refused(path, "has 3 steps, but says")
+
+
+def test_a_changed_byte_in_an_archive(tmp_path: Path) -> None:
+    """Stored without compression; the archive's checksum tells."""
+    path = tmp_path / "a.npz"
+    np.savez(path, **OGBENCH)
+    raw, rewards = path.read_bytes(), OGBENCH["rewards"].tobytes()
+    at = raw.index(rewards)
+    for byte in range(at, at + len(rewards)):
+        path.write_bytes(raw[:byte] + bytes([raw[byte] ^ 4]) + raw[byte + 1 :])
+        refused(path, "Bad CRC-32 for file 'rewards.npy'")

@@ -429,3 +429,11 @@ def test_a_silent_server_is_given_up(root: Path, monkeypatch: pytest.MonkeyPatch
         data.load("far/two-v0")
     over.set()
     assert list(root.iterdir()) == []
+
+
+def test_another_number_of_steps_is_noted(root: Path) -> None:
+    folder = files.write_minari(root, "mine/two-v0", files.two_episodes())
+    assert data.load("mine/two-v0").notes == ()
+    changed(folder, total_steps=7)
+    found = data.load("mine/two-v0").notes
+    assert found == ("metadata.json tells of 7 steps, the episodes have 5",)
