@@ -58,7 +58,9 @@ def test_own_method_learns(tmp_path: Path) -> None:
         random.normal(size=(2000, 2)), actions, rewards, np.ones(2000), name="bandit"
     )
     fields = {"actor_hidden": (32,), "critic_hidden": (32,), "batch_size": 256}
-    fields |= {"train_steps": 1500, "log_every": 500, "actor_penalty": 0.0}
+    # A critic that is quicker than the policy, which would first run to a bound.
+    fields |= {"actor_learning_rate": 3e-4, "critic_learning_rate": 3e-3}
+    fields |= {"train_steps": 2000, "log_every": 500, "actor_penalty": 0.0}
     trained = jp.train(own_method, data, seeds=1, workdir=tmp_path / "run", **fields)
     action = trained.policy(0)(random.normal(size=(100, 2)))
     assert np.abs(action - 0.5).mean() < 0.1

@@ -58,8 +58,8 @@ def test_a_logger_sees_every_row_of_a_run_and_one_that_fails_costs_nothing(
     good, bad = Fake(), Fake("write")
     original = fit.run
 
-    def with_loggers(job: Any, console: Console) -> None:
-        original(job, console, [bad, good])
+    def with_loggers(job: Any, console: Console, loggers: Sequence[Any] = ()) -> None:
+        original(job, console, [bad, good, *loggers])
 
     monkeypatch.setattr(fit, "run", with_loggers)
     fields = [f"--set={name}={value}" for name, value in SHORT.items()]
