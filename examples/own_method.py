@@ -1,8 +1,39 @@
-"""ReBRAC as a method of your own: this file is all that it takes, and nothing here is ours.
+"""ReBRAC: TD3+BC whose critic is penalised too, by a weight of its own.
+
+An example of a method written outside of the package, from its public parts.
+
+Tarasov, Kurenkov, Nikulin and Kolesnikov, NeurIPS 2023, arXiv 2305.09836.
+
+    a'   =  clip(pi(s') + noise)
+    Q_k  <- r + discount * ( min_k Q_k(s', a') - beta_2 |a' - a'_data|^2 )
+    pi   -> maximise  mean  min_k Q_k(s, pi(s)) / mean|min_k Q_k|  -  beta_1 |pi(s) - a_data|^2
+
+    symbol      name in code              shape
+    pi          actor                     policy network [B, A], tanh onto the action box
+    Q_k         critic                    [2, B], with layer normalisation
+    beta_1      config.actor_penalty      scalar; weight of imitation in the policy's loss
+    beta_2      config.critic_penalty     scalar; taken off the next state's value
+    a'_data     batch.next_action         [B, A]; the action that the data hold for s'
+
+Squared distances are sums over the action's dimensions. Networks have three hidden layers.
+
+Phases: `train` alone. Rewards are the paper's raw ones, and antmaze's times 100 (`reward_scale`).
+
+Deviations:
+ 1. Layers normalise before their ReLU, the authors' after it.
+ 2. Kernels start as plain Flax draws them (LeCun normal, zero biases); the authors draw hidden
+    layers uniformly with biases of 0.1, and the last layer uniformly within 0.001 (policy) and
+    0.003 (critics).
+ 3. The moving average of the policy takes its parameters after the step, the authors' code those
+    before it. Both averages move with the policy, at every second update, as there.
+ 4. The last step of an episode that was cut has no next action: it is trained on without the
+    critic's penalty, where the authors leave it out.
+
+From the folder above, on the command line:
 
     jaxrl-prefs run --algo=examples.own_method --dataset=pendulum-mixed --seeds=3
 
-or, in Python, with a module or its name:
+in Python:
 
     import jaxrl_prefs as jp
     from examples import own_method
@@ -10,140 +41,230 @@ or, in Python, with a module or its name:
     run = jp.train(own_method, "pendulum-mixed", seeds=3, workdir="runs/rebrac")
     run = jp.load_run("runs/rebrac", method=own_method)
 
-A method is a module with `Config` (a frozen dataclass), `State` (a pytree of arrays) and
-`make(config, spec)`, which returns a `Method` made of pure functions.
+and in a test:
 
-ReBRAC (Tarasov et al. 2023, arXiv 2305.09836) is TD3 whose actor and whose critic both pay for
-actions that are far from the data's, each with a weight of its own:
+    from jaxrl_prefs import testing
 
-    Q  <- r + discount * (min_k Q_k(s', a') - critic_bc |a' - data's a'|^2),  a' = pi(s') + noise
-    pi -> maximise  Q_1(s, pi(s)) / mean|Q_1| - actor_bc |pi(s) - a|^2
+    testing.check_method(own_method)
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from functools import partial
+from typing import NamedTuple
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrl_prefs import Method, Phase, Policy, Spec, Transition
+from jaxrl_prefs import learner, validation
+from jaxrl_prefs.learner import Trainable
+from jaxrl_prefs.method import Method, Phase, Policy
+from jaxrl_prefs.ops import values
+from jaxrl_prefs.ops.shapes import clip_to_box, expand_rank, uniform_in
+from jaxrl_prefs.policies import deterministic
+from jaxrl_prefs.types import Array, Box, Key, Metrics, Net, Params, Spec, Transition
+from jaxrl_prefs.values import critics
+from jaxrl_prefs.values.actor_losses import ActFn, squared_distance
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The fields that `--set` and `train(...)` take."""
+    """Defaults are the paper's for D4RL locomotion, the penalties those of hopper-medium.
 
-    actor_bc: float = 0.01
-    critic_bc: float = 0.01
-    hidden: tuple[int, ...] = (256, 256, 256)
-    learning_rate: float = 1e-3
-    tau: float = 0.005  # rate at which the target networks follow
-    noise: float = 0.2  # of the target's action
+    The paper chooses both penalties anew for every dataset.
+    """
+
+    actor_penalty: float = 0.01  # beta_1
+    critic_penalty: float = 0.001  # beta_2
+    actor_hidden: tuple[int, ...] = (256, 256, 256)
+    critic_hidden: tuple[int, ...] = (256, 256, 256)
+    critic_layer_norm: bool = True
+    actor_learning_rate: float = 1e-3
+    critic_learning_rate: float = 1e-3
+    tau: float = 0.005  # rate of both moving averages, which move with the policy
+    noise: float = 0.2  # of the target's next action, in halves of the action box
     noise_clip: float = 0.5
-    batch_size: int = 256
+    actor_interval: int = 2  # critic steps per policy step
+    batch_size: int = 1024
     train_steps: int = 1_000_000
 
 
 @flax.struct.dataclass
 class State:
-    """What training changes; arrays only. A target network starts as a copy."""
+    """Everything that training changes; arrays only."""
 
-    actor: Any
-    critic: Any  # leaves [2, ...]
-    actor_target: Any
-    critic_target: Any
-    actor_optimizer: Any
-    critic_optimizer: Any
+    actor: Trainable  # with its target network
+    critic: Trainable  # twin Q, leaves [2, ...], with its target network
 
 
-class Mlp(nn.Module):
-    hidden: tuple[int, ...]
-    outputs: int
-    normalize: bool
+# -------------------------------------------------------------------------------- networks
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for width in self.hidden:
-            x = nn.relu(nn.Dense(width)(x))
-            x = nn.LayerNorm()(x) if self.normalize else x
-        return nn.Dense(self.outputs)(x)
+
+class Parts(NamedTuple):
+    """Networks, optimisers and the action box; no arrays that training changes."""
+
+    policy: deterministic.Deterministic
+    critic: Net  # (observation, action) -> [2, B]
+    box: Box  # of the actions
+    actor_optimizer: optax.GradientTransformation
+    critic_optimizer: optax.GradientTransformation
+
+
+def parts_of(config: Config, spec: Spec) -> Parts:
+    """Builds the networks and their optimisers."""
+    return Parts(
+        policy=deterministic.relu_policy(config.actor_hidden, spec),
+        critic=critics.twin(config.critic_hidden, layer_norm=config.critic_layer_norm),
+        box=spec.action_box,
+        actor_optimizer=learner.optimizer(config.actor_learning_rate),
+        critic_optimizer=learner.optimizer(config.critic_learning_rate),
+    )
+
+
+def init(key: Key, batch: Transition, *, parts: Parts) -> State:
+    """A fresh state; the batch is read for shapes only."""
+    actor_key, critic_key = jax.random.split(key)
+    actor = parts.policy.init(actor_key, batch.observation)
+    critic = parts.critic.init(critic_key, batch.observation, batch.action)
+    return State(
+        actor=learner.init(actor, parts.actor_optimizer, target=True),
+        critic=learner.init(critic, parts.critic_optimizer, target=True),
+    )
+
+
+# ---------------------------------------------------------------------------------- losses
+
+
+def critic_target(
+    critic_params: Params, batch: Transition, next_action: Array, *, critic: Net, penalty: float
+) -> Array:
+    """r + discount * (min_k Q_k(s', a') - penalty |a' - a'_data|^2): [B], not differentiated.
+
+    Args:
+        critic_params: of the target network.
+        next_action: a' [B, A].
+        penalty: beta_2; without effect where the data have no next action.
+    """
+    q = critic.apply(critic_params, batch.next_observation, next_action).min(0)
+    gap = squared_distance(next_action, batch.next_action, "sum")
+    next_value = q - penalty * batch.has_next_action * gap
+    return jax.lax.stop_gradient(batch.reward + batch.discount * next_value)
+
+
+def actor_loss(
+    params: Params,
+    *,
+    policy: ActFn,
+    critic: Net,
+    critic_params: Params,
+    batch: Transition,
+    penalty: float,
+) -> tuple[Array, Metrics]:
+    """mean[ penalty |pi(s) - a|^2 ] - mean[ min_k Q_k(s, pi(s)) ] / mean|min_k Q_k|.
+
+    `penalty` is beta_1. The divisor and `critic_params` are held fixed.
+    """
+    action = policy(params, batch.observation)
+    q = critic.apply(critic_params, batch.observation, action).min(0)
+    gap = squared_distance(action, batch.action, "sum")
+    loss = jnp.mean(penalty * gap - values.normalised(q))
+    return loss, learner.measured(actor_loss=loss, bc_error=gap)
+
+
+# --------------------------------------------------------------------------------- updates
+
+
+def smoothed(action: Array, key: Key, *, box: Box, noise: float, clip: float) -> Array:
+    """An action [B, A] plus clipped normal noise, in halves of the box, clipped to the box."""
+    drawn = noise * jax.random.normal(key, action.shape, action.dtype)
+    radius = expand_rank(jnp.asarray(box.radius, action.dtype), action.ndim)
+    return clip_to_box(action + radius * jnp.clip(drawn, -clip, clip), box)
+
+
+def update_critic(
+    state: State, batch: Transition, key: Key, *, parts: Parts, config: Config
+) -> tuple[Trainable, Metrics]:
+    """One gradient step of both critics towards the penalised target."""
+    action = parts.policy.act(state.actor.target, batch.next_observation)
+    action = smoothed(action, key, box=parts.box, noise=config.noise, clip=config.noise_clip)
+    target = critic_target(
+        state.critic.target, batch, action, critic=parts.critic, penalty=config.critic_penalty
+    )
+    critic, metrics = critics.regress(
+        state.critic, parts.critic_optimizer, parts.critic, batch, target
+    )
+    return critic, metrics | learner.measured(critic_target=target)
+
+
+def update_actor(
+    state: State, batch: Transition, *, parts: Parts, config: Config
+) -> tuple[State, Metrics]:
+    """One gradient step of the policy, and one of both target networks."""
+    loss = partial(
+        actor_loss,
+        policy=parts.policy.act,
+        critic=parts.critic,
+        critic_params=state.critic.params,
+        batch=batch,
+        penalty=config.actor_penalty,
+    )
+    actor, metrics = learner.gradient_step(state.actor, parts.actor_optimizer, loss)
+    critic = learner.polyak(state.critic, config.tau)
+    return State(learner.polyak(actor, config.tau), critic), metrics
+
+
+def update(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts, config: Config
+) -> tuple[State, Metrics]:
+    """The critics at every step; policy and target networks at every `actor_interval`-th."""
+    critic, metrics = update_critic(state, batch, key, parts=parts, config=config)
+
+    def improve(operand: tuple[State, Metrics]) -> tuple[State, Metrics]:
+        return update_actor(operand[0], batch, parts=parts, config=config)
+
+    operand = State(state.actor, critic), learner.unmeasured("actor_loss", "bc_error")
+    state, more = learner.every(config.actor_interval, step, improve, operand)
+    return state, metrics | more
+
+
+def act(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
+    """The policy's action; nothing is drawn."""
+    del key
+    return parts.policy.act(state.actor.params, observation)
+
+
+def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
+    """Mean Q on data, policy and uniform actions, and how far the policy is from the data."""
+    uniform = uniform_in(parts.box, key, batch.action.shape, batch.action.dtype)
+    policy = parts.policy.act(state.actor.params, batch.observation)
+    found = critics.q_diagnostics(parts.critic, state.critic.params, batch, policy, uniform)
+    gap = squared_distance(policy, batch.action, "sum")
+    return found | learner.measured(bc_error=gap)
+
+
+# ------------------------------------------------------------------------------------ make
 
 
 def make(config: Config, spec: Spec) -> Method:
-    """Binds the method to a config and to the data's sizes."""
-    if config.batch_size < 1:
-        raise ValueError("field 'batch_size' must be at least 1")
-    low, high = (jnp.asarray(bound)[None] for bound in (spec.action_low, spec.action_high))
-    policy_net: Any = Mlp(config.hidden, spec.action_dim, normalize=False)
-    critic_net: Any = Mlp(config.hidden, 1, normalize=True)
-    optimizer = optax.adam(config.learning_rate)
-
-    def act(params: Any, observation: jax.Array) -> jax.Array:  # [B, O] -> [B, A]
-        return low + (high - low) * (jnp.tanh(policy_net.apply(params, observation)) + 1) / 2
-
-    def value(params: Any, observation: jax.Array, action: jax.Array) -> jax.Array:  # -> [2, B]
-        inputs = jnp.concatenate([observation, action], axis=-1)
-        return jax.vmap(lambda each: critic_net.apply(each, inputs)[..., 0])(params)
-
-    def init(key: jax.Array, batch: Transition) -> State:
-        actor_key, critic_key = jax.random.split(key)
-        actor = policy_net.init(actor_key, batch.observation)
-        inputs = jnp.concatenate([batch.observation, batch.action], axis=-1)
-        critic = jax.vmap(lambda k: critic_net.init(k, inputs))(jax.random.split(critic_key))
-        return State(actor, critic, actor, critic, optimizer.init(actor), optimizer.init(critic))
-
-    def target(state: State, batch: Transition, key: jax.Array) -> jax.Array:  # [B]
-        drawn = config.noise * jax.random.normal(key, batch.action.shape)
-        noise = jnp.clip(drawn, -config.noise_clip, config.noise_clip) * (high - low) / 2
-        action = jnp.clip(act(state.actor_target, batch.next_observation) + noise, low, high)
-        q = value(state.critic_target, batch.next_observation, action).min(0)
-        far = jnp.square(action - batch.next_action).sum(-1) * batch.has_next_action
-        return batch.reward + batch.discount * (q - config.critic_bc * far)
-
-    def update(
-        state: State, batch: Transition, key: jax.Array, step: jax.Array
-    ) -> tuple[State, dict[str, tuple[jax.Array, jax.Array]]]:
-        del step
-        wanted = target(state, batch, key)
-
-        def critic_loss(params: Any) -> jax.Array:
-            return jnp.square(value(params, batch.observation, batch.action) - wanted[None]).mean()
-
-        def actor_loss(params: Any) -> jax.Array:
-            action = act(params, batch.observation)
-            q = value(state.critic, batch.observation, action)[0]
-            scale = jax.lax.stop_gradient(jnp.abs(q).mean()) + 1e-8
-            far = jnp.square(action - batch.action).sum(-1)
-            return (config.actor_bc * far - q / scale).mean()
-
-        critic_error, gradient = jax.value_and_grad(critic_loss)(state.critic)
-        moves, critic_optimizer = optimizer.update(gradient, state.critic_optimizer)
-        critic = optax.apply_updates(state.critic, moves)
-        actor_error, gradient = jax.value_and_grad(actor_loss)(state.actor)
-        moves, actor_optimizer = optimizer.update(gradient, state.actor_optimizer)
-        actor = optax.apply_updates(state.actor, moves)
-        after = State(
-            actor,
-            critic,
-            optax.incremental_update(actor, state.actor_target, config.tau),
-            optax.incremental_update(critic, state.critic_target, config.tau),
-            actor_optimizer,
-            critic_optimizer,
-        )
-        one = jnp.ones(())  # metrics are (sum, count)
-        return after, {"critic_loss": (critic_error, one), "actor_loss": (actor_error, one)}
-
-    def play(state: State, observation: jax.Array, key: jax.Array) -> jax.Array:
-        del key
-        return act(state.actor, observation)
-
+    """Binds ReBRAC to a config and to the data's sizes. Raises ValueError for a bad config."""
+    validation.require_positive(config, "batch_size", "actor_interval")
+    validation.require_nonnegative(
+        config, "actor_penalty", "critic_penalty", "noise", "noise_clip", "train_steps"
+    )
+    parts = parts_of(config, spec)
     return Method(
-        init=init,
-        phases=(Phase("train", config.train_steps, update, config.batch_size),),
-        policies={"actor": Policy(play, 1, "deterministic")},
+        init=partial(init, parts=parts),
+        phases=(
+            Phase(
+                "train",
+                config.train_steps,
+                partial(update, parts=parts, config=config),
+                config.batch_size,
+            ),
+        ),
+        policies={"actor": Policy(partial(act, parts=parts), 1, "deterministic")},
+        diagnose=partial(diagnose, parts=parts),
     )

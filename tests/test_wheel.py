@@ -30,7 +30,7 @@ FIELDS = {
     "checkpoint_every": "10",
     "eval_episodes": "1",
 }
-PATIENCE = 120  # seconds until the first checkpoint
+PATIENCE = 400  # seconds until the first checkpoint
 # Of the extras in pyproject.toml, and robosuite, which wants another MuJoCo (BUILD.md).
 OPTIONAL = {
     *("ogbench", "pandas", "ray", "rliable", "robosuite", "sbx", "stable_baselines3"),

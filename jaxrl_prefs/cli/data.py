@@ -30,7 +30,7 @@ from jaxrl_prefs.data.generate import online
 from jaxrl_prefs.data.generate.sbx_agent import SbxAgent
 from jaxrl_prefs.data.readers import default_task, minari
 from jaxrl_prefs.environments import trust
-from jaxrl_prefs.environments.task import number
+from jaxrl_prefs.environments.task import check_interface, number
 from jaxrl_prefs.environments.trust import Refusal
 from jaxrl_prefs.errors import ConfigError, DataError
 from jaxrl_prefs.runs import overrides, tables
@@ -129,7 +129,8 @@ def _row(name: str) -> list[str]:
     try:
         about = minari.metadata(folder)
     except DataError as fault:
-        return [name, families.family_of(name), f"damaged: {fault}", "", "", ""]
+        why = str(fault).removeprefix(f"{folder / 'metadata.json'} is damaged: ")
+        return [name, families.family_of(name), f"damaged: {why}", "", "", ""]
     spec = about.get("eval_env_spec") or about.get("env_spec")
     found = None if spec else default_task.of(name)
     named = str(trust.parsed(spec).get("id", "unreadable")) if spec else "-"
@@ -158,8 +159,7 @@ def inform(
     if recording.task is not None:
         view.append(["replayed", replayed(recording)])
         if episodes:
-            returns = random_returns(recording.task, episodes)
-            view.append(["random policy", played(recording, returns)])
+            view.append(["random policy", _played(recording, recording.task, episodes)])
     tables.show(console, recording.name, view, left=2, header=False)
     bar = "#" if console.options.ascii_only else "█"
     for text in ("returns:", *histogram(recording.returns, bar)):
@@ -265,9 +265,21 @@ def replayed(recording: Dataset) -> str:
     )
 
 
+def _played(recording: Dataset, task: Task, episodes: int) -> str:
+    """As `played`; of an environment that fails, what it says."""
+    try:
+        return played(recording, random_returns(task, episodes))
+    except DataError as fault:
+        return str(fault)
+    except Exception as fault:  # an environment may fail in any way
+        why = " ".join(str(fault).split())
+        return f"none: the environment raised {type(fault).__name__}: {why}"
+
+
 def random_returns(task: Task, episodes: int, seed: int = 0) -> np.ndarray:
     """Returns [episodes] of a uniformly random policy."""
     env = task.make()
+    check_interface(env, task.env_id)
     env.action_space.seed(seed)
     returns = np.zeros(episodes)
     for episode in range(episodes):

@@ -17,12 +17,10 @@ from rich.console import Console
 
 from jaxrl_prefs.cli import commandline, fields
 from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.parallel import devices
+from jaxrl_prefs.parallel import devices, processes
 from jaxrl_prefs.runs import config, tables
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.runs.workdir import usual
-
-LOST = "another process was lost; the same command resumes"
 
 FLAGS = flags.FlagValues()
 commandline.share(
@@ -37,6 +35,7 @@ commandline.share(
     eval_episodes="",
     eval_every="",
     eval_backend="",
+    log="",
     overwrite=False,
 )
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
@@ -126,12 +125,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             return commandline.fail(f"out of memory: {error}", commandline.FAILED)
-        return commandline.fail(f"{LOST} ({str(error).splitlines()[0]})", commandline.FAILED)
+        return commandline.fail(
+            f"{processes.LOST} ({str(error).splitlines()[0]})", commandline.FAILED
+        )
     except NonFiniteError as error:
         return commandline.fail(f"{error} The last good checkpoint is kept", commandline.FAILED)
     except OSError as error:  # a full disk, a checkpoint that cannot be written or read
         lost = command.place and any(isinstance(e, JaxRuntimeError) for e in _causes(error))
-        return commandline.fail(f"{LOST} ({error})" if lost else str(error), commandline.FAILED)
+        return commandline.fail(
+            f"{processes.LOST} ({error})" if lost else str(error), commandline.FAILED
+        )
     except KeyboardInterrupt:
         return commandline.interrupted()
 
@@ -155,8 +158,6 @@ def _execute(command: Command, console: Console) -> None:
 
 
 def _join(coordinator: str, process_id: int | None, num_processes: int | None) -> None:
-    from jaxrl_prefs.parallel import processes
-
     try:
         processes.join(coordinator, process_id, num_processes)
     except (RuntimeError, ValueError) as error:

@@ -152,7 +152,7 @@ def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
     if dataset_id in online.SETS:
         raise DataError(
             f"{dataset_id} comes from an agent that is trained for hours: make it by "
-            f"python -m experiments.data make {dataset_id}"
+            f"jaxrl-prefs data make {dataset_id}"
         )
     if not re.fullmatch(MINARI_ID, dataset_id):
         raise DataError(

@@ -49,8 +49,8 @@ def prepare(recording: Dataset, processing: Processing) -> PreparedDataset:
     if recording.outside and not processing.clip_actions:
         raise DataError(
             f"{recording.name}: {recording.outside}. If they were recorded before the environment "
-            "clipped them, set clip_actions=true to clip them here; if they are in other units, "
-            "name the environment that takes them (--env)"
+            "clipped them, clip_actions=true (of a run: --set clip_actions=true) clips them too. "
+            "If they are in other units, name the environment that takes them (--env)"
         )
     observation = (
         transforms.standardise(recording.observation)

@@ -8,7 +8,10 @@ by all, since Orbax wants it so: the workdir lies on a file system that all see.
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,7 +22,29 @@ Value = TypeVar("Value")
 AUTO = "auto"
 PATIENCE = 60  # seconds without a sign of life after which a process counts as lost
 LONG = 24 * 3600 * 1000  # milliseconds; a lost process is found by PATIENCE
+LOST = "another process was lost; the same command resumes"
 _MEETINGS = itertools.count()
+
+# JAX ends a process whose run has lost another by an abort, with a stack of C++ functions; what it
+# could call instead cannot be a function of Python's. So what is written to standard error passes
+# through this program, which says in one line what has happened. It ends with its input.
+_FILTER = """
+import signal, sys
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+lost = sys.argv[1]
+told = stack = False
+for line in iter(sys.stdin.buffer.readline, b""):
+    if lost.encode() in line:
+        told = True
+    stack = stack or b"coordination_service" in line or b"distributed service detected" in line
+    if stack and not told:
+        told, line = True, lost.encode() + b"\\n"
+    elif stack:
+        continue
+    sys.stderr.buffer.write(line)
+    sys.stderr.flush()
+"""
 
 
 def join(coordinator: str, process_id: int | None = None, num_processes: int | None = None) -> None:
@@ -34,6 +59,7 @@ def join(coordinator: str, process_id: int | None = None, num_processes: int | N
     Raises:
         RuntimeError, ValueError: if there is no such cluster, or the others do not come.
     """
+    _filter_errors()
     # A scheduler's SIGTERM is ours: the run stops and resumes.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -53,6 +79,16 @@ def join(coordinator: str, process_id: int | None = None, num_processes: int | N
         ) from error
 
 
+def _filter_errors() -> None:
+    read, write = os.pipe()
+    command = [sys.executable, "-c", _FILTER, LOST]
+    subprocess.Popen(command, stdin=read, stdout=subprocess.DEVNULL, close_fds=True)
+    sys.stderr.flush()
+    os.dup2(write, 2)
+    os.close(read)
+    os.close(write)
+
+
 def is_leader() -> bool:
     """Whether this process is the one that writes."""
     return jax.process_index() == 0
@@ -66,11 +102,10 @@ def barrier() -> None:
     """
     if jax.process_count() == 1:
         return
-    # No public function waits without using the devices.
-    from jax._src import distributed
+    from orbax.checkpoint import multihost  # JAX itself has no public wait that spares the devices
 
-    client: Any = distributed.global_state.client
-    client.wait_at_barrier(f"jaxrl_prefs/{next(_MEETINGS)}", timeout_in_ms=LONG)
+    wait = multihost.get_barrier_sync_fn()
+    wait(key=f"jaxrl_prefs/{next(_MEETINGS)}", timeout_ms=LONG)
 
 
 def run_on_leader(function: Callable[[], Value]) -> Value:

@@ -149,7 +149,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
         sweep.NotSweepable: if the members of one ensemble cannot differ in these fields.
     """
     found = devices.found()
-    recording = _load(choice)
+    recording = _load(choice, path)
     _check_trusted(recording)
     parity.check(recording)
     run_config, method_config = config.resolve(choice, recording.name, recording.family)
@@ -171,6 +171,19 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
     return job, _about(job, method_config)
 
 
+def _begun_in(path: Path) -> str:
+    """The environment that the run in a folder was begun with by --env; empty for none.
+
+    Not one that would import a module: a folder does not choose what code runs.
+    """
+    try:
+        named = workdir.read_json(path / CONFIG)["run"]["env"]
+    except (OSError, WorkdirError, LookupError, TypeError):
+        return ""
+    usable = isinstance(named, str) and named != NO_ENV and ":" not in named
+    return named if usable else ""
+
+
 def _check_trusted(recording: Dataset) -> None:
     """Refuses to train for an evaluation that will not take place."""
     if recording.refused is None:
@@ -183,12 +196,15 @@ def _check_trusted(recording: Dataset) -> None:
     )
 
 
-def _load(choice: Choice) -> Dataset:
+def _load(choice: Choice, path: Path) -> Dataset:
     """The dataset with the environment that was asked for.
 
-    One that must be loaded is loaded by the leader first: it may have to make or download it.
+    One that must be loaded is loaded by the leader first: it may have to make or download it. A
+    run that goes on without an environment keeps the action box of the one it was begun with.
     """
-    named = "" if choice.env == NO_ENV or choice.make_env else choice.env
+    named = "" if choice.make_env else choice.env
+    if choice.env == NO_ENV:
+        named = processes.run_on_leader(lambda: _begun_in(path))
     found = [] if choice.data is None else [choice.data]
 
     def load() -> Dataset:
@@ -246,7 +262,7 @@ def _about(job: Job, method_config: Any) -> dict[str, Any]:
             "score": float(np.mean(recording.score(recording.returns))),
         },
         "recorded_with": recording.task.recorded_with if recording.task else (),
-        "settings": settings.describe(job.config, method_config, recording.family),
+        "settings": settings.describe(job.config, method_config, recording.family, job.settings),
         "steps": job.steps,
         "release": load.describe(dataset.spec, dataset.observation, dataset.action),
         "versions": _versions(job),

@@ -80,7 +80,7 @@ class Recorder:
         config, method, dataset = job.config, job.method, job.dataset
         common: dict[str, Any] = {"eval_seed": config.eval_seed, "mapping": config.mapping}
         place = (job.seeds, job.mesh)
-        self._loggers, self._start = _wanted(job, console, loggers), start
+        self._loggers, self._recorded = _wanted(job, console, loggers), recorded
         self._evaluator = (
             Evaluator(
                 method,
@@ -110,7 +110,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         try:
-            self._loggers.start(self._job.path, self._start)
+            self._loggers.start(self._job.path, self._recorded)
         except ConfigError:
             self._close()
             raise
@@ -279,6 +279,14 @@ class Recorder:
         return Estimate(method, config.eval_every, **measured)
 
 
+def _wanted(job: Job, console: Console, loggers: Sequence[Logger]) -> Loggers:
+    """The loggers that the run's config names, then `loggers`; none but in the leader."""
+    if not processes.is_leader():
+        return Loggers((), print)
+    named = [LOGGERS[name]() for name in dict.fromkeys(job.config.log)]
+    return Loggers([*named, *loggers], lambda text: line(console, text))
+
+
 def _measured(path: Path) -> dict[str, Any] | None:
     """What an earlier process has measured; None if it must be measured anew."""
     try:
@@ -288,14 +296,6 @@ def _measured(path: Path) -> dict[str, Any] | None:
     except (OSError, WorkdirError, LookupError, AttributeError, TypeError, ValueError):
         return None
     return {"updates": updates, **rest}
-
-
-def _wanted(job: Job, console: Console, loggers: Sequence[Logger]) -> Loggers:
-    """The loggers that the run's config names, then `loggers`; none but in the leader."""
-    if not processes.is_leader():
-        return Loggers((), print)
-    named = [LOGGERS[name]() for name in dict.fromkeys(job.config.log)]
-    return Loggers([*named, *loggers], lambda text: line(console, text))
 
 
 def _number(value: Any) -> float | None:

@@ -48,8 +48,8 @@ class Logger(Protocol):
         Args:
             folder: the run's folder; files of the logger's own go into a folder inside.
             config: the content of config.json: `run`, `method`, `sweep`, `data`, `versions`.
-            step: updates that are already done; above 0 where an interrupted run resumes. An
-                earlier process may have written rows beyond `step`: they come again, unchanged.
+            step: the last one whose rows an earlier process has written; above 0 where an
+                interrupted run resumes. What it may have written beyond comes again, unchanged.
         """
         ...
 
@@ -58,7 +58,8 @@ class Logger(Protocol):
 
         Every row has `step` (updates of all phases), `phase`, `phase_step`, `seed`, and the value
         of every swept field. Rows of metrics have `metrics`, {name: number, None where it is not
-        finite}; rows of evaluations have `policy`, `score`, `returns` and `lengths`.
+        finite}; rows of evaluations have `policy`, `score` (None where the policy could not be
+        played), `returns` and `lengths`.
         """
         ...
 

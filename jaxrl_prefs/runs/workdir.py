@@ -157,7 +157,7 @@ def adopt(path: Path, config: Mapping[str, Any], compared: Iterable[str]) -> Non
     found = renamed.present(read_json(path / CONFIG))
     lines = [
         f"{name}: {there!r} there, {here!r} asked"
-        for name, there, here in differences(found, config, compared)
+        for name, there, here in differences(found, renamed.present(config), compared)
     ]
     if lines:
         raise WorkdirError(
@@ -171,7 +171,7 @@ def differences(
 ) -> list[tuple[str, Any, Any]]:
     """The fields in which two configs describe different runs: (name, found, asked)."""
     asked = json.loads(json.dumps(asked))
-    free = {(section, name) for section, names in BOOKKEEPING.items() for name in names}
+    free = {("run", name) for name in BOOKKEEPING}
     checksum = found.get("data", {}).get("sha256")
     if checksum and checksum == asked.get("data", {}).get("sha256"):
         free |= {("run", "dataset"), ("data", "name")}

@@ -23,11 +23,10 @@ from rich.table import Table
 from jaxrl_prefs.behavior import score
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import arq
-from jaxrl_prefs.parallel import devices, seed_axis
+from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import overrides
 from jaxrl_prefs.runs.workdir import write_json
-from jaxrl_prefs.toy import figures
-from jaxrl_prefs.training import loop
+from jaxrl_prefs.toy import figures, training
 from jaxrl_prefs.types import Spec, Transition
 
 DEVIATION = 0.05  # of every mode
@@ -111,8 +110,10 @@ def rows(state: np.ndarray, action: np.ndarray) -> Transition:
     return Transition(*leaves)
 
 
-def study(config: arq.Config, centres: Centres, seed: int) -> Learned:
+def study(config: arq.Config, centres: Centres, seed: int, folder: Path | None = None) -> Learned:
     """Trains on one task, and compares with what is exact.
+
+    Training goes on from where it stands in `folder`.
 
     Raises:
         NonFiniteError: if training breaks.
@@ -121,10 +122,8 @@ def study(config: arq.Config, centres: Centres, seed: int) -> Learned:
     data = rows(*data_of(centres, POINTS, rng))
     spec = Spec.of(data)
     method, parts = arq.make(config, spec), arq.build(config, spec)
-    mesh = seed_axis.seed_mesh(jax.devices()[:1])
-    for log_point in loop.run(method, data, [seed], mesh, every=1_000):
-        state = log_point.state
-    params = seed_axis.one(state, 0).behavior.target
+    trained = training.train(method, config, data, spec, seed, folder, every=1_000)
+    params = trained.state.behavior.target
 
     @jax.jit
     def densities(states: jax.Array, actions: jax.Array) -> jax.Array:
@@ -164,7 +163,7 @@ def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Conso
         raise ConfigError(str(error)) from error
     workdir.mkdir(parents=True, exist_ok=True)
     devices.prepare()
-    found = {name: study(config, centres, seed) for name, centres in TASKS.items()}
+    found = {name: study(config, centres, seed, workdir) for name, centres in TASKS.items()}
     table = Table(title=f"score model, {config.pretrain_steps} steps of {POINTS} points")
     table.add_column("density")
     for name in ("KL from the exact density, nats", "samples inside the support", "exact samples"):

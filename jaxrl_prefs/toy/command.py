@@ -4,6 +4,7 @@
 
 Prints learned against exact values. Writes results.json and the pictures of the BDPO paper's
 figures 4 and 5 to the workdir; with --algo=bpr, one picture of self-play and reference sampling.
+The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def execute(command: Command, console: Console) -> None:
         return compare_samplings(command, title, console)
     outcomes: dict[str, Outcome] = {}
     for task in command.tasks:
-        outcomes[task] = outcome = study(command.setting, BANDITS[task], console)
+        outcomes[task] = outcome = study(command.setting, BANDITS[task], command.workdir, console)
         console.print(report.table(f"{task}: {title}", outcome.numbers))
         picture = command.workdir / f"{task}-paths.png"
         caption = f"{command.setting.algo} on {task}, seed {command.setting.seed}"
@@ -191,7 +192,8 @@ def compare_samplings(command: Command, title: str, console: Console) -> None:
     config, seed = command.setting.config, command.setting.seed
 
     def fit_energy(own: Any, data: Transition, spec: Spec) -> Any:
-        return fit(Setting("ibc", own, command.setting.points, seed), data, spec, console)[1]
+        setting = Setting("ibc", own, command.setting.points, seed)
+        return fit(setting, data, spec, command.workdir, console)[1].state
 
     learning = bpr.curves(config.lam, seed)
     outcomes: dict[str, bpr.Outcome] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,9 @@ from rich.console import Console
 from jaxrl_prefs.data.generate.bandits import BOUND, Bandit, retarget, transitions
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.runs.display import Display
 from jaxrl_prefs.toy import bdpo, bpr
+from jaxrl_prefs.toy.training import Trained, train
 from jaxrl_prefs.training import loop
 from jaxrl_prefs.types import Spec, Transition
 
@@ -22,7 +23,7 @@ STUDIES: dict[str, Any] = {"bdpo": bdpo, "bpr": bpr}  # what a method adds: SIZE
 CONFIGS: dict[str, Any] = {"bdpo": METHODS["bdpo"].Config, "bpr": bpr.Config}
 DRAWN = 20_000  # samples behind every learned number
 SHOWN, PATHS = 3_000, 60  # points and paths in a picture
-CHUNK = 500  # updates per compiled call
+CHUNK = 500  # updates between two log points
 AXIS = np.linspace(-BOUND, BOUND, 121)  # of the landscapes, and the frame of every picture
 
 
@@ -43,8 +44,8 @@ class Outcome(NamedTuple):
     scene: bdpo.Scene
 
 
-def study(setting: Setting, bandit: Bandit, console: Console) -> Outcome:
-    """Trains on `bandit` and compares.
+def study(setting: Setting, bandit: Bandit, folder: Path, console: Console) -> Outcome:
+    """Trains on `bandit`, from wherever that stands in `folder`, and compares.
 
     Raises:
         NonFiniteError: if training breaks.
@@ -52,8 +53,8 @@ def study(setting: Setting, bandit: Bandit, console: Console) -> Outcome:
     began = time.perf_counter()
     data = transitions(bandit, setting.points, setting.seed)
     spec = Spec.of(data, low=-BOUND, high=BOUND)
-    method, state = fit(setting, data, spec, console)
-    trained = time.perf_counter() - began
+    method, trained = fit(setting, data, spec, folder, console)
+    state, training = trained.state, time.perf_counter() - began
     own, eta = STUDIES[setting.algo], setting.config.eta
     keys = jax.random.split(jax.random.fold_in(jax.random.key(setting.seed), 2), 4)
     learned = draw(method, next(iter(method.policies)), state, keys[0])
@@ -68,27 +69,36 @@ def study(setting: Setting, bandit: Bandit, console: Console) -> Outcome:
     }
     return Outcome(
         compare(bandit, eta, measured, learned, behavior)
-        | {"train_seconds": trained, "seconds": time.perf_counter() - began},
+        | {
+            "train_seconds": trained.seconds,
+            "seconds": trained.seconds + time.perf_counter() - began - training,
+        },
         samples,
         scene,
     )
 
 
-def fit(setting: Setting, data: Transition, spec: Spec, console: Console) -> tuple[Method, Any]:
-    """Trains one seed on the first device; returns the method and its final state."""
+def fit(
+    setting: Setting, data: Transition, spec: Spec, folder: Path, console: Console
+) -> tuple[Method, Trained]:
+    """Trains one seed on the first device; returns the method and what it came to."""
     method = METHODS[setting.algo].make(setting.config, spec)
-    mesh = seed_axis.seed_mesh(jax.devices()[:1])
     total = sum(phase.steps for phase in method.phases)
-    clock, before, state = time.perf_counter(), 0, None
+    clock, before = time.perf_counter(), 0
     with Display(console, method, 0) as display:
-        for log_point in loop.run(method, data, [setting.seed], mesh, every=CHUNK):
-            now = time.perf_counter()
-            rate = (log_point.step - before) / (now - clock)
-            display.advance(
-                log_point.phase, log_point.phase_step, rate, (total - log_point.step) / rate
-            )
-            clock, before, state = now, log_point.step, log_point.state
-    return method, seed_axis.one(state, 0)
+
+        def watch(log_point: loop.LogPoint) -> None:
+            nonlocal clock, before
+            now, done = time.perf_counter(), log_point.step
+            rate = min(CHUNK, done - before) / (now - clock)
+            left = (total - done) / rate
+            display.advance(log_point.phase, log_point.phase_step, rate, left)
+            clock, before = now, done
+
+        trained = train(
+            method, setting.config, data, spec, setting.seed, folder, every=CHUNK, watch=watch
+        )
+    return method, trained
 
 
 def draw(method: Method, policy: str, state: Any, key: jax.Array) -> np.ndarray:

@@ -26,11 +26,10 @@ from rich.table import Table
 from jaxrl_prefs.behavior import morse
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import td3_bst
-from jaxrl_prefs.parallel import devices, seed_axis
+from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import overrides
 from jaxrl_prefs.runs.workdir import write_json
-from jaxrl_prefs.toy import landscape
-from jaxrl_prefs.training import loop
+from jaxrl_prefs.toy import landscape, training
 from jaxrl_prefs.types import Array, Metrics, Net, Params, Spec, Transition
 from jaxrl_prefs.values import actor_losses
 
@@ -74,13 +73,17 @@ def clusters(seed: int) -> Transition:
     return Transition(*rows)
 
 
-def fitted(config: td3_bst.Config, data: Transition, seed: int) -> tuple[Params, dict[str, float]]:
-    """The Morse network's parameters after its phase, and the phase's last metrics."""
-    method = td3_bst.make(config, Spec.of(data))
-    mesh = seed_axis.seed_mesh(jax.devices()[:1])
-    for log_point in loop.run(method, data, [seed], mesh, every=500):
-        state, metrics = log_point.state, log_point.metrics
-    return seed_axis.one(state, 0).morse.params, {name: float(m[0]) for name, m in metrics.items()}
+def fitted(
+    config: td3_bst.Config, data: Transition, seed: int, folder: Path | None = None
+) -> tuple[Params, dict[str, float]]:
+    """The Morse network's parameters after its phase, and the phase's last metrics.
+
+    Training goes on from where it stands in `folder`.
+    """
+    spec = Spec.of(data)
+    method = td3_bst.make(config, spec)
+    trained = training.train(method, config, data, spec, seed, folder, every=500)
+    return trained.state.morse.params, trained.metrics
 
 
 # ------------------------------------------------------------------------------------- walks
@@ -188,9 +191,11 @@ class Network(NamedTuple):
     height: np.ndarray  # [G, G], over AXIS
 
 
-def learned(config: td3_bst.Config, parts: td3_bst.Parts, data: Transition, seed: int) -> Network:
+def learned(
+    config: td3_bst.Config, parts: td3_bst.Parts, data: Transition, seed: int, workdir: Path
+) -> Network:
     """Trains a Morse network, and looks at it."""
-    params, metrics = fitted(config, data, seed)
+    params, metrics = fitted(config, data, seed, workdir)
 
     @jax.jit
     def seen(action: Array) -> Array:
@@ -226,7 +231,8 @@ def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Conso
     devices.prepare()
     lengths = config.pretrain_steps, LONGER * config.pretrain_steps
     networks = [
-        learned(replace(config, pretrain_steps=steps), parts, data, seed) for steps in lengths
+        learned(replace(config, pretrain_steps=steps), parts, data, seed, workdir)
+        for steps in lengths
     ]
     walks = _walks(config, parts, data, networks)
     ends = {walk.title: summary(walk.path, walk.goal) for walk in walks}

@@ -63,6 +63,7 @@ def weighted_bc_loss(
     temperature independent of the reward's scale. No gradient reaches w.
     """
     action = policy(params, batch.observation)
+    chex.assert_equal_shape([action, batch.action])
     both = jnp.stack([batch.action, jax.lax.stop_gradient(action)])
     q = critic.apply(critic_params, batch.observation[None], both).mean(0)
     advantage = q[0] - q[1]

@@ -304,6 +304,7 @@ def test_help_explains_flags_and_fields(capsys: pytest.CaptureFixture[str]) -> N
     text = capsys.readouterr().out
     for flag in ("algo", "dataset", "env", "seeds", "workdir", "set", "overwrite", "eval_every"):
         assert f"--{flag}: " in text
+    assert "runs/<algo>-<dataset>" in text
     # What would run on the default dataset, and not the method's defaults.
     assert "eta=0.05 (float): strength of the pathwise KL" in text
     assert "pretrain_steps=10000 (int, default 2000000)" in text

@@ -323,3 +323,10 @@ def test_robosuites_settings_are_plain(tmp_path: Path, monkeypatch: pytest.Monke
 def test_other_kinds_of_robomimics_environments_are_none(tmp_path: Path) -> None:
     recording = data.load(str(lift(tmp_path, {"env_name": "hopper-v2", "type": 2})))
     assert (recording.task, recording.refused) == (None, None)
+
+
+def test_a_package_that_is_missing_is_named(root: Path) -> None:
+    name = written(root, {"id": "Far/Arm-v0", "entry_point": "far_away.arm:Arm"})
+    refused = data.load(name).refused
+    assert refused is not None
+    assert "its package far_away is not installed" in str(refused)

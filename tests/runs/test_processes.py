@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.cli import commandline, run
-from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.errors import ConfigError, WorkdirError
+from jaxrl_prefs.parallel import processes
+from jaxrl_prefs.runs import prepare
 from tests.small_runs import SHORT
 
 LOOPBACK = socket.inet_ntoa(socket.INADDR_LOOPBACK.to_bytes(4, "big"))
@@ -39,9 +41,10 @@ LOST = 110  # seconds in which the others must notice, HASTY's heartbeat include
 # The command, with a heartbeat shorter than the minute that users have.
 HASTY = """
 import sys
-from experiments import forecast, run
-from jaxrl_prefs import hosts
-forecast.PATIENCE, hosts.PATIENCE = 0.0, 20
+from jaxrl_prefs.cli import run
+from jaxrl_prefs.parallel import processes
+from jaxrl_prefs.runs import estimate
+estimate.PATIENCE, processes.PATIENCE = 0.0, 20
 sys.exit(run.main())
 """
 
@@ -113,9 +116,8 @@ def lose_one(argv: list[str], path: Path) -> None:
         other, lost = processes
         lost.kill()
         _, errors = other.communicate(timeout=LOST)
-        # Our line if it was waiting for the other's devices, else JAX's own, and an abort.
         assert other.returncode not in (0, None)
-        assert "another process was lost; the same command" in errors or "heartbeats" in errors
+        assert errors.count(processes.LOST) == 1 and "coordination_service" not in errors, errors
     finally:
         for process in processes:
             process.kill()
@@ -188,3 +190,44 @@ def test_auto_outside_of_a_cluster_is_one_clear_line() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
     assert ended.returncode == commandline.WRONG_USE
     assert "no Slurm, Kubernetes or TPU pod started this process" in ended.stderr
+
+
+def about(**method: Any) -> dict[str, Any]:
+    data = {"name": "a", "sha256": "1f", "env": ""}
+    return {"run": {"seeds": (0, 1)}, "method": method, "sweep": {}, "data": data, "steps": 4}
+
+
+def test_processes_with_other_flags_are_refused_in_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = about(batch_size=128, tau=0.1), about(batch_size=256, tau=0.1)
+    monkeypatch.setattr(processes, "gathered", lambda own: [ours, theirs])
+    for own in (ours, theirs):
+        with pytest.raises(
+            WorkdirError, match=r"process 1 .*batch_size: 256 there, 128 in process"
+        ):
+            prepare._check_same(own)
+    monkeypatch.setattr(processes, "gathered", lambda own: [ours, ours])
+    prepare._check_same(ours)
+
+
+FATAL = """
+import os, sys
+from jaxrl_prefs.parallel import processes
+processes._filter_errors()
+os.write(2, b"a warning\\n")
+if len(sys.argv) > 1:
+    os.write(2, processes.LOST.encode() + b" (of ours)\\n")
+os.write(2, b"E1128 coordination_service_agent.cc:289] Polled an error\\n*** stack trace: ***\\n")
+os.abort()
+"""
+
+
+@pytest.mark.parametrize("told", [[], ["told"]])
+def test_a_lost_process_is_one_line(told: list[str]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FATAL, *told], capture_output=True, text=True, timeout=300
+    )
+    first, *rest = ended.stderr.splitlines()
+    assert first == "a warning" and len(rest) == 1 and rest[0].startswith(processes.LOST)
+    assert ended.returncode != 0

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import builtins
+import errno
+import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +81,74 @@ def test_another_config_is_refused_naming_the_fields(tmp_path: Path) -> None:
     assert "seeds" not in message and "--overwrite" in message
 
 
+def test_the_same_data_at_another_path_are_the_same_run(tmp_path: Path) -> None:
+    config: dict[str, Any] = {
+        "run": {"dataset": "/data/a.hdf5", "seeds": [0]},
+        "data": {"name": "/data/a.hdf5", "sha256": "1f", "env": "Pendulum-v1"},
+    }
+    sections = ("run", "data")
+    workdir.adopt(tmp_path, config, sections)
+    moved: dict[str, Any] = {
+        "run": config["run"] | {"dataset": "b.hdf5"},
+        "data": config["data"] | {"name": "b.hdf5"},
+    }
+    workdir.adopt(tmp_path, moved, sections)
+    other = moved | {"data": moved["data"] | {"sha256": "2e"}}
+    with pytest.raises(WorkdirError, match=r"dataset: '/data/a.hdf5' there.*sha256: '1f' there"):
+        workdir.adopt(tmp_path, other, sections)
+
+
+def test_a_run_may_go_on_without_its_environment_but_in_no_other(tmp_path: Path) -> None:
+    def config(env: str, made: str) -> dict[str, Any]:
+        return {"run": {"env": env}, "data": {"sha256": "1f", "env": made}}
+
+    workdir.adopt(tmp_path, config("", "Pendulum-v1"), ("run", "data"))
+    workdir.adopt(tmp_path, config("none", ""), ("run", "data"))
+    with pytest.raises(WorkdirError, match="env: 'Pendulum-v1' there"):
+        workdir.adopt(tmp_path, config("Other-v1", "Other-v1"), ("run", "data"))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_there_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    make(tmp_path)
+    assert "has no locks" in caplog.text
+
+
+def test_a_finished_run_is_read_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a read-only mount; to root, who runs CI, no folder is closed."""
+    make(tmp_path)
+    opened = builtins.open
+
+    def closed(path: Any, mode: str = "r", *more: Any, **others: Any) -> Any:
+        if mode != "r":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return opened(path, mode, *more, **others)
+
+    monkeypatch.setattr(builtins, "open", closed)
+    with pytest.raises(WorkdirError, match="Read-only"), workdir.claim(tmp_path):
+        pass
+    monkeypatch.undo()
+    workdir.write_json(tmp_path / "result.json", {"policies": {}})
+    monkeypatch.setattr(builtins, "open", closed)
+    with workdir.claim(tmp_path):
+        workdir.adopt(tmp_path, CONFIG, COMPARED)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"scores": []}', '{"policies": {}}'])
+def test_a_damaged_result_is_none(tmp_path: Path, content: str) -> None:
+    assert not workdir.is_finished(tmp_path)
+    (tmp_path / "result.json").write_text(content)
+    assert workdir.is_finished(tmp_path) == ("policies" in content)
+
+
 def test_a_folder_of_something_else_is_refused_and_not_cleared(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(WorkdirError, match=r"holds no run \(thesis.tex\)"):
@@ -90,7 +162,7 @@ def test_a_folder_of_something_else_is_refused_and_not_cleared(tmp_path: Path) -
 def test_a_damaged_config_is_named(tmp_path: Path, content: str) -> None:
     make(tmp_path)
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(WorkdirError, match=r"config.json is damaged.*--overwrite"):
+    with pytest.raises(WorkdirError, match=r"config.json is damaged.*put back a copy"):
         workdir.adopt(tmp_path, CONFIG, COMPARED)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +16,8 @@ from rich.console import Console
 from jaxrl_prefs.data.generate.bandits import BANDITS, BOUND, retarget, transitions
 from jaxrl_prefs.methods import bdpo
 from jaxrl_prefs.toy import bdpo as toy_bdpo
-from jaxrl_prefs.toy import command, report, study
+from jaxrl_prefs.toy import command, report, study, training
+from jaxrl_prefs.training import loop
 from jaxrl_prefs.types import Spec
 
 TINY = [
@@ -214,3 +218,53 @@ def test_a_run_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert pictures == ["8gaussians-paths.png", "samples.png"]
     for name in pictures:
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
+
+
+# ---------------------------------------------------------------------------------- going on
+
+
+def test_a_stopped_run_goes_on_to_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["toy", "--task=8gaussians", *TINY]
+    assert command.main([*argv, f"--workdir={tmp_path / 'whole'}"]) == 0
+    monkeypatch.setattr(loop, "FIRST", 1)
+    monkeypatch.setattr(loop, "CALL_SECONDS", 0.0)
+    stops, train = [3, 7], loop.run
+    starts: list[int] = []
+
+    def stopped(*args: Any, **more: Any) -> Any:
+        def signalled(step: int) -> bool:
+            if stops and step >= stops[0]:
+                stops.pop(0)
+                os.kill(os.getpid(), signal.SIGINT)
+            return asked(step)
+
+        asked = more["stopped"]
+        starts.append(more["start"])
+        return train(*args, **more | {"stopped": signalled})
+
+    monkeypatch.setattr(loop, "run", stopped)
+    argv = [*argv, f"--workdir={tmp_path / 'stopped'}"]
+    codes = [command.main(argv) for _ in range(4)]
+    assert codes == [130, 130, 0, 0]
+    assert starts == [0, 3, 7, 10]  # the last has nothing left to train
+    found = [
+        json.loads((tmp_path / name / "results.json").read_text())["tasks"]["8gaussians"]
+        for name in ("whole", "stopped")
+    ]
+    for numbers in found:
+        assert numbers.pop("seconds") > 0 and numbers.pop("train_seconds") > 0
+    assert found[0] == found[1]
+
+
+def test_other_settings_start_anew_in_the_same_folder() -> None:
+    config = parse(*TINY).setting.config
+    data = transitions(BANDITS["moons"], 64, 0)
+    names = {
+        training._name(config, data, 0, 5),
+        training._name(config, data, 1, 5),
+        training._name(type(config)(**config.__dict__ | {"eta": 0.5}), data, 0, 5),
+        training._name(config, data._replace(reward=data.reward + 1), 0, 5),
+    }
+    assert len(names) == 4
