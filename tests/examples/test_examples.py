@@ -18,6 +18,7 @@ from tests.small_runs import brisk  # noqa: F401 - for the runs here too
 
 FOLDER = Path(__file__).parents[2] / "examples"
 SMALL: dict[str, Any] = {"train_steps": 4, "eval_episodes": 2, "log_every": 2, "batch_size": 16}
+WIDTHS = {**SMALL, "actor_hidden": 8, "critic_hidden": 8}
 TESTED = {"quickstart.py", "quickstart.ipynb", "own_arrays.py", "own_method.py"}
 
 
@@ -26,6 +27,7 @@ def ten_episodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The embedded dataset with 10 episodes, made here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("examples")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # may hold the whole
         patch.setattr(pendulum.generate, "__kwdefaults__", {"episodes": 10, "seed": 0})
         yield
 
@@ -57,7 +59,7 @@ def test_own_method_learns(tmp_path: Path) -> None:
     data = jp.Dataset.from_arrays(
         random.normal(size=(2000, 2)), actions, rewards, np.ones(2000), name="bandit"
     )
-    fields = {"actor_hidden": (32,), "critic_hidden": (32,), "batch_size": 256}
+    fields: dict[str, Any] = {"actor_hidden": (32,), "critic_hidden": (32,), "batch_size": 256}
     # A critic that is quicker than the policy, which would first run to a bound.
     fields |= {"actor_learning_rate": 3e-4, "critic_learning_rate": 3e-3}
     fields |= {"train_steps": 2000, "log_every": 500, "actor_penalty": 0.0}
@@ -67,16 +69,15 @@ def test_own_method_learns(tmp_path: Path) -> None:
     again = jp.load_run(tmp_path / "run", method=own_method)
     np.testing.assert_array_equal(again.policy(0)(np.ones(2)), trained.policy(0)(np.ones(2)))
     # Held to the data, whose mean action is 0, it stays near it.
-    held = jp.train(own_method, data, seeds=1, **{**fields, "actor_penalty": 100.0})
+    held = jp.train(
+        own_method, data, seeds=1, **{**fields, "actor_penalty": 100.0, "train_steps": 1000}
+    )
     assert np.abs(held.policy(0)(random.normal(size=(100, 2)))).mean() < 0.15
 
 
 def test_own_method_from_the_command_line(tmp_path: Path) -> None:
     argv = ["run", "--algo=examples.own_method", "--seeds=1", f"--workdir={tmp_path / 'run'}"]
-    argv += [
-        f"--set={name}={value}"
-        for name, value in {**SMALL, "actor_hidden": 8, "critic_hidden": 8}.items()
-    ]
+    argv += [f"--set={name}={value}" for name, value in WIDTHS.items()]
     assert run.main(argv) == 0
     assert jp.load_run(tmp_path / "run").algo == "examples.own_method"
 
@@ -85,7 +86,7 @@ INJECTED = """
 from jaxrl_prefs.data.generate import pendulum
 pendulum.generate.__kwdefaults__ = {"episodes": 10, "seed": 0}
 import jax
-jax.numpy.zeros(3).block_until_ready()  # as in a notebook that has used JAX before
+_ = jax.numpy.zeros(3).block_until_ready()  # as in a notebook that has used JAX before
 """
 
 
@@ -95,7 +96,7 @@ def test_the_notebook_runs_in_a_kernel(tmp_path: Path, monkeypatch: pytest.Monke
 
     notebook = nbformat.read(FOLDER / "quickstart.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert sum(len(cell.source.splitlines()) for cell in code) <= 10
+    assert len([line for cell in code for line in cell.source.splitlines() if line]) <= 10
     assert all(not cell.outputs for cell in code)  # kept without what it printed
     written = "train_steps=5_000, eval_every=1_000"
     (training,) = [cell for cell in code if written in cell.source]
@@ -111,8 +112,7 @@ def test_the_notebook_runs_in_a_kernel(tmp_path: Path, monkeypatch: pytest.Monke
 
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [x for x in shown if x.output_type == "error"]
-    noise = [x for x in shown if x.output_type == "stream" and x.name == "stderr"]
-    assert all("simulating" in x.text or "storing" in x.text for x in noise), noise
+    assert not [x for x in shown if x.output_type == "stream"]  # quiet
     texts = [x.data["text/plain"] for x in shown if x.output_type == "execute_result"]
     assert texts[0].startswith("Dataset 'pendulum/mixed-v0': 2,000 transitions")
     assert texts[1].startswith("Run of td3_bc on pendulum/mixed-v0, seeds 0, 1, 2, 4 updates")
