@@ -24,7 +24,7 @@ from rich.table import Table
 
 from jaxrl_prefs import data
 from jaxrl_prefs.cli import commandline
-from jaxrl_prefs.data import Recording, parity
+from jaxrl_prefs.data import Dataset, parity
 from jaxrl_prefs.data.parity import Rebuilt
 from jaxrl_prefs.errors import ConfigError, DataError, LoadError
 from jaxrl_prefs.methods import METHODS
@@ -107,7 +107,7 @@ def discounted(
 
 
 def study(
-    run: Run, seed: int, recording: Recording, worlds: Sequence[Rebuilt], gamma: float
+    run: Run, seed: int, recording: Dataset, worlds: Sequence[Rebuilt], gamma: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Q [S, N] and raw returns [S, N, R] of one seed."""
     rows = np.random.default_rng(0).choice(worlds[0].rows, FLAGS.states, replace=False)

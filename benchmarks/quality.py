@@ -99,7 +99,7 @@ def exact(mixture: Mixture, changes: Changes, count: int) -> Exact:
         return sampler.solve(mixture.score, start, samplers.normal_noise(noise_key, start))
 
     drawn = np.asarray(draw(jax.random.key(0)))
-    share, spread = mixture.found(drawn)
+    share, spread = mixture.mode_statistics(drawn)
     return Exact(drawn, float(share[0]), float(np.sqrt(share @ spread**2)))
 
 

@@ -213,14 +213,14 @@ def play(env_id: str, episodes: int, horizon: int) -> tuple[Played, Played]:
 
 def _recording(env_id: str) -> Any:
     """Made-up rows with an environment's sizes."""
-    from jaxrl_prefs.data import Recording
+    from jaxrl_prefs.data import Dataset
 
     task = tasks.named(env_id)
     env = task.make()
     size, low, high = env.observation_space.shape[0], env.action_space.low, env.action_space.high
     env.close()
     rows = np.zeros((8, size), np.float32)
-    return Recording(
+    return Dataset(
         name=env_id,
         family="other",
         observation=rows,

@@ -50,5 +50,5 @@ def fenced(text: str) -> str:
         elif margin is not None and not line.strip():
             lines.append(f"{margin}```")
             margin = None
-        lines.append(line)
+        lines.append(line.split("  # doctest:")[0].rstrip())
     return "\n".join(lines[:-1])

@@ -25,9 +25,13 @@ OUTSIDE = {
     "benchmarks/README.md": "benchmarks.md",
 }
 
-# Pages of the API reference: title and modules. A module that does not exist has no page.
+# What a program of yours starts with, of the package's own names.
+FACE = ("train", "load_dataset", "Dataset", "load_run", "Run", "evaluate", "Evaluation")
+FACE += ("RunConfig", "Logger", "METHODS")
+
+# Pages of the API reference: title and modules. What does not exist is left out.
 REFERENCE = {
-    "train, load, evaluate": ("jaxrl_prefs",),
+    "train, load, evaluate": tuple(f"jaxrl_prefs.{name}" for name in FACE),
     "the contract": ("jaxrl_prefs.method", "jaxrl_prefs.types"),
     "methods": tuple(
         f"jaxrl_prefs.methods.{name}"
@@ -104,9 +108,15 @@ def _page(title: str) -> str:
 
 
 def _modules(title: str) -> list[str]:
-    """The modules of a page that exist."""
-    stems = {name: ROOT / name.replace(".", "/") for name in REFERENCE[title]}
-    return [n for n, p in stems.items() if p.with_suffix(".py").exists() or p.is_dir()]
+    """The modules and names of a page that exist."""
+    face = (ROOT / "jaxrl_prefs" / "__init__.py").read_text()
+    found = []
+    for name in REFERENCE[title]:
+        path = ROOT / name.replace(".", "/")
+        is_module = path.with_suffix(".py").exists() or path.is_dir()
+        if is_module or f'"{name.removeprefix("jaxrl_prefs.")}",' in face:
+            found.append(name)
+    return found
 
 
 def _moved(text: str, source: str) -> str:

@@ -129,7 +129,7 @@ def selected(source: Mapping[str, Any], known: Mapping[str, dict[str, Any]]) -> 
     """
     if "select" not in source:
         return list(source["records"])
-    found = []
+    found: list[Record] = []
     for each in source["select"]:
         hits = [
             record
@@ -168,7 +168,7 @@ def floors() -> dict[str, set[str]]:
 
 def _names(value: ast.expr) -> set[str]:
     """Every text in an expression such as {"ops", *("types", "nets")}."""
-    return {each.value for each in ast.walk(value) if isinstance(each, ast.Constant)}
+    return {str(each.value) for each in ast.walk(value) if isinstance(each, ast.Constant)}
 
 
 def rooms() -> str:
@@ -180,7 +180,7 @@ def rooms() -> str:
         about = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0]
         allowed = ", ".join(f"`{each}`" for each in sorted(below)) or "nothing of ours"
         rows.append([f"`{name}`", about, allowed])
-    return markdown(["room", "what it is", "may import"], rows)
+    return markdown(["part", "what it is", "may import"], rows)
 
 
 def tables() -> Iterator[tuple[str, str]]:

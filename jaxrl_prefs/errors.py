@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
+
+SWITCHES = ("overwrite", "trust_env")  # flags that are True in Python
+
 
 class DataError(ValueError):
     """A dataset that cannot be used; the message names the fault and what to do about it."""
@@ -49,3 +55,31 @@ class EvaluationError(ValueError):
 
 class LoadError(ValueError):
     """A folder from which no policy can be loaded, or a policy that the run does not have."""
+
+
+@contextlib.contextmanager
+def restated() -> Iterator[None]:
+    """Restates errors, which speak of a command's flags, in terms of Python's arguments."""
+    try:
+        yield
+    except (ConfigError, DataError, WorkdirError) as error:
+        error.args = (in_python(str(error)),)
+        raise
+
+
+def in_python(message: str) -> str:
+    """A message with flags as Python's arguments.
+
+    >>> in_python("--env=none trains without one; --overwrite starts anew; give another --workdir")
+    'env=None trains without one; overwrite=True starts anew; give another workdir'
+    """
+
+    def argument(flag: re.Match) -> str:
+        name, value = flag[1], flag[2]
+        if name in SWITCHES:
+            return f"{name}=True"
+        if name == "env" and value == "none":
+            return "env=None"
+        return name if value is None else f"{name}={value}"
+
+    return re.sub(r"--([a-z]\w*)(?:=([^\s;,()]*[^\s;,().:]))?", argument, message)

@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 @flax.struct.dataclass
 class Trainable:
-    """What one optimiser trains, and its moving average. The optimiser itself is not state."""
+    """Parameters, their target network and their optimiser state; the optimiser is not state."""
 
     params: Params
-    target: Params  # exponential moving average of params, or None where none is kept
+    target: Params  # target network: exponential moving average of params; None without one
     opt_state: optax.OptState
 
 
@@ -38,41 +38,41 @@ def optimizer(
 
 
 def init(params: Params, opt: optax.GradientTransformation, *, target: bool = False) -> Trainable:
-    """Starts training from `params`, with the moving average at the same place if one is kept.
+    """Starts training from `params`; with `target`, the target network starts there too.
 
-    Both are copies: no two leaves of a state may share a buffer, or it could not be donated.
+    Both are copies: a state whose leaves share a buffer could not be donated.
     """
-    average = jax.tree.map(jnp.copy, params) if target else None
-    return Trainable(jax.tree.map(jnp.copy, params), average, opt.init(params))
+    target_params = jax.tree.map(jnp.copy, params) if target else None
+    return Trainable(jax.tree.map(jnp.copy, params), target_params, opt.init(params))
 
 
 def gradient_step(
     part: Trainable, opt: optax.GradientTransformation, loss: Callable[[Params], tuple[Array, Any]]
 ) -> tuple[Trainable, Any]:
-    """Takes one gradient step on `loss(params) -> (scalar, aux)`; returns the part and `aux`."""
+    """One gradient step on `loss(params) -> (scalar, aux)`: the new part, and `aux`."""
     grads, aux = jax.grad(loss, has_aux=True)(part.params)
     return apply_gradients(part, opt, grads), aux
 
 
 def apply_gradients(part: Trainable, opt: optax.GradientTransformation, grads: Params) -> Trainable:
-    """Takes one step of the optimiser along gradients that are already known."""
+    """One step of the optimiser along given gradients."""
     updates, opt_state = opt.update(grads, part.opt_state, part.params)
     params = optax.apply_updates(part.params, updates)
     return dataclasses.replace(part, params=params, opt_state=opt_state)
 
 
 def polyak(part: Trainable, rate: float) -> Trainable:
-    """Moves the average towards the parameters: target <- rate * params + (1 - rate) * target."""
+    """Moves the target network: target <- rate * params + (1 - rate) * target."""
     return dataclasses.replace(
         part, target=optax.incremental_update(part.params, part.target, rate)
     )
 
 
 def every(interval: int, step: Array | int, fn: Callable[[T], T], operand: T) -> T:
-    """Applies `fn` at steps 0, interval, 2 * interval, ... and hands `operand` back otherwise.
+    """Applies `fn` at steps 0, interval, 2 * interval, ...; returns `operand` as it is otherwise.
 
-    `step` must not be batched, else both branches run. `fn` keeps the operand's structure, so a
-    branch that also measures takes its metrics as part of the operand, with count 0.
+    `step` must not be batched, or both branches run. `fn` must keep the operand's structure: where
+    it also measures, the operand contains its metrics with count 0 (`unmeasured`).
     """
     if isinstance(step, int):  # known while tracing: no branch in the program
         return fn(operand) if step % interval == 0 else operand
@@ -87,5 +87,5 @@ def measured(**values: Array) -> Metrics:
 
 
 def unmeasured(*names: str) -> Metrics:
-    """Metrics of a step that did not measure them: count 0, so that no mean is touched."""
+    """Metrics that a step did not measure: count 0, so that means do not change."""
     return {name: (jnp.float32(0), jnp.float32(0)) for name in names}

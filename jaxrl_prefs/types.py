@@ -1,4 +1,4 @@
-"""The records that every part of the library passes around.
+"""The records that all parts of the library share.
 
 Axis alphabet, used in every shape comment:
 
@@ -67,7 +67,7 @@ class Transition(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """What a method may know of the data before training: sizes, bounds and moments.
+    """What a method is given of the data before training: sizes, bounds and moments.
 
     Moments are those of the arrays that the method is given, after every transform.
     """

@@ -6,6 +6,7 @@ Q(s, a) = eta m.a the soft value at every noise level is linear in the noised ac
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +31,13 @@ def compiled(fn: Any, *inputs: Any) -> Any:
     """One compilation instead of one per operation, and a quick one; results as numpy."""
     quick = {"xla_backend_optimization_level": 0}  # compiling is most of what these tests cost
     return jax.tree.map(np.asarray, jax.jit(fn, compiler_options=quick)(*inputs))
+
+
+def import_distrax() -> None:
+    """Imports distrax without the warnings of what it builds on, which ask jax for old names."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import distrax  # noqa: F401
 
 
 def filled(init: Any, *inputs: Any, seed: int = 0, scale: float = 0.5) -> Any:

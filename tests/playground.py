@@ -41,7 +41,74 @@ class Corridor(gymnasium.Env):
         return np.asarray([self.start, self.now], np.float32)
 
 
+class Limited(gymnasium.wrappers.TimeLimit):
+    """The corridor with its time limit, as a class that makes it."""
+
+    def __init__(self) -> None:
+        super().__init__(Corridor(), LIMIT)
+
+
+class Faulty(Corridor):
+    """A corridor with one fault, which shows in episodes of an odd start only."""
+
+    def __init__(self, fault: str, render_mode: str | None = None) -> None:
+        super().__init__()
+        assert render_mode is None, "a window would be opened"
+        self.fault = fault
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        observation, reward, *rest = super().step(action)
+        struck = self.start % 2 == 1 and self.now == 2
+        if self.fault == "raises" and struck:
+            raise RuntimeError("unstable\nsimulation")
+        if self.fault == "nan" and struck:
+            observation = observation * np.nan
+        paid = {"nan reward": np.nan if struck else reward, "array": np.array([reward])}
+        return observation, paid.get(self.fault, reward), *rest
+
+
+class OldStep(Corridor):
+    """The interface of old Gym: step() gives four values."""
+
+    def step(self, action: np.ndarray) -> Any:
+        observation, reward, over, _, info = super().step(action)
+        return observation, reward, over, info
+
+
+class OldReset(Corridor):
+    """The interface of old Gym: reset() takes no seed."""
+
+    def reset(self) -> Any:  # type: ignore[override]
+        return super().reset()
+
+
+class BareReset(Corridor):
+    """The interface of old Gym: reset() gives the observation alone, here of two numbers."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return super().reset(seed=seed)[0]
+
+
+FAULTS = ("raises", "nan", "nan reward", "array")
+OLD = ("OldStep", "OldReset", "BareReset")
+
+
 def register() -> None:
-    """Makes the environment known to Gymnasium by its id."""
+    """Makes the environments known to Gymnasium by their ids."""
     if ENV_ID not in gymnasium.registry:
         gymnasium.register(ENV_ID, "tests.playground:Corridor", max_episode_steps=LIMIT)
+        for name in OLD:
+            place = f"tests.playground:{name}"
+            gymnasium.register(f"tests/{name}-v0", place, max_episode_steps=LIMIT)
+        for fault in FAULTS:
+            gymnasium.register(
+                faulty(fault),
+                "tests.playground:Faulty",
+                max_episode_steps=LIMIT,
+                kwargs={"fault": fault, "render_mode": "human"},
+            )
+
+
+def faulty(fault: str) -> str:
+    """The id of the environment with a fault."""
+    return f"tests/Faulty{fault.title().replace(' ', '')}-v0"

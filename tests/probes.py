@@ -19,7 +19,10 @@ import optax
 from jaxrl_prefs import learner
 from jaxrl_prefs.learner import Trainable, every, polyak
 from jaxrl_prefs.method import Method, Phase, Policy, sequential
+from jaxrl_prefs.testing import episodes, transitions
 from jaxrl_prefs.types import Array, Key, Metrics, Spec, Transition
+
+__all__ = ["PROBES", "Config", "Probe", "State", "episodes", "make", "transitions"]
 
 # --- Datasets -------------------------------------------------------------------------------------
 
@@ -30,35 +33,6 @@ class Probe(NamedTuple):
     data: Transition
     q: Callable[[np.ndarray, np.ndarray], np.ndarray]  # (observation [B, 1], action [B, 1]) -> [B]
     best: Callable[[np.ndarray], np.ndarray] | None  # observation -> action; None: all are equal
-
-
-def transitions(
-    observation: np.ndarray, action: np.ndarray, reward: np.ndarray, discount: np.ndarray
-) -> Transition:
-    """Strings rows [N, ...] together: row i + 1 follows row i wherever the discount is above 0."""
-    size = len(reward)
-    goes_on = (discount > 0) & (np.arange(size) < size - 1)
-    follower = np.where(goes_on, np.arange(size) + 1, np.arange(size)).astype(np.int32)
-    return Transition(
-        observation=observation.astype(np.float32),
-        action=action.astype(np.float32),
-        reward=reward.astype(np.float32),
-        discount=discount.astype(np.float32),
-        next_observation=observation[follower].astype(np.float32),
-        next_action=(action[follower] * goes_on[:, None]).astype(np.float32),
-        has_next_action=goes_on.astype(np.float32),
-        index=np.arange(size, dtype=np.int32),
-        next_index=follower,
-    )
-
-
-def episodes(size: int, length: int, observation_dim: int, action_dim: int) -> Transition:
-    """Random rows in episodes of `length` steps that end in a terminal state; discount .9."""
-    rng = np.random.default_rng(0)
-    observation = rng.normal(size=(size, observation_dim))
-    action = np.clip(rng.normal(size=(size, action_dim)), -0.99, 0.99)
-    reward = observation[:, 0] - (action**2).sum(-1)
-    return transitions(observation, action, reward, 0.9 * (np.arange(size) % length < length - 1))
 
 
 def constant_reward(size: int = 256) -> Probe:

@@ -45,11 +45,12 @@ FLOORS: dict[str, set[str]] = {
         *("data", "environments", "errors", "evaluation", "keys"),
         *("method", "methods", "parallel", "runs", "training", "types"),
     },
+    "testing": {"keys", "method", "parallel", "training", "types"},
     "toy": {
         *("behavior", "cli", "data", "errors", "learner", "method", "methods", "ops"),
         *("parallel", "policies", "runs", "training", "types", "values"),
     },
-    "__init__": {"method", "methods", "runs", "types"},
+    "__init__": {"data", "environments", "errors", "method", "methods", "runs", "types"},
     "__main__": {"__init__", "cli"},  # the commands' modules are imported by name
 }
 
@@ -57,7 +58,7 @@ FLOORS: dict[str, set[str]] = {
 CONFINED = {
     "flax.linen": {"nets"},
     "flax.struct": {"learner", "methods", "policies", "behavior", "values", "training"},
-    "orbax": {"runs"},
+    "orbax": {"runs", "parallel"},
     "diffrax": {"ops"},
     "gymnasium": {"data", "environments", "evaluation"},
     "gymnasium_robotics": {"environments"},

@@ -44,7 +44,7 @@ SMALL: dict[str, dict[str, Any]] = {
             "candidates": 2,
             "batch_size": 16,
         },
-        **{"pretrain_steps": 2, "train_steps": 4, "warmup_steps": 2, "actor_interval": 2},
+        **{"pretrain_steps": 2, "train_steps": 0, "warmup_steps": 0},
     },
 }
 
@@ -185,7 +185,8 @@ def test_quoted_code_is_in_the_code() -> None:
 
 def commands(page: Path) -> list[list[str]]:
     """The words of every command of this library in a page's shell examples."""
-    text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
+    shell = re.findall(r"^ *```bash\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL)
+    text = "\n".join(shell).replace("\\\n", " ")
     text += "\n" + "\n".join(re.findall(r"`(jaxrl-prefs [^`]+)`", page.read_text()))
     plain = re.sub(r"#.*|['\"]", "", text)
     lines = [line.split() for line in plain.splitlines()]
@@ -247,8 +248,10 @@ def test_shell_examples_are_shell(page: Path) -> None:
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in PAGES:
-        named = re.findall(r"^make (?:\w+=\S+ )?(\w+)|`make (\w+)`", page.read_text(), re.MULTILINE)
-        assert {first or second for first, second in named} <= targets, page.name
+        shell = "\n".join(blocks(page, "bash"))
+        named = re.findall(r"^make (?:\w+=\S+ )?(\w+)", shell, re.MULTILINE)
+        named += re.findall(r"`make (?:\w+=\S+ )?(\w+)`", page.read_text())
+        assert set(named) <= targets, page.name
 
 
 # --- Methods and links ----------------------------------------------------------------------------
@@ -302,3 +305,10 @@ def test_pages_that_the_source_names_exist() -> None:
     for path in SOURCES:
         for named in re.findall(r"\b(docs/[\w/]+\.md)", path.read_text()):
             assert (ROOT / named).exists(), f"{of(path)} names {named}"
+
+
+@each_page()
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    for named in re.findall(r"`([\w-]+/[\w/-]+\.(?:py|sh|json|md|ipynb))`", page.read_text()):
+        places = (ROOT, ROOT / "jaxrl_prefs", ROOT / "jaxrl_prefs" / "data")
+        assert any((place / named).exists() for place in places), f"{of(page)} names {named}"

@@ -205,7 +205,7 @@ class TiltedModel(NamedTuple):
 
     The Gaussian is fitted by likelihood, f by contrast. Half of the negatives are uniform and half
     come from the Gaussian, truncated to the box. Both densities are known, so the energy is as
-    calibrated as with uniform negatives alone (ops/contrastive.py).
+    calibrated as with uniform negatives only (ops/contrastive.py).
 
     It serves narrow behaviour in several dimensions. There no uniform sample comes near the data: a
     network that is far too wide has almost no loss, and nothing teaches it the slope between the

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from absl import flags
 from rich.console import Console
 
+from jaxrl_prefs.cli.quiet import quieten_orbax
 from jaxrl_prefs.errors import ConfigError, DataError, WorkdirError
 from jaxrl_prefs.runs import interrupt
 from jaxrl_prefs.runs.tables import WIDE
@@ -39,12 +40,14 @@ SHARED = {
     "trust_env": "make the environment that the dataset names even if that runs code of the "
     "dataset's choice",
     "seeds": "how many (5 is 0 to 4), a range (3:8 is 3 to 7), a list (1,4)",
-    "workdir": "the folder that everything is written to",
+    "workdir": "the folder that everything is written to; without one, runs/<algo>-<dataset>, and "
+    "of a sweep runs/sweep-<algo>-<dataset>",
     "set": "field=value, repeatable: a field of the run or of the method",
     "eval_episodes": "episodes for each seed, policy and evaluation",
     "eval_every": "updates between evaluations in the last phase; others end with one",
     "eval_backend": "gymnasium (on the host's cores), mjx (policies and simulator on the device, "
     "all at once) or auto: gymnasium on a CPU and where there is no such simulator",
+    "log": "what to write besides the JSONL files: tensorboard, wandb, or both, parted by a comma",
     "overwrite": "start anew, removing the runs in --workdir",
     "last": "scores are means over so many evaluations, the last ones",
     "against": "also show every column's difference to this one",
@@ -52,6 +55,7 @@ SHARED = {
     "help": "show this text",
 }
 EVALUATION = ("eval_episodes", "eval_every", "eval_backend")
+WITH_FLAGS = (*EVALUATION, "log")  # fields of a run that have a flag besides --set
 
 
 def share(own: flags.FlagValues, **defaults: Any) -> None:
@@ -77,10 +81,10 @@ def share(own: flags.FlagValues, **defaults: Any) -> None:
 
 
 def assignments(own: flags.FlagValues) -> tuple[str, ...]:
-    """The assignments of --set, then those of the evaluation's flags."""
+    """The assignments of --set, then those of the flags that are fields of a run."""
     written: list[str] = own.flag_values_dict()["set"]
-    evaluation = [f"{name}={own[name].value}" for name in EVALUATION if own[name].value]
-    return (*written, *evaluation)
+    others = [f"{name}={own[name].value}" for name in WITH_FLAGS if own[name].value]
+    return (*written, *others)
 
 
 def words(own: flags.FlagValues, argv: Sequence[str] | None) -> list[str]:
@@ -171,6 +175,7 @@ def interrupted() -> int:
 def guarded(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Runs a command that Ctrl-C and SIGTERM end within ten seconds; returns the exit code."""
     interrupt.watch()
+    quieten_orbax()
     try:
         return main(argv)
     except KeyboardInterrupt:

@@ -25,12 +25,12 @@ from rich.console import Console
 
 from jaxrl_prefs import data
 from jaxrl_prefs.cli import commandline
-from jaxrl_prefs.data import Recording, Task, families, parity, progress, roots, writers
+from jaxrl_prefs.data import Dataset, Task, families, parity, progress, roots, writers
 from jaxrl_prefs.data.generate import online
 from jaxrl_prefs.data.generate.sbx_agent import SbxAgent
 from jaxrl_prefs.data.readers import default_task, minari
 from jaxrl_prefs.environments import trust
-from jaxrl_prefs.environments.task import number
+from jaxrl_prefs.environments.task import check_interface, number
 from jaxrl_prefs.environments.trust import Refusal
 from jaxrl_prefs.errors import ConfigError, DataError
 from jaxrl_prefs.runs import overrides, tables
@@ -46,7 +46,7 @@ flags.DEFINE_string(
 )
 commandline.share(FLAGS, help=False)
 
-FORMATS: dict[str, Callable[[Recording, Any], None]] = {
+FORMATS: dict[str, Callable[[Dataset, Any], None]] = {
     "d4rl": writers.d4rl,
     "robomimic": writers.robomimic,
     "ogbench": writers.ogbench,
@@ -129,7 +129,8 @@ def _row(name: str) -> list[str]:
     try:
         about = minari.metadata(folder)
     except DataError as fault:
-        return [name, families.family_of(name), f"damaged: {fault}", "", "", ""]
+        why = str(fault).removeprefix(f"{folder / 'metadata.json'} is damaged: ")
+        return [name, families.family_of(name), f"damaged: {why}", "", "", ""]
     spec = about.get("eval_env_spec") or about.get("env_spec")
     found = None if spec else default_task.of(name)
     named = str(trust.parsed(spec).get("id", "unreadable")) if spec else "-"
@@ -158,8 +159,7 @@ def inform(
     if recording.task is not None:
         view.append(["replayed", replayed(recording)])
         if episodes:
-            returns = random_returns(recording.task, episodes)
-            view.append(["random policy", played(recording, returns)])
+            view.append(["random policy", _played(recording, recording.task, episodes)])
     tables.show(console, recording.name, view, left=2, header=False)
     bar = "#" if console.options.ascii_only else "█"
     for text in ("returns:", *histogram(recording.returns, bar)):
@@ -186,7 +186,7 @@ def _kwargs(spec: dict[str, Any]) -> dict[str, Any]:
     return kwargs if isinstance(kwargs, dict) else {}
 
 
-def facts(recording: Recording) -> dict[str, str]:
+def facts(recording: Dataset) -> dict[str, str]:
     """What a recording holds, as text."""
     last = np.logical_not(recording.continues)
     over = int((last & recording.terminal).sum())
@@ -235,7 +235,7 @@ def _range(values: np.ndarray) -> str:
     return f"{values.min():.4g} to {values.max():.4g}"
 
 
-def at_the_edge(recording: Recording) -> float:
+def at_the_edge(recording: Dataset) -> float:
     """The part of the entries of actions that lies within a thousandth of the box's bounds."""
     width = recording.action_high - recording.action_low
     near = np.minimum(
@@ -254,7 +254,7 @@ def histogram(values: np.ndarray, bar: str = "█") -> list[str]:
     ]
 
 
-def replayed(recording: Recording) -> str:
+def replayed(recording: Dataset) -> str:
     """How single steps from recorded states compare with the recording."""
     found = parity.replay(recording)
     if found is None:
@@ -265,9 +265,21 @@ def replayed(recording: Recording) -> str:
     )
 
 
+def _played(recording: Dataset, task: Task, episodes: int) -> str:
+    """As `played`; of an environment that fails, what it says."""
+    try:
+        return played(recording, random_returns(task, episodes))
+    except DataError as fault:
+        return str(fault)
+    except Exception as fault:  # an environment may fail in any way
+        why = " ".join(str(fault).split())
+        return f"none: the environment raised {type(fault).__name__}: {why}"
+
+
 def random_returns(task: Task, episodes: int, seed: int = 0) -> np.ndarray:
     """Returns [episodes] of a uniformly random policy."""
     env = task.make()
+    check_interface(env, task.env_id)
     env.action_space.seed(seed)
     returns = np.zeros(episodes)
     for episode in range(episodes):
@@ -281,7 +293,7 @@ def random_returns(task: Task, episodes: int, seed: int = 0) -> np.ndarray:
     return returns
 
 
-def played(recording: Recording, returns: np.ndarray) -> str:
+def played(recording: Dataset, returns: np.ndarray) -> str:
     """A random policy's mean return and its score."""
     score = float(np.mean(recording.score(returns)))
     return f"return {returns.mean():.6g}, score {score:.2f} ({len(returns)} episodes)"
@@ -320,7 +332,7 @@ def convert(
     return recording.refused
 
 
-def _read(source: str, env: str, trust_env: bool) -> Recording:
+def _read(source: str, env: str, trust_env: bool) -> Dataset:
     """As `data.load`, of sets of Minari 0.4 too, which are to be converted."""
     for root in roots.roots():
         folder = root / source / "data"

@@ -8,6 +8,7 @@ draw (uint32), and returns raw actions [batch, A].
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,17 @@ from rich.console import Console
 
 from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.runs import tables
+from jaxrl_prefs.runs import overrides, tables
 from jaxrl_prefs.runs.memory import amount
 from jaxrl_prefs.runs.workdir import write_bytes
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
 flags.DEFINE_string("run", "", "folder of the run", **_OWN)
+flags.DEFINE_string("algo", "", "my_package.my_method, for a run of a method of your own", **_OWN)
+flags.DEFINE_multi_string(
+    "point", [], "field=value, repeatable: which point of a sweep or a comparison", **_OWN
+)
 flags.DEFINE_string("policy", "", "one of the method's policies (default: the headline)", **_OWN)
 flags.DEFINE_integer("seed", None, "one of the run's seeds (default: its first)", **_OWN)
 flags.DEFINE_string("out", "", "the file (default: policy.jaxexport in the run's folder)", **_OWN)
@@ -48,13 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return commandline.fail(str(error), commandline.FAILED)
 
 
+def _point(texts: Sequence[str]) -> dict[str, Any]:
+    """Settings from `field=value`; a value is read as JSON where it can be, else as text."""
+    settings: dict[str, Any] = {}
+    for name, text in map(overrides.split, texts):
+        try:
+            settings[name] = json.loads(text)
+        except ValueError:
+            settings[name] = text
+    return settings
+
+
 def _execute(console: Console) -> None:
     if not FLAGS.run:
         raise ConfigError("--run names the folder of a run")
     from jaxrl_prefs.runs.load import load_run
 
     folder = Path(FLAGS.run)
-    trained = load_run(folder)
+    trained = load_run(folder, method=FLAGS.algo or None).at(_point(FLAGS.point))
     seed = trained.seeds[0] if FLAGS.seed is None else FLAGS.seed
     name = FLAGS.policy or next(iter(trained.method.policies))
     content = bytes(trained.export(seed, name).serialize())

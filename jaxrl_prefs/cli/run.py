@@ -35,6 +35,7 @@ commandline.share(
     eval_episodes="",
     eval_every="",
     eval_backend="",
+    log="",
     overwrite=False,
 )
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
@@ -153,6 +154,7 @@ def _execute(command: Command, console: Console) -> None:
     from jaxrl_prefs.runs import prepare  # after the devices are chosen
 
     prepare.run(command.choice, command.workdir, console, overwrite=command.overwrite)
+    prepare.report(command.workdir, console)
 
 
 def _join(coordinator: str, process_id: int | None, num_processes: int | None) -> None:

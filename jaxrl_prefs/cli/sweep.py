@@ -29,10 +29,10 @@ from rich.console import Console
 from jaxrl_prefs.cli import commandline, fields, launchers, table
 from jaxrl_prefs.cli.launchers import Task
 from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import config, figures, overrides, statistics, tables
 from jaxrl_prefs.runs.display import line
+from jaxrl_prefs.runs.methods import find_method
 from jaxrl_prefs.runs.workdir import RESULT, claim, clear, write_json, write_text
 
 FLAGS = flags.FlagValues()
@@ -42,7 +42,14 @@ commandline.share(
 )
 flags.DEFINE_multi_string("grid", [], "field=value,value,..., repeatable", **_OWN)
 commandline.share(
-    FLAGS, workdir="", set=(), eval_episodes="", eval_every="", eval_backend="", last=1
+    FLAGS,
+    workdir="",
+    set=(),
+    eval_episodes="",
+    eval_every="",
+    eval_backend="",
+    log="",
+    last=1,
 )
 flags.DEFINE_enum("launcher", "local", ["local", "ray"], "who trains: local or ray", **_OWN)
 flags.DEFINE_string(
@@ -217,7 +224,7 @@ def _tasks(cell: Cell, folder: Path, console: Console) -> Iterator[tuple[Task, C
     together = [] if apart else _together(cell, folder, console)
     for group in groups(cell.axes, together):
         fixed = "+".join(f"{k}={v}" for k, v in group.fixed.items())
-        name = fixed or ("together" if together else "default")
+        name = fixed or (table.TOGETHER if together else table.DEFAULT)
         path = folder / _slug(cell.dataset) / cell.algo / _slug(name)
         points = group.points if together else []
         title = f"{cell.dataset} {cell.algo} {name}"
@@ -229,7 +236,7 @@ def _together(cell: Cell, folder: Path, console: Console) -> list[str]:
     from jaxrl_prefs.runs import prepare
     from jaxrl_prefs.training.sweep import NotSweepable
 
-    free, module = [], METHODS[cell.algo]
+    free, module = [], find_method(cell.algo)
     for each in cell.axes:
         kind = overrides.field_types(module.Config).get(each.field)
         if kind is not float and each.field not in overrides.number_readers(module.Config):
@@ -264,7 +271,7 @@ def _publish(found: Sequence[Found], folder: Path) -> None:
     """Writes sweep.json, sweep.md and sweep.png."""
     folder.mkdir(parents=True, exist_ok=True)
     points = [each._asdict() for each in found]
-    write_json(folder / "sweep.json", {"last": FLAGS.last, "points": points})
+    write_json(folder / table.SWEEP, {"last": FLAGS.last, "points": points})
     write_text(folder / "sweep.md", table.markdown(rows(found)))
     draw(found, folder / "sweep.png", FLAGS.last)
 

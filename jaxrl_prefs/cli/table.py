@@ -2,20 +2,21 @@
 
     jaxrl-prefs table runs/compare --against=bc
 
-Reads every result.json below the folders. A row is a dataset, a column the method of runs in their
-usual folders (`runs/bc-pen-human-v0`), else the folder's name; a cell that nobody ran stays blank.
-`--published` sets what papers printed beside ours, `--iqm` adds the interquartile mean over all
-datasets with its stratified bootstrap interval. Scores are the last iterate's; `--last=10` takes
-each seed's mean over its last ten evaluations, as TD3+BC's paper does. Of several policies the
-headline is shown; `--policies` gives each a column, `arq/implicit`. Writes table.md, table.csv and
-table.png beside the first folder's runs.
+Reads every run below the folders. A row is a dataset, a column the method of runs in their usual
+folders (`runs/bc-pen-human-v0`), else the folder's name; each point of a sweep has a column. A cell
+that nobody ran stays blank, and a run that is not finished says how far it is. `--published` also
+shows what papers printed of the same data, told by their size and score; `--iqm` adds the
+interquartile mean over all datasets with its stratified bootstrap interval. Scores are the last
+iterate's; `--last=10` takes each seed's mean over its last ten evaluations, as TD3+BC's paper does.
+Of several policies the headline is shown; `--policies` gives each a column, `arq/implicit`. Writes
+table.md, table.csv and table.png to the first folder.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +24,10 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from jaxrl_prefs.cli import commandline
+from jaxrl_prefs.cli import commandline, launchers
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import aggregate, figures, interval_plot, published, statistics, tables
-from jaxrl_prefs.runs.workdir import EVALUATIONS, RESULT, Rows, read_json, usual, write_text
+from jaxrl_prefs.runs.workdir import CONFIG, EVALUATIONS, RESULT, Rows, read_json, usual, write_text
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
@@ -36,6 +37,9 @@ flags.DEFINE_boolean("iqm", False, "also show the interquartile mean over datase
 commandline.share(FLAGS, help=False)
 
 INTERVAL = "95 % bootstrap interval over seeds"
+
+NO_SCORE: dict[str, Any] = {"scores": [], "score_mean": None, "score_ci": None}
+SWEEP, TOGETHER, DEFAULT = "sweep.json", "together", "default"  # names that a sweep gives
 
 Cell = tuple[str, str]  # (dataset, column)
 
@@ -50,9 +54,10 @@ class Grid(NamedTuple):
 
 
 def collect(folders: Sequence[Path], columns: Sequence[str] = (), last: int = 1) -> Grid:
-    """Reads the finished runs below `folders`.
+    """Reads the runs below `folders`; of one that is not finished, how far it is.
 
-    A column is named by the run's own folder, or by its method if that is called as usual.
+    A column is named by the run's own folder, or by its method if that is called as usual. A point
+    of a sweep is named as a variant is: `td3_bc+alpha=2.5`.
 
     Args:
         folders: searched at any depth.
@@ -61,16 +66,18 @@ def collect(folders: Sequence[Path], columns: Sequence[str] = (), last: int = 1)
 
     Raises:
         ConfigError: if two runs claim the same cell, or one has fewer evaluations.
+        WorkdirError: if a file is damaged.
     """
     cells: dict[Cell, Mapping[str, Any]] = {}
-    for path in sorted(path for folder in folders for path in folder.rglob(RESULT)):
-        result, column = finished(path.parent, last), path.parent.name
-        if column == usual(result["algo"], result["dataset"]):
-            column = result["algo"]
-        cell = (result["dataset"], column)
-        if cell in cells:
-            raise ConfigError(f"two runs called {column!r} on {cell[0]}: one is {path.parent}")
-        cells[cell] = result
+    places = {
+        path.parent for folder in folders for x in (RESULT, CONFIG) for path in folder.rglob(x)
+    }
+    for place in sorted(places):
+        for column, result in _columns(place, last):
+            cell = (result["dataset"], column)
+            if cell in cells:
+                raise ConfigError(f"two runs called {column!r} on {cell[0]}: one is {place}")
+            cells[cell] = result
     found = sorted({column for _, column in cells})
     first = [column for column in columns if column in found]
     return Grid(
@@ -81,6 +88,31 @@ def collect(folders: Sequence[Path], columns: Sequence[str] = (), last: int = 1)
     )
 
 
+def _columns(folder: Path, last: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A run with the name of its column; of a sweep trained together, every point."""
+    result = finished(folder, last) if (folder / RESULT).exists() else unfinished(folder)
+    name = _name(folder, result)
+    if "points" not in result:
+        yield name, result
+    for point in result.get("points", ()):
+        settings = [f"{field}={value:g}" for field, value in point["settings"].items()]
+        entries = {"policies": point["policies"], "headline": next(iter(point["policies"]), "")}
+        scores = point["policies"].get(entries["headline"], NO_SCORE)
+        yield "+".join([name, *settings]), {**result, **scores, **entries}
+
+
+def _name(folder: Path, result: Mapping[str, Any]) -> str:
+    """The column of the run in a folder."""
+    algo, name = result["algo"], folder.name
+    if name == usual(algo, result["dataset"]):
+        return str(algo)
+    parents = folder.absolute().parents
+    swept = len(parents) > 2 and parents[0].name == algo and (parents[2] / SWEEP).exists()
+    if not swept:
+        return str(algo) if "points" in result else name
+    return str(algo) if name in (TOGETHER, DEFAULT) else f"{algo}+{name}"
+
+
 def finished(folder: Path, last: int = 1) -> dict[str, Any]:
     """A finished run's result.json, its scores means over the `last` evaluations.
 
@@ -88,6 +120,8 @@ def finished(folder: Path, last: int = 1) -> dict[str, Any]:
         ConfigError: if there were fewer.
     """
     result: dict[str, Any] = read_json(folder / RESULT)
+    if (folder / CONFIG).exists():
+        result["transitions"] = read_json(folder / CONFIG).get("data", {}).get("rows")
     played = result["policies"] or any(point["policies"] for point in result.get("points", ()))
     if last == 1 or not played:
         return result
@@ -95,6 +129,21 @@ def finished(folder: Path, last: int = 1) -> dict[str, Any]:
         return statistics.late(result, Rows(folder / EVALUATIONS), last)
     except ValueError as error:
         raise ConfigError(f"--last: {folder} has {error}") from error
+
+
+def unfinished(folder: Path) -> dict[str, Any]:
+    """What stands in a table for a run that has no result.json yet."""
+    about = read_json(folder / CONFIG)
+    run, data = about["run"], about["data"]
+    return NO_SCORE | {
+        "algo": run["algo"],
+        "dataset": run["dataset"],
+        "seeds": run["seeds"],
+        "policies": {},
+        "score_kind": data["score_kind"],
+        "data_score": data["score"],
+        "unfinished": f"unfinished ({launchers.progress(folder)})",
+    }
 
 
 def by_policy(grid: Grid) -> Grid:
@@ -120,6 +169,8 @@ def headline(result: Mapping[str, Any] | None) -> str:
     """`51.2 (49.0 to 53.1)`: the headline policy's mean score and its interval over seeds."""
     if result is None:
         return ""
+    if "unfinished" in result:
+        return str(result["unfinished"])
     return "not evaluated" if result["score_mean"] is None else score(result)
 
 
@@ -134,9 +185,11 @@ def score(entry: Mapping[str, Any] | None) -> str:
 def difference(result: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> str:
     """The mean of the seeds' differences to `base`, with a paired bootstrap interval.
 
-    Blank where one of them is missing or they trained other seeds.
+    Blank where one of them is missing or was not evaluated, or they trained other seeds.
     """
-    if result is None or base is None or result["seeds"] != base["seeds"] or not base["scores"]:
+    if result is None or base is None or result["seeds"] != base["seeds"]:
+        return ""
+    if not (result["scores"] and base["scores"]):
         return ""
     pairs = zip(result["scores"], base["scores"], strict=True)
     gaps = np.array([mine - theirs for mine, theirs in pairs if None not in (mine, theirs)])
@@ -155,32 +208,55 @@ def _with_interval(mean: float, bounds: Sequence[float] | None, sign: str = "") 
 def rows(grid: Grid, against: str = "") -> list[list[str]]:
     """The table as text, its head first: dataset, the data's own score, a column each.
 
+    With `against`, a table of differences to that column alone: no score stands beside them.
+
     Raises:
         ConfigError: if there is no column `against`.
     """
     if against and against not in grid.columns:
         raise ConfigError(f"no column {against!r}; there are {', '.join(grid.columns)}")
-    head = ["dataset", "data", *grid.columns]
+    if against:
+        return _differences(grid, against)
     body = []
     for dataset in grid.datasets:
         results = [grid.cells.get((dataset, column)) for column in grid.columns]
         data_score = next(result["data_score"] for result in results if result)
+        body.append([dataset, f"{data_score:.1f}", *map(headline, results)])
+    return [["dataset", "data", *grid.columns], *body]
+
+
+def _differences(grid: Grid, against: str) -> list[list[str]]:
+    columns = [column for column in grid.columns if column != against]
+    body = []
+    for dataset in grid.datasets:
         base = grid.cells.get((dataset, against))
-        cells = [difference(r, base) if against else headline(r) for r in results]
-        body.append([dataset, f"{data_score:.1f}", *cells])
-    return [head, *body]
+        results = [grid.cells.get((dataset, column)) for column in columns]
+        body.append([dataset, *(difference(result, base) for result in results)])
+    return [["dataset", *columns], *body]
 
 
-def printed(grid: Grid) -> list[list[str]]:
-    """What papers printed of the grid's datasets, as text, its head first; no rows if nothing."""
-    found = {dataset: published.beside(dataset) for dataset in grid.datasets}
+def printed(grid: Grid) -> tuple[list[list[str]], list[str]]:
+    """What papers printed of the grid's datasets, and why nothing stands beside the others.
+
+    Returns:
+        The table as text, its head first, without rows if there is nothing; a line for each dataset
+        that has the name of a published one and is refused.
+    """
+    found, refused = dict[str, Mapping[str, published.Score]](), list[str]()
+    for dataset in grid.datasets:
+        scores = published.beside(dataset)
+        result = next(x for (name, _), x in grid.cells.items() if name == dataset)
+        reason = published.refusal(dataset, result.get("transitions"), result["data_score"])
+        if scores and reason:
+            refused.append(f"{dataset}: {reason}")
+        elif scores:
+            found[dataset] = scores
     columns = [name for name in published.PUBLISHED if any(name in row for row in found.values())]
     body = [
         [dataset, *(_printed(row.get(column)) for column in columns)]
         for dataset, row in found.items()
-        if row
     ]
-    return [["dataset", *columns], *body]
+    return [["dataset", *columns], *body], refused
 
 
 def _printed(score: published.Score | None) -> str:
@@ -221,7 +297,12 @@ def comma_separated(grid: Grid) -> str:
     return text.getvalue()
 
 
-Titled = tuple[str, Sequence[Sequence[str]]]
+class Titled(NamedTuple):
+    """A table with its title, its head first, and the lines below it."""
+
+    title: str
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
 
 
 def publish(grid: Grid, folder: Path, console: Console, more: Sequence[Titled] = ()) -> None:
@@ -231,17 +312,22 @@ def publish(grid: Grid, folder: Path, console: Console, more: Sequence[Titled] =
         grid: what is shown first.
         folder: where the files go.
         console: where the tables go.
-        more: further tables, each with its title.
+        more: further tables.
     """
-    shown: list[Titled] = [(f"score{mean_of(grid.last)}, {INTERVAL}", rows(grid))]
-    shown += [(title, table) for title, table in more if len(table) > 1]
-    empty = [title for title, table in more if len(table) == 1]
-    for title, each in shown:
-        tables.show(console, title, each)
-    for title in empty:
-        console.print(f"nothing to show of these runs: {title}")
-    text = "\n".join(f"{title}:\n\n{markdown(table)}" for title, table in shown)
-    write_text(folder / "table.md", text)
+    shown = [Titled(f"score{mean_of(grid.last)}, {INTERVAL}", rows(grid)), *more]
+    text = []
+    for each in shown:
+        text.append(f"{each.title}:\n")
+        if len(each.rows) > 1 and len(each.rows[0]) > 1:
+            tables.show(console, each.title, each.rows)
+            text.append(markdown(each.rows))
+        else:
+            text[-1] = f"nothing to show of these runs: {each.title}\n"
+            tables.write(console, text[-1].rstrip())
+        for note in each.notes:
+            tables.write(console, note)
+            text.append(f"{note}\n")
+    write_text(folder / "table.md", "\n".join(text))
     write_text(folder / "table.csv", comma_separated(grid))
     _draw(grid, folder / "table.png")
 
@@ -254,7 +340,9 @@ def _draw(grid: Grid, path: Path) -> None:
     kinds = dict.fromkeys(result["score_kind"] for result in shown.values())
     counts = sorted({len(result["seeds"]) for result in shown.values()})
     seeds = " or ".join(map(str, counts))
-    bars = f"mean and 95 % interval over {seeds} seeds (bars: each seed, where there are two)"
+    bars = f"mean and 95 % interval over {seeds} seeds"
+    if counts[0] < figures.FEWEST:
+        bars += " (bars: each seed, where there are two or fewer)"
     interval_plot.draw(
         path,
         grid.datasets,
@@ -280,11 +368,14 @@ def extras(grid: Grid, against: str = "", papers: bool = False, iqm: bool = Fals
     """
     found: list[Titled] = []
     if against:
-        found.append((f"seed by seed, less {against}", rows(grid, against)))
+        found.append(Titled(f"seed by seed, less {against}", rows(grid, against)))
     if papers:
-        found.append(("what papers printed: other code, their seeds and episodes", printed(grid)))
+        table, refused = printed(grid)
+        title = "what papers printed: other code, their seeds and episodes"
+        found.append(Titled(title, table, refused))
     if iqm:
-        found.append((aggregate.TITLE, aggregate.rows(matrices(grid), len(grid.datasets))))
+        table = aggregate.rows(matrices(grid), len(grid.datasets))
+        found.append(Titled(aggregate.TITLE, table))
     return found
 
 
@@ -299,13 +390,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         paths = [Path(folder) for folder in folders]
         grid = collect(paths, last=FLAGS.last)
         if not grid.cells:
-            raise ConfigError(f"no finished run below {' '.join(folders) or 'no folder'}")
+            raise ConfigError(f"no run below {' '.join(folders) or 'no folder'}")
+        for path in paths:
+            if not any(path.rglob(CONFIG)) and not any(path.rglob(RESULT)):
+                tables.write(console, f"no run below {path}")
         if FLAGS.policies:
             grid = by_policy(grid)
         more = extras(grid, FLAGS.against, FLAGS.published, FLAGS.iqm)
         publish(grid, paths[0], console, more)
         return 0
-    except (flags.Error, ConfigError) as error:
+    except commandline.USER_ERRORS as error:
         return commandline.fail(str(error), commandline.WRONG_USE)
     except OSError as error:
         return commandline.fail(str(error), commandline.FAILED)

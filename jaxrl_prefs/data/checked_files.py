@@ -15,8 +15,6 @@ import numpy as np
 from jaxrl_prefs.data import roots
 
 FILE = "main_data.hdf5"
-SLACK = 1.05  # what HDF5 adds to the arrays
-EPISODE = 16_384  # bytes that HDF5 adds to every episode
 
 
 class Steps(NamedTuple):
@@ -35,11 +33,6 @@ class Spaces(NamedTuple):
     observation: Any
     action: Any
     spec: Any
-
-
-def estimate(episodes: int, numbers: int) -> int:
-    """The bytes that a dataset of so many 32-bit numbers takes on the disk."""
-    return int(SLACK * 4 * numbers) + EPISODE * episodes
 
 
 def write(

@@ -1,4 +1,4 @@
-"""From a Recording to what a method trains on."""
+"""From a dataset to what a method trains on."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 from jaxrl_prefs.data import transforms
 from jaxrl_prefs.data.families import Processing
-from jaxrl_prefs.data.recording import ROUNDING, Recording
+from jaxrl_prefs.data.recording import ROUNDING, Dataset
 from jaxrl_prefs.data.transforms import Affine
 from jaxrl_prefs.errors import DataError
 from jaxrl_prefs.types import Spec, Transition
 
 
-class Dataset(NamedTuple):
+class PreparedDataset(NamedTuple):
     """Transitions in a method's units, and the maps that lead there from raw units."""
 
-    recording: Recording
+    recording: Dataset
     processing: Processing
     transitions: Transition  # float32 numpy leaves [N, ...], no columns
     spec: Spec
@@ -27,17 +27,17 @@ class Dataset(NamedTuple):
     reward: Affine  # raw reward -> method's reward
 
     def score(self, raw_return: np.ndarray | float) -> np.ndarray:
-        """As `Recording.score`: 0 to 100 between the references, raw without them."""
+        """As `Dataset.score`: 0 to 100 between the references, raw without them."""
         return self.recording.score(raw_return)
 
     @property
     def score_kind(self) -> str:
-        """As `Recording.score_kind`."""
+        """As `Dataset.score_kind`."""
         return self.recording.score_kind
 
 
-def prepare(recording: Recording, processing: Processing) -> Dataset:
-    """Applies `processing` to a recording.
+def prepare(recording: Dataset, processing: Processing) -> PreparedDataset:
+    """Applies `processing` to a dataset.
 
     Actions are mapped from the environment's box to [-1, 1] and clipped to +-(1 - 1e-5).
 
@@ -49,8 +49,8 @@ def prepare(recording: Recording, processing: Processing) -> Dataset:
     if recording.outside and not processing.clip_actions:
         raise DataError(
             f"{recording.name}: {recording.outside}. If they were recorded before the environment "
-            "clipped them, set clip_actions=true to clip them here; if they are in other units, "
-            "name the environment that takes them (--env)"
+            "clipped them, clip_actions=true (of a run: --set clip_actions=true) clips them too. "
+            "If they are in other units, name the environment that takes them (--env)"
         )
     observation = (
         transforms.standardise(recording.observation)
@@ -77,7 +77,7 @@ def prepare(recording: Recording, processing: Processing) -> Dataset:
         }
     transitions = Transition(**leaves)
     _check_finite(recording.name, transitions)
-    return Dataset(
+    return PreparedDataset(
         recording=recording,
         processing=processing,
         transitions=transitions,
@@ -99,7 +99,7 @@ def _check(processing: Processing) -> None:
         raise DataError(f"reward_shift must be finite, not {processing.reward_shift}")
 
 
-def _reward_map(recording: Recording, processing: Processing) -> Affine:
+def _reward_map(recording: Dataset, processing: Processing) -> Affine:
     slope = processing.reward_scale
     if processing.reward == "range":
         returns = recording.returns

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrl_prefs.data.recording import Recording
+from jaxrl_prefs.data.recording import Dataset
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.errors import DataError
 
@@ -41,7 +41,7 @@ class Rebuilt:
       DataError: if the environment cannot be made, or has other sizes than the recording.
     """
 
-    def __init__(self, recording: Recording, hidden: int) -> None:
+    def __init__(self, recording: Dataset, hidden: int) -> None:
         """Makes the environment; `hidden` positions are not among its observations."""
         assert recording.task is not None
         env: Any = recording.task.make()
@@ -70,7 +70,7 @@ class Rebuilt:
         self._env.close()
 
 
-def rebuilt(recording: Recording) -> Rebuilt | None:
+def rebuilt(recording: Dataset) -> Rebuilt | None:
     """The environment of a recording; None for one that cannot be set to a state.
 
     Raises:
@@ -80,7 +80,7 @@ def rebuilt(recording: Recording) -> Rebuilt | None:
     return None if hidden is None else Rebuilt(recording, hidden)
 
 
-def replay(recording: Recording, rows: int = ROWS) -> Parity | None:
+def replay(recording: Dataset, rows: int = ROWS) -> Parity | None:
     """Replays steps spread over the recording; None for environments that cannot be set to a state.
 
     Raises:
@@ -95,7 +95,7 @@ def replay(recording: Recording, rows: int = ROWS) -> Parity | None:
         world.close()
 
 
-def check(recording: Recording) -> None:
+def check(recording: Dataset) -> None:
     """Refuses a recording that its environment does not continue.
 
     Raises:
@@ -116,7 +116,7 @@ def _hidden(task: Task) -> int | None:
     return OURS.get(task.env_id, HIDDEN.get(task.env_id.partition("-")[0]))
 
 
-def _replay(recording: Recording, world: Rebuilt, rows: int) -> Parity | None:
+def _replay(recording: Dataset, world: Rebuilt, rows: int) -> Parity | None:
     usable = world.rows
     if not len(usable):
         return None

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from jaxrl_prefs.data.families import family_of
+from jaxrl_prefs.environments import task as tasks
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.environments.trust import Claim, Refusal
 from jaxrl_prefs.errors import DataError
+
+if TYPE_CHECKING:
+    import gymnasium
 
 ROUNDING = 1e-6  # what differs by less in proportion is equal: its numbers are 32-bit floats
 ACTION_SLACK = 1e-3  # how far beyond its box an action may lie, in parts of the box's width
 
 
-class Recording(NamedTuple):
-    """N raw transitions of some episodes, and what is known about where they come from."""
+class Dataset(NamedTuple):
+    """N raw transitions of some episodes, and what is known about where they come from.
+
+    Made by `load_dataset`, `Dataset.from_arrays` and `Dataset.from_episodes`, which check it.
+    """
 
     name: str  # dataset id or path
     family: str  # decides the defaults of processing, see families.py
@@ -39,6 +47,158 @@ class Recording(NamedTuple):
     outside: str = ""
     notes: tuple[str, ...] = ()  # what was left out, for the user to know
 
+    @classmethod
+    def from_arrays(
+        cls,
+        observations: Any,
+        actions: Any,
+        rewards: Any,
+        terminals: Any,
+        timeouts: Any = None,
+        *,
+        action_low: Any = -1.0,
+        action_high: Any = 1.0,
+        name: str = "arrays",
+        next_observations: Any = None,
+        env: Environment = None,
+        references: tuple[float, float] | None = None,
+    ) -> Dataset:
+        """A dataset of N steps, the episodes laid end to end.
+
+        >>> observations = [[0.0], [1.0], [2.0], [0.5], [1.5]]
+        >>> data = Dataset.from_arrays(
+        ...     observations,
+        ...     actions=[[0.1], [0.2], [-0.3], [0.0], [1.0]],
+        ...     rewards=[0.0, 0.0, 1.0, 0.0, 0.0],
+        ...     terminals=[False, False, True, False, False],  # the first episode ends by itself
+        ...     timeouts=[False, False, False, False, True],  # the second is cut off
+        ...     name="my-arm",
+        ... )
+        >>> data
+        Dataset 'my-arm': 4 transitions of 2 episodes, 1 observation, 1 action, no environment
+
+        Args:
+          observations: [N, O], what the agent saw before each step.
+          actions: [N, A], in the environment's own units.
+          rewards: [N], or [N, 1].
+          terminals: [N] of 0 and 1: the episode ended by itself here, so nothing follows.
+          timeouts: [N] of 0 and 1: the episode was cut off here, by a time limit. Without it every
+            episode must end by a terminal, but for the last.
+          action_low: lower end of every action, a number or [A].
+          action_high: upper end of every action, a number or [A].
+          name: what the dataset is called in reports and in the names of folders.
+          next_observations: [N, O], what the agent saw after each step. Without it, it is the next
+            row of the same episode, and the last step of an episode that was cut off is dropped,
+            since nobody knows what followed it.
+          env: where to evaluate: an id of Gymnasium's, a function that makes an environment, or
+            None.
+          references: the raw returns that score 0 and 100; without them scores are raw returns.
+
+        Raises:
+          DataError: if arrays differ in length, have another number of axes, hold a NaN or an
+            infinity, or if an action lies outside its bounds; the message names array and row.
+        """
+        observation, action = np.asarray(observations), np.asarray(actions)
+        reward = _column(np.asarray(rewards))
+        terminal = _flag_column(name, "terminals", terminals)
+        ends = terminal.copy()
+        if timeouts is not None:
+            timeout = _flag_column(name, "timeouts", timeouts)
+            if len(timeout) != len(terminal):
+                raise DataError(
+                    f"{name}: arrays of different lengths: terminals {len(terminal)}, timeouts "
+                    f"{len(timeout)}"
+                )
+            ends |= timeout
+        if not len(ends):
+            raise DataError(f"{name}: the dataset has no episodes")
+        ends[-1] = True
+        if next_observations is not None:
+            following, successor = np.asarray(next_observations), np.ones(len(ends), bool)
+        elif observation.ndim == 2 and len(observation) == len(ends):
+            shifted = np.roll(observation, -1, axis=0)
+            following = np.where(ends[:, None], observation, shifted)
+            successor = terminal | ~ends  # what stands in after a terminal is never looked at
+        else:
+            following, successor = observation, ends  # refused below, by name
+        steps = Steps(
+            observation=observation,
+            action=action,
+            reward=reward,
+            terminal=terminal,
+            next_observation=following,
+            lengths=np.diff(np.flatnonzero(ends), prepend=-1),
+            successor=successor,
+        )
+        return _recorded(name, steps, action_low, action_high, env, references)
+
+    @classmethod
+    def from_episodes(
+        cls,
+        episodes: Sequence[Mapping[str, Any]],
+        *,
+        action_low: Any = -1.0,
+        action_high: Any = 1.0,
+        name: str = "episodes",
+        env: Environment = None,
+        references: tuple[float, float] | None = None,
+    ) -> Dataset:
+        """A dataset of episodes, each a dict of arrays.
+
+        >>> episode = {
+        ...     "observations": [[0.0], [1.0], [2.0]],  # one more than steps: the last one seen
+        ...     "actions": [[0.1], [0.2]],
+        ...     "rewards": [0.0, 1.0],
+        ... }
+        >>> Dataset.from_episodes([episode, episode], name="my-arm")
+        Dataset 'my-arm': 4 transitions of 2 episodes, 1 observation, 1 action, no environment
+
+        Args:
+          episodes: for an episode of T steps, "observations" [T + 1, O] or [T, O], "actions"
+            [T, A] and "rewards" [T]; optionally "terminals" [T] of 0 and 1, or "terminal", whether
+            the episode ended by itself (by default it was cut off). With [T, O] observations,
+            "next_observations" [T, O] or the last step of a cut-off episode is dropped.
+          action_low: as in `from_arrays`, and so are the others.
+          action_high: upper end of every action.
+          name: what the dataset is called in reports and in the names of folders.
+          env: where to evaluate.
+          references: the raw returns that score 0 and 100.
+
+        Raises:
+          DataError: as `from_arrays`, and if an episode lacks an array.
+        """
+        if not episodes:
+            raise DataError(f"{name}: the dataset has no episodes")
+        parts = [_episode(f"{name}, episode {i}", each) for i, each in enumerate(episodes)]
+        whole = {key: _joined(name, key, [part[key] for part in parts]) for key in parts[0]}
+        lengths = np.asarray([len(part["reward"]) for part in parts])
+        steps = Steps(**whole, lengths=lengths)
+        return _recorded(name, steps, action_low, action_high, env, references)
+
+    def with_env(self, env: Environment) -> Dataset:
+        """The same data, evaluated in another environment.
+
+        Args:
+          env: an id of Gymnasium's ('my_module:Mine-v0' imports my_module first), a function that
+            makes an environment, or None to train without one.
+
+        Raises:
+          DataError: if there is no such environment.
+        """
+        if env is None:
+            return self._replace(task=None, refused=None)
+        longest = int(self.lengths.max())
+        task = tasks.named(env, longest) if isinstance(env, str) else tasks.made_by(env, longest)
+        return self._replace(task=task, refused=None)
+
+    def __repr__(self) -> str:
+        """One line: what it is called, how large it is, and where it is evaluated."""
+        sizes = f"{_count(self.size, 'transition')} of {_count(len(self.lengths), 'episode')}"
+        observations = _count(self.observation.shape[1], "observation")
+        actions = _count(self.action.shape[1], "action")
+        place = self.task.env_id if self.task else "no environment"
+        return f"Dataset {self.name!r}: {sizes}, {observations}, {actions}, {place}"
+
     @property
     def size(self) -> int:
         """The number of transitions N."""
@@ -53,6 +213,10 @@ class Recording(NamedTuple):
     def score_kind(self) -> str:
         """What `score` returns: 'normalised score' or 'raw return'."""
         return "raw return" if self.references is None else "normalised score"
+
+
+# A Gymnasium id, a function that makes an environment, or none.
+Environment = str | Callable[[], "gymnasium.Env"] | None
 
 
 def scaled(raw: np.ndarray, references: tuple[float, float]) -> np.ndarray:
@@ -87,8 +251,8 @@ def record(
     where: Claim | Task | None,
     references: References,
     family: str = "",
-) -> Recording:
-    """Checks the arrays of a source and makes a Recording of them.
+) -> Dataset:
+    """Checks the arrays of a source and makes a Dataset of them.
 
     `where` is the evaluation environment; what a file says about it is a Claim. Without a `family`,
     the names of dataset and environment tell it, a refused one's too.
@@ -122,7 +286,7 @@ def record(
     inside[ends - 1] = False
     # A row whose next row was dropped has a true next observation but no next action.
     continues = inside & np.append(keep[1:], False)
-    return Recording(
+    return Dataset(
         name=name,
         family=family or family_of(name, found.env_id),
         observation=observation[keep],
@@ -142,6 +306,98 @@ def record(
         outside=outside,
         notes=(_left_out(empty, empty + len(lengths)),) if empty else (),
     )
+
+
+# --- From arrays ----------------------------------------------------------------------------------
+
+
+def _recorded(
+    name: str,
+    steps: Steps,
+    action_low: Any,
+    action_high: Any,
+    env: Environment,
+    references: tuple[float, float] | None,
+) -> Dataset:
+    box = _bound(steps.action, action_low), _bound(steps.action, action_high)
+    known = References(references, "given with the arrays" if references else "none were given")
+    found = record(name, steps, box, None, known)
+    return found if env is None else found.with_env(env)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _column(values: np.ndarray) -> np.ndarray:
+    """[N, 1] as [N]; anything else as it is."""
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def _flag_column(name: str, key: str, values: Any) -> np.ndarray:
+    array = _column(np.asarray(values))
+    if array.ndim != 1 or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise DataError(f"{name}: {key} must be one axis of 0 and 1, got {_summary(array)}")
+    return array.astype(bool)
+
+
+def _summary(array: np.ndarray) -> str:
+    return f"shape {array.shape} of {array.dtype}"
+
+
+def _bound(action: np.ndarray, bound: Any) -> np.ndarray:
+    """A bound of the actions [N, A] as [A], whether it was a number or an array."""
+    wide = np.asarray(bound, np.float32)
+    return np.full(action.shape[-1:], wide) if wide.ndim == 0 else wide
+
+
+def _episode(name: str, episode: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """An episode's arrays under the names of `Steps`."""
+    if missing := [key for key in ("observations", "actions", "rewards") if key not in episode]:
+        raise DataError(f"{name}: lacks {', '.join(missing)}")
+    observation, action = (np.asarray(episode[key]) for key in ("observations", "actions"))
+    reward = _column(np.asarray(episode["rewards"]))
+    steps = len(reward)
+    if not steps:
+        raise DataError(f"{name}: has no steps")
+    terminal = np.zeros(steps, bool)
+    if "terminals" in episode:
+        terminal = _flag_column(name, "terminals", episode["terminals"])
+    elif episode.get("terminal", False):
+        terminal[-1] = True
+    successor, following = np.ones(steps, bool), episode.get("next_observations")
+    if following is None and len(observation) == steps + 1:
+        observation, following = observation[:-1], observation[1:]
+    elif following is None:
+        following = np.concatenate([observation[1:], observation[-1:]])
+        successor[-1] = bool(terminal[-1:].all())
+    sizes = {
+        "observations": len(observation),
+        "actions": len(action),
+        "terminals": len(terminal),
+        "next_observations": len(following),
+    }
+    for key, size in sizes.items():
+        if size != steps:
+            raise DataError(f"{name}: {size} {key} for {steps} rewards")
+    return {
+        "observation": observation,
+        "action": action,
+        "reward": reward,
+        "terminal": terminal,
+        "next_observation": np.asarray(following),
+        "successor": successor,
+    }
+
+
+def _joined(name: str, key: str, parts: Sequence[np.ndarray]) -> np.ndarray:
+    shapes = {part.shape[1:] for part in parts}
+    if len(shapes) > 1:
+        raise DataError(f"{name}: {key}s of episodes have different shapes: {sorted(shapes)}")
+    return np.concatenate(parts)
+
+
+# --- The checks -----------------------------------------------------------------------------------
 
 
 def _check_lengths(name: str, steps: Steps) -> None:

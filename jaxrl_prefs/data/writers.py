@@ -1,4 +1,4 @@
-"""Writes a Recording in the formats that `load` reads.
+"""Writes a Dataset in the formats that `load` reads.
 
 Only what every format holds is written: transitions and ends of episodes, in raw units. Minari's
 keeps environment and references too; of the others, `load` knows them by the file's name or not at
@@ -21,17 +21,17 @@ import numpy as np
 
 from jaxrl_prefs.data import checked_files, roots
 from jaxrl_prefs.data.readers import container
-from jaxrl_prefs.data.recording import Recording
+from jaxrl_prefs.data.recording import Dataset
 from jaxrl_prefs.errors import DataError
 
 
-def episodes(recording: Recording) -> list[slice]:
+def episodes(recording: Dataset) -> list[slice]:
     """The rows of each episode, as far as they are kept: a step without a successor cuts it."""
     ends = np.flatnonzero(np.logical_not(recording.continues)) + 1
     return [slice(int(a), int(b)) for a, b in zip(np.r_[0, ends[:-1]], ends, strict=True)]
 
 
-def d4rl(recording: Recording, path: Path) -> None:
+def d4rl(recording: Dataset, path: Path) -> None:
     """Flat arrays in HDF5, with `timeouts` and `next_observations`."""
     cut = np.logical_not(recording.continues | recording.terminal)
     with _new_hdf5(path) as file:
@@ -47,7 +47,7 @@ def d4rl(recording: Recording, path: Path) -> None:
             checked_files.checked(file, name, array, compression="gzip")
 
 
-def robomimic(recording: Recording, path: Path) -> None:
+def robomimic(recording: Dataset, path: Path) -> None:
     """A demonstration per episode in HDF5, its observation under the one key `flat`."""
     action = _unit(recording)
     with _new_hdf5(path) as file:
@@ -67,7 +67,7 @@ def robomimic(recording: Recording, path: Path) -> None:
                 checked_files.checked(demo, name, array[rows])
 
 
-def ogbench(recording: Recording, path: Path) -> None:
+def ogbench(recording: Dataset, path: Path) -> None:
     """A numpy archive as OGBench's package returns it, with `rewards` and `masks`."""
     _archive(
         path,
@@ -81,7 +81,7 @@ def ogbench(recording: Recording, path: Path) -> None:
     )
 
 
-def neorl2(recording: Recording, path: Path) -> None:
+def neorl2(recording: Dataset, path: Path) -> None:
     """A numpy archive as NeoRL-2's, which cannot hold a terminal inside an episode."""
     inside = recording.continues & recording.terminal
     if inside.any():
@@ -101,13 +101,14 @@ def neorl2(recording: Recording, path: Path) -> None:
     )
 
 
-def _archive(path: Path, recording: Recording, **arrays: Any) -> None:
+def _archive(path: Path, recording: Dataset, **arrays: Any) -> None:
     sizes = {container.SIZES: np.array(_sizes(recording))}
     with _new(path) as draft, draft.open("wb") as file:
-        np.savez_compressed(file, **arrays, **sizes)
+        content: dict[str, Any] = arrays | sizes
+        np.savez_compressed(file, **content)
 
 
-def _sizes(recording: Recording) -> list[int]:
+def _sizes(recording: Dataset) -> list[int]:
     return [recording.observation.shape[1], recording.action.shape[1]]
 
 
@@ -139,7 +140,7 @@ def _new(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def _unit(recording: Recording) -> np.ndarray:
+def _unit(recording: Dataset) -> np.ndarray:
     """The actions; refuses those of another box than [-1, 1], which these formats do not name."""
     if not ((recording.action_low == -1).all() and (recording.action_high == 1).all()):
         raise DataError(
@@ -150,7 +151,7 @@ def _unit(recording: Recording) -> np.ndarray:
     return recording.action
 
 
-def minari(recording: Recording, dataset_id: str) -> None:
+def minari(recording: Dataset, dataset_id: str) -> None:
     """A Minari dataset in this machine's folder, with environment and references.
 
     Raises:
@@ -183,7 +184,7 @@ def minari(recording: Recording, dataset_id: str) -> None:
 
 
 def _minari_writer(
-    recording: Recording, dataset_id: str, buffers: Callable[[], Iterator[Any]]
+    recording: Dataset, dataset_id: str, buffers: Callable[[], Iterator[Any]]
 ) -> Callable[[Path], None]:
     from importlib.metadata import version
 

@@ -7,8 +7,9 @@ import dataclasses
 import importlib
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class Task(NamedTuple):
     recorded_with: tuple[str, ...] = ()
     # Wrappers of the data's own environment that cannot be made again, and that this one lacks.
     without: tuple[str, ...] = ()
+    maker: Callable[[], gymnasium.Env] | None = None  # makes it, where no spec_json says how
 
     def make(self) -> gymnasium.Env:
         """Makes the environment; its observations are float32 vectors [O] in `flatten`'s order.
@@ -55,6 +57,8 @@ class Task(NamedTuple):
         """As `make`, with the environment's own observations."""
         import gymnasium
 
+        if self.maker is not None:
+            return gymnasium.wrappers.TimeLimit(self.maker(), self.max_episode_steps)
         spec = self.spec()
         spec.kwargs.pop("render_mode", None)  # evaluations draw nothing, and may have no display
         if str(spec.entry_point).startswith(("gymnasium_robotics", __package__)):
@@ -69,9 +73,14 @@ class Task(NamedTuple):
             raise DataError(_not_made(self.env_id, fault)) from fault
 
     def spec(self) -> EnvSpec:
-        """Gymnasium's own record of the environment; fields of other versions are left out."""
+        """Gymnasium's own record of the environment; fields of other versions are left out.
+
+        Of an environment that a function makes, a record with its id alone.
+        """
         from gymnasium.envs.registration import EnvSpec
 
+        if self.maker is not None:
+            return EnvSpec(self.env_id, entry_point=cast(Any, self.maker))
         content = json.loads(self.spec_json)
         known = {field.name for field in dataclasses.fields(EnvSpec) if field.init}
         content = {key: value for key, value in content.items() if key in known}
@@ -169,6 +178,43 @@ def named(env_id: str, longest: int = 0) -> Task:
             hint = " (OGBench's environments need its package: pip install ogbench)"
         raise DataError(f"unknown environment {env_id!r}: {fault}{hint}") from fault
     return recorded(spec.to_json(), longest)
+
+
+def made_by(maker: Callable[[], Any], longest: int = 0) -> Task:
+    """The task of the environment that a function makes, such as a class of the user's.
+
+    Its id is the function's name. The time limit is that of the environment's own `spec` or of
+    its wrapper TimeLimit, or else `longest`.
+
+    Raises:
+      DataError: if the function fails, makes something else, or there is no time limit.
+    """
+    import gymnasium
+
+    env_id = name_of(maker)
+    try:
+        env = maker()
+    except Exception as fault:  # somebody else's environment may fail in any way
+        raise DataError(f"cannot make the environment {env_id}: {fault}") from fault
+    if not isinstance(env, gymnasium.Env):
+        raise DataError(f"{env_id} made a {type(env).__name__}, not an environment of Gymnasium's")
+    limit = env.spec.max_episode_steps if env.spec else None
+    if limit is None and env.has_wrapper_attr("_max_episode_steps"):
+        limit = env.get_wrapper_attr("_max_episode_steps")
+    env.close()
+    limit = limit or longest
+    if limit < 1:
+        raise DataError(
+            f"the environment {env_id} has no time limit: wrap it in gymnasium.wrappers.TimeLimit"
+        )
+    return Task(env_id, "", int(limit), maker=maker)
+
+
+def name_of(maker: Callable[[], Any]) -> str:
+    """The id of the environment that a function makes: the function's own dotted name."""
+    name = getattr(maker, "__qualname__", type(maker).__qualname__)
+    home = getattr(maker, "__module__", "")
+    return f"{home}.{name}" if home else name
 
 
 def import_home(env_id: str) -> str:

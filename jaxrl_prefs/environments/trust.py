@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib.util
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -178,6 +179,8 @@ def _checked(content: Mapping[str, Any], env_id: str, limit: int) -> Task:
     spec = gymnasium.registry.get(env_id)
     if spec is None:
         named = "" if entry is None else f", and the file's entry point {_shown(entry)} is not run"
+        if package := _missing_package(entry):
+            named += f"; its package {package} is not installed"
         raise _No(f"Gymnasium has no environment of this id registered{named}")
     own = _entry_point(spec)
     if entry is not None and not _same_package(entry, own):
@@ -207,6 +210,16 @@ def _checked(content: Mapping[str, Any], env_id: str, limit: int) -> Task:
 def _entry_point(spec: Any) -> str:
     entry = spec.entry_point
     return f"{entry.__module__}:{entry.__qualname__}" if callable(entry) else str(entry)
+
+
+def _missing_package(entry: Any) -> str:
+    """The package of an entry point if it is not on this machine; nothing is imported."""
+    name = re.split(r"[.:]", entry)[0] if isinstance(entry, str) else ""
+    try:
+        absent = name.isidentifier() and importlib.util.find_spec(name) is None
+    except (ImportError, ValueError):  # a module that was loaded in an unusual way
+        return ""
+    return name if absent else ""
 
 
 def _same_package(entry: Any, own: str) -> bool:

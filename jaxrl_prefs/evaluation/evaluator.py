@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrl_prefs.data import Dataset
+from jaxrl_prefs.data import PreparedDataset
 from jaxrl_prefs.evaluation import rollout
 from jaxrl_prefs.keys import DIAGNOSE, PLAY, evaluation_keys
 from jaxrl_prefs.method import Method, Policy, State
@@ -56,7 +56,7 @@ class Evaluator:
     def __init__(
         self,
         method: Method,
-        dataset: Dataset,
+        dataset: PreparedDataset,
         seeds: Sequence[int],
         mesh: Mesh,
         *,

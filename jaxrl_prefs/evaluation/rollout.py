@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrl_prefs.data import Dataset, Task
+from jaxrl_prefs.data import PreparedDataset, Task
 from jaxrl_prefs.environments import mjx, task
 from jaxrl_prefs.environments.mjx import Simulator
 from jaxrl_prefs.errors import DataError, EvaluationError
@@ -57,14 +57,14 @@ class RolloutSetup(NamedTuple):
 
     task: Task
     policies: Mapping[str, Policy]
-    dataset: Dataset  # says how observations were processed
+    dataset: PreparedDataset  # says how observations were processed
     seeds: Sequence[int]
     mesh: Mesh
     starts: Sequence[int]  # [E], an environment seed for each episode
     mapping: str  # as `SeedPlacement.mapping` of chunk.py
 
 
-def chosen_backend(backend: str, dataset: Dataset, mesh: Mesh) -> str:
+def chosen_backend(backend: str, dataset: PreparedDataset, mesh: Mesh) -> str:
     """Resolves "auto": "gymnasium" on a CPU and where no simulator is at hand, else "mjx".
 
     A CPU core steps Gymnasium's environments ten times as fast as their copies in JAX; an
@@ -82,7 +82,7 @@ def chosen_backend(backend: str, dataset: Dataset, mesh: Mesh) -> str:
 def make(
     backend: str,
     policies: Mapping[str, Policy],
-    dataset: Dataset,
+    dataset: PreparedDataset,
     seeds: Sequence[int],
     mesh: Mesh,
     *,
@@ -146,7 +146,7 @@ class OnDevice:
 
 
 def _episodes(
-    simulator: Simulator, dataset: Dataset, act: Callable[[State, Array, Key], Array]
+    simulator: Simulator, dataset: PreparedDataset, act: Callable[[State, Array, Key], Array]
 ) -> Callable[..., tuple[Array, Array, Array]]:
     """Builds `(state, key, starts, horizon) -> (returns [E], lengths [E], whole [E])` for one seed.
 

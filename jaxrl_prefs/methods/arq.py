@@ -129,7 +129,7 @@ class Config:
     data_candidate: bool = True  # the recorded next action is a candidate, always kept (code)
     min_first: bool = True  # minimum over the critics for each candidate, then the K-th (code)
     floor: bool = True  # never below the recorded next action's value (code)
-    critic_ensemble_size: int = 2  # critics
+    critic_ensemble_size: int = 2  # independent critics
     critic_hidden: tuple[int, ...] = (256, 256)  # widths of each critic's hidden layers
     critic_layer_norm: bool = False  # layer normalisation in the critics (ours)
     critic_learning_rate: float = 3e-4  # Adam's rate for the critics

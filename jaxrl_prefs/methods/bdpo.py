@@ -24,7 +24,7 @@ network into the actor) -> `train` (critic every step, actor every `actor_interv
 
 Deviations and choices (where paper and author's code differ, the field says so):
  1. The penalty is inside the discount, as in equation 13. The code of the published runs subtracted
-    it outside, at terminals too; a run of ours pays gamma times that penalty.
+    it outside, at terminals too; in ours the penalty is discounted by gamma.
  2. Reverse steps have variance beta_n in sampler and penalty, because equation 8's exact posterior
     variance is zero at n = 1. Penalties use raw noise predictions; the sampler clips the clean
     action.
@@ -102,7 +102,7 @@ class Config:
     # --- policy
     # class of actor and behaviour; the last two are the paper's ablation
     policy: Literal["diffusion", "gaussian", "deterministic"] = "diffusion"
-    diffusion_steps: int = 5  # N
+    diffusion_steps: int = 5  # N, reverse steps from noise to action
     schedule: Literal["vp", "linear", "cosine"] = "vp"  # of the noise
     # reverse steps; "ddim" is deterministic, and the paper draws figures with it
     sampler: Literal["ddpm", "ddim"] = "ddpm"
@@ -119,9 +119,7 @@ class Config:
     behavior_learning_rate: float = 3e-4  # Adam's rate for the behaviour
     actor_learning_rate: float = 1e-5  # Adam's rate for the actor
     critic_learning_rate: float = 3e-4  # Adam's rate for Q and V
-    actor_decays: bool = (
-        True  # cosine decay of the actor's rate to 0 over train_steps updates of it
-    )
+    actor_decays: bool = True  # cosine decay of the actor's rate to 0 over its own updates
     critic_decays: bool = True  # cosine decay of the critics' rate to 0 over train_steps
     clip_norm: float = 1.0  # largest global norm of each gradient; 0 does not clip
     tau: float = 0.005  # rate of the target networks of behaviour, actor and Q
@@ -247,6 +245,7 @@ def step_value(
     With the target actor it is V's regression target; with the online one, what the actor maximises
     (16). The critics and the behaviour are target networks and receive no gradient.
     """
+    chex.assert_rank(batch.action, 2)
     step = parts.policy.refine(
         actor, state.behavior.target, batch.observation, batch.action, key, samples
     )

@@ -1,4 +1,4 @@
-"""Networks behind `Net(init, apply)`. The only folder that knows Flax's module API."""
+"""Networks behind `Net(init, apply)`. No other folder uses Flax modules."""
 
 from __future__ import annotations
 

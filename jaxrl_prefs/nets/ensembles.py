@@ -39,7 +39,7 @@ def over_members(fn: Callable[[Params], Any], params: Params) -> Any:
 def with_action_gradient(
     critic: Net, params: Params, context: Array, x: Array, *more: Array
 ) -> Array:
-    """An ensemble's values, differentiable in x alone: critic(context, x, *more) -> [E, ...].
+    """An ensemble's values, differentiable in x only: critic(context, x, *more) -> [E, ...].
 
     Each output depends on its own row of x only, so the gradient is one [E, ..., A] array computed
     beside the values, member by member; plain reverse mode would store every activation of every

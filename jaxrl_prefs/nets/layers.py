@@ -23,10 +23,10 @@ _orthogonal_kernel = nn.initializers.orthogonal(math.sqrt(2.0))
 
 
 def orthogonal(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-    """Draws an orthogonal kernel of gain sqrt(2), as every layer of BDPO's networks has.
+    """Initialises an orthogonal kernel of gain sqrt(2), as in every layer of BDPO's networks.
 
-    Under vmap, kernels are drawn one after the other: on a CPU, jaxlib 0.10's batched QR waits
-    inside XLA's thread pool for others of that pool, and two at once on two threads wait for ever.
+    Under vmap, kernels are made one after the other: on a CPU, jaxlib 0.10's batched QR waits
+    inside XLA's thread pool for other threads of that pool, and two at once deadlock.
     """
     return jax.custom_batching.sequential_vmap(lambda key: _orthogonal_kernel(key, shape, dtype))(
         key
@@ -74,20 +74,20 @@ def _swish_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Ar
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"mish": mish, "relu": jax.nn.relu}
 INITIALISERS: dict[str, Callable[..., Array]] = {
     "orthogonal": orthogonal,
-    "lecun": nn.initializers.lecun_normal(),  # variance 1 / inputs, as plain Flax draws it
-    "glorot": nn.initializers.glorot_uniform(),  # as Keras draws it
+    "lecun": nn.initializers.lecun_normal(),  # variance 1 / inputs, Flax's default
+    "glorot": nn.initializers.glorot_uniform(),  # Keras' default
 }
 
 
 def initialiser(name: str, gain: float = 1.0) -> Callable[..., Array]:
-    draw = INITIALISERS[name]
+    init = INITIALISERS[name]
     if gain == 1:
-        return draw
-    return lambda key, shape, dtype=jnp.float32: gain * draw(key, shape, dtype)
+        return init
+    return lambda key, shape, dtype=jnp.float32: gain * init(key, shape, dtype)
 
 
 class _JoinedDense(nn.Module):
-    """A dense layer over the concatenation of inputs that are never concatenated."""
+    """A dense layer over the concatenation of its inputs, without concatenating them."""
 
     width: int
     initialiser: str = "orthogonal"
@@ -95,12 +95,12 @@ class _JoinedDense(nn.Module):
     @nn.compact
     def __call__(self, inputs: Sequence[Array]) -> Array:
         sizes = [x.shape[-1] for x in inputs]
-        draw = initialiser(self.initialiser)
-        kernel = self.param("kernel", draw, (sum(sizes), self.width), jnp.float32)
+        init = initialiser(self.initialiser)
+        kernel = self.param("kernel", init, (sum(sizes), self.width), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,), jnp.float32)
         parts = jnp.split(kernel, np.cumsum(sizes)[:-1])
         ndim = max(x.ndim for x in inputs)
-        # The smallest products first: the large one is then added to once, with the bias inside.
+        # Smallest products first, so that the largest array is added to only once.
         products = [expand_rank(x @ part, ndim) for x, part in zip(inputs, parts, strict=True)]
         products.sort(key=lambda product: product.size)
         total = products[0] + expand_rank(bias, ndim)

@@ -10,7 +10,7 @@ from jaxrl_prefs.types import Array, Net
 
 
 class Mlp(nn.Module):
-    """Dense layers with an activation, and a LayerNorm before it if asked; a linear output."""
+    """Dense layers with an activation, optionally a LayerNorm before it; a linear output."""
 
     hidden: tuple[int, ...]
     output: int
@@ -68,7 +68,7 @@ def mlp(
         layer_norm: normalise every hidden layer before its activation.
         initialiser: one of INITIALISERS, of all kernels; "orthogonal" has gain sqrt(2) throughout,
             the output included. Biases start at zero.
-        last_gain: factor of the output's kernel at the start.
+        last_gain: factor of the output layer's initial kernel.
     """
     return as_net(Mlp(hidden, output, activation, layer_norm, initialiser, last_gain))
 

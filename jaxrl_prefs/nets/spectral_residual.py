@@ -4,11 +4,10 @@ Input layer, blocks x + W2 relu(W1 relu(x)), a last relu, linear output (pre-act
 2016), one learned positive gain. Every kernel, the output's included, is divided by its spectral
 norm, so a block at most doubles a slope, and the whole has slopes up to gain * 2^blocks. The output
 has no bias: an energy is meant up to a constant, and a parameter without a gradient would be moved
-by rounding errors alone.
+only by rounding errors.
 
-The vectors of the power iteration are neither parameters nor hidden: whoever trains the network
-keeps them beside the parameters, moves them by `advance`, and leaves them alone once it is frozen.
-Nothing here needs a module system.
+The vectors of the power iteration are not parameters. The training code keeps them beside the
+parameters, moves them by `advance`, and stops doing so when the network is frozen.
 """
 
 from __future__ import annotations
@@ -82,11 +81,13 @@ def _layer(key: Key, inputs: int, outputs: int) -> dict[str, Array]:
 
 
 def _joined(kernel: Array, bias: Array, inputs: tuple[Array, ...]) -> Array:
-    """The layer over the concatenation of inputs that are never concatenated."""
+    """The layer over the concatenation of its inputs, without concatenating them."""
     ndim = max(x.ndim for x in inputs)
     parts = jnp.split(kernel, np.cumsum([x.shape[-1] for x in inputs])[:-1])
     products = [expand_rank(x @ part, ndim) for x, part in zip(inputs, parts, strict=True)]
-    products.sort(key=lambda product: product.size)  # the largest is added to once
+    products.sort(
+        key=lambda product: product.size
+    )  # smallest first: the largest array is added to only once
     total = products[0] + expand_rank(bias, ndim)
     for product in products[1:]:
         total = product + total

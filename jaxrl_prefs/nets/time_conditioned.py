@@ -19,7 +19,7 @@ from jaxrl_prefs.nets.mlp import Mlp
 from jaxrl_prefs.ops.shapes import expand_rank
 from jaxrl_prefs.types import Array, Net
 
-FREQUENCY = 30.0  # deviation of the random frequencies of time
+FREQUENCY = 30.0  # standard deviation of the random frequencies of time
 
 
 class _StepFeature(nn.Module):
@@ -53,16 +53,16 @@ class _Stepped(nn.Module):
 class _TimeFeature(nn.Module):
     """Random Fourier features of the time t, [sin, cos], and a linear layer.
 
-    The frequencies are drawn once, for every network alike, and never trained: a constant.
+    The frequencies are the same constants in every network and are not trained.
     """
 
     width: int
 
     @nn.compact
     def __call__(self, t: Array) -> Array:
-        # RandomState's numbers are the same in every release, so a checkpoint keeps its meaning.
-        draw = np.random.RandomState(0).normal(0, FREQUENCY, self.width // 2)
-        angle = t[..., None] * expand_rank((2 * np.pi * draw).astype(np.float32), t.ndim + 1)
+        # RandomState gives the same numbers in every release, so checkpoints stay valid.
+        frequency = np.random.RandomState(0).normal(0, FREQUENCY, self.width // 2)
+        angle = t[..., None] * expand_rank((2 * np.pi * frequency).astype(np.float32), t.ndim + 1)
         return Dense(self.width, "glorot")(jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1))
 
 

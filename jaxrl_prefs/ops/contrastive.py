@@ -1,6 +1,6 @@
-"""Contrastive estimation: a data point told from n draws of a known proposal q.
+"""Contrastive estimation: tell a data point from n samples of a known proposal q.
 
-With logits f(x) - log q(x) for the data point and the draws alike, the best f is log p(x) + const
+With logits f(x) - log q(x) for the data point and the samples, the optimal f is log p(x) + const
 for every n: energies E = -f are then calibrated, and their differences are differences of
 log-density (van den Oord et al. 2018, "Representation learning with contrastive predictive coding",
 section 2.3).
@@ -26,15 +26,15 @@ def infonce(logits: Array) -> Array:
 
 
 def rank_accuracy(logits: Array) -> Array:
-    """The share of the draws that the data point beats: [..., 1 + n] -> [...]; a tie counts half.
+    """The share of the samples that the data point beats: [..., 1 + n] -> [...]; a tie counts half.
 
     Its mean does not depend on n, so models trained with different n can be compared.
 
     >>> float(rank_accuracy(jnp.array([1.0, 0.0, 1.0, 2.0])))
     0.5
     """
-    data, draws = logits[..., :1], logits[..., 1:]
-    return jnp.mean((data > draws) + 0.5 * (data == draws), -1)
+    data, samples = logits[..., :1], logits[..., 1:]
+    return jnp.mean((data > samples) + 0.5 * (data == samples), -1)
 
 
 def slope_penalty(slope: Array, limit: float = 1.0) -> Array:

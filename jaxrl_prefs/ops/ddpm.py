@@ -52,7 +52,7 @@ def eps_from_x0(schedule: Schedule, x: Array, x0: Array, n: Array) -> Array:
 
 
 def score_from_eps(schedule: Schedule, eps: Array, n: Array) -> Array:
-    """The gradient of log p_n at x_n that `eps` stands for."""
+    """The gradient of log p_n at x_n that `eps` implies."""
     return -eps / jnp.sqrt(1 - at(schedule.alpha_bar, n, eps))
 
 

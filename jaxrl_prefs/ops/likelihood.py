@@ -41,7 +41,7 @@ def exact(score: Score, y: Array, t: Array) -> tuple[Array, Array]:
 
 
 def hutchinson(key: Key, action_dim: int, probes: int = 10) -> Divergence:
-    """The trace by random signs, drawn once and shared by all items, and averaged (ARQ's code).
+    """The trace as a mean over random signs, the same for all items (ARQ's code).
 
     Exact where the Jacobian is diagonal, else unbiased over keys.
     """
@@ -105,8 +105,8 @@ def adaptive_log_density(
     """The log-density of y [..., A] at `start` by adaptive steps: [...] (Dormand, Prince; diffrax).
 
     All of y is one system, as in the published code; map the function over items [A] for a
-    tolerance of each item's own. Minus infinity where the solver gives up, which no threshold lets
-    pass.
+    tolerance of each item's own. Minus infinity where the solver gives up, so that every
+    threshold rejects the item.
     """
 
     def field(t: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:

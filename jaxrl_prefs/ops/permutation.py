@@ -19,18 +19,18 @@ def _mixed(x: Array) -> Array:
     return x ^ (x >> 15)
 
 
-def permuted(key: Key, position: Array, draw: Array, size: int) -> Array:
-    """Entry `position` of the `draw`-th random permutation of 0..size-1 under `key`.
+def permuted(key: Key, position: Array, number: Array, size: int) -> Array:
+    """Entry `position` of random permutation `number` of 0..size-1 under `key`.
 
-    A Feistel network over pairs of digits in base ceil(sqrt(size)), walked on until it lands inside
-    the range; `position` and `draw` are uint32 of one shape, each entry on its own. Raises
-    ValueError if `size` is below 1.
+    A Feistel network over pairs of digits in base ceil(sqrt(size)), applied again until the result
+    is inside the range (cycle walking). `position` and `number` are uint32 of one shape, and each
+    entry is computed by itself. Raises ValueError if `size` is below 1.
     """
     if size < 1:
         raise ValueError(f"cannot shuffle {size} rows")
     base = jnp.uint32(max(math.isqrt(size - 1) + 1, 1))
     salts = jax.random.bits(key, (ROUNDS,), jnp.uint32)
-    stream = _mixed(draw.astype(jnp.uint32) + jnp.uint32(0x9E3779B9))
+    stream = _mixed(number.astype(jnp.uint32) + jnp.uint32(0x9E3779B9))
 
     def network(x: Array) -> Array:
         left, right = x // base, x % base
@@ -41,8 +41,8 @@ def permuted(key: Key, position: Array, draw: Array, size: int) -> Array:
     def outside(x: Array) -> Array:
         return jnp.any(x >= size)
 
-    def walk(x: Array) -> Array:
+    def again(x: Array) -> Array:
         return jnp.where(x >= size, network(x), x)
 
     first = network(position.astype(jnp.uint32))
-    return jax.lax.while_loop(outside, walk, first).astype(jnp.int32)
+    return jax.lax.while_loop(outside, again, first).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""Paired regression of log-densities (BPR, equation 7), written without a partition function.
+"""Paired regression of log-densities without a partition function (BPR, equation 7).
 
 For actions a_1..a_K in one state let g_k = lam (log pi(a_k) - Q(a_k)) + E(a_k). Equation 7 is the
 square of g_1 - g_2. It vanishes for every pair exactly where pi ~ exp(Q - E / lam).

@@ -1,7 +1,7 @@
 """Samplers of a score model: from standard normal `start` [..., A] to data, by `score(y, t)`.
 
 `noise(n)` gives the n-th array of standard normal numbers of the shape of `start`: the caller
-decides on keys, so that each row of a data set can draw from a stream of its own.
+decides on keys, so that each row of a dataset can have its own key.
 """
 
 from __future__ import annotations

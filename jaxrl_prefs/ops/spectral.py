@@ -1,4 +1,4 @@
-"""Spectral norms by power iteration: products of matrix and vector alone, safe under vmap.
+"""Spectral norms by power iteration: only matrix-vector products, safe under vmap.
 
 A kernel [I, O] keeps a unit vector u [I]; each step of training moves it one iteration towards the
 first left singular vector (Miyato et al. 2018, "Spectral normalization for GANs", algorithm 1).

@@ -19,7 +19,7 @@ def lcb(values: Array, rho: float) -> Array:
     if isinstance(rho, int | float) and not rho:
         return values.mean(0)
     variance = values.var(0)
-    # Where all members agree the root has no derivative; a gradient of 0 stands in for it.
+    # Where all members agree the root has no derivative; its gradient is then 0.
     varies = variance > 0
     spread = jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1)), 0)
     return values.mean(0) - rho * spread
@@ -50,7 +50,7 @@ def advantage_weight(advantage: Array, temperature: float, largest: float) -> Ar
 
 
 def normalised(q: Array) -> Array:
-    """q over the batch's mean of |q|, which is held fixed: [B] -> [B].
+    """q divided by the batch mean of |q|, which carries no gradient: [B] -> [B].
 
     A policy's gradient through it does not depend on the reward's scale (TD3+BC, equation 5).
 
@@ -64,7 +64,7 @@ def normalised(q: Array) -> Array:
 def variance_lcb(values: Array, omega: float) -> Array:
     """Lower confidence bound over the first axis: mean - omega * population variance.
 
-    Source: BPR, section on the ensemble (the work that it cites subtracts the deviation, as `lcb`).
+    Source: BPR, section on the ensemble (the work it cites takes the std, as `lcb`).
 
     >>> float(variance_lcb(jnp.array([1.0, 2.0, 3.0, 4.0]), 2.0))
     0.0

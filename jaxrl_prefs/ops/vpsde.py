@@ -40,7 +40,7 @@ def mean_coefficient(t: Array) -> Array:
 
 
 def std(t: Array) -> Array:
-    """The deviation of the noise; accurate down to t = 1e-5, where 1 - exp(-I) loses all digits."""
+    """The noise's standard deviation, accurate to t = 1e-5, where 1 - exp(-I) loses all digits."""
     return jnp.sqrt(-jnp.expm1(-integral(t)))
 
 
@@ -72,7 +72,7 @@ def flow(score: Score, y: Array, t: Array) -> Array:
 
 
 def clean(score: Score, y: Array, t: Array) -> Array:
-    """The data that the score expects behind y: E[y(0) | y(t) = y] (Tweedie's formula)."""
+    """The clean data that the score predicts: E[y(0) | y(t) = y] (Tweedie's formula)."""
     return (y + jnp.square(std(t)) * score(y, t)) / mean_coefficient(t)
 
 
@@ -84,8 +84,8 @@ CENTRE, WIDTH = -1.5, 1.0  # of log(std / m): where modes of standardised data c
 def position(log_ratio: Array) -> Array:
     """A coordinate in which few equal steps suffice: arcsinh((log_ratio - CENTRE) / WIDTH).
 
-    Ours. Data of unit variance with modes of deviation .05 to .5 decide where to go while
-    noise over signal is about that large; below and above, the flow is all but linear.
+    Ours. For data of unit variance with modes of standard deviation .05 to .5, samples choose their
+    mode while noise over signal is about that large; below and above, the flow is nearly linear.
     """
     return jnp.arcsinh((log_ratio - CENTRE) / WIDTH)
 

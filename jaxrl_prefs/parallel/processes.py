@@ -102,11 +102,10 @@ def barrier() -> None:
     """
     if jax.process_count() == 1:
         return
-    # No public function waits without using the devices.
-    from jax._src import distributed
+    from orbax.checkpoint import multihost  # JAX itself has no public wait that spares the devices
 
-    client: Any = distributed.global_state.client
-    client.wait_at_barrier(f"jaxrl_prefs/{next(_MEETINGS)}", timeout_in_ms=LONG)
+    wait = multihost.get_barrier_sync_fn()
+    wait(key=f"jaxrl_prefs/{next(_MEETINGS)}", timeout_ms=LONG)
 
 
 def run_on_leader(function: Callable[[], Value]) -> Value:

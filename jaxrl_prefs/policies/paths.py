@@ -1,4 +1,4 @@
-"""BDPO's view of a policy: the reverse path from noise to action, and the KL paid along it.
+"""BDPO's view of a policy: the reverse path from noise to action, and its KL from the behaviour.
 
 Only BDPO needs this. Its diffusion policy is in diffusion.py; policies that sample an action in one
 step, which BDPO's ablation compares, are wrapped here as paths of length 1.
@@ -31,7 +31,7 @@ class Refinement(NamedTuple):
     source: Array  # [B, A] a^n
     level: Array  # [B] int, n
     samples: Array  # [B, K, A] a^{n-1}
-    penalty: Array  # [B] divergence from the behaviour paid by this step
+    penalty: Array  # [B] divergence of this step from the behaviour's
 
 
 class PathPolicy(PolicyNetwork, Protocol):

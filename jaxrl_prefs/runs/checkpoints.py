@@ -16,9 +16,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -49,7 +48,6 @@ class Checkpoints:
     def __init__(
         self, directory: str | Path, *, keep: int = 2, metadata: Mapping[str, Any] | None = None
     ) -> None:
-        _quieten_orbax()
         self.directory = Path(directory).absolute()
         self._metadata = dict(metadata or {})
         self._pending: tuple[int, Any] | None = None
@@ -255,34 +253,3 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
-class _NotOrbax(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        told = record.getMessage() if record.name == "asyncio" else record.pathname
-        return "orbax" not in told
-
-
-def _quieten_orbax() -> None:
-    """Drops what Orbax logs and leaves behind; what matters is raised, or warned of here.
-
-    It reads and writes all arrays at once and closes its event loop at the first failure. Those
-    still under way then complain from their own threads, and their tasks when they are collected.
-    """
-    for name in ("absl", "asyncio", None):
-        logger = logging.getLogger(name)
-        if not any(isinstance(found, _NotOrbax) for found in logger.filters):
-            logger.addFilter(_NotOrbax())
-    if not isinstance(sys.unraisablehook, _Hook):
-        sys.unraisablehook = _Hook(sys.unraisablehook)
-
-
-class _Hook:
-    """Passes on what Python could not raise, but for results that come after a loop's end."""
-
-    def __init__(self, before: Callable[[Any], Any]) -> None:
-        self._before = before
-
-    def __call__(self, unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            self._before(unraisable)

@@ -7,15 +7,19 @@ tuned rows, `--set`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Processing
+from jaxrl_prefs.data import Dataset, Processing
 from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.runs import overrides, presets
-from jaxrl_prefs.runs.renamed import RENAMED
+from jaxrl_prefs.runs.methods import find_method
+from jaxrl_prefs.runs.renamed import present_names
+from jaxrl_prefs.runs.sinks import LOGGERS
 
 LARGEST_SEED = 2**31 - 1
 MOST_SEEDS = 100_000
@@ -46,13 +50,18 @@ class RunConfig:
     log_every: int = 1_000  # updates per compiled call and per row of metrics
     checkpoint_every: int = 10_000  # rounded up to the next row of metrics
     keep: int = 2  # newest checkpoints to keep
-    tensorboard: bool = False  # also write event files (needs tensorboardX)
+    log: tuple[str, ...] = ()  # besides JSONL: tensorboard, wandb
     mapping: Literal["auto", "loop", "vmap"] = "auto"  # how seeds share a device
 
     def __post_init__(self) -> None:
         for name in ("eval_episodes", "eval_every", "log_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"field {name!r} must be at least 1, got {getattr(self, name)}")
+        for name in self.log:
+            if name not in LOGGERS:
+                raise ValueError(
+                    f"field 'log' takes {', '.join(LOGGERS)}, parted by commas, and got {name!r}"
+                )
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"field 'gamma' must lie in 0 to 1, got {self.gamma}")
         if not 0 <= self.eval_seed <= LARGEST_SEED:
@@ -66,7 +75,7 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What the command line says, before the data are known."""
+    """What a command line or a call of `train` asks for, before the data are known."""
 
     algo: str
     dataset: str
@@ -74,6 +83,15 @@ class Choice:
     seeds: tuple[int, ...]
     assignments: tuple[str, ...]  # of --set
     trust_env: bool = False  # not part of a run's config: what is trained does not depend on it
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields, from Python
+    method: Any = None  # the method itself, where `algo` is only what it is called
+    data: Dataset | None = None  # the dataset itself, where `dataset` is only what it is called
+    make_env: Callable[[], Any] | None = None  # makes the environment that `env` only names
+
+    @property
+    def module(self) -> Any:
+        """The method's module. Raises ConfigError as `find_method`."""
+        return find_method(self.algo if self.method is None else self.method)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -92,11 +110,26 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         raise ConfigError(
             f"--seeds takes a number of seeds (5), a range (3:8) or a list (1,4), and got {text!r}"
         ) from None
-    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= s <= LARGEST_SEED for s in seeds):
+    return listed_seeds(seeds, f"--seeds={text}")
+
+
+def listed_seeds(seeds: int | Sequence[int], shown: str = "") -> tuple[int, ...]:
+    """The seeds that a number (5 is 0 to 4) or a list of them stands for; `shown` is for errors.
+
+    Raises:
+        ConfigError: if there is none, one comes twice, or one is not a seed.
+    """
+    shown = shown or f"seeds={seeds!r}"
+    try:
+        listed = list(range(operator.index(seeds))) if np.ndim(seeds) == 0 else list(seeds)  # type: ignore[arg-type]
+        whole = tuple(operator.index(seed) for seed in listed)
+    except TypeError:
+        raise ConfigError(f"{shown} must be a number of seeds, or a list of them") from None
+    if not whole or len(set(whole)) < len(whole) or not all(0 <= s <= LARGEST_SEED for s in whole):
         raise ConfigError(
-            f"--seeds={text} must name at least one seed, each once and within 0 to {LARGEST_SEED}"
+            f"{shown} must name at least one seed, each once and within 0 to {LARGEST_SEED}"
         )
-    return tuple(seeds)
+    return whole
 
 
 def _range(text: str, first: int, last: int) -> list[int]:
@@ -109,23 +142,18 @@ def check(choice: Choice) -> None:
     """Finds what is wrong with a choice before anything slow is done.
 
     Raises:
-        ConfigError: for an unknown algorithm or field, and for a value of the wrong type.
+        ConfigError: for an unknown method or field, and for a value of the wrong type.
     """
-    if choice.algo not in METHODS:
-        raise ConfigError(overrides.unknown("algorithm", choice.algo, METHODS))
-    run = RunConfig(algo=choice.algo)
-    _split(run, METHODS[choice.algo].Config(), choice.assignments)
+    _split(RunConfig(algo=choice.algo), choice.module.Config(), choice)
 
 
 def fields(algo: str) -> set[str]:
     """What `--set` takes for a method: the run's fields and its own.
 
     Raises:
-        ConfigError: for an unknown algorithm.
+        ConfigError: for an unknown method.
     """
-    if algo not in METHODS:
-        raise ConfigError(overrides.unknown("algorithm", algo, METHODS))
-    own = overrides.field_types(METHODS[algo].Config)
+    own = overrides.field_types(find_method(algo).Config)
     return (overrides.field_types(RunConfig).keys() | own.keys()) - set(OWN_FLAGS)
 
 
@@ -137,7 +165,7 @@ def check_known(names: Iterable[str], algos: Iterable[str]) -> None:
     """
     algos = list(algos)
     known = set[str]().union(*map(fields, algos))
-    now = {old: new for algo in algos for old, new in RENAMED.get(algo, {}).items()}
+    now = {old: new for algo in algos for old, new in present_names(algo).items()}
     for name in names:
         if name in OWN_FLAGS:
             raise ConfigError(_own_flag(name))
@@ -164,18 +192,18 @@ def resolve(choice: Choice, name: str, family: str) -> tuple[RunConfig, Any]:
     """
     asked = dict(algo=choice.algo, env=choice.env, seeds=choice.seeds, dataset=name)
     run = overrides.replace(RunConfig(), asked | data.defaults(family)._asdict())
-    method = METHODS[choice.algo].Config()
+    method = choice.module.Config()
     run, method = _fill(run, method, presets.overrides_for(name, family, choice.algo))
-    run = _own_scale(run, choice.assignments)
-    return _split(run, method, choice.assignments)
+    run = _own_scale(run, choice)
+    return _split(run, method, choice)
 
 
-def _own_scale(run: RunConfig, assignments: Sequence[str]) -> RunConfig:
+def _own_scale(run: RunConfig, choice: Choice) -> RunConfig:
     """Drops the scale that belongs to rewards divided by their range, if these are not asked for.
 
     A thousandth of the range of returns is no unit of raw rewards.
     """
-    asked = dict(map(overrides.split, assignments))
+    asked = dict(map(overrides.split, choice.assignments)) | dict(choice.values)
     if run.reward == "range" and asked.get("reward", "range") != "range":
         plain = RunConfig()
         return overrides.replace(
@@ -191,17 +219,21 @@ def _fill(run: RunConfig, method: Any, values: Mapping[str, Any]) -> tuple[RunCo
     return run, overrides.replace(method, {k: v for k, v in values.items() if k not in own})
 
 
-def _split(run: RunConfig, method: Any, assignments: Sequence[str]) -> tuple[RunConfig, Any]:
-    """Applies assignments to both configs, each to the one that has the field."""
+def _split(run: RunConfig, method: Any, choice: Choice) -> tuple[RunConfig, Any]:
+    """Applies a choice's fields to both configs, each to the one that has the field."""
     own, others = overrides.field_types(RunConfig), overrides.field_types(type(method))
-    for name, _ in map(overrides.split, assignments):
+    assignments = choice.assignments
+    for name in [*(overrides.split(text)[0] for text in assignments), *choice.values]:
         if name in OWN_FLAGS:
             raise ConfigError(_own_flag(name))
         if name not in own and name not in others:
-            if now := RENAMED.get(run.algo, {}).get(name):
+            if now := present_names(run.algo).get(name):
                 raise ConfigError(f"no field {name!r}: it is called {now!r}")
             valid = sorted((own.keys() | others.keys()) - set(OWN_FLAGS))
             raise ConfigError(overrides.unknown("field", name, valid))
     mine = [text for text in assignments if overrides.split(text)[0] in own]
     theirs = [text for text in assignments if text not in mine]
-    return overrides.apply(run, mine), overrides.apply(method, theirs)
+    run, method = overrides.apply(run, mine), overrides.apply(method, theirs)
+    checked = {k: overrides.check(k, v, (own | others)[k]) for k, v in choice.values.items()}
+    run = overrides.replace(run, {k: v for k, v in checked.items() if k in own})
+    return run, overrides.replace(method, {k: v for k, v in checked.items() if k not in own})

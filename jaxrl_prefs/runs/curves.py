@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from jaxrl_prefs.runs import figures, statistics
 from jaxrl_prefs.runs.figures import FEWEST, GREY
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ACROSS = 4  # panels of metrics in a row
 TALL, LOW = 4.2, 2.2  # inches of the panel of scores, and of a row of metrics
@@ -43,6 +49,15 @@ def draw(
     metrics: Iterable[Mapping[str, Any]],
     about: Mapping[str, Any] | None = None,
 ) -> None:
+    """Writes the figure of learning curves to `path`, a PNG; the rest as `figure`."""
+    figures.save(figure(evaluations, metrics, about), path)
+
+
+def figure(
+    evaluations: Iterable[Mapping[str, Any]],
+    metrics: Iterable[Mapping[str, Any]],
+    about: Mapping[str, Any] | None = None,
+) -> Figure:
     """Draws learning curves: scores of every policy in a large panel, then every metric.
 
     Lines are means over seeds; bands are 95 % bootstrap intervals of scores, and the range over
@@ -50,7 +65,6 @@ def draw(
     the ends of phases.
 
     Args:
-        path: the PNG to write.
         evaluations: rows of evaluations.jsonl.
         metrics: rows of metrics.jsonl.
         about: the run's config.json, for the title and the data's own score.
@@ -58,26 +72,26 @@ def draw(
     scored, measured = list(evaluations), list(metrics)
     scores, others = _scores(scored), _metrics(measured)
     down = math.ceil(len(others) / ACROSS)
-    figure = figures.new(3.2 * ACROSS, 0.6 + TALL * bool(scores) + LOW * down or 1)
+    drawn: Figure = figures.new(3.2 * ACROSS, 0.6 + TALL * bool(scores) + LOW * down or 1)
     heights = [TALL] * bool(scores) + [LOW] * down
-    grid = figure.add_gridspec(len(heights) or 1, ACROSS, height_ratios=heights or [1])
+    grid = drawn.add_gridspec(len(heights) or 1, ACROSS, height_ratios=heights or [1])
     ends = _phase_ends(measured)
     last = max((curve.steps[-1] for curve in (*scores.values(), *others.values())), default=1)
     if scores:
-        _draw_scores(figure.add_subplot(grid[0, :]), scores, scored, ends, about or {})
+        _draw_scores(drawn.add_subplot(grid[0, :]), scores, scored, ends, about or {})
     for place, (name, curve) in enumerate(others.items()):
         row = place // ACROSS + bool(scores)
-        panel = figure.add_subplot(grid[row, place % ACROSS])
+        panel = drawn.add_subplot(grid[row, place % ACROSS])
         _draw_curve(panel, curve, 0, "", [(min(x), max(x)) for x in curve.values.values()])
         _mark_phases(panel, ends)
         panel.set_ylabel(name, fontsize=8)
         panel.set_xlabel("updates", fontsize=8)
         panel.tick_params(labelsize=7)
         panel.locator_params(axis="x", nbins=4)
-    for panel in figure.axes:
+    for panel in drawn.axes:
         panel.set_xlim(0, 1.02 * last)
-    figure.suptitle(_title(scored, measured, about or {}), fontsize=11)
-    figures.save(figure, path)
+    drawn.suptitle(_title(scored, measured, about or {}), fontsize=11)
+    return drawn
 
 
 def _draw_scores(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from jaxrl_prefs.runs.display import line
 from jaxrl_prefs.runs.job import Job
 from jaxrl_prefs.runs.load import abstract_state
 from jaxrl_prefs.runs.recorder import Recorder, Step, crossed
+from jaxrl_prefs.runs.sinks import Logger
 from jaxrl_prefs.runs.workdir import CHECKPOINTS, COLUMNS
 from jaxrl_prefs.training import loop, sweep
 from jaxrl_prefs.training.chunk import SeedPlacement
@@ -46,10 +47,13 @@ class Begin(NamedTuple):
         return {k: np.array(v, np.float32) for k, v in self.progress.get("totals", {}).items()}
 
 
-def run(job: Job, console: Console) -> None:
+def run(job: Job, console: Console, loggers: Sequence[Logger] = ()) -> None:
     """Trains to the end from wherever the workdir's newest checkpoint stands.
 
+    `loggers` get every row, besides the loggers that the run's config names.
+
     Raises:
+        ConfigError: if a logger cannot start.
         NonFiniteError: if a seed breaks; the checkpoints so far stay.
         CheckpointError, OSError: if the disk refuses a checkpoint or a row.
         WorkdirError: if columns are damaged and cannot be filled again.
@@ -73,7 +77,7 @@ def run(job: Job, console: Console) -> None:
         if job.streamed:
             line(console, job.streamed)
         filled = _columns(job, begin, console)
-        with Recorder(job, begin.step, console, recorded=recorded) as recorder:
+        with Recorder(job, begin.step, console, loggers, recorded=recorded) as recorder:
             if recorded < begin.step and not begin.inside:
                 recorder.record(_unrecorded(job, begin, filled))
             _train(job, begin, filled, recorder, checkpoints, stopped)

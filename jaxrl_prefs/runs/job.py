@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jaxrl_prefs.data import Dataset
+from jaxrl_prefs.data import PreparedDataset
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.runs.config import RunConfig
@@ -22,7 +22,7 @@ class Job(NamedTuple):
     path: Path
     config: RunConfig
     method: Method
-    dataset: Dataset
+    dataset: PreparedDataset
     mesh: Mesh
     points: tuple[Mapping[str, float], ...] = ()  # of a sweep: each is trained with every seed
     streamed: str = ""  # why the data stay on the host; empty if they are on the devices

@@ -1,139 +1,41 @@
-"""Takes a trained policy out of a run's folder, in the environment's own units.
+"""Reads a run's folder, finished or not, back into Python.
 
     run = load_run("runs/bdpo-pendulum-mixed")
     policy = run.policy(seed=3)
     action = policy(observation)
 
-The dataset is not needed: what a policy must know of it was written beside the checkpoints.
+The dataset is not needed: what a policy must know of it was written beside the checkpoints. The
+folder of a sweep or of a comparison gives a Run with a point for each of its settings.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.export
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_prefs.data.transforms import Affine
-from jaxrl_prefs.errors import LoadError
+from jaxrl_prefs.errors import ConfigError, LoadError
 from jaxrl_prefs.keys import seed_keys
 from jaxrl_prefs.method import Method, State
-from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.runs import renamed
-from jaxrl_prefs.types import Array, Key, Spec
+from jaxrl_prefs.runs import overrides, renamed
+from jaxrl_prefs.runs.methods import find_method, known_method, name_of
+from jaxrl_prefs.runs.run import Point, Row, Run, Settings, damage_is_named
+from jaxrl_prefs.runs.workdir import CHECKPOINTS, CONFIG, Rows
+from jaxrl_prefs.training.sweep import SweptState
+from jaxrl_prefs.types import Spec
 
-CONFIG, CHECKPOINTS = "config.json", "checkpoints"
-PLATFORMS = ("cpu", "cuda", "tpu")  # an exported policy runs on all of them
-
-
-class Actor:
-    """One policy of one seed: raw observations to raw actions.
-
-    A policy that draws at random does so from a stream of its own, which starts anew with every
-    `Run.policy` call: the same observations in the same order give the same actions.
-    """
-
-    def __init__(self, act: Any, state: State, run: Run, key: int) -> None:
-        self._act, self._state, self._run = act, state, run
-        self._key, self._calls = jax.random.key(key), 0
-
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
-        """Acts on one observation [O] or a batch [B, O]; returns [A] or [B, A]."""
-        raw = np.asarray(observation, np.float32)
-        if raw.ndim not in (1, 2) or raw.shape[-1] != self._run.spec.observation_dim:
-            raise ValueError(
-                f"an observation has shape [{self._run.spec.observation_dim}] or "
-                f"[batch, {self._run.spec.observation_dim}], got {list(raw.shape)}"
-            )
-        seen = np.float32(self._run.observation.apply(np.atleast_2d(raw)))
-        key = jax.random.fold_in(self._key, self._calls)
-        self._calls += 1
-        action = self._run.action.invert(np.asarray(self._act(self._state, seen, key)))
-        return action[0] if raw.ndim == 1 else action
+DEEPEST = 4  # folders between that of a sweep or a comparison and a run's config.json
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A trained ensemble and the maps between the environment's units and its own."""
-
-    algo: str
-    config: Any  # the method's Config
-    method: Method
-    spec: Spec
-    observation: Affine
-    action: Affine
-    seeds: tuple[int, ...]
-    step: int  # updates that the loaded checkpoint has seen
-    state: State  # numpy leaves [S, ...], in the order of `seeds`
-
-    def policy(self, seed: int, name: str = "", key: int = 0) -> Actor:
-        """Returns one seed's policy as a function from observations to actions.
-
-        Args:
-            seed: one of `seeds` (the seed itself, not its place).
-            name: one of `method.policies`; empty takes the first, the headline.
-            key: starts the random stream of policies that draw.
-
-        Raises:
-            LoadError: if the run has no such seed or policy.
-        """
-        act, state = self._find(seed, name)
-        return Actor(jax.jit(act), jax.device_put(state), self, key)
-
-    def export(
-        self, seed: int, name: str = "", platforms: Sequence[str] = PLATFORMS
-    ) -> jax.export.Exported:
-        """Returns one seed's policy as a program that needs no code of ours, see `exported`.
-
-        `bytes(run.export(seed=3).serialize())` is a file. Raises LoadError as `policy`.
-        """
-        return exported(*self._find(seed, name), self.observation, self.action, platforms)
-
-    def _find(self, seed: int, name: str) -> tuple[Callable[..., Array], State]:
-        if seed not in self.seeds:
-            raise LoadError(f"the run has no seed {seed}; it has {list(self.seeds)}")
-        name = name or next(iter(self.method.policies))
-        if name not in self.method.policies:
-            raise LoadError(f"no policy {name!r}; the run has {', '.join(self.method.policies)}")
-        return self.method.policies[name].act, seed_axis.one(self.state, self.seeds.index(seed))
-
-
-def exported(
-    act: Callable[..., Array],
-    state: State,
-    observation: Affine,
-    action: Affine,
-    platforms: Sequence[str] = PLATFORMS,
-) -> jax.export.Exported:
-    """A policy with its parameters and its maps, as one program (jax.export).
-
-    It takes raw observations [B, O] float32 of any batch size and a draw number (uint32), and
-    returns raw actions [B, A]. A policy that draws at random gives the same actions for the same
-    number and other ones for another; every row draws by itself, whatever the batch.
-    """
-    width = observation.shift.shape[0]
-
-    def row(raw: Array, key: Key) -> Array:
-        seen = (raw - observation.shift) / observation.scale
-        return act(state, seen[None], key)[0] * action.scale + action.shift
-
-    def whole(raw: Array, draw: Array) -> Array:
-        # Row by row, so that no shape inside the policy depends on the batch.
-        places = jnp.arange(raw.shape[0])
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(draw), places)
-        return jax.vmap(row)(raw, keys)
-
-    (batch,) = jax.export.symbolic_shape("batch")
-    seen = jax.ShapeDtypeStruct((batch, width), np.float32)
-    draw = jax.ShapeDtypeStruct((), np.uint32)
-    return jax.export.export(jax.jit(whole), platforms=tuple(platforms))(seen, draw)
+class _Unfinished(LoadError):
+    """A run without a checkpoint so far."""
 
 
 def describe(spec: Spec, observation: Affine, action: Affine) -> dict[str, Any]:
@@ -145,41 +47,28 @@ def describe(spec: Spec, observation: Affine, action: Affine) -> dict[str, Any]:
     }
 
 
-def load_run(workdir: str | Path) -> Run:
+def load_run(workdir: str | Path, *, method: Any = None) -> Run:
     """Loads the newest checkpoint of a run, finished or not.
 
-    Raises:
-        LoadError: if the folder holds no run, or one without a checkpoint so far.
-    """
-    from jaxrl_prefs.runs.checkpoints import Checkpoints  # slow to import
+    Args:
+        workdir: the folder of a run, of a sweep, or of a comparison.
+        method: the module of a method of your own, or its dotted name. It is not needed for the
+            methods of this library, and for a module that is imported already; a folder never
+            chooses what code is imported.
 
+    Raises:
+        LoadError: if the folder holds no run, one without a checkpoint so far, or one that is
+            damaged; if its method is not at hand; the message says which.
+    """
     folder = Path(workdir)
-    about = _about(folder)
-    algo, seeds = about["run"]["algo"], tuple(about["run"]["seeds"])
-    if not isinstance(algo, str) or algo not in METHODS:  # never imported on a folder's word
-        raise LoadError(f"{folder} was trained by {algo!r}, which this version does not have")
-    config = METHODS[algo].Config(**{name: _tuple(v) for name, v in about["method"].items()})
-    release = about["release"]
-    spec = Spec(**{name: _array(value) for name, value in release["spec"].items()})
-    method = METHODS[algo].make(config, spec)
-    found = None
-    if (folder / CHECKPOINTS).is_dir():
-        with Checkpoints(folder / CHECKPOINTS) as checkpoints:
-            found = checkpoints.restore(abstract_state(method, spec, len(seeds)))
-    if found is None:
-        raise LoadError(f"{folder} holds no checkpoint yet; run its command again")
-    state, step = found
-    return Run(
-        algo=algo,
-        config=config,
-        method=method,
-        spec=spec,
-        observation=_affine(release["observation"]),
-        action=_affine(release["action"]),
-        seeds=seeds,
-        step=step,
-        state=state,
-    )
+    with damage_is_named(folder):
+        given = None if method is None else _given(method)
+        if (folder / CONFIG).exists():
+            return Run(_read(folder, given), folder)
+        if not folder.is_dir():
+            kind = "is a file, not a folder" if folder.exists() else "does not exist"
+            raise LoadError(f"{folder} {kind}; load_run takes the folder of a run")
+        return Run(_collection(folder, given), folder)
 
 
 def abstract_state(method: Method, spec: Spec, seeds: int) -> State:
@@ -188,22 +77,214 @@ def abstract_state(method: Method, spec: Spec, seeds: int) -> State:
     return jax.eval_shape(jax.vmap(method.init, (0, None)), keys, spec.example())
 
 
-def _about(folder: Path) -> Mapping[str, Any]:
+def _given(method: Any) -> Any:
     try:
-        return renamed.present(json.loads((folder / CONFIG).read_text()))
-    except FileNotFoundError:
-        raise LoadError(f"{folder} holds no run ({CONFIG} is missing)") from None
-    except ValueError as error:
-        raise LoadError(f"{folder / CONFIG} is damaged: {error}") from error
+        return find_method(method)
+    except ConfigError as error:
+        raise LoadError(str(error)) from error
 
 
-def _affine(content: Mapping[str, Any]) -> Affine:
-    return Affine(_array(content["shift"]), _array(content["scale"]))
+# --- A folder with one config.json ----------------------------------------------------------------
+
+
+def _read(folder: Path, given: Any) -> list[Point]:
+    """The points of one folder: one, or those of a sweep that trained together."""
+    about = _about(folder)
+    algo, seeds = about["run"]["algo"], _seeds(about["run"]["seeds"])
+    module = _module(folder, algo, given)
+    config = _config(module.Config, about["method"])
+    release = about["release"]
+    spec = _spec(release["spec"])
+    observation = _affine(release["observation"], spec.observation_dim)
+    action = _affine(release["action"], spec.action_dim)
+    swept = dict(about.get("sweep") or {})
+    values = list(zip(*swept.values(), strict=True)) if swept else [()]
+    settings = [dict(zip(swept, map(float, each), strict=True)) for each in values]
+    configs = [dataclasses.replace(config, **each) for each in settings]
+    methods = [module.make(each, spec) for each in configs]
+    state, step = _restored(folder, methods[0], spec, len(seeds), settings if swept else [])
+    cache: dict[str, list[Row]] = {}
+    return [
+        Point(
+            settings=settings[place],
+            algo=algo,
+            config=configs[place],
+            method=methods[place],
+            spec=spec,
+            observation=observation,
+            action=action,
+            seeds=seeds,
+            step=step,
+            state=_members(state, place * len(seeds), len(seeds)),
+            about=about,
+            folder=folder,
+            rows=functools.partial(_rows, folder, settings[place], cache),
+        )
+        for place in range(len(settings))
+    ]
+
+
+def _about(folder: Path) -> Mapping[str, Any]:
+    path = folder / CONFIG
+    try:
+        about = renamed.present(json.loads(path.read_text()))
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise LoadError(f"{path} is damaged: {error}") from error
+    for section in ("run", "method", "release"):
+        if not isinstance(about.get(section), dict):
+            raise LoadError(f"{path} is damaged: it has no section {section!r}")
+    for section, name in (("run", "algo"), ("run", "seeds"), ("release", "spec")):
+        if name not in about[section]:
+            raise LoadError(f"{path} is damaged: section {section!r} has no {name!r}")
+    return about
+
+
+def _module(folder: Path, algo: Any, given: Any) -> Any:
+    """The method's module: what the caller gave, ours, or one that is imported already."""
+    if given is not None and (not isinstance(algo, str) or name_of(given) != algo):
+        raise LoadError(f"{folder} was trained by {algo!r}, not by {name_of(given)!r}")
+    module = known_method(algo) if given is None else given
+    if module is None:
+        hint = ""
+        if isinstance(algo, str) and algo.replace(".", "").isidentifier():
+            hint = (
+                f". If it is a module of your own, import it first, or name it: "
+                f"load_run(folder, method={algo!r}), --algo={algo}"
+            )
+        raise LoadError(
+            f"{folder} was trained by {algo!r}, which is no method of this version and no module "
+            f"that is imported{hint}"
+        )
+    return module
+
+
+def _seeds(seeds: Any) -> tuple[int, ...]:
+    whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
+    if not whole or not seeds or len(set(seeds)) < len(seeds):
+        raise LoadError(f"{CONFIG} is damaged: seeds are {str(seeds)[:80]}")
+    return tuple(seeds)
+
+
+def _config(config_class: Any, fields: Mapping[str, Any]) -> Any:
+    """The method's Config, every value of its field's type."""
+    types = overrides.field_types(config_class)
+    for name in fields:
+        if name not in types:
+            raise LoadError(f"its method has a field {name!r} that this version does not have")
+    return config_class(**{k: overrides.check(k, v, types[k]) for k, v in fields.items()})
+
+
+def _spec(content: Mapping[str, Any]) -> Spec:
+    spec = Spec(**{name: _array(value) for name, value in content.items()})
+    sizes = {"observation": spec.observation_dim, "action": spec.action_dim, "": spec.size}
+    for name, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise LoadError(f"{CONFIG} is damaged: {name or 'data'} has size {size!r}")
+    for name, value in spec._asdict().items():
+        kind = name.partition("_")[0]
+        if not name.endswith(("_dim", "size")) and np.shape(value) != (sizes[kind],):
+            raise LoadError(f"{CONFIG} is damaged: {name} has shape {np.shape(value)}")
+    return spec
+
+
+def _affine(content: Mapping[str, Any], width: int) -> Affine:
+    found = Affine(_array(content["shift"]), _array(content["scale"]))
+    for value in found:
+        if np.shape(value) != (width,) or not np.isfinite(value).all():
+            raise LoadError(f"{CONFIG} is damaged: a map of {width} numbers is {str(value)[:80]}")
+    if not np.all(found.scale):
+        raise LoadError(f"{CONFIG} is damaged: a map has the scale 0")
+    return found
 
 
 def _array(value: Any) -> Any:
     return np.asarray(value, np.float32) if isinstance(value, list) else value
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _restored(
+    folder: Path, method: Method, spec: Spec, seeds: int, settings: list[dict[str, float]]
+) -> tuple[State, int]:
+    """The newest state of all members [M, ...], without the settings of a sweep, and its step."""
+    from jaxrl_prefs.runs.checkpoints import Checkpoints  # slow to import
+
+    members = seeds * max(1, len(settings))
+    abstract = abstract_state(method, spec, members)
+    if settings:
+        scalar = jax.ShapeDtypeStruct((members,), np.float32)
+        abstract = SweptState(dict.fromkeys(settings[0], scalar), abstract)  # type: ignore[arg-type]
+    found = None
+    if (folder / CHECKPOINTS).is_dir():
+        with Checkpoints(folder / CHECKPOINTS) as checkpoints:
+            found = checkpoints.restore(abstract)
+    if found is None:
+        raise _Unfinished(f"{folder} holds no checkpoint yet; run its command again")
+    state, step = found
+    return (state.inner if settings else state), step
+
+
+def _members(state: State, first: int, count: int) -> State:
+    return jax.tree.map(lambda leaf: leaf[first : first + count], state)
+
+
+def _rows(folder: Path, settings: Settings, cache: dict[str, list[Row]], name: str) -> list[Row]:
+    """The rows of a file that belong to a point; every file is read once."""
+    if name not in cache:
+        cache[name] = list(Rows(folder / name))
+    return rows_of(cache[name], settings)
+
+
+def rows_of(rows: Iterable[Row], settings: Settings) -> list[Row]:
+    """Those rows that carry a point's settings; rows of timings carry none and belong to all."""
+    return [row for row in rows if all(row.get(name, x) == x for name, x in settings.items())]
+
+
+# --- The folder of a sweep or a comparison --------------------------------------------------------
+
+
+def _collection(folder: Path, given: Any) -> list[Point]:
+    """The points of all runs below a folder, told apart by what differs between them."""
+    paths = [path for depth in range(1, DEEPEST + 1) for path in folder.glob("*/" * depth + CONFIG)]
+    points, waiting = list[Point](), list[Path]()
+    for path in sorted(paths):
+        try:
+            algo = _about(path.parent)["run"]["algo"]
+            own = given if given is not None and name_of(given) == algo else None
+            points += _read(path.parent, own)
+        except _Unfinished:
+            waiting.append(path.parent)
+    if waiting and not points:
+        raise _Unfinished(f"no run below {folder} holds a checkpoint yet; run its command again")
+    if not points:
+        raise LoadError(f"{folder} holds no run ({CONFIG} is missing)")
+    return _told_apart(points)
+
+
+def _told_apart(points: list[Point]) -> list[Point]:
+    """The points with the settings in which they differ: method, dataset, fields."""
+    whole = [
+        {
+            "method": point.algo,
+            "dataset": point.about["run"].get("dataset", ""),
+            "fields": {
+                **{k: v for k, v in point.about["run"].items() if k not in ("algo", "dataset")},
+                **dataclasses.asdict(point.config),
+            },
+        }
+        for point in points
+    ]
+    names = [k for k in ("method", "dataset") if len({each[k] for each in whole}) > 1]
+    found = []
+    for point, each in zip(points, whole, strict=True):
+        beside = [o["fields"] for o in whole if all(o[k] == each[k] for k in ("method", "dataset"))]
+        fields = {
+            name: value
+            for name, value in each["fields"].items()
+            if any(other.get(name) != value for other in beside)
+        }
+        settings = {**{name: each[name] for name in names}, **fields}
+        found.append(dataclasses.replace(point, settings=settings))
+    same = [p for p in found if sum(p.settings == other.settings for other in found) > 1]
+    return [
+        dataclasses.replace(p, settings={**p.settings, "folder": str(p.folder)}) if p in same else p
+        for p in found
+    ]

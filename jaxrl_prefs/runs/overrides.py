@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 from jaxrl_prefs.errors import ConfigError
 
@@ -73,9 +76,57 @@ def parse(name: str, text: str, kind: Any) -> Any:
     """Reads `text` as a value of the type `kind`: int, float, bool, str, Literal or tuple."""
     try:
         return _reader(kind)(text)
+    except KeyError:  # of a method of the user's own
+        raise ConfigError(f"field {name!r} takes {_describe(kind)}, not a text") from None
     except ValueError:
         message = f"field {name!r} takes {_describe(kind)}, and got {text!r}"
         raise ConfigError(message) from None
+
+
+def check(name: str, value: Any, kind: Any) -> Any:
+    """Returns a Python value as one of the type `kind`, NumPy's numbers as Python's own.
+
+    An int may be written as 1e5, a float as 1, a tuple as a list. A value of a type that `parse`
+    does not know, which only a user's own method can have, is taken as it is.
+
+    Raises:
+        ConfigError: if it is of another type.
+    """
+    try:
+        return _converted(value, kind)
+    except (TypeError, ValueError):
+        message = f"field {name!r} takes {_describe(kind)}, and got {value!r}"
+        raise ConfigError(message) from None
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError
+        return value
+    if origin is tuple:
+        if isinstance(value, str):
+            raise ValueError
+        kinds = itertools.repeat(arguments[0]) if arguments[-1] is Ellipsis else arguments
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise ValueError
+        return tuple(_converted(item, each) for item, each in zip(value, kinds, strict=False))
+    if kind not in (int, float, bool, str):
+        return value
+    if isinstance(value, bool | np.bool_) or kind is bool:
+        if kind is not bool or not isinstance(value, bool | np.bool_):
+            raise ValueError
+        return bool(value)
+    if kind is str:
+        if not isinstance(value, str):
+            raise ValueError
+        return value
+    if not isinstance(value, int | float | np.integer | np.floating) or math.isnan(value):
+        raise ValueError
+    if kind is int and value != int(value):
+        raise ValueError
+    return kind(value)
 
 
 def _reader(kind: Any) -> Callable[[str], Any]:
@@ -97,7 +148,8 @@ def _describe(kind: Any) -> str:
         return "one of " + ", ".join(map(str, arguments))
     if origin is tuple:
         return f"{_describe(arguments[0])} values parted by commas"
-    return {int: "an int", float: "a float", bool: "true or false", str: "text"}[kind]
+    known = {int: "an int", float: "a float", bool: "true or false", str: "text"}
+    return known.get(kind, str(kind))
 
 
 def kind(annotation: Any) -> str:

@@ -18,11 +18,10 @@ import numpy as np
 from rich.console import Console
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Dataset, Recording, parity
+from jaxrl_prefs.data import Dataset, PreparedDataset, parity
 from jaxrl_prefs.errors import ConfigError, WorkdirError
 from jaxrl_prefs.evaluation import rollout
 from jaxrl_prefs.method import Method
-from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import devices, processes
 from jaxrl_prefs.runs import (
     config,
@@ -39,6 +38,7 @@ from jaxrl_prefs.runs import (
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.runs.display import line
 from jaxrl_prefs.runs.job import Job, mesh_for
+from jaxrl_prefs.runs.sinks import Logger
 from jaxrl_prefs.runs.workdir import (
     CONFIG,
     EVALUATIONS,
@@ -60,20 +60,35 @@ PACKAGES = (
 Points = Sequence[Mapping[str, str]]
 
 
-def run(choice: Choice, path: Path, console: Console, *, overwrite: bool) -> None:
-    """Trains or goes on training in the workdir `path`, and reports.
+def run(
+    choice: Choice,
+    path: Path,
+    console: Console,
+    *,
+    overwrite: bool,
+    loggers: Sequence[Logger] = (),
+) -> Job:
+    """Trains or goes on training in the workdir `path`, to result.json; returns what was trained.
+
+    The command line and `train` both come here.
 
     Raises:
         ConfigError, DataError, WorkdirError: for what the user can put right.
-        NonFiniteError, OSError: as `training.run`.
+        NonFiniteError, OSError: as `fit.run`.
     """
-    complete(*prepare(choice, path), console, overwrite=overwrite)
-    if processes.is_leader():
-        _show(path, console)
-    processes.barrier()  # who leaves early waits for the others, but not for ever
+    job, about = prepare(choice, path)
+    complete(job, about, console, overwrite=overwrite, loggers=loggers)
+    return job
 
 
-def complete(job: Job, about: dict[str, Any], console: Console, *, overwrite: bool) -> None:
+def complete(
+    job: Job,
+    about: dict[str, Any],
+    console: Console,
+    *,
+    overwrite: bool,
+    loggers: Sequence[Logger] = (),
+) -> None:
     """Trains what `prepare` returned, from wherever it stands to result.json. Raises as `run`.
 
     Of several processes the leader has the workdir. The others write to a folder that is thrown
@@ -103,7 +118,7 @@ def complete(job: Job, about: dict[str, Any], console: Console, *, overwrite: bo
         for note in (*job.dataset.recording.notes, _lacking(job.dataset.recording)):
             if note:
                 line(console, note)
-        fit.run(job, console)
+        fit.run(job, console, loggers)
         processes.run_on_leader(lambda: _conclude(path, console))
 
 
@@ -134,19 +149,14 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
         sweep.NotSweepable: if the members of one ensemble cannot differ in these fields.
     """
     found = devices.found()
-    env = choice.env
-    if env == NO_ENV:  # its box of actions may be another one's that the run was begun with
-        env = processes.run_on_leader(lambda: _begun_in(path))
-    recording = _load(choice.dataset, env, choice.trust_env)
-    if choice.env == NO_ENV:
-        recording = recording._replace(task=None, refused=None)
+    recording = _load(choice, path)
     _check_trusted(recording)
     parity.check(recording)
     run_config, method_config = config.resolve(choice, recording.name, recording.family)
     dataset = data.prepare(recording, run_config.processing)
     try:
-        numbers = [_numbers(choice.algo, point, dataset) for point in points]
-        method = _make(choice.algo, method_config, dataset, numbers)
+        numbers = [_numbers(choice.module, point, dataset) for point in points]
+        method = _make(choice.module, method_config, dataset, numbers)
     except sweep.NotSweepable:
         raise
     except ValueError as error:
@@ -174,7 +184,7 @@ def _begun_in(path: Path) -> str:
     return named if usable else ""
 
 
-def _check_trusted(recording: Recording) -> None:
+def _check_trusted(recording: Dataset) -> None:
     """Refuses to train for an evaluation that will not take place."""
     if recording.refused is None:
         return
@@ -186,20 +196,33 @@ def _check_trusted(recording: Recording) -> None:
     )
 
 
-def _load(name: str, env: str, trust_env: bool) -> Recording:
-    """Loads a recording, the leader first: it may have to make or download it."""
-    found: list[Recording] = []
+def _load(choice: Choice, path: Path) -> Dataset:
+    """The dataset with the environment that was asked for.
 
-    def load() -> Recording:
-        return data.load(name, env=env, trust_env=trust_env)
+    One that must be loaded is loaded by the leader first: it may have to make or download it. A
+    run that goes on without an environment keeps the action box of the one it was begun with.
+    """
+    named = "" if choice.make_env else choice.env
+    if choice.env == NO_ENV:
+        named = processes.run_on_leader(lambda: _begun_in(path))
+    found = [] if choice.data is None else [choice.data]
 
-    processes.run_on_leader(lambda: found.append(load()))
-    return found[0] if found else load()
+    def load() -> Dataset:
+        return data.load(choice.dataset, env=named, trust_env=choice.trust_env)
+
+    if not found:
+        processes.run_on_leader(lambda: found.append(load()))
+    recording = found[0] if found else load()
+    if choice.env == NO_ENV:
+        return recording.with_env(None)
+    if choice.make_env is not None:
+        return recording.with_env(choice.make_env)
+    return recording if choice.data is None or not named else recording.with_env(named)
 
 
-def _numbers(algo: str, point: Mapping[str, str], dataset: Dataset) -> dict[str, float]:
+def _numbers(module: Any, point: Mapping[str, str], dataset: PreparedDataset) -> dict[str, float]:
     """A point's values; a field whose text stands for a number is read with the data's sizes."""
-    readers = overrides.number_readers(METHODS[algo].Config)
+    readers = overrides.number_readers(module.Config)
     return {
         name: float(readers[name](text, dataset.spec))
         if name in readers
@@ -209,9 +232,9 @@ def _numbers(algo: str, point: Mapping[str, str], dataset: Dataset) -> dict[str,
 
 
 def _make(
-    algo: str, method_config: Any, dataset: Dataset, points: Sequence[Mapping[str, float]]
+    module: Any, method_config: Any, dataset: PreparedDataset, points: Sequence[Mapping[str, float]]
 ) -> Method:
-    make = METHODS[algo].make
+    make = module.make
     if not points:
         return make(method_config, dataset.spec)
     for point in points:  # every value by itself may be one that the method refuses
@@ -239,14 +262,14 @@ def _about(job: Job, method_config: Any) -> dict[str, Any]:
             "score": float(np.mean(recording.score(recording.returns))),
         },
         "recorded_with": recording.task.recorded_with if recording.task else (),
-        "settings": settings.describe(job.config, method_config, recording.family),
+        "settings": settings.describe(job.config, method_config, recording.family, job.settings),
         "steps": job.steps,
         "release": load.describe(dataset.spec, dataset.observation, dataset.action),
         "versions": _versions(job),
     }
 
 
-def _fingerprint(dataset: Dataset) -> str:
+def _fingerprint(dataset: PreparedDataset) -> str:
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(dataset.transitions):
         digest.update(np.ascontiguousarray(leaf).data)
@@ -289,7 +312,7 @@ def _note_other_versions(path: Path, versions: dict[str, Any], console: Console)
         line(console, text)
 
 
-def _lacking(recording: Recording) -> str:
+def _lacking(recording: Dataset) -> str:
     """Says which wrappers of the recorded environment the evaluation lacks; empty if none."""
     task = recording.task
     if task is None or not task.without:
@@ -329,6 +352,13 @@ def _conclude(path: Path, console: Console) -> None:
         curves.draw(path / "curves.png", evaluations, Rows(path / METRICS), about)
     except Exception as error:  # a full disk, a font, a backend: the run is finished all the same
         line(console, f"the curves could not be drawn: {' '.join(str(error).split())}")
+
+
+def report(path: Path, console: Console) -> None:
+    """Prints what result.json says, in the leader of several processes; the others wait for it."""
+    if processes.is_leader():
+        _show(path, console)
+    processes.barrier()  # who leaves early waits for the others, but not for ever
 
 
 def _show(path: Path, console: Console) -> None:

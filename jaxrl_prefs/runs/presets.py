@@ -65,7 +65,8 @@ ARQ_HUMAN: Row = ARQ_MACHINE | {"pretrain_steps": 150_000, "alpha": 0.1, "actor_
 # BPR, Srinivasan and Knottenbelt 2025 (arXiv 2503.00930): lam = 1 on every task is the paper's; all
 # else is ours, the main text does not say. Its weight of Q is chosen on hopper/medium-v0 and
 # halfcheetah/mixed-v0 (docs/methods/bpr.md); its behaviour is the tilted Gaussian, as an energy
-# told from uniform negatives learns nothing where behaviour is narrow. IBC shares the inputs.
+# trained to separate the data from uniform negatives learns nothing where behaviour is narrow. IBC
+# shares the inputs.
 BPR_LOCOMOTION: Row = {
     "normalize_observations": True,
     "behavior": "tilted",

@@ -15,6 +15,13 @@ from jaxrl_prefs.runs import presets
 Score = tuple[float, float | None]  # mean, standard deviation over seeds
 
 
+class Original(NamedTuple):
+    """What a published dataset holds, by which a file of its name is known to be it."""
+
+    transitions: int
+    score: float  # mean over its episodes, normalised
+
+
 class Published(NamedTuple):
     """One column of a paper's tables."""
 
@@ -166,8 +173,33 @@ PUBLISHED: Mapping[str, Published] = {
 }
 
 
+# D4RL's own files (version 2). Transitions are the length of `rewards`, and a medium-expert file is
+# the two others one after the other. Scores are the mean returns that the loader of Decision
+# Transformer (Chen et al. 2021) prints of the files, normalised by D4RL's references. We did not
+# have the files: the lengths are those that are commonly quoted, and `MISSING` allows for an error.
+# Tables of datasets that are missing here stand beside nothing.
+ORIGINALS: Mapping[str, Original] = {
+    "halfcheetah-medium-v2": Original(1_000_000, 40.7),
+    "halfcheetah-medium-replay-v2": Original(202_000, 27.2),
+    "halfcheetah-medium-expert-v2": Original(2_000_000, 64.4),
+    "halfcheetah-expert-v2": Original(1_000_000, 88.1),
+    "hopper-medium-v2": Original(999_906, 44.3),
+    "hopper-medium-replay-v2": Original(402_000, 15.0),
+    "hopper-medium-expert-v2": Original(1_999_400, 64.8),
+    "hopper-expert-v2": Original(999_494, 108.5),
+    "walker2d-medium-v2": Original(999_995, 62.1),
+    "walker2d-medium-replay-v2": Original(302_000, 14.8),
+    "walker2d-medium-expert-v2": Original(1_999_209, 82.7),
+    "walker2d-expert-v2": Original(999_214, 107.2),
+}
+MISSING = 0.01  # part of the transitions that preparation may leave out: ends of episodes
+APART = 1.0  # points between two scores of the same data: an unfinished last episode
+
+
 def beside(dataset: str) -> dict[str, Score]:
-    """What papers printed for this very dataset, version included, by column.
+    """What papers printed for a dataset of this name, version included, by column.
+
+    A name is not enough: see `refusal`.
 
     >>> beside("downloads/hopper_medium-v2.hdf5")["BDPO"]
     (100.6, 0.7)
@@ -180,3 +212,30 @@ def beside(dataset: str) -> dict[str, Score]:
         for column, printed in PUBLISHED.items()
         if name in printed.scores
     }
+
+
+def refusal(dataset: str, transitions: int | None, score: float) -> str:
+    """Why data of a published dataset's name are not known to be it; empty if they are.
+
+    Args:
+        dataset: the name or the file.
+        transitions: how many were trained on; None where no run says.
+        score: the mean score of the data's own episodes.
+
+    >>> refusal("downloads/hopper_medium-v2.hdf5", 997_700, 44.3)
+    ''
+    >>> refusal("hopper_medium-v2.hdf5", 100_000, 48.2)
+    '100,000 transitions, and the published hopper-medium-v2 has 999,906'
+    """
+    name = presets.known_as(dataset)
+    original = ORIGINALS.get(name)
+    if original is None:
+        return f"the size and score of the published {name} are not known here"
+    if transitions is None:
+        return "the run does not say how many transitions it had"
+    if not (1 - MISSING) * original.transitions <= transitions <= original.transitions:
+        found, there = f"{transitions:,} transitions", f"{original.transitions:,}"
+        return f"{found}, and the published {name} has {there}"
+    if abs(score - original.score) > APART:
+        return f"its own score is {score:.1f}, and that of the published {name} {original.score}"
+    return ""

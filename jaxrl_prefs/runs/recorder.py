@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from jaxrl_prefs.errors import WorkdirError
+from jaxrl_prefs.errors import ConfigError, WorkdirError
 from jaxrl_prefs.evaluation.evaluator import Diagnosis, Evaluator, Score, played
 from jaxrl_prefs.method import State
 from jaxrl_prefs.parallel import processes
@@ -22,11 +22,10 @@ from jaxrl_prefs.runs import estimate, ledger, memory
 from jaxrl_prefs.runs.display import Display, line
 from jaxrl_prefs.runs.estimate import Estimate
 from jaxrl_prefs.runs.job import Job
-from jaxrl_prefs.runs.sinks import Events
+from jaxrl_prefs.runs.sinks import LOGGERS, Logger, Loggers
 from jaxrl_prefs.runs.workdir import (
     CONFIG,
     EVALUATIONS,
-    EVENTS,
     FORECAST,
     METRICS,
     TIMINGS,
@@ -64,17 +63,24 @@ class Recorder:
 
     Raises:
         DataError: if the dataset's environment cannot be made.
-        ConfigError: if event files are wanted and tensorboardX is missing; if the method's
-            columns do not fit into memory.
+        ConfigError: if a logger cannot start; if the method's columns do not fit into memory.
     """
 
-    def __init__(self, job: Job, start: int, console: Console, *, recorded: int) -> None:
+    def __init__(
+        self,
+        job: Job,
+        start: int,
+        console: Console,
+        loggers: Sequence[Logger] = (),
+        *,
+        recorded: int,
+    ) -> None:
         self._job, self._console = job, console
         self._told: set[tuple[str, str]] = set()  # policies that were not played, and why
         config, method, dataset = job.config, job.method, job.dataset
         common: dict[str, Any] = {"eval_seed": config.eval_seed, "mapping": config.mapping}
         place = (job.seeds, job.mesh)
-        self._events = Events(job.path / EVENTS, wanted=config.tensorboard, start=start)
+        self._loggers, self._recorded = _wanted(job, console, loggers), recorded
         self._evaluator = (
             Evaluator(
                 method,
@@ -103,6 +109,11 @@ class Recorder:
         self._display = Display(console, method, start, job.points)
 
     def __enter__(self) -> Recorder:
+        try:
+            self._loggers.start(self._job.path, self._recorded)
+        except ConfigError:
+            self._close()
+            raise
         self._display.__enter__()
         return self
 
@@ -113,7 +124,10 @@ class Recorder:
         trace: TracebackType | None,
     ) -> None:
         self._display.__exit__(kind, error, trace)
-        self._events.close()
+        self._close()
+
+    def _close(self) -> None:
+        self._loggers.close()
         if self._evaluator:
             self._evaluator.close()
 
@@ -222,7 +236,7 @@ class Recorder:
         for name, each in rows.items():
             self._files[name].append(each)
         self._files[TIMINGS].append([ledger.sealed(timing, rows)])
-        self._events.write(measured + evaluated)
+        self._loggers.write(measured + evaluated)
 
     def _show(self, step: Step, scores: Mapping[str, Score]) -> None:
         phase, phase_step = step.log_point.phase, step.log_point.phase_step
@@ -263,6 +277,14 @@ class Recorder:
         )
         write_json(known, measured)
         return Estimate(method, config.eval_every, **measured)
+
+
+def _wanted(job: Job, console: Console, loggers: Sequence[Logger]) -> Loggers:
+    """The loggers that the run's config names, then `loggers`; none but in the leader."""
+    if not processes.is_leader():
+        return Loggers((), print)
+    named = [LOGGERS[name]() for name in dict.fromkeys(job.config.log)]
+    return Loggers([*named, *loggers], lambda text: line(console, text))
 
 
 def _measured(path: Path) -> dict[str, Any] | None:

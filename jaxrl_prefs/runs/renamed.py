@@ -1,4 +1,4 @@
-"""Fields of the methods' configs under the names that folders of earlier releases hold.
+"""Fields of a run and of its method under the names that folders of earlier releases hold.
 
 A folder with an earlier name is read as if it held the present one. On a command line an earlier
 name is refused, with the present one named.
@@ -50,10 +50,16 @@ RENAMED: dict[str, dict[str, str]] = {  # method -> {earlier name: present name}
 
 # Fields of the run that folders of earlier releases lack, at the value that those runs had.
 ADDED: dict[str, Any] = {"clip_actions": False}
+RUN = {"tensorboard": "log"}  # a field of the run, true for what is now log=tensorboard
+
+
+def present_names(algo: str) -> dict[str, str]:
+    """The fields of a method and of its run that have another name now: {earlier: present}."""
+    return RUN | RENAMED.get(algo, {})
 
 
 def present(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a config.json with the present names of its method's fields.
+    """The content of a config.json with the present names of its run's and its method's fields.
 
     Sections that are missing or no mappings are left as they are.
     """
@@ -62,7 +68,10 @@ def present(about: Mapping[str, Any]) -> dict[str, Any]:
     names = RENAMED.get(algo, {}) if isinstance(algo, str) else {}
     found = dict(about)
     if isinstance(run, Mapping):
-        found["run"] = ADDED | dict(run)
+        run = ADDED | {name: value for name, value in run.items() if name != "tensorboard"}
+        if about["run"].get("tensorboard") is not None:
+            run["log"] = ["tensorboard"] if about["run"]["tensorboard"] else []
+        found["run"] = run
     for section in ("method", "sweep"):
         fields = about.get(section)
         if isinstance(fields, Mapping):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from jaxrl_prefs.runs import presets
@@ -46,10 +47,17 @@ def text(value: Any) -> str:
     return ",".join(map(text, value)) if isinstance(value, tuple) else str(value)
 
 
-def describe(run: RunConfig, method: Any, family: str) -> str:
-    """One line: the preset, and the fields that differ from the defaults, the method's first."""
+def describe(run: RunConfig, method: Any, family: str, swept: Collection[str] = ()) -> str:
+    """One line: the preset, and the fields that differ from the defaults, the method's first.
+
+    Args:
+        run: the run's config.
+        method: the method's config.
+        family: the data family.
+        swept: fields of which every member has its own value.
+    """
     found = differing(method) | differing(run)
-    parts = [f"{name}={text(value)}" for name, value in found.items()]
+    parts = [f"{name}={text(value)}" for name, value in found.items() if name not in swept]
     if len(parts) > SHOWN:
         parts = [*parts[:SHOWN], f"and {len(parts) - SHOWN} more"]
     changed = f"other than its defaults: {', '.join(parts)}" if parts else "all at their defaults"

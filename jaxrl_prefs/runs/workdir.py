@@ -34,6 +34,7 @@ from jaxrl_prefs.runs import renamed
 
 CONFIG, FORECAST, RESULT, LOCK = "config.json", "forecast.json", "result.json", ".lock"
 METRICS, EVALUATIONS, TIMINGS = "metrics.jsonl", "evaluations.jsonl", "timings.jsonl"
+BOOKKEEPING = {"run": {"log"}}  # section -> fields that may differ when a run resumes
 CHECKPOINTS, COLUMNS, EVENTS, DISCARDED = "checkpoints", "columns", "tensorboard", ".discarded"
 
 
@@ -142,7 +143,7 @@ def adopt(path: Path, config: Mapping[str, Any], compared: Iterable[str]) -> Non
     Args:
         path: the claimed folder.
         config: everything to write.
-        compared: the sections of `config` in which no field may differ.
+        compared: the sections of `config` in which no field may differ, but those of BOOKKEEPING.
 
     Raises:
         WorkdirError: naming the fields that differ, or saying that the folder is no run's.

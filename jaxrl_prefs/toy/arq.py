@@ -30,7 +30,7 @@ from jaxrl_prefs.toy import figures, training
 from jaxrl_prefs.types import Spec, Transition
 
 DEVIATION = 0.05  # of every mode
-POINTS, JUDGED, SHOWN = 50_000, 4_000, 500  # of data; held out, for the numbers; in the picture
+POINTS, HELD_OUT, SHOWN = 50_000, 4_000, 500  # of data; held out, for the numbers; in the picture
 STATES, ACTIONS = np.linspace(-1, 1, 101), np.linspace(-1, 1, 161)  # of the map
 DARKEST, BRIGHTEST = -5.0, 2.0  # log-densities of the map; the first is ARQ's threshold
 SAMPLE = "#d62728"
@@ -141,7 +141,7 @@ def study(config: arq.Config, centres: Centres, seed: int, folder: Path | None =
     of_drawn = exact_log_density(centres, states, drawn)
     numbers = {
         "kl": float((exact - model[:, 0]).mean()),
-        "inside": float((of_drawn > DARKEST).mean()),
+        "inside": float((of_samples > DARKEST).mean()),
         "inside_exact": float((exact > DARKEST).mean()),
     }
     density = np.asarray(densities(jnp.float32(STATES)[:, None], grid))

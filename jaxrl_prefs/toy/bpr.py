@@ -94,7 +94,7 @@ class Outcome(NamedTuple):
 
 
 def draw_cells(share: Array, key: Key, shape: tuple[int, ...]) -> Array:
-    """Numbers of cells drawn with probabilities `share` [C]: int, of the given shape."""
+    """Samples cell numbers with probabilities `share` [C]: int, of the given shape."""
     total = jnp.cumsum(share)
     return jnp.minimum(
         jnp.searchsorted(total, total[-1] * jax.random.uniform(key, shape)), len(share) - 1
@@ -104,7 +104,7 @@ def draw_cells(share: Array, key: Key, shape: tuple[int, ...]) -> Array:
 def table_loss(
     logits: Array, grid: Grid, key: Key, *, config: Config, sampling: str
 ) -> tuple[Array, Array]:
-    """Equation 7 for a table policy [C]: the mean over drawn states, twice (once as aux)."""
+    """Equation 7 for a table policy [C]: the mean over sampled states, twice (once as aux)."""
     log_pi = jax.nn.log_softmax(logits)
     own_key, data_key = jax.random.split(key)
     shape = (config.states, config.samples - (sampling == "reference"))
@@ -208,7 +208,7 @@ def compare(
 ) -> dict[str, Any]:
     """A table policy `share` [C] against its own optimum and against the target's cells `goal`.
 
-    `regression` is KL[policy || softmax(Q - E / lam)], the error of the policy step alone;
+    `regression` is KL[policy || softmax(Q - E / lam)], the error of the policy step only;
     `distance` is the total variation from BDPO's target, which the fitted energy enters too.
     """
     best = jax.nn.log_softmax(jnp.asarray(grid.q - grid.energy / config.lam))
@@ -230,7 +230,7 @@ def compare(
 def spread_out(
     rng: np.random.Generator, grid: Grid, share: np.ndarray, config: Config
 ) -> np.ndarray:
-    """Points drawn from a table policy, evenly within each cell: [POINTS_SHOWN, 2]."""
+    """Samples of a table policy, uniform within each cell: [POINTS_SHOWN, 2]."""
     cells = rng.choice(len(share), POINTS_SHOWN, p=share)
     half = BOUND / config.cells
     return grid.centres[cells] + rng.uniform(-half, half, (POINTS_SHOWN, 2))

@@ -110,7 +110,7 @@ def goal_critic(goal: tuple[float, float] | None) -> Net:
 def losses(
     config: td3_bst.Config, network: morse.Morse, data: Transition
 ) -> tuple[dict[tuple[str, str], Loss], dict[tuple[str, str], Loss]]:
-    """{(method, goal): its loss of a point}: those that ask the Morse network, and the others.
+    """{(method, goal): its loss of a point}: those that use the Morse network, and the others.
 
     The goal "" is no value.
     """
@@ -252,7 +252,7 @@ def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Conso
 def _walks(
     config: td3_bst.Config, parts: td3_bst.Parts, data: Transition, networks: Sequence[Network]
 ) -> list[Walk]:
-    """A row of walks for each network, and a last one for the losses that ask none."""
+    """A row of walks for each network, and a last one for the losses that use none."""
 
     def title(name: str, goal: str, after: str = "") -> str:
         return f"{name}, {f'goal {goal}' if goal else 'no value'}{after}"

@@ -1,1 +1,1 @@
-"""Values: critics, their targets, and the losses by which a policy climbs them."""
+"""Values: critics, their targets, and the losses by which a policy improves on them."""

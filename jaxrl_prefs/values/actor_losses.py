@@ -58,11 +58,12 @@ def weighted_bc_loss(
     """mean[ w (pi(s) - a)^2 ] with w = min(exp(temperature A / rms A), largest).
 
     A = mean_k [ Q_k(s, a) - Q_k(s, pi(s)) ]. Both values are one critic's at one state, so its
-    errors that depend on the state alone cancel; in most data those are far larger than the
+    errors that depend only on the state cancel; in most data those are far larger than the
     differences between actions. Dividing by the root mean square over the batch makes the
     temperature independent of the reward's scale. No gradient reaches w.
     """
     action = policy(params, batch.observation)
+    chex.assert_equal_shape([action, batch.action])
     both = jnp.stack([batch.action, jax.lax.stop_gradient(action)])
     q = critic.apply(critic_params, batch.observation[None], both).mean(0)
     advantage = q[0] - q[1]

@@ -49,7 +49,7 @@ def test_standardised_data_and_back():
 
 
 def test_a_density_in_raw_units_has_the_volume():
-    """Doubling all deviations moves the raw log-density by -d log 2, and no filter decision."""
+    """Doubling all standard deviations moves the log-density by -d log 2, and no filter decision."""
     mixture, y = mixtures.pair(3), jnp.float32([[[0.7, 0.0, 0.1]], [[0.2, 0.3, 0.0]]])
     values, raw = [], []
     for std in (0.5, 1.0):
@@ -143,11 +143,11 @@ def test_samples_and_densities_are_those_of_the_data():
 
     def both(key):
         streams = jax.random.split(key, 100)
-        y = score.draw(model, jnp.ones(1), jnp.zeros((100, 2)), streams, 40, FEW)
+        y = score.sample(model, jnp.ones(1), jnp.zeros((100, 2)), streams, 40, FEW)
         return y, score.log_density(model, jnp.ones(1), jnp.zeros((100, 2)), y, FIXED)
 
     y, density = compiled(both, jax.random.key(0))
-    share, spread = mixture.found(y.reshape(-1, 2))
+    share, spread = mixture.mode_statistics(y.reshape(-1, 2))
     assert share[0] == pytest.approx(0.7, abs=0.03)
     np.testing.assert_allclose(spread, 1, atol=0.05)
     assert np.abs(density - mixture.log_density(jnp.asarray(y))).mean() < 0.01
@@ -155,7 +155,7 @@ def test_samples_and_densities_are_those_of_the_data():
 
 def test_each_item_may_have_its_own_steps():
     """Adaptive and fixed steps agree; each state has its own, which the network reads."""
-    mixture = mixtures.pair(2, deviation=0.4)
+    mixture = mixtures.pair(2, std=0.4)
     exact = known(mixture)
     net = exact._replace(apply=lambda p, y, c, t: exact.apply(p, y - 0.2 * c, c, t))
     model = score.model(net, 1, spec(2))
@@ -171,19 +171,19 @@ def test_each_item_may_have_its_own_steps():
     np.testing.assert_allclose(found, expected, atol=0.005)
 
 
-def test_a_row_draws_the_same_in_any_batch():
+def test_a_row_has_the_same_samples_in_any_batch():
     model = model_of(mixtures.pair(2))
     langevin = samplers.langevin()
 
     def solve(s, y, noise):
         return samplers.predictor_corrector(s, y, noise, correct=langevin, steps=5)
 
-    def draw(streams):
-        return score.draw(
+    def sample(streams):
+        return score.sample(
             model, jnp.ones(1), jnp.zeros((len(streams), 2)), streams, 3, score.Solver(solve, False)
         )
 
     keys = jax.random.split(jax.random.key(0), 4)
-    together, alone = compiled(lambda: (draw(keys), draw(keys[2:3])))
+    together, alone = compiled(lambda: (sample(keys), sample(keys[2:3])))
     np.testing.assert_allclose(together[2:3], alone, rtol=1e-5, atol=1e-6)
     assert np.abs(together[0] - together[1]).max() > 0.1

@@ -110,8 +110,12 @@ def test_differences_are_paired_by_seed_and_missing_cells_blank(tmp_path: Path) 
         ["y", "5.0", "1.5 (0.5 to 2.5)", "1.5 (0.5 to 2.5)", ""],
     ]
     # Every seed gained 2: the paired interval is a point, though seeds lie 20 apart.
-    assert table.rows(grid, "bc")[1][4] == "+2.0 (+2.0 to +2.0)"
-    assert table.rows(grid, "bc")[2][2] == ""  # other seeds
+    # No score stands among differences, and no column is compared with itself.
+    assert table.rows(grid, "bc") == [
+        ["dataset", "td3", "iql"],
+        ["x", "", "+2.0 (+2.0 to +2.0)"],
+        ["y", "", ""],  # other seeds
+    ]
     table.publish(grid, tmp_path, Console(), table.extras(grid, "bc"))
     assert (tmp_path / "table.csv").read_text().splitlines()[1] == "x,bc,0,10.0,normalised score"
 
@@ -120,7 +124,7 @@ def test_the_table_command_says_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert table.main(["table", str(tmp_path)]) == commandline.WRONG_USE
-    assert "no finished run" in capsys.readouterr().err
+    assert "no run below" in capsys.readouterr().err
     write(tmp_path / "a" / "bc", result("x", [1.0, 2.0], [0, 1]))
     assert table.main(["table", str(tmp_path), "--against=iql"]) == commandline.WRONG_USE
     assert "no column 'iql'" in capsys.readouterr().err

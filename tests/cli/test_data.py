@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from jaxrl_prefs import data
 from jaxrl_prefs.cli import data as command
+from jaxrl_prefs.data import checked_files
+from jaxrl_prefs.data.generate import pendulum
 from jaxrl_prefs.environments import task
+from tests import playground
+from tests.data import files
 
 
 @pytest.fixture
@@ -102,3 +110,84 @@ def test_info_tells_of_another_environment(
         assert part in text
     real_data("hopper/medium-v0")
     assert "recorded in" not in say("info", "hopper/medium-v0", "--random=0")
+
+
+def test_a_damaged_set_hides_no_other(root: Path, say: Callable[..., str]) -> None:
+    minari = root / "minari"
+    for name in ("whole", "torn", "folder", "odd"):
+        files.write_minari(minari, f"mine/{name}-v0", files.two_episodes())
+    place = {name: minari / f"mine/{name}-v0/data/metadata.json" for name in ("torn", "folder")}
+    place["torn"].write_text("{")
+    place["folder"].unlink()
+    place["folder"].mkdir()
+    odd = minari / "mine/odd-v0/data/metadata.json"
+    odd.write_text(json.dumps(json.loads(odd.read_text()) | {"total_steps": "many"}))
+    text = " ".join(say("list").split())
+    assert "mine/whole-v0" in text
+    assert text.count("damaged: ") == 3
+
+
+def test_an_older_set_is_converted_by_the_command_that_its_refusal_names(
+    root: Path, say: Callable[..., str]
+) -> None:
+    folder = files.write_minari(root / "minari", "mine/two-v0", files.two_episodes())
+    before = data.load("mine/two-v0")
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        file.attrs.update(json.loads((folder / "metadata.json").read_text()))
+    (folder / "metadata.json").unlink()
+    refusal = say("info", "mine/two-v0", code=2)
+    words = refusal.partition("experiments.data ")[2].split()
+    say(*words)
+    np.testing.assert_array_equal(data.load(words[-1]).observation, before.observation)
+
+
+def test_make_says_where_and_stores_where_it_is_told(
+    root: Path, say: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pendulum, "EPISODES", 3)
+    small = functools.partial(pendulum.generate, episodes=3)
+    monkeypatch.setattr(pendulum, "generate", small)
+    there = root / "elsewhere"
+    text = " ".join(say("make", "pendulum-mixed", f"--root={there}").split())
+    assert f"pendulum-mixed is stored in {there / 'pendulum/mixed-v0'}" in text
+    assert f"found where MINARI_DATASETS_PATH={there}" in text
+    assert (there / "pendulum/mixed-v0/data/metadata.json").is_file()
+    assert not (root / "minari/pendulum").exists()
+    text = " ".join(say("make", "pendulum-mixed").split())
+    assert f"is stored in {root / 'minari/pendulum/mixed-v0'}" in text
+
+
+def test_make_stops_at_once_and_leaves_nothing(
+    root: Path, say: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checked_files, "checked", interrupted)
+    small = functools.partial(pendulum.generate, episodes=3)
+    monkeypatch.setattr(pendulum, "generate", small)
+    text = say("make", "pendulum-mixed", code=130)
+    assert text.splitlines()[-1] == "interrupted; nothing half done is left"
+    assert list((root / "minari").iterdir()) == []
+
+
+@pytest.mark.usefixtures("root")
+def test_a_full_disk_is_found_before_anything_is_simulated(
+    say: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**6))
+    monkeypatch.setattr(pendulum, "generate", lambda *_: pytest.fail("simulated"))
+    assert "has 1 MB left: make room" in say("make", "pendulum-mixed", code=2)
+
+
+def test_info_tells_of_an_environment_that_fails(root: Path, say: Callable[..., str]) -> None:
+    playground.register()
+    names = {
+        "tests/OldStep-v0": "has not Gymnasium's interface: step() returns 4 value",
+        playground.faulty("raises"): "none: the environment raised RuntimeError: unstable sim",
+    }
+    files.write_minari(root / "minari", "mine/two-v0", files.two_episodes())
+    for env_id, message in names.items():
+        text = " ".join(say("info", "mine/two-v0", f"--env={env_id}").replace("│", "").split())
+        assert message in text

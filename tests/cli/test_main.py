@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from absl import flags
@@ -13,6 +16,8 @@ from absl import flags
 from jaxrl_prefs import __main__, __version__
 from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_alone_it_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,7 +51,7 @@ def test_a_flag_means_the_same_in_every_command() -> None:
     for name in ("run", "compare", "sweep"):
         own = importlib.import_module(f"jaxrl_prefs.cli.{name}").FLAGS
         shared = ("algo", "dataset", "env", "trust_env", "seeds", "workdir", "set", "overwrite")
-        assert {*shared, *commandline.EVALUATION} <= set(own)
+        assert {*shared, *commandline.WITH_FLAGS} <= set(own)
 
 
 def test_an_unknown_flag_names_the_closest() -> None:
@@ -74,3 +79,23 @@ def test_an_encoding_without_letters_breaks_nothing() -> None:
     )
     title, head, row = done.stdout.decode("ascii").splitlines()
     assert title == "scores \\u2192" and "x" * 200 in head and row.split() == ["a", "1", "+-", "2"]
+
+
+def documented() -> Iterator[tuple[str, list[str]]]:
+    """Every command line of the documents: the command's name and its words."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+            words = line.split("#")[0].replace("'", "").split()
+            if words[:2] == ["python", "-m"] and words[2].startswith("experiments."):
+                words = ["jaxrl-prefs", words[2].removeprefix("experiments."), *words[3:]]
+            if words[:1] == ["jaxrl-prefs"] and words[1:2] and words[1] in __main__.COMMANDS:
+                yield words[1], words[2:]
+
+
+def test_the_flags_of_the_documents_exist() -> None:
+    found = list(documented())
+    assert {"run", "compare"} <= {name for name, _ in found}
+    for name, words in found:
+        own = importlib.import_module(__main__.COMMANDS[name][0]).FLAGS
+        commandline.words(own, [name, *(word for word in words if not word.startswith("$"))])

@@ -47,7 +47,7 @@ def finished(
         "--seeds=3:5",
         f"--workdir={path / 'run'}",
         *(f"--set={name}={value}" for name, value in TINY.items()),
-        f"--set=tensorboard={importlib.util.find_spec('tensorboardX') is not None}",
+        f"--log={'tensorboard' if importlib.util.find_spec('tensorboardX') else ''}",
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "curves", curves)
@@ -192,7 +192,7 @@ def test_event_files_need_their_package(
     command: Command, fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    assert "pip install tensorboardX" in fails(command("--set=tensorboard=true"))
+    assert "pip install tensorboardX" in fails(command("--log=tensorboard"))
 
 
 def test_a_broken_seed_stops_the_run_and_keeps_the_last_good_checkpoint(
@@ -228,6 +228,8 @@ def test_a_broken_seed_stops_the_run_and_keeps_the_last_good_checkpoint(
         (["--set=eta"], "--set takes field=value, and got 'eta'"),
         (["--set=seeds=3"], "--seeds"),
         (["--seeds=none"], "--seeds takes a number of seeds"),
+        (["--set=tensorboard=true"], "no field 'tensorboard': it is called 'log'"),
+        (["--log=tensorbord"], "field 'log' takes tensorboard, wandb"),
         (["--eval_episodes=0"], "'eval_episodes' must be at least 1"),
         (["--eval_every=soon"], "field 'eval_every' takes an int, and got 'soon'"),
         (["--dataset=no/such-set-v0"], "no/such-set-v0"),
@@ -302,6 +304,7 @@ def test_help_explains_flags_and_fields(capsys: pytest.CaptureFixture[str]) -> N
     text = capsys.readouterr().out
     for flag in ("algo", "dataset", "env", "seeds", "workdir", "set", "overwrite", "eval_every"):
         assert f"--{flag}: " in text
+    assert "runs/<algo>-<dataset>" in text
     # What would run on the default dataset, and not the method's defaults.
     assert "eta=0.05 (float): strength of the pathwise KL" in text
     assert "pretrain_steps=10000 (int, default 2000000)" in text

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,27 @@ from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import aggregate, published, workdir
 
 
-def finish(folder: Path, dataset: str, scores: list[float]) -> None:
-    """Leaves what a run leaves."""
+def begin(
+    folder: Path, dataset: str, *, algo: str = "bdpo", rows: int = 100, score: float = 40.0
+) -> None:
+    """Leaves what a run leaves at its start."""
     folder.mkdir(parents=True)
+    about = {
+        "run": {"algo": algo, "dataset": dataset, "seeds": [0, 1]},
+        "data": {"rows": rows, "score": score, "score_kind": "normalised score"},
+        "steps": 4000,
+    }
+    (folder / "config.json").write_text(json.dumps(about))
+
+
+def entry(*scores: float) -> dict[str, Any]:
+    mean = float(np.mean(scores))
+    return {"scores": scores, "score_mean": mean, "score_ci": [min(scores), max(scores)]}
+
+
+def finish(folder: Path, dataset: str, scores: list[float], **more: Any) -> None:
+    """Leaves what a run leaves at its end."""
+    folder.mkdir(parents=True, exist_ok=True)
     result = {
         "algo": "bdpo",
         "dataset": dataset,
@@ -31,7 +50,7 @@ def finish(folder: Path, dataset: str, scores: list[float]) -> None:
         "score_kind": "normalised score",
         "data_score": 40.0,
     }
-    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "result.json").write_text(json.dumps(result | more))
 
 
 @pytest.fixture
@@ -68,26 +87,101 @@ def test_published_rows_add_up_to_the_published_sums(
     assert sum(means) == pytest.approx(total, abs=tolerance)
 
 
-def test_published_scores_stand_beside_the_same_dataset_alone(runs: Path) -> None:
-    grid = table.collect([runs])
-    head, *body = table.printed(grid)
-    assert head[1:] == ["BDPO", "ARQ+s", "ARQ+pi", "ARQ: s", "ARQ: Q^beta+s", "BPR", *head[7:]]
-    cells = {row[0]: dict(zip(head, row, strict=True)) for row in body}
-    assert cells["downloads/hopper_medium-v2.hdf5"]["BDPO"] == "100.6 ± 0.7"
-    assert cells["pen-human-v0"]["ARQ+s"] == "74"
-    assert cells["pen-human-v0"]["BDPO"] == ""
-    assert published.beside("hopper/medium-v0") == published.beside("hopper-medium-v1") == {}
+def test_published_scores_stand_beside_the_same_data_alone(tmp_path: Path) -> None:
+    """A file's name is not enough: its size and its own score must be the published ones."""
+    name = "downloads/hopper_medium-v2.hdf5"
+    begin(tmp_path / "true" / "bdpo", name, rows=997_700, score=44.4)
+    finish(tmp_path / "true" / "bdpo", name, [90.0], data_score=44.4)
+    for folder, dataset, rows, score in (
+        ("small", "mine/hopper_medium-v2.hdf5", 100_000, 44.4),
+        ("other", "other/hopper_medium-v2.hdf5", 999_906, 48.2),
+        ("pen", "pen-human-v0", 5_000, 90.0),
+    ):
+        begin(tmp_path / folder / "bdpo", dataset, rows=rows, score=score)
+        finish(tmp_path / folder / "bdpo", dataset, [90.0], data_score=score)
+    finish(tmp_path / "old" / "bdpo", "old/hopper_medium-v2.hdf5", [90.0], data_score=44.4)
+    finish(tmp_path / "own" / "bdpo", "hopper/medium-v0", [90.0])
+    rows, refused = table.printed(table.collect([tmp_path]))
+    columns = ["BDPO", "ARQ+s", "ARQ: s", "ARQ: Q^beta+s", "BPR", "Onestep BPR", "IQL", "TD3+BC"]
+    assert rows[0] == ["dataset", *columns]
+    assert [row[:2] for row in rows[1:]] == [[name, "100.6 ± 0.7"]]
+    assert sorted(refused) == [
+        "mine/hopper_medium-v2.hdf5: 100,000 transitions, and the published hopper-medium-v2 has "
+        "999,906",
+        "old/hopper_medium-v2.hdf5: the run does not say how many transitions it had",
+        "other/hopper_medium-v2.hdf5: its own score is 48.2, and that of the published "
+        "hopper-medium-v2 44.3",
+        "pen-human-v0: the size and score of the published pen-human-v0 are not known here",
+    ]
+
+
+def test_the_originals_agree_with_each_other() -> None:
+    """A medium-expert file holds the two others; their scores lie between."""
+    of = published.ORIGINALS
+    assert (
+        {name for name in of if "expert" not in name}
+        | {
+            f"{robot}-{quality}-v2"
+            for robot in ("halfcheetah", "hopper", "walker2d")
+            for quality in ("expert", "medium-expert")
+        }
+        == {*published.LOCOMOTION, *published.ARQ_LOCOMOTION}
+        == set(of)
+    )
+    for robot in ("halfcheetah", "hopper", "walker2d"):
+        medium, expert = of[f"{robot}-medium-v2"], of[f"{robot}-expert-v2"]
+        both = of[f"{robot}-medium-expert-v2"]
+        assert both.transitions == medium.transitions + expert.transitions
+        assert medium.score < both.score < expert.score
 
 
 def test_the_command_writes_text_figures_and_a_picture(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert table.main(["table", str(runs), "--published"]) == 0
-    assert "what papers printed" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "what papers printed" in shown and "does not say how many transitions" in shown
     assert (runs / "table.png").read_bytes().startswith(b"\x89PNG")
-    assert "100.6 ± 0.7" in (runs / "table.md").read_text()
+    assert "does not say how many" in (runs / "table.md").read_text()
     assert table.main(["table", "--help"]) == 0
     assert "--published" in capsys.readouterr().out
+
+
+def test_a_run_that_is_not_finished_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(tmp_path / "runs" / "bc", "x", [1.0, 2.0])
+    begin(tmp_path / "iql-x", "x", algo="iql")
+    workdir.Rows(tmp_path / "iql-x" / workdir.TIMINGS).append([{"step": 1200}])
+    folders = [str(tmp_path / name) for name in ("runs", "iql-x", "empty")]
+    assert table.main(["table", *folders, "--against=bc/actor", "--iqm", "--policies"]) == 0
+    shown = capsys.readouterr().out
+    assert "unfinished (1,200 of 4,000 updates)" in shown
+    assert f"no run below {tmp_path / 'empty'}" in shown
+    assert "iql" not in (tmp_path / "runs" / "table.csv").read_text()
+
+
+def test_every_point_of_a_sweep_has_a_column(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{}")
+    none = {"policies": {}, "algo": "td3_bc"}
+    points = [
+        {"settings": {"alpha": 2.5}, "policies": {"actor": entry(10.0, 12.0)}},
+        {"settings": {"alpha": 40.0}, "policies": {"actor": entry(20.0, 24.0)}},
+    ]
+    together = tmp_path / "x" / "td3_bc" / "together"
+    finish(together, "x", [], **none, points=points)
+    finish(tmp_path / "x" / "bc" / "default", "x", [5.0, 6.0], algo="bc")
+    finish(tmp_path / "x" / "bdpo" / "policy=gaussian", "x", [7.0, 8.0])
+    grid = table.collect([tmp_path])
+    assert table.rows(grid) == [
+        ["dataset", "data", "bc", "bdpo+policy=gaussian", "td3_bc+alpha=2.5", "td3_bc+alpha=40"],
+        [
+            *("x", "40.0", "5.5 (5.0 to 6.0)", "7.5 (7.0 to 8.0)"),
+            *("11.0 (10.0 to 12.0)", "22.0 (20.0 to 24.0)"),
+        ],
+    ]
+    assert table.rows(grid, "td3_bc+alpha=2.5")[1][-1] == "+11.0 (+10.0 to +12.0)"
+    assert table.collect([together]).columns == grid.columns[2:]
 
 
 def test_runs_in_their_usual_folders_stand_below_their_method(tmp_path: Path) -> None:
@@ -130,7 +224,7 @@ def test_the_last_evaluations_of_the_last_phase_are_averaged_by_seed(tmp_path: P
     both = table.by_policy(grid)
     assert both.columns == ("mine/actor", "mine/other")
     assert table.rows(both)[1][2:] == ["7.0 (6.5 to 7.5)", "107.0 (106.5 to 107.5)"]
-    assert table.rows(both, "mine/actor")[1][3] == "+100.0 (+100.0 to +100.0)"
+    assert table.rows(both, "mine/actor")[1] == ["a", "+100.0 (+100.0 to +100.0)"]
     # A policy that is played at the end alone has no mean of two.
     kept = [row for row in rows if row["policy"] == "actor" or row["step"] == 400]
     (folder / workdir.EVALUATIONS).unlink()
@@ -168,8 +262,8 @@ def test_aggregates_take_columns_with_all_datasets(tmp_path: Path) -> None:
     grid = table.collect([tmp_path])
     assert set(table.matrices(grid)) == {"whole"}
     np.testing.assert_array_equal(table.matrices(grid)["whole"], [[1, 11], [2, 12]])
-    (_, shown) = table.extras(grid, iqm=True)[0]
-    assert [row[0] for row in shown] == ["column", "whole"]
+    (shown,) = table.extras(grid, iqm=True)
+    assert [row[0] for row in shown.rows] == ["column", "whole"]
 
 
 def test_a_table_without_rows_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

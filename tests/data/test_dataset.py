@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.data import Processing, prepare
-from jaxrl_prefs.data.recording import Recording, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, Steps, record
 from jaxrl_prefs.errors import DataError
 
 RAW = Processing(gamma=0.9)
 
 
-def recording(rewards: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)) -> Recording:
+def recording(rewards: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)) -> Dataset:
     """Episodes of two steps (terminated) and three (cut off); actions in [-2, 2]."""
     observation = np.array([[0, 1], [2, 3], [10, 11], [12, 13], [14, 15]], np.float64)
     following = np.array([[2, 3], [4, 5], [12, 13], [14, 15], [16, 17]], np.float64)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Recording, parity
+from jaxrl_prefs.data import Dataset, parity
 from jaxrl_prefs.environments import task
 from jaxrl_prefs.errors import DataError
 
@@ -84,7 +84,7 @@ def two_swapped(x: np.ndarray) -> np.ndarray:
     return x[:, [0, 1, 3, 2, *range(4, x.shape[1])]]
 
 
-FAULTS: dict[str, Callable[[Recording], Recording]] = {
+FAULTS: dict[str, Callable[[Dataset], Dataset]] = {
     "actions in other units": lambda r: r._replace(action=r.action / 2),
     "actions of the other sign": lambda r: r._replace(action=-r.action),
     "actions in another order": lambda r: r._replace(action=r.action[:, ::-1]),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.data import Processing, prepare
-from jaxrl_prefs.data.recording import Recording, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, Steps, record
 from jaxrl_prefs.errors import DataError
 
 BOX = (np.array([-2.0]), np.array([2.0]))
@@ -25,7 +25,7 @@ def steps(**changes: np.ndarray) -> Steps:
     )._replace(**changes)
 
 
-def made(**changes: np.ndarray) -> Recording:
+def made(**changes: np.ndarray) -> Dataset:
     return record("mine/set-v0", steps(**changes), BOX, None, NONE)
 
 

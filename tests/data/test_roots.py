@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -96,3 +98,39 @@ def test_minari_root_is_put_back(root: Path) -> None:
     with roots.minari_root(root / "other"):
         assert os.environ["MINARI_DATASETS_PATH"] == str(root / "other")
     assert os.environ["MINARI_DATASETS_PATH"] == str(root)
+
+
+@pytest.mark.parametrize("named", ["~/sets", "sets"])
+def test_a_root_does_not_depend_on_the_working_directory(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", named)
+    assert roots.roots()[0] == tmp_path / "sets"
+    assert roots.writable_root(named) == tmp_path / "sets"
+
+
+def test_drafts_of_dead_processes_are_removed(root: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    host = roots._host()
+    stale, own, far = (
+        root / f".partial-{host}-{dead.pid}-a",
+        root / f".partial-{host}-{os.getpid()}-a",
+        root / f".partial-elsewhere-{dead.pid}-a",
+    )
+    for draft in (stale, own, far):
+        (draft / "data").mkdir(parents=True)
+    roots.install("a/c-v0", root, fill("{}"))
+    assert [draft.exists() for draft in (stale, own, far)] == [False, True, True]
+
+
+def test_a_full_disk_is_told(root: Path) -> None:
+    def full(folder: Path) -> None:
+        folder.mkdir()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DataError, match=r"a/c-v0 cannot be stored in .*: No space left"):
+        roots.install("a/c-v0", root, full)
+    assert list(root.iterdir()) == []

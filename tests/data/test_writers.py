@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Recording
+from jaxrl_prefs.data import Dataset
 from jaxrl_prefs.types import Transition
 from tests.data import files
 
@@ -23,7 +23,7 @@ Find = Callable[[str], Path]
 class Slice(NamedTuple):
     """The first episodes of a recording, and their rows."""
 
-    recording: Recording
+    recording: Dataset
     episodes: list[slice]
     rows: slice
 
@@ -38,7 +38,7 @@ def first(name: str, episodes: int, real_data: Find) -> Slice:
     )
 
 
-def transitions(recording: Recording, rows: slice | np.ndarray) -> Transition:
+def transitions(recording: Dataset, rows: slice | np.ndarray) -> Transition:
     whole = data.prepare(recording, data.Processing(gamma=0.9)).transitions
     return Transition(*(np.asarray(leaf)[rows] for leaf in whole[:-1]))  # type: ignore[arg-type]
 

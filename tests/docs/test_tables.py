@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from docs import tables
+from docs import plots, tables
 
 FIELDS = ("title", "budget", "protocol", "machine", "versions", "kept")
 
@@ -100,3 +100,19 @@ def test_the_rooms_are_those_of_the_import_rules() -> None:
     sys.modules["rules"] = rules
     spec.loader.exec_module(rules)
     assert tables.floors() == rules.FLOORS
+
+
+PICTURES = [*plots.plots()]
+
+
+@pytest.mark.parametrize("name, layout, records", PICTURES, ids=[each[0] for each in PICTURES])
+def test_pictures_show_the_records(
+    name: str, layout: dict[str, Any], records: list[tables.Record]
+) -> None:
+    from PIL import Image
+
+    with Image.open(plots.FIGURES / f"{name}.png") as picture:
+        shown = picture.info.get(plots.KEY)
+    assert shown == plots.digest(layout, records), "run: python -m docs.plots"
+    assert len(records) > 1
+    assert all(field in records[-1] for _, field in layout["values"])

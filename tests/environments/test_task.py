@@ -60,6 +60,34 @@ def test_a_missing_simulator_is_one_line() -> None:
         task.recorded(spec, 0).make()
 
 
+def test_a_missing_package_is_named_with_the_ways_out() -> None:
+    spec = json.dumps({"id": "Far-v0", "entry_point": "far_away:Env", "max_episode_steps": 5})
+    way = r"\(the package far_away is not installed\).*--env=ID.*--env=none"
+    with pytest.raises(DataError, match=way):
+        task.recorded(spec, 0).make()
+
+
+def test_no_window_is_opened() -> None:
+    spec = json.loads(gymnasium.spec("Pendulum-v1").to_json()) | {
+        "kwargs": {"render_mode": "human"}
+    }
+    env = task.recorded(json.dumps(spec), 0).make()
+    assert env.render_mode is None
+    env.reset(seed=0)
+    env.close()
+
+
+@pytest.mark.parametrize("reward", [1.5, np.float32(1.5), np.array(1.5), np.array([[1.5]])])
+def test_a_reward_is_a_number(reward: object) -> None:
+    assert task.number(reward) == 1.5
+
+
+@pytest.mark.parametrize("reward", [None, "1", np.zeros(2), np.zeros(0)])
+def test_other_rewards_are_refused(reward: object) -> None:
+    with pytest.raises(DataError, match="is no number"):
+        task.number(reward)
+
+
 def test_discrete_actions_are_refused() -> None:
     with pytest.raises(DataError, match=r"CartPole-v1: .*Discrete.* not a box"):
         task.named("CartPole-v1").make()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import DataError, Recording
+from jaxrl_prefs.data import DataError, Dataset
 from jaxrl_prefs.data.readers import default_task, robomimic
 from jaxrl_prefs.environments import trust
 from tests.data import files
@@ -61,7 +61,7 @@ def written(root: Path, spec: Any, key: str = "env_spec", **more: Any) -> str:
     return "mine/set-v0"
 
 
-def used(recording: Recording) -> None:
+def used(recording: Dataset) -> None:
     """Makes what a program makes of a recording's environment."""
     if recording.task is not None:
         recording.task.make().close()
@@ -323,3 +323,10 @@ def test_robosuites_settings_are_plain(tmp_path: Path, monkeypatch: pytest.Monke
 def test_other_kinds_of_robomimics_environments_are_none(tmp_path: Path) -> None:
     recording = data.load(str(lift(tmp_path, {"env_name": "hopper-v2", "type": 2})))
     assert (recording.task, recording.refused) == (None, None)
+
+
+def test_a_package_that_is_missing_is_named(root: Path) -> None:
+    name = written(root, {"id": "Far/Arm-v0", "entry_point": "far_away.arm:Arm"})
+    refused = data.load(name).refused
+    assert refused is not None
+    assert "its package far_away is not installed" in str(refused)

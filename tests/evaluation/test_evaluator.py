@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Dataset, Processing, Recording
+from jaxrl_prefs.data import Dataset, PreparedDataset, Processing
 from jaxrl_prefs.environments import task as tasks
-from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.errors import DataError, EvaluationError
 from jaxrl_prefs.evaluation import rollout
 from jaxrl_prefs.evaluation.evaluator import Diagnosis, Evaluator, Score
 from jaxrl_prefs.method import Method, Policy
@@ -29,7 +29,7 @@ def corridor() -> None:
     playground.register()
 
 
-def recording(env_id: str = playground.ENV_ID, **changes: object) -> Recording:
+def recording(env_id: str = playground.ENV_ID, **changes: object) -> Dataset:
     """Made-up data for an environment; observations have mean (3, -2) and deviation (2, .5)."""
     task = tasks.named(env_id)
     env = task.make()
@@ -39,7 +39,7 @@ def recording(env_id: str = playground.ENV_ID, **changes: object) -> Recording:
     signs = np.tile(np.float32([[1], [-1]]), (32, size))
     mean, std = np.resize(np.float32([3, -2]), size), np.resize(np.float32([2, 0.5]), size)
     rows = mean + std * signs
-    full = Recording(
+    full = Dataset(
         name="made-up",
         family="other",
         observation=rows,
@@ -59,7 +59,7 @@ def recording(env_id: str = playground.ENV_ID, **changes: object) -> Recording:
     return full._replace(**changes)
 
 
-def dataset(normalize: bool = False, **changes: object) -> Dataset:
+def dataset(normalize: bool = False, **changes: object) -> PreparedDataset:
     return data.prepare(recording(**changes), Processing(normalize_observations=normalize))
 
 
@@ -100,7 +100,10 @@ ACTIONS = np.float32([[-1.0], [0.0], [0.5]])
 
 
 def play(
-    seeds: tuple[int, ...] = (0, 1, 2), *, over: Dataset | None = None, mapping: str = "auto"
+    seeds: tuple[int, ...] = (0, 1, 2),
+    *,
+    over: PreparedDataset | None = None,
+    mapping: str = "auto",
 ) -> tuple[Evaluator, dict[str, Array]]:
     mesh = seed_axis.seed_mesh()
     evaluator = Evaluator(
@@ -337,3 +340,76 @@ def test_a_simulator_of_other_sizes_is_refused() -> None:
         Evaluator(
             *(METHOD, made_up, (0,), seed_axis.seed_mesh()), episodes=1, eval_seed=0, backend="mjx"
         )
+
+
+def faulty(fault: str) -> Dataset:
+    return data.prepare(recording(playground.faulty(fault)), Processing())
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raises", "tests/FaultyRaises-v0 raised RuntimeError: unstable simulation"),
+        ("nan", "tests/FaultyNan-v0 showed a NaN or an infinity"),
+        ("nan reward", "tests/FaultyNanReward-v0 showed a NaN or an infinity"),
+    ],
+)
+def test_an_environment_that_fails_is_named_and_not_scored(fault: str, message: str) -> None:
+    """Starts 8 to 11: the second episode of the first seed is the first odd one."""
+    evaluator, state = play((5, 7), over=faulty(fault))
+    place = r"\(seed 5, episode 1, step 2\)"
+    for _ in range(2):  # the environments can be reset after it
+        with pytest.raises(
+            EvaluationError, match=f"policy 'constant' could not.*{message}.*{place}"
+        ):
+            evaluator(state, 0)
+    evaluator.close()
+
+
+def test_a_fault_after_an_episodes_end_is_none() -> None:
+    """Of the copies at rest, nothing is asked."""
+    evaluator, state = play((0,), over=faulty("nan"))
+    evaluator._arena._starts = [8, 8, 10, 10]
+    assert np.isfinite(evaluator(state, 0)["constant"].returns).all()
+    evaluator.close()
+
+
+def test_rewards_may_be_arrays_of_one_number() -> None:
+    evaluator, state = play(over=faulty("array"))
+    expected = np.outer([0.0, 5.0, 7.5], LENGTHS)
+    np.testing.assert_allclose(evaluator(state, 0)["constant"].returns, expected, rtol=1e-6)
+    evaluator.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("OldStep", r"step\(\) returns 4 value"),
+        ("OldReset", r"reset\(seed=0\) fails: .*unexpected keyword argument"),
+        ("BareReset", r"reset\(\) returns no \(observation, info\)"),
+    ],
+)
+def test_old_interfaces_are_named_before_the_training(name: str, message: str) -> None:
+    with pytest.raises(
+        DataError, match=f"tests/{name}-v0 has not Gymnasium.*{message}.*--env=none"
+    ):
+        play(over=dataset(task=tasks.named(f"tests/{name}-v0")))
+
+
+def test_a_nan_on_the_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pendulums that start on the left break down in their third step."""
+    build = rollout.mjx.build
+
+    def broken(task: tasks.Task) -> object:
+        simulator = build(task)
+
+        def step(world: object, action: Array) -> tuple:
+            after, reward, over = simulator.step(world, action)
+            lost = simulator.observe(world)[1] < 0
+            return jax.tree.map(lambda x: jnp.where(lost, jnp.nan, x), after), reward, over
+
+        return simulator._replace(step=step)
+
+    monkeypatch.setattr(rollout.mjx, "build", broken)
+    with pytest.raises(EvaluationError, match=r"Pendulum-v1 showed a NaN .*\(seed 0, episode \d+"):
+        swung("mjx", episodes=6)

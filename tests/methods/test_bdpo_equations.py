@@ -297,8 +297,7 @@ ROWS, SAMPLES = 7, 4
 
 
 def stubbed(settings, step=None):
-    """A policy that returns what it is given, plus the actor it got; and a state of target
-    networks.
+    """A policy that returns its input plus the actor it got; and a state of target networks.
 
     Everything that is not a target network is NaN.
     """

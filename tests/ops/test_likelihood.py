@@ -62,14 +62,14 @@ def test_a_plane_of_four_modes():
     ("mixture", "allowed"),
     [
         (mixtures.pair(1), 0.005),
-        (mixtures.pair(1, deviation=0.3), 0.003),
-        (mixtures.pair(3, deviation=0.15), 0.005),
+        (mixtures.pair(1, std=0.3), 0.003),
+        (mixtures.pair(3, std=0.15), 0.005),
         (mixtures.cross(), 0.01),
     ],
 )
 def test_fixed_steps_are_accurate_on_samples(mixture, allowed):
     """Over 2,000 samples, 32 evaluations; at the border between two modes errors reach 1."""
-    y = mixture.draw(2_000)
+    y = mixture.sample(2_000)
     error = fixed(mixture, y) - np.asarray(mixture.log_density(jnp.asarray(y)))
     assert np.abs(error).mean() < allowed
     assert np.quantile(np.abs(error), 0.98) < 10 * allowed
@@ -121,7 +121,7 @@ def test_random_signs_are_unbiased():
 
     found = np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(0), 4_000)))
     deviation = found.std(0)
-    assert (deviation > 0.1).all()  # a single draw is not exact
+    assert (deviation > 0.1).all()  # a single sample is not exact
     error = np.abs(found.mean(0) - traces(y, 0.5)) / (deviation / np.sqrt(len(found)))
     assert (error < 4).all()
 

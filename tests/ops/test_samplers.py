@@ -45,7 +45,7 @@ PREDICTOR = partial(samplers.predictor_corrector, correct=None)
 def test_500_steps_find_the_modes(sampler):
     """Deviations lie below 1 because the last step's noise is left out."""
     mixture = mixtures.pair(1)
-    share, spread = mixture.found(drawn(mixture, sampler, count=20_000))
+    share, spread = mixture.mode_statistics(drawn(mixture, sampler, count=20_000))
     assert share[0] == pytest.approx(0.7, abs=0.01)
     assert 0.98 <= np.sqrt(share @ spread**2) <= 1.0
 
@@ -56,7 +56,7 @@ def test_norms_of_each_sample_are_biased_as_they_are_known_to_be(size, weight, s
     mixture = mixtures.pair(size)
     y = drawn(mixture, corrected(per_sample=True))
     assert np.isfinite(y).all()
-    share, _ = mixture.found(y)
+    share, _ = mixture.mode_statistics(y)
     assert share[0] == pytest.approx(weight, abs=0.012)
     far = ((y[:, None] - mixture.means[None]) ** 2).sum(-1).min(1) > 25 * 0.01 * size
     if size == 1:
@@ -67,16 +67,16 @@ def test_norms_of_each_sample_are_biased_as_they_are_known_to_be(size, weight, s
         assert inside.std() / 0.1 == pytest.approx(spread, abs=0.05)
 
 
-@pytest.mark.parametrize(("size", "deviation"), [(1, 0.1), (3, 0.05), (3, 0.2)])
-def test_24_steps_find_the_modes_as_well(size, deviation):
-    mixture = mixtures.pair(size, deviation=deviation)
-    share, spread = mixture.found(drawn(mixture, few))
+@pytest.mark.parametrize(("size", "std"), [(1, 0.1), (3, 0.05), (3, 0.2)])
+def test_24_steps_find_the_modes_as_well(size, std):
+    mixture = mixtures.pair(size, std=std)
+    share, spread = mixture.mode_statistics(drawn(mixture, few))
     assert share[0] == pytest.approx(0.7, abs=0.02)
     np.testing.assert_allclose(spread, 1, atol=0.05)
 
 
 def test_24_steps_find_four_modes():
-    share, spread = mixtures.cross().found(drawn(mixtures.cross(), few))
+    share, spread = mixtures.cross().mode_statistics(drawn(mixtures.cross(), few))
     np.testing.assert_allclose(share, 0.25, atol=0.02)
     np.testing.assert_allclose(spread, 1, atol=0.05)
 
@@ -86,7 +86,7 @@ def test_few_steps_converge_to_the_flow():
 
     But for the last time, whose noise is left out: END moves no quantile by more than 2e-3.
     """
-    mixture = mixtures.pair(1, deviation=0.4)
+    mixture = mixtures.pair(1, std=0.4)
     start = jnp.linspace(-2, 2, 41)[:, None]
     expected = np.asarray(norm.cdf(start[:, 0]))
     errors = []
@@ -98,7 +98,7 @@ def test_few_steps_converge_to_the_flow():
 
 
 def test_the_adaptive_flow_finds_the_modes():
-    """Each item with steps of its own; deviations keep the noise at the last time, .5 % of .1."""
+    """Each item with its own steps; deviations keep the noise at the last time, .5 % of .1."""
     mixture = mixtures.pair(1)
 
     def sampler(score, start, noise):
@@ -106,7 +106,7 @@ def test_the_adaptive_flow_finds_the_modes():
         return jax.vmap(lambda y: samplers.flow(score, y))(start)
 
     y = drawn(mixture, sampler, count=2_000)
-    share, spread = mixture.found(y)
+    share, spread = mixture.mode_statistics(y)
     assert share[0] == pytest.approx(0.7, abs=0.04)
     np.testing.assert_allclose(spread, 1.005, atol=0.05)
 
@@ -150,7 +150,7 @@ def test_the_langevin_chain_stays_where_it_is_known_to_stay():
 
 def test_one_step_by_hand():
     """Two times, 1 and END, corrector before predictor, the mean of the last step returned."""
-    mixture = mixtures.pair(1, deviation=0.4)
+    mixture = mixtures.pair(1, std=0.4)
     draws = [np.full((1, 1), x, np.float32) for x in (0.3, -0.2, 0.7, 0.1)]
     start = jnp.full((1, 1), 0.5)
     correct = samplers.langevin()

@@ -47,7 +47,7 @@ def test_time_and_noise_ratio_are_inverse():
 @pytest.mark.parametrize("t", [1e-5, 0.3])
 def test_drifts_of_a_mixture_move_its_density(t):
     """Fokker and Planck: d p / dt = -div(p flow), for the ODE and, in reverse, for the SDE."""
-    mixture, y = mixtures.pair(1, deviation=0.4), jnp.linspace(-2, 2, 9)[:, None]
+    mixture, y = mixtures.pair(1, std=0.4), jnp.linspace(-2, 2, 9)[:, None]
 
     def density(y, t):
         return jnp.exp(mixture.log_density(y, t))

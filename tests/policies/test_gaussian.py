@@ -13,7 +13,7 @@ from jaxrl_prefs.policies import gaussian, paths
 from jaxrl_prefs.policies.deterministic import Deterministic
 from jaxrl_prefs.policies.gaussian import DiagonalGaussian
 from jaxrl_prefs.types import Box, Net
-from tests.exact import compiled
+from tests.exact import compiled, import_distrax
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -138,6 +138,7 @@ def test_standard_deviations_stay_between_their_bounds():
 
 def test_the_distribution_is_the_density():
     """distrax's log-density, mean and standard deviation are the policy's own."""
+    import_distrax()
     state = jnp.zeros((7, 1))
     action = np.random.default_rng(0).uniform(LOW, HIGH, (7, 2))
 

@@ -10,7 +10,7 @@ import scipy.stats
 
 from jaxrl_prefs.policies.tanh_gaussian import TanhGaussian
 from jaxrl_prefs.types import Box, Net
-from tests.exact import compiled
+from tests.exact import compiled, import_distrax
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -87,6 +87,7 @@ def test_the_density_carries_the_gradient_at_a_fixed_sample():
 
 def test_the_distribution_is_the_density_of_actions():
     """distrax's log-density at actions is ours, by u and by the action."""
+    import_distrax()
     u = np.random.default_rng(1).normal(size=(5, 1, 2))
     state = jnp.zeros((5, 1))
 

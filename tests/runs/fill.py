@@ -13,7 +13,7 @@ from typing import Any
 
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1e9"  # its files are not the victims
 
-from jaxrl_prefs.cli import run
+from jaxrl_prefs.cli import commandline, run
 from jaxrl_prefs.runs.checkpoints import Checkpoints
 from jaxrl_prefs.runs.recorder import Recorder, Step
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
             self.wait()
 
         Checkpoints.save = fail
-    return run.main(["run", *flags])
+    return commandline.guarded(run.main, ["run", *flags])
 
 
 if __name__ == "__main__":

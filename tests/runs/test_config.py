@@ -8,7 +8,7 @@ from jaxrl_prefs import data
 from jaxrl_prefs.data import Processing
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.runs import config, overrides, presets
+from jaxrl_prefs.runs import config, overrides, presets, renamed
 from jaxrl_prefs.runs.config import Choice, RunConfig
 
 CHOICE = Choice(algo="bdpo", dataset="some/set-v0", env="", seeds=(0, 1), assignments=())
@@ -84,3 +84,25 @@ def test_fields_of_run_and_method_alike_are_listed() -> None:
     with pytest.raises(ConfigError) as failure:
         config.check(dataclasses.replace(CHOICE, assignments=("nothing=1",)))
     assert "critic_ensemble_size" in str(failure.value) and "log_every" in str(failure.value)
+
+
+def test_raw_rewards_are_not_scaled_as_a_range_is() -> None:
+    """A family's scale of 1000 is the range of returns, and no factor of raw rewards."""
+    for assignments, expected in (
+        ((), ("range", 1000.0)),
+        (("reward=affine",), ("affine", 1.0)),
+        (("reward=affine", "reward_scale=10"), ("affine", 10.0)),
+        (("reward=range",), ("range", 1000.0)),
+        (("reward_scale=500",), ("range", 500.0)),
+    ):
+        choice = dataclasses.replace(CHOICE, assignments=assignments)
+        run, _ = config.resolve(choice, "unknown/set-v0", "locomotion")
+        assert (run.reward, run.reward_scale) == expected, assignments
+
+
+def test_a_folder_without_a_later_field_is_read_as_it_was_run() -> None:
+    assert renamed.present({"run": {"algo": "bc"}})["run"] == {"algo": "bc", "clip_actions": False}
+    own = {"run": {"algo": "bc", "clip_actions": True}}
+    assert renamed.present(own)["run"]["clip_actions"] is True
+    for name, value in renamed.ADDED.items():
+        assert getattr(RunConfig(), name) == value

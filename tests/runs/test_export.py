@@ -14,7 +14,7 @@ import pytest
 
 from jaxrl_prefs.data import Affine
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.runs import load
+from jaxrl_prefs.runs import export
 from jaxrl_prefs.types import Spec, Transition
 from tests.test_contract import TINY
 
@@ -40,7 +40,7 @@ def policies(name: str, data: Transition, *, zeros: bool = False) -> tuple[dict[
 def test_every_policy_becomes_one_program(name: str, tiny: Transition) -> None:
     acts, state = policies(name, tiny, zeros=True)
     for act in acts.values():
-        whole = load.exported(act, state, OBSERVATION, ACTION)
+        whole = export.exported(act, state, OBSERVATION, ACTION)
         assert whole.platforms == ("cpu", "cuda", "tpu")
         batch, width = whole.in_avals[0].shape
         assert (str(batch), width) == ("batch", 3)
@@ -51,7 +51,7 @@ def test_every_policy_becomes_one_program(name: str, tiny: Transition) -> None:
 def test_a_program_acts_as_its_policy(name: str, tiny: Transition) -> None:
     acts, state = policies(name, tiny)
     act = next(iter(acts.values()))
-    exported = load.exported(act, state, OBSERVATION, ACTION, ["cpu"])
+    exported = export.exported(act, state, OBSERVATION, ACTION, ["cpu"])
     whole = jax.export.deserialize(exported.serialize())
     actions = np.asarray(whole.call(RAW, np.uint32(7)))
     part = np.asarray(whole.call(RAW[:2], np.uint32(7)))  # a row does not see the others
@@ -80,7 +80,7 @@ assert not strangers, strangers
 
 def test_a_file_needs_jax_alone(tiny: Transition, tmp_path: Path) -> None:
     acts, state = policies("td3_bc", tiny)
-    whole = load.exported(acts["actor"], state, OBSERVATION, ACTION)
+    whole = export.exported(acts["actor"], state, OBSERVATION, ACTION)
     (tmp_path / "policy").write_bytes(whole.serialize())
     run = subprocess.run(
         [sys.executable, "-c", LOADER, str(tmp_path / "policy")],

@@ -120,6 +120,7 @@ def ten_episodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The embedded dataset with 10 episodes, made here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("golden")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # may hold the whole
         patch.setattr(pendulum.generate, "__kwdefaults__", {"episodes": 10, "seed": 0})
         yield
 

@@ -3,7 +3,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,8 +43,11 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = Spec(3, 2, 50, -one[:2], one[:2], zero, one * np.float32(0.7), zero[:2], one[:2])
     method = bdpo.make(CONFIG, spec)
     about = {
-        "run": {"algo": "bdpo", "seeds": SEEDS},
+        "run": {"algo": "bdpo", "dataset": "made-up", "seeds": SEEDS},
         "method": dataclasses.asdict(CONFIG),
+        "sweep": {},
+        "data": dict.fromkeys(("env", "score_kind", "score", "reference_source"), ""),
+        "versions": {},
         "release": load.describe(spec, OBSERVATION, ACTION),
     }
     (path / "config.json").write_text(json.dumps(about))
@@ -50,6 +56,11 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = init(seed_axis.pad(seed_keys(SEEDS), mesh), spec.example())
     with Checkpoints(path / "checkpoints") as checkpoints:
         checkpoints.save(7, seed_axis.trim(state, len(SEEDS)))
+    with open(path / "evaluations.jsonl", "w") as file:
+        for seed in SEEDS:
+            row = {"step": 7, "policy": "actor", "candidates": 3, "rule": "first", "seed": seed}
+            row |= {"phase": "train", "score": 10.0 * seed, "returns": [1.0], "lengths": [5]}
+            file.write(json.dumps(row) + "\n")
     return path
 
 
@@ -143,3 +154,66 @@ def test_an_example_has_the_fields_of_a_transition() -> None:
     row = Spec(2, 2, 5, -one, one, one, one, one, one).example()
     assert isinstance(row, Transition)
     assert {len(leaf) for leaf in row[:-1]} == {1}
+
+
+# --- Whatever is in the folder, the error is a LoadError ------------------------------------------
+
+
+def values(content: Any, path: tuple = ()) -> Iterator[tuple]:
+    """The paths of everything in a JSON value."""
+    yield path
+    if isinstance(content, dict | list):
+        pairs = content.items() if isinstance(content, dict) else enumerate(content)
+        for key, value in pairs:
+            yield from values(value, (*path, key))
+
+
+def mutate_config(folder: Path, random: np.random.Generator) -> str:
+    """Puts a value of another kind somewhere into config.json, or takes one away."""
+    about = json.loads((folder / "config.json").read_text())
+    paths = [path for path in values(about) if path]
+    path = paths[random.integers(len(paths))]
+    odd = [None, True, -1, 0, 3, 1.5, float("nan"), 10**30, "", "x", [], {}, [1, "a"], {"a": 1}]
+    place = about
+    for key in path[:-1]:
+        place = place[key]
+    choice = int(random.integers(len(odd) + 1))
+    if choice == len(odd):
+        del place[path[-1]]
+    else:
+        place[path[-1]] = odd[choice]
+    (folder / "config.json").write_text(json.dumps(about))
+    return f"{path} becomes {odd[choice] if choice < len(odd) else 'nothing'}"
+
+
+def mutate_bytes(folder: Path, random: np.random.Generator) -> str:
+    """Cuts a file short, empties it, flips a byte, or puts a folder or a link in its place."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    path = files[random.integers(len(files))]
+    content, kind = bytearray(path.read_bytes()), int(random.integers(5))
+    if kind == 0:
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == 1:
+        path.write_bytes(b"")
+    elif kind == 2 and content:
+        content[random.integers(len(content))] ^= 1 + int(random.integers(255))
+        path.write_bytes(content)
+    else:
+        path.unlink()
+        path.mkdir() if kind == 3 else path.symlink_to("nowhere")
+    return f"{path.relative_to(folder)}, kind {kind}"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_damaged_folder_is_refused_or_works(workdir: Path, tmp_path: Path, seed: int) -> None:
+    random, folder = np.random.default_rng(seed), tmp_path / "run"
+    shutil.copytree(workdir, folder)
+    what = (mutate_bytes if seed % 3 == 0 else mutate_config)(folder, random)
+    try:
+        run = load_run(folder)
+        repr(run), run.scores, run.table()
+        action = run.policy(run.seeds[0])(np.ones(run.spec.observation_dim))
+    except LoadError as error:
+        assert "\n" not in str(error) and str(error), what
+    else:
+        assert action.shape == (run.spec.action_dim,), what

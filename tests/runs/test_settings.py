@@ -27,6 +27,8 @@ def test_what_differs_is_listed_and_shortened() -> None:
     run, method = config.resolve(choice, "mine/set-v0", "other")
     expected = "other than its defaults: eta=2.0, clip_norm=0.0, keep=7"
     assert settings.describe(run, method, "other").endswith(expected)
+    swept = settings.describe(run, method, "other", ["clip_norm"])
+    assert swept.endswith("other than its defaults: eta=2.0, keep=7")
     many = [f"{name}=3" for name in ("rho", "q_samples", "v_samples", "actor_samples", "tau")]
     choice = config.Choice(
         "bdpo",

@@ -40,7 +40,7 @@ def test_wrong_use_is_told_in_a_line(capsys):
 
 
 def test_a_run_prints_and_draws(tmp_path: Path, capsys, monkeypatch):
-    monkeypatch.setattr(arq, "JUDGED", 40)
+    monkeypatch.setattr(arq, "HELD_OUT", 40)
     monkeypatch.setattr(arq, "SHOWN", 20)
     monkeypatch.setattr(arq, "TASKS", {"stairs": arq.stairs})
     fields = ("pretrain_steps=3", "behavior_width=8", "behavior_blocks=1", "density_nodes=6")

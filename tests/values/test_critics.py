@@ -1,4 +1,4 @@
-"""SARSA targets and regression of critics, with Q_k(s, a) = w_k s + c_k |a|^2 and numpy beside it."""
+"""SARSA targets and regression of critics: Q_k(s, a) = w_k s + c_k |a|^2, beside numpy."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def by_hand(numbers, step):
 
 
 def test_seven_steps_follow_the_reference():
-    """The policy and both target networks move at every third step, with the critic's new numbers."""
+    """Policy and target networks move at every third step, with the critic's new parameters."""
     update = jax.jit(partial(td3.update, td3=parts_of(), loss=climb, measures=("actor_loss",)))
     (actor, critic), numbers = parts_at(START), START
     for i in range(7):
@@ -172,8 +172,7 @@ def test_smoothing_noise_is_a_clipped_normal_in_halves_of_the_box():
     assert np.abs(z).max() == pytest.approx(clip)
     share = 2 * 0.0668072  # of a normal beyond 1.5 standard deviations
     assert np.abs((np.abs(z) > clip - 1e-9).mean(0) - share).max() < 5 * np.sqrt(share / rows)
-    # variance of a normal clipped at c standard deviations: 1 - 2 c phi(c) - 2 (1 - c^2) (1 -
-    # Phi(c))
+    # a normal clipped at c of its std has variance 1 - 2 c phi(c) - 2 (1 - c^2) (1 - Phi(c))
     c, phi = 1.5, np.exp(-1.125) / np.sqrt(2 * np.pi)
     variance = noise**2 * (1 - 2 * c * phi - 2 * (1 - c**2) * 0.0668072)
     np.testing.assert_allclose(z.var(0), variance, rtol=5 * np.sqrt(2 / rows))

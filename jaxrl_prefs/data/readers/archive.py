@@ -76,7 +76,7 @@ def _array(place: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
             raise DataError(f"{place} declares {declared} bytes, but {held} are there")
         container.check_size(place, declared, member.compress_size)
     with archive.open(member) as stream:
-        array = npy.read_array(stream, allow_pickle=False)  # type: ignore[no-untyped-call]
+        array = npy.read_array(stream, allow_pickle=False)
         stream.read(1)  # at the end, zipfile compares the checksum
     return array
 
@@ -88,7 +88,7 @@ def _header(place: str, stream: Any) -> tuple[Any, ...]:
         (2, 0): npy.read_array_header_2_0,
     }
     try:
-        version = npy.read_magic(stream)  # type: ignore[no-untyped-call]
+        version = npy.read_magic(stream)
         return readers[version](stream)
     except Exception as fault:  # numpy parses the header as a Python literal: any error may come
         why = container.first_line(fault)

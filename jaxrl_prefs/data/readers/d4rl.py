@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxrl_prefs.data.families import words
 from jaxrl_prefs.data.readers import container, default_task
-from jaxrl_prefs.data.recording import Recording, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, Steps, record
 from jaxrl_prefs.environments import spaces, task
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.errors import DataError
@@ -73,7 +73,7 @@ OWN = {
 }
 
 
-def read(path: Path, env: str = "") -> Recording:
+def read(path: Path, env: str = "") -> Dataset:
     """Reads a file with `observations`, `actions`, `rewards`, `terminals`, each [N, ...].
 
     `timeouts` mark steps after which an episode was cut off; they are never terminals. Where the

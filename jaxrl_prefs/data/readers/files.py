@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 
 from jaxrl_prefs.data.readers import archive, container, d4rl, neorl2, ogbench, robomimic
-from jaxrl_prefs.data.recording import Recording
+from jaxrl_prefs.data.recording import Dataset
 from jaxrl_prefs.errors import DataError
 
 # The path of a file, and after a # the name of a mask. A # may also stand in the path.
 NAME = re.compile(r"(?P<place>.+\.(?:hdf5|h5|npz))(?:#(?P<mask>[^#/]+))?", re.IGNORECASE)
 
 
-def read(name: str, env: str = "", *, trust_env: bool = False) -> Recording:
+def read(name: str, env: str = "", *, trust_env: bool = False) -> Dataset:
     """Reads a file of D4RL or Robomimic (.hdf5, .h5), of OGBench or NeoRL-2 (.npz).
 
     `file.hdf5#train` takes those demonstrations of a Robomimic file that its mask `train` lists.

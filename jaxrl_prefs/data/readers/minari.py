@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxrl_prefs.data import roots
 from jaxrl_prefs.data.readers import container, default_task
-from jaxrl_prefs.data.recording import Recording, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, Steps, record
 from jaxrl_prefs.environments import spaces, task, trust
 from jaxrl_prefs.environments.trust import Claim
 from jaxrl_prefs.errors import DataError
@@ -163,7 +163,7 @@ def metadata(folder: Path) -> dict[str, Any]:
     return content
 
 
-def read(folder: Path, dataset_id: str, env: str = "", *, trust_env: bool = False) -> Recording:
+def read(folder: Path, dataset_id: str, env: str = "", *, trust_env: bool = False) -> Dataset:
     """Reads the dataset in `folder`, which holds `metadata.json`.
 
     Minari stores T + 1 observations for T actions, so every step has a successor: the last step of
@@ -190,13 +190,22 @@ def read(folder: Path, dataset_id: str, env: str = "", *, trust_env: bool = Fals
         steps = _hdf5_steps(stored, dataset_id)
     else:
         steps = _api_steps(_storage(dataset_id, form, stored), dataset_id)
-    return record(
+    recording = record(
         dataset_id,
         steps,
         box,
         _claim(about, env, dataset_id, max(1, int(steps.lengths.max())), trust_env),
         references,
     )
+    return recording._replace(notes=recording.notes + _missing_steps(about, steps))
+
+
+def _missing_steps(about: dict[str, Any], steps: Steps) -> tuple[str, ...]:
+    """A note where the metadata tell of another number of steps than there are."""
+    told, found = about.get("total_steps"), len(steps.reward)
+    if told is None or told == found:
+        return ()
+    return (f"metadata.json tells of {str(told)[:20]} steps, the episodes have {found}",)
 
 
 def _episodes(about: dict[str, Any]) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxrl_prefs.data.readers import container, default_task
-from jaxrl_prefs.data.recording import Recording, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, Steps, record
 from jaxrl_prefs.environments import task
 from jaxrl_prefs.errors import DataError
 
@@ -30,8 +30,8 @@ PUBLISHED = {
 }
 
 
-def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Recording:
-    """Makes a Recording of an archive's arrays, each [N, ...].
+def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Dataset:
+    """Makes a Dataset of an archive's arrays, each [N, ...].
 
     An episode ends at `done` or `truncated`, before every row that `index` names as a first one,
     and where `next_obs` does not lead to the next row. A step that is done and truncated was cut

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxrl_prefs.data.readers import container, default_task
-from jaxrl_prefs.data.recording import Recording, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, Steps, record
 from jaxrl_prefs.environments import task
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.errors import DataError
@@ -23,8 +23,8 @@ REQUIRED = ("observations", "actions", "terminals")
 LABELS = ("rewards", "masks")
 
 
-def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Recording:
-    """Makes a Recording of an archive's arrays, each [N, ...].
+def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Dataset:
+    """Makes a Dataset of an archive's arrays, each [N, ...].
 
     In OGBench's files an episode of T steps takes T + 1 rows, and `terminals` mark the last, whose
     action led nowhere; a step's successor is the next row. Where a file has `next_observations`,

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxrl_prefs.data.families import words
 from jaxrl_prefs.data.readers import container, default_task
-from jaxrl_prefs.data.recording import Recording, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, Steps, record
 from jaxrl_prefs.environments import task, trust
 from jaxrl_prefs.environments.trust import Claim, Refusal
 from jaxrl_prefs.errors import DataError
@@ -40,7 +40,7 @@ def keys(robots: int) -> tuple[str, ...]:
     return (*(f"robot{i}_{part}" for i in range(robots) for part in ROBOT), OBJECT)
 
 
-def read(path: Path, mask: str = "", env: str = "", *, trust_env: bool = False) -> Recording:
+def read(path: Path, mask: str = "", env: str = "", *, trust_env: bool = False) -> Dataset:
     """Reads all demonstrations by their number, or those that the filter key `mask` lists.
 
     Rewards and dones are taken as stored: an episode goes on after a done, which may come again. In

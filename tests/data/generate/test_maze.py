@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Recording
+from jaxrl_prefs.data import Dataset
 from jaxrl_prefs.data.generate import maze
 from jaxrl_prefs.environments import mazes, task
 from jaxrl_prefs.errors import DataError
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def recording(made: Path, monkeypatch: pytest.MonkeyPatch) -> Recording:
+def recording(made: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
     return data.load("maze2d/umaze-v0")
 
@@ -123,7 +123,7 @@ def test_episodes_last_300_steps() -> None:
     env.close()
 
 
-def test_recorded_rewards_and_observations_are_the_environments(recording: Recording) -> None:
+def test_recorded_rewards_and_observations_are_the_environments(recording: Dataset) -> None:
     assert (recording.size, recording.observation.shape[1]) == (3600, 4)
     assert set(recording.lengths) == {300}
     assert not recording.terminal.any()
@@ -133,7 +133,7 @@ def test_recorded_rewards_and_observations_are_the_environments(recording: Recor
 
 
 def test_a_replay_in_the_evaluation_environment_gives_the_recorded_rows(
-    recording: Recording,
+    recording: Dataset,
 ) -> None:
     assert recording.task is not None
     env = recording.task.make()
@@ -149,12 +149,12 @@ def test_a_replay_in_the_evaluation_environment_gives_the_recorded_rows(
     env.close()
 
 
-def test_the_walk_visits_every_cell(recording: Recording) -> None:
+def test_the_walk_visits_every_cell(recording: Dataset) -> None:
     cells = {mazes.nearest(position, U) for position in recording.observation[::20, :2]}
     assert cells == set(U.cells)
 
 
-def test_references(recording: Recording) -> None:
+def test_references(recording: Dataset) -> None:
     assert recording.references is not None
     low, high = recording.references
     assert 0.0 <= low < 120.0
@@ -162,7 +162,7 @@ def test_references(recording: Recording) -> None:
     assert recording.score(recording.returns).mean() < 40.0
 
 
-def test_minari_recovers_the_environment(recording: Recording) -> None:
+def test_minari_recovers_the_environment(recording: Dataset) -> None:
     dataset = minari.load_dataset("maze2d/umaze-v0")
     env = dataset.recover_environment()
     assert env.unwrapped.spec.id == U.env_id

@@ -70,7 +70,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def strength(recording: data.Recording) -> list[float]:
+def strength(recording: data.Dataset) -> list[float]:
     """Which actions a set holds, in their order."""
     return np.unique(recording.action.astype(float).round(3)).tolist()
 

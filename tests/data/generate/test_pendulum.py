@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Recording, roots
+from jaxrl_prefs.data import Dataset, roots
 from jaxrl_prefs.data.generate import pendulum
 from jaxrl_prefs.data.readers import minari as reader
 
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def recording(made: Path, monkeypatch: pytest.MonkeyPatch) -> Recording:
+def recording(made: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
     return data.load("pendulum-mixed")
 
@@ -66,7 +66,7 @@ def test_starts_are_gymnasiums() -> None:
         assert ours.std() == pytest.approx(column.std(), rel=0.15)
 
 
-def test_sizes_and_score(recording: Recording) -> None:
+def test_sizes_and_score(recording: Dataset) -> None:
     assert (recording.size, len(recording.lengths)) == (50_000, 250)
     assert set(recording.lengths) == {200}
     assert not recording.terminal.any()
@@ -79,19 +79,19 @@ def test_sizes_and_score(recording: Recording) -> None:
     assert scores.max() > 80.0  # the good behaviour is in the data
 
 
-def test_half_of_the_episodes_brake(recording: Recording) -> None:
+def test_half_of_the_episodes_brake(recording: Dataset) -> None:
     speed, torque = recording.observation[:, 2], recording.action[:, 0]
     power = (speed * torque).reshape(250, 200)[:, :30].mean(1)
     assert 0.3 < (power < 0).mean() < 0.7
 
 
-def test_prepared_rewards_are_of_order_one(recording: Recording) -> None:
+def test_prepared_rewards_are_of_order_one(recording: Dataset) -> None:
     reward = data.prepare(recording, data.defaults(recording.family)).transitions.reward
     assert -1.7 < reward.min() < -1.0
     assert reward.max() <= 0.0
 
 
-def test_references_are_those_of_the_environment(recording: Recording) -> None:
+def test_references_are_those_of_the_environment(recording: Dataset) -> None:
     assert recording.references is not None
     assert recording.task is not None
     low, high = recording.references
@@ -118,7 +118,7 @@ def test_references_are_those_of_the_environment(recording: Recording) -> None:
     assert abs(swung.mean() - high) < 5 * swung.std() * np.sqrt(1 / 60 + 1 / 100)
 
 
-def test_minari_reads_it(recording: Recording, made: Path) -> None:
+def test_minari_reads_it(recording: Dataset, made: Path) -> None:
     dataset = minari.load_dataset("pendulum/mixed-v0")
     assert (dataset.total_episodes, dataset.total_steps) == (250, 50_000)
     assert dataset.recover_environment().spec.id == "Pendulum-v1"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 from jaxrl_prefs import data
 from jaxrl_prefs.data import Processing
+from jaxrl_prefs.data.readers import container
 from jaxrl_prefs.errors import DataError
 from tests.data import files
 
@@ -162,8 +166,6 @@ def test_no_demonstrations(tmp_path: Path) -> None:
 
 
 def test_a_demonstration_shorter_than_it_says(tmp_path: Path) -> None:
-    import h5py
-
     path = files.write_robomimic(tmp_path / "a.hdf5", {"demo_0": DEMO})
     with h5py.File(path, "r+") as file:
         file["data/demo_0"].attrs["num_samples"] = 4
@@ -221,3 +223,101 @@ def test_a_cut_robomimic_file(tmp_path: Path) -> None:
     path = files.write_robomimic(tmp_path / "a.hdf5", {"demo_0": DEMO})
     files.cut_short(path)
     refused(path, "not HDF5 or was cut short")
+
+
+def archive(path: Path, **members: bytes) -> Path:
+    """An archive with some members in raw bytes, the others from OGBENCH."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, array in OGBENCH.items():
+            stream = io.BytesIO()
+            np.save(stream, array)
+            file.writestr(f"{name}.npy", members.get(name, stream.getvalue()))
+    return path
+
+
+def header(text: str) -> bytes:
+    line = text.ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(line).to_bytes(2, "little") + line.encode()
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (b"text", "rewards is no array: its header is damaged"),
+        (header("{'descr': '<f4', 'fortran_order': ") + bytes(20), "its header is damaged"),
+        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (3L,)}"), "header is damaged"),
+        (
+            header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**12},)}}") + bytes(20),
+            "rewards declares 4000000000000 bytes, but 20 are there",
+        ),
+    ],
+)
+def test_damaged_headers_are_named(tmp_path: Path, member: bytes, message: str) -> None:
+    refused(archive(tmp_path / "a.npz", rewards=member), message)
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = header("{'descr': '<f8', 'fortran_order': False, 'shape': (100000,)}")
+    path = archive(tmp_path / "a.npz", rewards=start + bytes(800_000))
+    refused(path, "different lengths")  # it is small, and read
+    monkeypatch.setattr(container, "MODEST", 1000)
+    monkeypatch.setattr(container, "_free_memory", lambda: 700_000)
+    refused(path, r"rewards takes 0\.0008 GB of memory, and 0\.0007 GB are free")
+    monkeypatch.undo()
+    with pytest.raises(DataError, match=r"x takes 1e\+06 GB of memory"):
+        container.check_size("x", 10**15, 10**13)
+    with pytest.raises(DataError, match="x declares 1 GB of numbers, of which the file holds 9"):
+        container.check_size("x", 10**9, 9)
+
+
+def test_two_arrays_of_one_name(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.npz")
+    with zipfile.ZipFile(path, "a") as file, pytest.warns(UserWarning, match="Duplicate"):
+        file.writestr("rewards.npy", b"")
+    refused(path, "holds two arrays of the name 'rewards'")
+
+
+def test_names_of_files(tmp_path: Path) -> None:
+    """Endings in capitals; a # in a folder's name is no mask."""
+    (tmp_path / "run #1").mkdir()
+    upper = files.write_npz(tmp_path / "run #1" / "a.npz", **OGBENCH)
+    upper = upper.rename(upper.with_suffix(".NPZ"))
+    assert data.load(str(upper)).size == 3
+    demos, masks = {"demo_0": DEMO, "demo_1": FAILURE}, {"train": ["demo_1"]}
+    path = files.write_robomimic(tmp_path / "run #1" / "A.HDF5", demos, masks)
+    assert data.load(str(path)).lengths.tolist() == [3, 3]
+    assert data.load(f"{path}#train").returns.tolist() == [0]
+
+
+@pytest.mark.parametrize("name", ["observations", "actions"])
+def test_vectors_of_one_number_may_be_stored_flat(tmp_path: Path, name: str) -> None:
+    flat = OGBENCH | {name: OGBENCH[name][:, 0]}
+    found = data.load(str(files.write_npz(tmp_path / "a.npz", **flat)))
+    whole = data.load(str(files.write_npz(tmp_path / "b.npz", **OGBENCH)))
+    for mine, theirs in ((found.action, whole.action), (found.observation, whole.observation)):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_ragged_demonstrations(tmp_path: Path) -> None:
+    wide = DEMO | {"actions": np.zeros((3, 2))}
+    path = files.write_robomimic(tmp_path / "a.hdf5", {"demo_0": DEMO, "demo_1": wide})
+    refused(path, "demo_1 has actions of 2 numbers, the first one of 1")
+
+
+@pytest.mark.parametrize("said", ["text", np.arange(3), np.nan])
+def test_a_number_of_steps_that_is_none(tmp_path: Path, said: Any) -> None:
+    path = files.write_robomimic(tmp_path / "a.hdf5", {"demo_0": DEMO})
+    with h5py.File(path, "r+") as file:
+        file["data/demo_0"].attrs["num_samples"] = said
+    refused(path, "has 3 steps, but says")
+
+
+def test_a_changed_byte_in_an_archive(tmp_path: Path) -> None:
+    """Stored without compression; the archive's checksum tells."""
+    path = tmp_path / "a.npz"
+    np.savez(path, **OGBENCH)
+    raw, rewards = path.read_bytes(), OGBENCH["rewards"].tobytes()
+    at = raw.index(rewards)
+    for byte in range(at, at + len(rewards)):
+        path.write_bytes(raw[:byte] + bytes([raw[byte] ^ 4]) + raw[byte + 1 :])
+        refused(path, "Bad CRC-32 for file 'rewards.npy'")

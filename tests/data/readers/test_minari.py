@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import fcntl
+import io
 import json
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +245,195 @@ def test_an_unknown_name_lists_the_known_ones(root: Path, name: str) -> None:
     files.write_minari(root, "mine/two-v0", files.two_episodes())
     with pytest.raises(DataError, match=r"unknown dataset .*pendulum-mixed.*mine/two-v0"):
         data.load(name)
+
+
+def changed(folder: Path, **metadata: Any) -> None:
+    """Replaces entries of `metadata.json`; None removes one."""
+    about = json.loads((folder / "metadata.json").read_text()) | metadata
+    about = {key: value for key, value in about.items() if value is not None}
+    (folder / "metadata.json").write_text(json.dumps(about))
+
+
+def replaced(folder: Path, key: str, change: Any) -> None:
+    """Stores `change(array)` in place of an array of the second episode."""
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        array = file[f"episode_1/{key}"][()]
+        del file[f"episode_1/{key}"]
+        file[f"episode_1/{key}"] = change(array)
+
+
+def test_a_flag_that_is_nan_is_no_terminal(root: Path) -> None:
+    folder = files.write_minari(root, "mine/bad-v0", files.two_episodes())
+    replaced(folder, "terminations", lambda a: np.where(np.arange(3) == 2, np.nan, a))
+    with pytest.raises(DataError, match=r"bad-v0: a terminal flag is nan .*\(episode 1, step 2\)"):
+        data.load("mine/bad-v0")
+
+
+def test_one_number_a_step_may_be_stored_flat_or_as_a_column(root: Path) -> None:
+    folder = files.write_minari(root, "mine/two-v0", files.two_episodes())
+    before = data.load("mine/two-v0")
+    replaced(folder, "actions", lambda a: a[:, 0])
+    for key in ("rewards", "terminations"):
+        replaced(folder, key, lambda a: a[:, None])
+    after = data.load("mine/two-v0")
+    for name in ("action", "reward", "terminal", "continues"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+
+
+@pytest.mark.parametrize("observations", [0, 1])
+def test_an_episode_without_steps_is_left_out(root: Path, observations: int) -> None:
+    parts = files.two_episodes()
+    empty = files.episode(np.zeros((1, 2)), np.zeros((0, 1)), [], terminated=False)
+    folder = files.write_minari(root, "mine/two-v0", parts)
+    before = data.load("mine/two-v0")
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        file.move("episode_1", "episode_2")
+        for key in ("actions", "rewards", "terminations", "truncations"):
+            file[f"episode_1/{key}"] = getattr(empty, key)
+        file["episode_1/observations"] = empty.observations[:observations]
+    changed(folder, total_episodes=3)
+    after = data.load("mine/two-v0")
+    for name in ("observation", "action", "next_observation", "continues", "lengths", "returns"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+    assert after.notes == ("1 of 3 episodes has no steps: left out",)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("observations", lambda a: a[:, :1], r"episode 1 have shape \(4, 1\), but their space"),
+        ("actions", lambda a: np.ones((3, 2)), r"actions of episode 1 have shape \(3, 2\)"),
+        ("rewards", lambda a: np.float64(1), r"rewards of episode 1 have shape \(\)"),
+        ("actions", lambda a: np.float64(1), "actions of episode 1 are a single value"),
+        ("rewards", lambda a: h5py.Empty("f4"), "has no shape"),
+        ("rewards", lambda a: np.ones(3, complex), "are not numbers but complex128"),
+        ("rewards", lambda a: np.array(["a"] * 3, "S"), "are not numbers"),
+    ],
+)
+def test_arrays_of_other_shapes_and_types_are_named(
+    root: Path, key: str, change: Any, message: str
+) -> None:
+    folder = files.write_minari(root, "mine/bad-v0", files.two_episodes())
+    replaced(folder, key, change)
+    with pytest.raises(DataError, match=message):
+        data.load("mine/bad-v0")
+
+
+def test_a_declared_size_is_checked_before_it_is_allocated(root: Path) -> None:
+    folder = files.write_minari(root, "mine/bad-v0", files.two_episodes())
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        del file["episode_1/rewards"]
+        file.create_dataset("episode_1/rewards", (10**12,), "f4", chunks=(1024,))
+    with pytest.raises(DataError, match=r"rewards declares 4e\+03 GB .* holds 0 bytes"):
+        data.load("mine/bad-v0")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"total_episodes": 3}, "tells of 3 episodes, main_data.hdf5 holds 2"),
+        ({"total_episodes": 1}, "tells of 1 episodes, main_data.hdf5 holds 2"),
+        ({"total_episodes": True}, "total_episodes=True in metadata.json is no number"),
+        ({"total_episodes": 2.0}, "total_episodes=2.0 in metadata.json is no number"),
+        ({"ref_min_score": [], "ref_max_score": 1}, r"ref_min_score='\[\]' .* is no number"),
+        ({"action_space": "{"}, "action_space in metadata.json is damaged"),
+        ({"action_space": 3}, "action_space in metadata.json is damaged"),
+        ({"data_format": "zarr"}, "data_format='zarr' is none of hdf5, arrow, parquet"),
+    ],
+)
+def test_damaged_entries_of_the_metadata_are_named(
+    root: Path, metadata: dict[str, Any], message: str
+) -> None:
+    changed(files.write_minari(root, "mine/bad-v0", files.two_episodes()), **metadata)
+    with pytest.raises(DataError, match=f"mine/bad-v0.*{message}"):
+        data.load("mine/bad-v0")
+
+
+def test_a_space_of_any_size_is_not_allocated(root: Path) -> None:
+    space = {"type": "Box", "dtype": "float32", "shape": [10**10], "low": 0.0, "high": 1.0}
+    folder = files.write_minari(root, "mine/bad-v0", files.two_episodes())
+    changed(folder, observation_space=json.dumps(space))
+    with pytest.raises(DataError, match=r"damaged: shape=\[10000000000\] is none of a space"):
+        data.load("mine/bad-v0")
+
+
+def test_equal_references_are_none(root: Path) -> None:
+    folder = files.write_minari(root, "mine/two-v0", files.two_episodes())
+    changed(folder, ref_min_score=5.0, ref_max_score=5.0)
+    recording = data.load("mine/two-v0")
+    assert recording.score_kind == "raw return"
+    assert "both references are 5" in recording.reference_source
+
+
+def test_metadata_are_utf_8_in_every_locale(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = files.write_minari(root, "mine/two-v0", files.two_episodes())
+    path = folder / "metadata.json"
+    about = json.loads(path.read_text()) | {"description": "Größe, 大きさ"}
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(about, ensure_ascii=False).encode())
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, level=2: encoding or "ascii")
+    assert data.load("mine/two-v0").size == 5
+    assert minari.metadata(folder)["description"] == "Größe, 大きさ"
+
+
+def test_arrow_needs_its_package(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed(files.write_minari(root, "mine/two-v0", files.two_episodes()), data_format="arrow")
+    for name in [name for name in sys.modules if "arrow_storage" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"format arrow, which needs .*pip install pyarrow"):
+        data.load("mine/two-v0")
+
+
+def test_a_locked_file_is_said_to_be_locked(root: Path) -> None:
+    path = files.write_minari(root, "mine/two-v0", files.two_episodes()) / "main_data.hdf5"
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)  # as HDF5 does in a process that writes
+        with pytest.raises(DataError, match=r"is locked.*HDF5_USE_FILE_LOCKING=FALSE") as caught:
+            data.load("mine/two-v0")
+    assert "elete" not in str(caught.value)
+    assert data.load("mine/two-v0").size == 5
+
+
+def test_a_set_of_an_older_minari_is_named(root: Path) -> None:
+    folder = files.write_minari(root, "mine/two-v0", files.two_episodes())
+    before = data.load("mine/two-v0")
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        file.attrs.update(json.loads((folder / "metadata.json").read_text()))
+    (folder / "metadata.json").unlink()
+    with pytest.raises(DataError, match=r"of an older Minari.*convert mine/two-v0 converted/mine"):
+        data.load("mine/two-v0")
+    found = minari.read(folder, "mine/two-v0")
+    np.testing.assert_array_equal(found.observation, before.observation)
+
+
+@pytest.mark.parametrize("damage", ["lost", "folder", "loop"])
+def test_a_damaged_set_is_not_fetched(
+    root: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = files.write_minari(root, "mine/two-v0", files.two_episodes()) / "metadata.json"
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    elif damage == "loop":
+        path.symlink_to(path.name)
+    monkeypatch.setattr(minari_library, "download_dataset", lambda name: pytest.fail("fetched"))
+    with pytest.raises(DataError, match=r"holds no whole dataset.*metadata.json is no file"):
+        data.load("mine/two-v0")
+
+
+def test_a_silent_server_is_given_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(minari, "STALLED", 0.2)
+    monkeypatch.setattr(minari_library, "download_dataset", lambda name: over.wait(30))
+    with pytest.raises(DataError, match="could not be fetched: the server sent nothing"):
+        data.load("far/two-v0")
+    over.set()
+    assert list(root.iterdir()) == []
+
+
+def test_another_number_of_steps_is_noted(root: Path) -> None:
+    folder = files.write_minari(root, "mine/two-v0", files.two_episodes())
+    assert data.load("mine/two-v0").notes == ()
+    changed(folder, total_steps=7)
+    found = data.load("mine/two-v0").notes
+    assert found == ("metadata.json tells of 7 steps, the episodes have 5",)

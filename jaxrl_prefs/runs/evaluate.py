@@ -1,0 +1,130 @@
+"""Plays trained policies in an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrl_prefs.data.recording import Environment, scaled
+from jaxrl_prefs.environments import task as tasks
+from jaxrl_prefs.environments.task import Task
+from jaxrl_prefs.errors import DataError, restated
+from jaxrl_prefs.runs.run import Actor, Point, Run
+
+EVAL_SEED = 10_000  # of the first episode, as RunConfig.eval_seed
+
+Policy = Callable[[np.ndarray], np.ndarray]  # observations [B, O] to actions [B, A]
+
+
+class Evaluation(NamedTuple):
+    """What some policies reached, {policy: {training seed: value}}."""
+
+    returns: dict[str, dict[int, np.ndarray]]  # [episodes], raw
+    scores: dict[str, dict[int, float]]  # means over episodes; raw returns without references
+    lengths: dict[str, dict[int, np.ndarray]]  # [episodes], steps
+    env: str  # the environment's id
+
+    def __repr__(self) -> str:
+        means = {name: np.mean(list(each.values())) for name, each in self.scores.items()}
+        parts = ", ".join(f"{name} {mean:.1f}" for name, mean in means.items())
+        return f"Evaluation in {self.env}: {parts}"
+
+
+def evaluate(
+    run_or_policy: Run | Policy,
+    env: Environment = None,
+    episodes: int = 10,
+    seed: int = EVAL_SEED,
+) -> Evaluation:
+    """Plays every policy of a run, or one policy, and returns what each reached.
+
+    >>> import jaxrl_prefs as jp
+    >>> def push(observation):  # [B, O] to [B, A]
+    ...     return observation[:, :1] * 0 + 2.0
+    >>> jp.evaluate(push, env="Pendulum-v1", episodes=2).lengths["push"][0].tolist()
+    [200, 200]
+
+    Args:
+        run_or_policy: a `Run`, whose policies are played for all of its seeds, what `Run.policy`
+            returned, or any function from observations [B, O] to actions [B, A].
+        env: an id of Gymnasium's or a function that makes an environment; None takes the one that
+            the run was evaluated in.
+        episodes: for each policy and training seed.
+        seed: of the first episode's environment; the others count on from it.
+
+    Raises:
+        DataError: if there is no environment, it cannot be made, or it has other sizes.
+        LoadError: if the run has several points (choose one by `run.at`).
+    """
+    if episodes < 1:
+        raise DataError(f"episodes must be at least 1, got {episodes}")
+    players, point = _players(run_or_policy)
+    with restated():
+        task, references = _where(env, point)
+    found = Evaluation({}, {}, {}, task.env_id)
+    copies = [task.make() for _ in range(episodes)]
+    try:
+        for name, training_seed, policy in players:
+            returns, lengths = _play(policy, copies, seed, task.max_episode_steps)
+            scores = returns if references is None else scaled(returns, references)
+            found.returns.setdefault(name, {})[training_seed] = returns
+            found.lengths.setdefault(name, {})[training_seed] = lengths
+            found.scores.setdefault(name, {})[training_seed] = float(scores.mean())
+    finally:
+        for copy in copies:
+            copy.close()
+    return found
+
+
+def _players(subject: Run | Policy) -> tuple[list[tuple[str, int, Policy]], Point | None]:
+    if isinstance(subject, Run):
+        (point,) = subject.at()._points
+        players: list[tuple[str, int, Policy]] = [
+            (name, seed, Actor(point, seed, name, 0))
+            for name in point.method.policies
+            for seed in point.seeds
+        ]
+        return players, point
+    if isinstance(subject, Actor):
+        return [(subject.name, subject.seed, subject)], subject.point
+    return [(getattr(subject, "__name__", "policy"), 0, subject)], None
+
+
+def _where(env: Environment, point: Point | None) -> tuple[Task, tuple[float, float] | None]:
+    """The environment, and the references of its scores if it is the run's own."""
+    about: Mapping[str, Any] = point.about.get("data", {}) if point else {}
+    own, known = str(about.get("env") or ""), about.get("references")
+    if env is not None:
+        task = tasks.named(env) if isinstance(env, str) else tasks.made_by(env)
+    elif point is not None and point.task is not None:
+        task = point.task
+    elif own and ":" not in own:  # a folder chooses no module to import
+        task = tasks.named(own)
+    else:
+        raise DataError("the run names no environment: pass env=, an id or a function")
+    references = (float(known[0]), float(known[1])) if known and task.env_id == own else None
+    return task, references
+
+
+def _play(policy: Policy, copies: list[Any], seed: int, limit: int) -> tuple[np.ndarray, ...]:
+    """Returns and lengths [E] of one episode in every copy, all played side by side."""
+    starts = [copy.reset(seed=seed + place)[0] for place, copy in enumerate(copies)]
+    observation = np.asarray(starts, np.float32)
+    returns, lengths = np.zeros(len(copies)), np.zeros(len(copies), int)
+    live = np.ones(len(copies), bool)
+    for _ in range(limit):
+        try:
+            actions = np.asarray(policy(observation))
+        except ValueError as error:
+            raise DataError(f"the policy cannot act in this environment: {error}") from error
+        for place in np.flatnonzero(live):
+            after, reward, terminated, truncated, _ = copies[place].step(actions[place])
+            observation[place] = after
+            returns[place] += reward
+            lengths[place] += 1
+            live[place] = not (terminated or truncated)
+        if not live.any():
+            break
+    return returns, lengths

@@ -1,0 +1,655 @@
+"""Checks a method against the contract (method.py): what a run, or anybody else's loop, relies on.
+
+    from jaxrl_prefs import testing
+    import my_method
+
+    def test_my_method():
+        config = my_method.Config(train_steps=4, batch_size=8, actor_hidden=(8,))
+        testing.check_method(my_method, config)
+
+The method is trained for a few steps on random data, with three seeds, in several ways that must
+agree. Where the host has several devices the seeds are spread over up to four of them. Our own
+methods pass the same checks (tests/test_contract.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl_prefs.keys import phase_keys, seed_keys
+from jaxrl_prefs.method import Method, Phase, sequential
+from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.training import chunk, loop, program
+from jaxrl_prefs.types import Key, Spec, Transition
+
+SEEDS = (3, 4, 5)
+DEVICES = 4  # at most
+ACCELERATORS = ("tpu", "cuda")
+FEWEST, MOST = 3, 200  # updates: of the first and the last phase, and of all of them
+Changes = Mapping[str, set[str]]  # phase -> fields of the state
+
+# --- Data -----------------------------------------------------------------------------------------
+
+
+def transitions(
+    observation: np.ndarray, action: np.ndarray, reward: np.ndarray, discount: np.ndarray
+) -> Transition:
+    """Strings rows [N, ...] together: row i + 1 follows row i wherever the discount is above 0."""
+    size = len(reward)
+    goes_on = (discount > 0) & (np.arange(size) < size - 1)
+    follower = np.where(goes_on, np.arange(size) + 1, np.arange(size)).astype(np.int32)
+    rows: dict[str, Any] = dict(
+        observation=observation.astype(np.float32),
+        action=action.astype(np.float32),
+        reward=reward.astype(np.float32),
+        discount=discount.astype(np.float32),
+        next_observation=observation[follower].astype(np.float32),
+        next_action=(action[follower] * goes_on[:, None]).astype(np.float32),
+        has_next_action=goes_on.astype(np.float32),
+        index=np.arange(size, dtype=np.int32),
+        next_index=follower,
+    )
+    return Transition(**rows)
+
+
+def episodes(size: int, length: int, observation_dim: int, action_dim: int) -> Transition:
+    """Random rows in episodes of `length` steps that end in a terminal state; discount .9.
+
+    Actions lie in [-1, 1].
+    """
+    rng = np.random.default_rng(0)
+    observation = rng.normal(size=(size, observation_dim))
+    action = np.clip(rng.normal(size=(size, action_dim)), -0.99, 0.99)
+    reward = observation[:, 0] - (action**2).sum(-1)
+    return transitions(observation, action, reward, 0.9 * (np.arange(size) % length < length - 1))
+
+
+def _data(spec: Spec | None) -> tuple[Transition, Spec]:
+    """24 rows with the sizes and the action bounds of `spec`, and their Spec."""
+    if spec is None:
+        data = episodes(size=24, length=6, observation_dim=3, action_dim=2)
+        return data, Spec.of(data)
+    data = episodes(24, 6, spec.observation_dim, spec.action_dim)
+    low, high = spec.action_low, spec.action_high
+
+    def scaled(action: Any) -> Any:
+        return np.asarray((low + high) / 2 + action * (high - low) / 2, np.float32)
+
+    has_next = np.asarray(data.has_next_action)[:, None]
+    data = data._replace(
+        action=scaled(data.action), next_action=scaled(data.next_action) * has_next
+    )
+    return data, Spec.of(data)._replace(action_low=low, action_high=high)
+
+
+# --- The method, and what it does on the data -----------------------------------------------------
+
+
+class LogPoint(NamedTuple):
+    """One log point, copied."""
+
+    phase: str
+    step: int
+    state: Any  # [S, ...]
+    columns: dict[str, np.ndarray]
+    metrics: dict[str, np.ndarray]
+
+
+class Step(NamedTuple):
+    """One update of the first seed."""
+
+    phase: int
+    before: Any
+    after: Any
+
+
+class Walk(NamedTuple):
+    """The first seed's way through the phases."""
+
+    steps: list[Step]
+    enters: list[tuple[Any, Any, Any]]  # around each phase's enter: before, after, after once more
+
+
+class Program(NamedTuple):
+    """A function under jit, which traces it once for all checks, and arguments for it."""
+
+    what: str
+    function: Any
+    arguments: tuple
+
+
+class Subject:
+    """A method under test. What several checks need is computed once, when the first asks for it.
+
+    Args:
+        module: has `Config`, `State` and `make`.
+        config: a small config: 3 updates in the first and the last phase at least, 200 in all at
+            most.
+        spec: sizes and action bounds of the data to try it on; None takes 3 observations and 2
+            actions in [-1, 1].
+        changes: for every phase the fields of the state that its updates change, all of them; None
+            if they are not declared.
+        enters: for every phase the fields that entering it may change; a phase that is not listed
+            may change none. Compared where `changes` is given.
+
+    Raises:
+        ValueError: if the config is not small, and whatever `make` raises.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        config: Any,
+        spec: Spec | None = None,
+        *,
+        changes: Changes | None = None,
+        enters: Changes | None = None,
+    ) -> None:
+        self.module, self.config = module, config
+        self.changes, self.enters = changes, enters or {}
+        self.name = getattr(module, "__name__", repr(module))
+        self.data, self.spec = _data(spec)
+        self.traces: list[str] = []  # names of the phases, as often as their updates were traced
+        made = self.make()
+        steps = [phase.steps for phase in made.phases]
+        if (
+            not steps
+            or min(*steps, steps[0] + 1 - FEWEST, steps[-1] + 1 - FEWEST) < 1
+            or sum(steps) > MOST
+        ):
+            raise ValueError(
+                f"{self.name} takes {steps} updates in its phases with this config; give a config "
+                f"with at least {FEWEST} in the first and the last and at most {MOST} in all"
+            )
+        self.method = made._replace(phases=tuple(map(self._counted, made.phases)))
+
+    def make(self) -> Method:
+        """The method, made anew."""
+        made: Method = self.module.make(self.config, self.spec)
+        return made
+
+    def _counted(self, phase: Phase) -> Phase:
+        return phase._replace(update=partial(_traced, self.traces, phase.name, phase.update))
+
+    def train(
+        self, seeds: tuple[int, ...] = SEEDS, devices: int = DEVICES, **more: Any
+    ) -> list[LogPoint]:
+        """Runs all phases, or the rest of them from `state`, `columns` and `start`."""
+        mesh = seed_axis.seed_mesh(jax.devices()[:devices])
+        more = {"every": 1, **more}
+        return [
+            LogPoint(
+                point.phase,
+                point.step,
+                seed_axis.trim(point.state, len(seeds)),
+                {name: column.copy() for name, column in point.columns.items()},
+                point.metrics,
+            )
+            for point in loop.run(self.method, self.data, seeds, mesh, **more)
+        ]
+
+    def placement(self, mapping: str = "auto") -> chunk.SeedPlacement:
+        """Three seeds on the devices."""
+        return chunk.SeedPlacement(SEEDS, seed_axis.seed_mesh(jax.devices()[:DEVICES]), mapping)
+
+    @functools.cached_property
+    def whole(self) -> list[LogPoint]:
+        """All phases, three seeds over the devices, a log point at every step."""
+        self.traces.clear()
+        points = self.train()
+        self.traces.append("whole")  # later runs trace anew
+        return points
+
+    @functools.cached_property
+    def walked(self) -> Walk:
+        """Every state of the first seed in `whole`."""
+        points = iter(self.whole)
+        state = seed_axis.one(loop.begin(self.method, self.data, self.placement()), 0)
+        walk = Walk([], [])
+        for index, phase in enumerate(self.method.phases):
+            enter_key = phase_keys(seed_keys(SEEDS[:1]), index)[0][0]
+            enter = jax.jit(phase.enter)
+            entered, again = (enter(state, enter_key) for _ in range(2))
+            walk.enters.append((state, entered, again))
+            state = entered
+            for _ in range(phase.steps):
+                after = seed_axis.one(next(points).state, 0)
+                walk.steps.append(Step(index, state, after))
+                state = after
+        return walk
+
+    @functools.cached_property
+    def updates(self) -> list[Program]:
+        """Every phase's update."""
+        found, held = [], dict[str, Any]()
+        for phase, (_, state, _) in zip(self.method.phases, self.walked.enters, strict=True):
+            batch = program.take(self.data, jnp.arange(phase.batch_size), held)
+            arguments = (state, batch, _key(), jnp.int32(0))
+            found.append(Program(f"update of {phase.name}", jax.jit(phase.update), arguments))
+            held |= {name: self.whole[-1].columns[name][0] for name in phase.columns}
+        return found
+
+    @functools.cached_property
+    def programs(self) -> list[Program]:
+        """Every update, enter, policy and the diagnosis."""
+        found = list(self.updates)
+        for phase, (before, _, _) in zip(self.method.phases, self.walked.enters, strict=True):
+            found.append(Program(f"enter of {phase.name}", jax.jit(phase.enter), (before, _key())))
+        state, batch, *_ = self.updates[-1].arguments
+        for name, policy in self.method.policies.items():
+            arguments = (state, jnp.asarray(self.data.observation), _key())
+            found.append(Program(f"policy {name}", jax.jit(policy.act), arguments))
+        diagnose = jax.jit(self.method.diagnose)
+        return [*found, Program("diagnosis", diagnose, (state, batch, _key()))]
+
+    @functools.cached_property
+    def chunks(self) -> list[tuple[chunk.Chunk, Any]]:
+        """Every phase's program for three seeds over the devices, with a state to call it on."""
+        placement, last = self.placement(), self.whole[-1]
+        state = seed_axis.pad(last.state, placement.mesh)
+        return [
+            (
+                chunk.compile_chunk(
+                    self.method, index, self.data, placement, state=state, columns=last.columns
+                ),
+                state,
+            )
+            for index in range(len(self.method.phases))
+        ]
+
+
+def _traced(traces: list[str], name: str, update: Any, *args: Any) -> Any:
+    traces.append(name)
+    return update(*args)
+
+
+def _key() -> Key:
+    return jax.random.key(0)
+
+
+# --- The checks -----------------------------------------------------------------------------------
+
+CHECKS: dict[str, Callable[[Subject], None]] = {}
+
+
+def _check(remedy: str) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
+    """Enters a check into CHECKS; its AssertionErrors name the method, the check and the remedy."""
+
+    def enter(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
+        @functools.wraps(function)
+        def checked(subject: Subject) -> None:
+            try:
+                function(subject)
+            except AssertionError as error:
+                what = f"{subject.name} fails the check {function.__name__}"
+                raise AssertionError(f"{what}: {error}\nRemedy: {remedy}") from error
+
+        CHECKS[function.__name__] = checked
+        return checked
+
+    return enter
+
+
+def check_method(
+    module: Any,
+    config: Any = None,
+    spec: Spec | None = None,
+    *,
+    changes: Changes | None = None,
+    enters: Changes | None = None,
+    only: Sequence[str] = (),
+) -> None:
+    """Runs every check of CHECKS on a method, which takes a minute or so.
+
+    >>> from jaxrl_prefs.methods import bc
+    >>> config = bc.Config(train_steps=3, batch_size=8, actor_hidden=(8,))
+    >>> check_method(bc, config, only=["phases_have_names_of_their_own"])
+
+    Args:
+        module: has `Config`, `State` and `make`, like a file of jaxrl_prefs/methods/.
+        config: a small config: 3 updates in the first and the last phase at least, 200 in all at
+            most. None takes `module.Config()` with 4 steps a phase, batches of 8 and hidden layers
+            of 8 units, by the names of the fields: `*steps`, `*batch_size`, `*hidden`.
+        spec: sizes and action bounds of the random data to try it on; its size and moments are not
+            used. None takes 3 observations and 2 actions in [-1, 1].
+        changes: {phase: fields of the state that its updates change}; a field that changes and is
+            not listed, or the other way round, fails. None does not look at fields.
+        enters: {phase: fields that entering it may change}, used together with `changes`.
+        only: names of the checks to run; empty runs all.
+
+    Raises:
+        AssertionError: for every check that fails a line that names it, with a remedy.
+        ValueError: if the config is not small, and for a name in `only` that is no check.
+    """
+    if unknown := set(only) - set(CHECKS):
+        raise ValueError(f"no check {sorted(unknown)}; the checks are {', '.join(CHECKS)}")
+    config = _small(module) if config is None else config
+    subject = Subject(module, config, spec, changes=changes, enters=enters)
+    failures = []
+    for name in only or CHECKS:
+        try:
+            CHECKS[name](subject)
+        except AssertionError as error:
+            failures.append(str(error))
+    if failures:
+        raise AssertionError("\n\n".join(failures))
+
+
+def _small(module: Any) -> Any:
+    """The module's config with few steps, small batches and narrow layers."""
+    config, small = module.Config(), dict[str, Any]()
+    for name, value in vars(config).items():
+        if name.endswith("steps") and isinstance(value, int) and value > FEWEST:
+            small[name] = FEWEST + 1
+        elif name.endswith("batch_size") and isinstance(value, int):
+            small[name] = 8
+        elif name.endswith("hidden") and isinstance(value, tuple):
+            small[name] = (8,) * min(len(value), 2)
+    return dataclasses.replace(config, **small)
+
+
+@_check("give each phase a name that no other has, and declare what every phase changes")
+def phases_have_names_of_their_own(subject: Subject) -> None:
+    """Rows and forecasts are told apart by the phase's name."""
+    names = [phase.name for phase in subject.method.phases]
+    assert len(set(names)) == len(names), names
+    if subject.changes is not None:
+        assert set(names) == set(subject.changes), (names, sorted(subject.changes))
+    assert set(subject.enters) <= set(names), (names, sorted(subject.enters))
+
+
+@_check("make Config a frozen dataclass of numbers, text and tuples, with a default for each")
+def a_config_is_a_flat_hashable_value(subject: Subject) -> None:
+    """It is written to config.json, compared with it, and set field by field."""
+    config = subject.config
+    assert isinstance(config, subject.module.Config), type(config)
+    assert dataclasses.is_dataclass(config)
+    again = subject.module.Config(**vars(config))
+    assert config == again and isinstance(hash(config), int)
+    nested = [name for name, value in vars(config).items() if dataclasses.is_dataclass(value)]
+    assert not nested, f"{nested} hold dataclasses"
+    subject.module.Config()
+
+
+@_check("an update must see the same shapes, dtypes and Python values at every call")
+def updates_are_traced_once(subject: Subject) -> None:
+    """However many chunks run; twice where columns are filled, whose shapes are asked for first."""
+    points = subject.whole
+    assert points
+    counted = subject.traces[: subject.traces.index("whole")]
+    for phase in subject.method.phases:
+        expected = 2 if phase.columns else 1
+        found = counted.count(phase.name)
+        assert found == expected, f"{phase.name} was traced {found} times, not {expected}"
+
+
+@_check("return a state with the tree, shapes and dtypes of the one that came in")
+def updates_keep_structure_shapes_and_dtypes(subject: Subject) -> None:
+    """A loop in a compiled program carries the state."""
+    pairs = [step[1:] for step in subject.walked.steps]
+    for before, after in pairs + [entered[:2] for entered in subject.walked.enters]:
+        chex.assert_trees_all_equal_structs(before, after)
+        chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
+
+
+@_check("make State a flax.struct.dataclass of JAX arrays alone, and keep them finite")
+def states_hold_arrays_of_finite_numbers(subject: Subject) -> None:
+    """A state is saved, restored and mapped over seeds."""
+    first = subject.walked.enters[0][0]
+    assert isinstance(first, subject.module.State), f"the state is a {type(first).__name__}"
+    for leaf in jax.tree.leaves(first):
+        assert isinstance(leaf, jax.Array), type(leaf)
+        assert not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key), "a key is no number"
+    for step in subject.walked.steps:
+        chex.assert_tree_all_finite(step.after)
+
+
+@_check("build nothing in init that compares unequal the next time, such as a lambda in the state")
+def two_makes_have_one_structure(subject: Subject) -> None:
+    """A resumed run makes the method anew and restores the state into it."""
+    row = jax.tree.map(lambda x: x[:1], subject.data)
+    one, two = (jax.eval_shape(subject.make().init, _key(), row) for _ in range(2))
+    chex.assert_trees_all_equal_structs(one, two)
+
+
+@_check("return {name: (sum, count)}, scalars, with the same names at every step of a phase")
+def metrics_are_named_sums_and_counts(subject: Subject) -> None:
+    """One set of names per phase, each scalar; every name is measured at some step."""
+    for phase, (_, update, arguments) in zip(subject.method.phases, subject.updates, strict=True):
+        _, metrics, *_ = jax.eval_shape(update, *arguments)
+        chex.assert_shape(jax.tree.leaves(metrics), ())
+        points = [point for point in subject.whole if point.phase == phase.name]
+        seen = {name for point in points for name in point.metrics}
+        assert seen == set(metrics), f"{phase.name}: {sorted(seen ^ set(metrics))}"
+
+
+@_check("look for a division by 0, or a logarithm or root of 0, in what is measured")
+def metrics_of_one_phase_are_finite_and_per_seed(subject: Subject) -> None:
+    """A metric that is not finite stops a run."""
+    for point in subject.whole:
+        chex.assert_shape(list(point.metrics.values()), (len(SEEDS),))
+        chex.assert_tree_all_finite(point.metrics)
+
+
+@_check("stop gradients where they should not flow, or correct what `changes` and `enters` declare")
+def gradients_stay_in_the_fields_of_their_phase(subject: Subject) -> None:
+    """What may change does, in some step; the rest keeps its bits in every step."""
+    if subject.changes is None:
+        return
+    walked = subject.walked
+    for index, phase in enumerate(subject.method.phases):
+        found = [changed(s.before, s.after) for s in walked.steps if s.phase == index]
+        named, expected = set().union(*found), subject.changes[phase.name]
+        assert named == expected, f"{phase.name} changes {sorted(named)}, not {sorted(expected)}"
+        entered = changed(*walked.enters[index][:2]) - subject.enters.get(phase.name, set())
+        assert not entered, f"entering {phase.name} changes {sorted(entered)}"
+
+
+def changed(before: Any, after: Any) -> set[str]:
+    """The fields of two states in which any bit differs."""
+
+    def bits(tree: Any, field: str) -> list[bytes]:
+        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(getattr(tree, field))]
+
+    names = [field.name for field in dataclasses.fields(before)]
+    return {
+        name
+        for name in names
+        if any(a != b for a, b in zip(bits(before, name), bits(after, name), strict=True))
+    }
+
+
+@_check("draw from the key that `enter` is given, and from nothing else")
+def enter_is_deterministic(subject: Subject) -> None:
+    """A resumed run enters a phase again."""
+    for _, once, again in subject.walked.enters:
+        chex.assert_trees_all_equal(once, again)
+
+
+@_check("return the columns that the phase declares, and give it `sampler=sequential`")
+def filling_phases_walk_and_fill_what_they_declare(subject: Subject) -> None:
+    """Every row is computed once."""
+    for phase, (_, update, arguments) in zip(subject.method.phases, subject.updates, strict=True):
+        _, _, *filled = jax.eval_shape(update, *arguments)
+        shapes = {k: (x.shape[1:], x.dtype) for found in filled for k, x in found.items()}
+        declared = {k: (x.shape, x.dtype) for k, x in phase.columns.items()}
+        assert shapes == declared, f"{phase.name} fills {shapes}, and declares {declared}"
+        assert phase.sampler is sequential or not phase.columns, phase.name
+
+
+@_check("keep updates pure: no Python side effects, no state outside of `state`")
+def a_method_trains_inside_anybodys_scan(subject: Subject) -> None:
+    """vmap over two seeds, scan over steps, no runner: the same as with it."""
+    phase, data = subject.method.phases[0], subject.data
+    _, rows_key, update_key = (key[0] for key in phase_keys(seed_keys(SEEDS[:1]), 0))
+
+    def one(state: Any, key: Key) -> Any:
+        def body(state: Any, step: Any) -> tuple:
+            rows = phase.sampler(rows_key, step, len(data.reward), phase.batch_size)
+            batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+            return phase.update(state, batch, jax.random.fold_in(key, step), step)
+
+        return jax.lax.scan(body, state, jnp.arange(3))
+
+    keys = jnp.stack([update_key, update_key])
+    after, _ = jax.jit(jax.vmap(one, (None, 0)))(subject.walked.enters[0][1], keys)
+    for member in range(2):
+        close(seed_axis.one(after, member), subject.walked.steps[2].after)
+
+
+@_check("clip or squash actions to the Spec's bounds, as float32, and draw from the key alone")
+def policies_act_inside_the_bounds_and_repeat_themselves(subject: Subject) -> None:
+    """An evaluation is repeated by a resumed run."""
+    state, data, spec = subject.walked.steps[-1].after, subject.data, subject.spec
+    assert subject.method.policies, "there is no policy"
+    for name, policy in subject.method.policies.items():
+        act = jax.jit(policy.act)
+        action = act(state, data.observation, _key())
+        chex.assert_shape(action, data.action.shape)
+        assert action.dtype == jnp.float32, (name, action.dtype)
+        assert bool((action >= spec.action_low[None]).all()), f"{name} acts below the bounds"
+        assert bool((action <= spec.action_high[None]).all()), f"{name} acts above the bounds"
+        chex.assert_trees_all_equal(action, act(state, data.observation, _key()))
+        assert policy.candidates >= 1, f"{name} draws no candidate"
+        assert policy.rule, f"{name} does not say how an action is chosen"
+
+
+@_check("return {name: (sum, count)} of finite scalars from diagnose")
+def a_diagnosis_measures_finite_numbers(subject: Subject) -> None:
+    """It is measured at every evaluation."""
+    state = subject.walked.steps[-1].after
+    metrics = jax.jit(subject.method.diagnose)(state, subject.data, _key())
+    for total, count in metrics.values():
+        chex.assert_shape((total, count), ())
+    chex.assert_tree_all_finite(metrics)
+
+
+@_check("split the key, or fold a number in, before every draw")
+def no_key_is_used_twice(subject: Subject) -> None:
+    """Draws from one key are equal, or worse, correlated."""
+    for what, function, arguments in subject.programs:
+        with jax.debug_key_reuse(True):
+            try:
+                function.trace(*arguments)
+            except jax.errors.KeyReuseError as error:
+                raise AssertionError(f"{what}: {error}") from error
+
+
+@_check("take callbacks and prints out; return a metric in their place")
+def everything_is_pure(subject: Subject) -> None:
+    """No callback, no print, no transfer: safe inside anybody's jit, scan and vmap."""
+    for what, function, arguments in subject.programs:
+        traced = jax.make_jaxpr(function)(*arguments)
+        assert not traced.effects, f"{what} has effects {traced.effects}"
+        for primitive in primitives(traced.jaxpr):
+            assert "callback" not in primitive, f"{what} calls back to Python"
+            assert primitive not in {"infeed", "outfeed", "debug_print"}, f"{what}: {primitive}"
+
+
+def primitives(jaxpr: Any) -> Iterator[str]:
+    """The names of all operations of a program, those of inner programs too."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for inner in jax.tree.leaves(
+            equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+        ):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from primitives(getattr(inner, "jaxpr", inner))
+
+
+@_check("use operations that XLA has on every platform")
+def everything_lowers_for_accelerators(subject: Subject) -> None:
+    """Without having one."""
+    for what, function, arguments in subject.programs:
+        exported = jax.export.export(function, platforms=ACCELERATORS)(*arguments)
+        assert exported.platforms == ACCELERATORS, what
+
+
+@_check("let an update depend on its arguments alone, not on how many came before it in a call")
+def chunk_length_changes_nothing(subject: Subject) -> None:
+    """One compiled call of many updates, against one call each: bit for bit."""
+    last, expected = subject.train(every=100)[-1], subject.whole[-1]
+    chex.assert_trees_all_equal(last.state, expected.state)
+    chex.assert_trees_all_equal(last.columns, expected.columns)
+
+
+@_check("keep everything that training changes in the state or in columns")
+def resumes_bit_for_bit(subject: Subject) -> None:
+    """From the end of the first phase, and from inside the second and the last."""
+    whole = subject.whole
+    ends = [0, *np.cumsum([phase.steps for phase in subject.method.phases])]
+    starts = [start for start in (ends[1], ends[1] + 1, ends[-2] + 2) if start < ends[-1]]
+    assert starts
+    for start in starts:
+        point = whole[start - 1]
+        rest = subject.train(state=point.state, columns=point.columns, start=point.step, every=3)
+        for mine, theirs in zip(rest, (whole[r.step - 1] for r in rest), strict=True):
+            chex.assert_trees_all_equal(mine.state, theirs.state)
+        chex.assert_trees_all_equal(rest[-1].columns, whole[-1].columns)
+
+
+def close(mine: Any, theirs: Any) -> None:
+    """Equal but for the order of additions, after a dozen Adam steps."""
+    chex.assert_trees_all_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+@_check("let nothing in an update look across seeds")
+def a_seed_alone_is_the_same(subject: Subject) -> None:
+    """Seed 4 of three, against seed 4 by itself, on the same devices."""
+    last = subject.train((4,))[-1]
+    close(seed_axis.one(last.state, 0), seed_axis.one(subject.whole[-1].state, 1))
+
+
+@_check("let an update depend on its arguments alone; reduce over named axes of the batch")
+def side_by_side_on_one_device_is_the_same(subject: Subject) -> None:
+    """The accelerators' mapping, on one device, against the CPU's on several.
+
+    From the end of the first phase, which the scan above maps by vmap too.
+    """
+    phases, whole = subject.method.phases, subject.whole
+    point = whole[phases[0].steps - 1 if len(phases) > 1 else 0]
+    rest = {"state": point.state, "columns": point.columns, "start": point.step}
+    close(subject.train(devices=1, mapping="vmap", **rest)[-1].state, whole[-1].state)
+
+
+@_check("let nothing in an update look across seeds: no psum, pmean or all_gather")
+def no_collective_is_compiled(subject: Subject) -> None:
+    """Devices with different seeds never wait for each other."""
+    for compiled, _ in subject.chunks:
+        text = compiled.compiled.as_text()
+        assert "ENTRY" in text
+        for word in ("all-gather", "all-reduce", "all-to-all", "collective", "reduce-scatter"):
+            assert word not in text, (compiled.phase.name, word)
+
+
+@_check("read the data from the batch; do not close over an array of them")
+def the_dataset_is_an_argument(subject: Subject) -> None:
+    """Not a constant of the program: it may be large."""
+    shapes = {np.shape(subject.data.observation), np.shape(subject.data.action)}
+    words = ["x".join(map(str, shape)) + "xf32" for shape in shapes]
+    for compiled, state in subject.chunks:
+        text = compiled.function.lower(*compiled.arguments(state, 0, 1)).as_text()
+        constants = [line for line in text.splitlines() if "stablehlo.constant" in line]
+        assert not any(word in line for line in constants for word in words), compiled.phase.name
+
+
+@_check("use operations that XLA has on every platform")
+def chunks_lower_for_accelerators(subject: Subject) -> None:
+    """With the accelerators' mapping, sharded over the devices."""
+    placement, last = subject.placement("vmap"), subject.whole[-1]
+    state = seed_axis.pad(last.state, placement.mesh)
+    for index in range(len(subject.method.phases)):
+        built = chunk.build_chunk(subject.method, index, subject.data, placement, last.columns)
+        args = built.arguments(state, 0, 1)
+        exported = jax.export.export(built.function, platforms=ACCELERATORS)(*args)
+        assert exported.nr_devices == placement.mesh.devices.size, exported.nr_devices

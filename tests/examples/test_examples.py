@@ -1,0 +1,119 @@
+"""Every example runs as it stands, with fewer updates."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jaxrl_prefs as jp
+from examples import own_arrays, own_method, quickstart
+from jaxrl_prefs.cli import run
+from jaxrl_prefs.data.generate import pendulum
+from tests.small_runs import brisk  # noqa: F401 - for the runs here too
+
+FOLDER = Path(__file__).parents[2] / "examples"
+SMALL: dict[str, Any] = {"train_steps": 4, "eval_episodes": 2, "log_every": 2, "batch_size": 16}
+TESTED = {"quickstart.py", "quickstart.ipynb", "own_arrays.py", "own_method.py"}
+
+
+@pytest.fixture(autouse=True)
+def ten_episodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The embedded dataset with 10 episodes, made here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("examples")))
+        patch.setattr(pendulum.generate, "__kwdefaults__", {"episodes": 10, "seed": 0})
+        yield
+
+
+def test_every_example_has_a_test() -> None:
+    assert {path.name for path in FOLDER.iterdir() if path.is_file()} == TESTED
+
+
+def test_quickstart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = quickstart.main(str(tmp_path / "run"), **SMALL)
+    assert trained.seeds == (0, 1, 2) and list(trained.scores) == ["actor"]
+    assert (tmp_path / "run" / "learning_curves.png").exists()
+    assert "an action: [" in capsys.readouterr().out
+
+
+def test_own_arrays(capsys: pytest.CaptureFixture[str]) -> None:
+    trained = own_arrays.main(**SMALL)
+    assert trained.workdir is None and set(trained.scores["actor"]) == {0, 1}
+    out = capsys.readouterr().out
+    assert "2,000 transitions of 50 episodes, 2 observations, 1 action" in out
+    assert trained.policy(0)(np.zeros(2)).shape == (1,)
+
+
+def test_own_method_learns(tmp_path: Path) -> None:
+    """ReBRAC on a bandit: rewards -(a - 0.5)^2 of uniform actions, so the best action is 0.5."""
+    random = np.random.default_rng(0)
+    actions = random.uniform(-1, 1, (2000, 1))
+    rewards = -np.square(actions[:, 0] - 0.5)
+    data = jp.Dataset.from_arrays(
+        random.normal(size=(2000, 2)), actions, rewards, np.ones(2000), name="bandit"
+    )
+    fields = {"actor_hidden": (32,), "critic_hidden": (32,), "batch_size": 256}
+    fields |= {"train_steps": 1500, "log_every": 500, "actor_penalty": 0.0}
+    trained = jp.train(own_method, data, seeds=1, workdir=tmp_path / "run", **fields)
+    action = trained.policy(0)(random.normal(size=(100, 2)))
+    assert np.abs(action - 0.5).mean() < 0.1
+    again = jp.load_run(tmp_path / "run", method=own_method)
+    np.testing.assert_array_equal(again.policy(0)(np.ones(2)), trained.policy(0)(np.ones(2)))
+    # Held to the data, whose mean action is 0, it stays near it.
+    held = jp.train(own_method, data, seeds=1, **{**fields, "actor_penalty": 100.0})
+    assert np.abs(held.policy(0)(random.normal(size=(100, 2)))).mean() < 0.15
+
+
+def test_own_method_from_the_command_line(tmp_path: Path) -> None:
+    argv = ["run", "--algo=examples.own_method", "--seeds=1", f"--workdir={tmp_path / 'run'}"]
+    argv += [
+        f"--set={name}={value}"
+        for name, value in {**SMALL, "actor_hidden": 8, "critic_hidden": 8}.items()
+    ]
+    assert run.main(argv) == 0
+    assert jp.load_run(tmp_path / "run").algo == "examples.own_method"
+
+
+INJECTED = """
+from jaxrl_prefs.data.generate import pendulum
+pendulum.generate.__kwdefaults__ = {"episodes": 10, "seed": 0}
+import jax
+jax.numpy.zeros(3).block_until_ready()  # as in a notebook that has used JAX before
+"""
+
+
+def test_the_notebook_runs_in_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(FOLDER / "quickstart.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert sum(len(cell.source.splitlines()) for cell in code) <= 10
+    assert all(not cell.outputs for cell in code)  # kept without what it printed
+    written = "train_steps=5_000, eval_every=1_000"
+    (training,) = [cell for cell in code if written in cell.source]
+    small = 'train_steps=4, eval_episodes=1, log_every=2, batch_size=16, mapping="loop"'
+    training.source = training.source.replace(written, small)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(INJECTED))
+    path = os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")]))
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "jupyter"))
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not [x for x in shown if x.output_type == "error"]
+    noise = [x for x in shown if x.output_type == "stream" and x.name == "stderr"]
+    assert all("simulating" in x.text or "storing" in x.text for x in noise), noise
+    texts = [x.data["text/plain"] for x in shown if x.output_type == "execute_result"]
+    assert texts[0].startswith("Dataset 'pendulum/mixed-v0': 2,000 transitions")
+    assert texts[1].startswith("Run of td3_bc on pendulum/mixed-v0, seeds 0, 1, 2, 4 updates")
+    assert len(texts[1].splitlines()) <= 5
+    assert any("image/png" in x.data for x in shown if x.output_type == "execute_result")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ipython"]
