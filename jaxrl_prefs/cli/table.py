@@ -348,7 +348,7 @@ def _draw(grid: Grid, path: Path) -> None:
         grid.datasets,
         grid.columns,
         {cell: (result["score_mean"], result["score_ci"]) for cell, result in shown.items()},
-        scores={cell: result["scores"] for cell, result in shown.items()},
+        scores={cell: statistics.known(result["scores"]) for cell, result in shown.items()},
         data_scores={dataset: result["data_score"] for (dataset, _), result in shown.items()},
         label=" or ".join(figures.score_label(kind) for kind in kinds) + mean_of(grid.last),
         title=f"{figures.joined(grid.columns)} on {figures.joined(grid.datasets, 2)}\n{bars}",

@@ -88,9 +88,9 @@ def seconds_per_update(
         every = min(mesh.devices.size, max(phase.steps // 2, 1)) if phase.columns else CHUNK
         if phase.steps:
             columns = empty_columns(method, index, len(seeds), len(data.reward))
-            alone = _alone(method, index)
+            single = _single_phase(method, index)
             more = {"columns": columns, "mapping": mapping, "stream": stream}
-            log_points = loop.run(alone, data, seeds, mesh, every=every, **more)  # type: ignore[arg-type]
+            log_points = loop.run(single, data, seeds, mesh, every=every, **more)  # type: ignore[arg-type]
             with contextlib.suppress(NonFiniteError):
                 measured[phase.name] = _time(log_points)
     return measured
@@ -101,7 +101,7 @@ def _time(log_points: Iterator[loop.LogPoint]) -> float:
     clock.
 
     The fastest, because the first few also load and place what later ones find ready: the second
-    log point alone was twelve times too slow for a phase of small networks.
+    log point by itself was twelve times too slow for a phase of small networks.
     """
     before = next(log_points).step
     began = last = time.perf_counter()
@@ -121,7 +121,7 @@ def _enough(elapsed: float, count: int) -> bool:
     return elapsed > PATIENCE and (count >= CHUNKS or elapsed > CHUNKS * PATIENCE)
 
 
-def _alone(method: Method, index: int) -> Method:
+def _single_phase(method: Method, index: int) -> Method:
     """The method with one phase that runs on and on, and the others entered only.
 
     A phase that fills columns ends with the rows.

@@ -170,8 +170,8 @@ def differences(
     found: Mapping[str, Any], asked: Mapping[str, Any], compared: Iterable[str]
 ) -> list[tuple[str, Any, Any]]:
     """The fields in which two configs describe different runs: (name, found, asked)."""
-    asked = json.loads(json.dumps(asked))
-    free = {("run", name) for name in BOOKKEEPING}
+    found, asked = json.loads(json.dumps([found, asked]))
+    free = set[tuple[str, str]]()
     checksum = found.get("data", {}).get("sha256")
     if checksum and checksum == asked.get("data", {}).get("sha256"):
         free |= {("run", "dataset"), ("data", "name")}
