@@ -44,7 +44,8 @@ def require_positive(config: Any, *fields: str) -> None:
     for field in fields:
         value = getattr(config, field)
         if not isinstance(value, jax.Array) and not value > 0:
-            least = "at least 1" if isinstance(value, int) else "above 0"
+            is_count = typing.get_type_hints(type(config)).get(field) is int
+            least = "at least 1" if is_count else "above 0"
             raise ValueError(f"{field} must be {least}, not {value}")
 
 

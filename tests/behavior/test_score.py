@@ -49,7 +49,7 @@ def test_standardised_data_and_back():
 
 
 def test_a_density_in_raw_units_has_the_volume():
-    """Doubling all standard deviations moves the log-density by -d log 2, and no filter decision."""
+    """Doubling all stds moves the raw log-density by -d log 2, and no filter decision."""
     mixture, y = mixtures.pair(3), jnp.float32([[[0.7, 0.0, 0.1]], [[0.2, 0.3, 0.0]]])
     values, raw = [], []
     for std in (0.5, 1.0):

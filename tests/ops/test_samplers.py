@@ -98,7 +98,7 @@ def test_few_steps_converge_to_the_flow():
 
 
 def test_the_adaptive_flow_finds_the_modes():
-    """Each item with its own steps; deviations keep the noise at the last time, .5 % of .1."""
+    """Each item with its own steps; stds keep the noise at the last time, .5 % of .1."""
     mixture = mixtures.pair(1)
 
     def sampler(score, start, noise):
