@@ -71,7 +71,7 @@ def prepared(name: str, changes: dict[str, Any], observation: int, action: int) 
         return fill.update(state, batch, key, jnp.int32(0))[2]
 
     def samples(key: jax.Array) -> Any:
-        streams = arq.streams(key, batch.index)
+        streams = arq.keys_of_rows(key, batch.index)
         params, count = state.behavior.target, config.candidates
         return score.sample(parts.model, params, batch.observation, streams, count, parts.sampler)
 

@@ -50,7 +50,7 @@ def trained():
             tau=0.05,
             batch_size=64,
         )
-        parts = td3.of(config, Spec.of(probes.constant_reward(size).data))
+        parts = td3.from_config(config, Spec.of(probes.constant_reward(size).data))
 
         def body(step, state):
             rows = uniform(jax.random.key(7), step, size, config.batch_size)
