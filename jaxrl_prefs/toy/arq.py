@@ -131,21 +131,21 @@ def study(config: arq.Config, centres: Centres, seed: int, folder: Path | None =
         found = score.log_density(parts.model, params, states, y, parts.density)
         return found + parts.model.action.log_volume  # of the raw action
 
-    states, taken = data_of(centres, JUDGED, rng)
-    model = np.asarray(densities(jnp.float32(states)[:, None], jnp.float32(taken)[:, None, None]))
-    keys = jax.random.split(jax.random.key(seed), JUDGED)
+    states, actions = data_of(centres, HELD_OUT, rng)
+    model = np.asarray(densities(jnp.float32(states)[:, None], jnp.float32(actions)[:, None, None]))
+    keys = jax.random.split(jax.random.key(seed), HELD_OUT)
     draw = jax.jit(lambda states: score.sample(parts.model, params, states, keys, 1, parts.sampler))
-    drawn = np.asarray(parts.model.action.invert(draw(jnp.float32(states)[:, None])))[:, 0, 0]
+    samples = np.asarray(parts.model.action.invert(draw(jnp.float32(states)[:, None])))[:, 0, 0]
     grid = jnp.broadcast_to(jnp.float32(ACTIONS)[None, :, None], (len(STATES), len(ACTIONS), 1))
-    exact = exact_log_density(centres, states, taken)
-    of_drawn = exact_log_density(centres, states, drawn)
+    exact = exact_log_density(centres, states, actions)
+    of_samples = exact_log_density(centres, states, samples)
     numbers = {
         "kl": float((exact - model[:, 0]).mean()),
         "inside": float((of_samples > DARKEST).mean()),
         "inside_exact": float((exact > DARKEST).mean()),
     }
     density = np.asarray(densities(jnp.float32(STATES)[:, None], grid))
-    return Learned(density, np.stack([states, drawn], 1)[:SHOWN], numbers)
+    return Learned(density, np.stack([states, samples], 1)[:SHOWN], numbers)
 
 
 def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Console) -> None:
