@@ -31,7 +31,7 @@ RENAMED_FLAGS = {"algos": "algo", "datasets": "dataset"}
 
 # Flags that several commands have. A command gives each its default (see `share`).
 SHARED = {
-    "algo": "the method: a name such as bdpo or td3_bc",
+    "algo": "the method: a name such as bdpo or td3_bc, or a module of yours, my_package.my_method",
     "dataset": "pendulum-mixed (made here on first use), a Minari id such as "
     "mujoco/hopper/medium-v0, or the path of a file of D4RL, Robomimic (.hdf5), OGBench or "
     "NeoRL-2 (.npz)",

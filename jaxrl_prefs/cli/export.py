@@ -25,7 +25,7 @@ from jaxrl_prefs.runs.workdir import write_bytes
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
 flags.DEFINE_string("run", "", "folder of the run", **_OWN)
-flags.DEFINE_string("algo", "", "my_package.my_method, for a run of a method of your own", **_OWN)
+commandline.share(FLAGS, algo="")
 flags.DEFINE_multi_string(
     "point", [], "field=value, repeatable: which point of a sweep or a comparison", **_OWN
 )

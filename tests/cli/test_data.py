@@ -167,7 +167,7 @@ def test_make_stops_at_once_and_leaves_nothing(
     small = functools.partial(pendulum.generate, episodes=3)
     monkeypatch.setattr(pendulum, "generate", small)
     text = say("make", "pendulum-mixed", code=130)
-    assert text.splitlines()[-1] == "interrupted; nothing half done is left"
+    assert text.splitlines()[-1] == "interrupted; the same command continues"
     assert list((root / "minari").iterdir()) == []
 
 

@@ -14,7 +14,7 @@ from jaxrl_prefs.cli import export
     ("words", "message"),
     [
         ([], "--run names the folder of a run"),
-        (["--run=nowhere"], "nowhere holds no run"),
+        (["--run=nowhere"], "nowhere does not exist"),
         (["more", "--run=nowhere"], "unexpected argument 'more'"),
         (["--seed=x"], "seed"),
     ],

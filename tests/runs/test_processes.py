@@ -203,7 +203,7 @@ def test_processes_with_other_flags_are_refused_in_all_of_them(
     ours, theirs = about(batch_size=128, tau=0.1), about(batch_size=256, tau=0.1)
     monkeypatch.setattr(processes, "gathered", lambda own: [ours, theirs])
     for own in (ours, theirs):
-        with pytest.raises(WorkdirError, match=r"process 1 .*batch_size: 256 there, 128"):
+        with pytest.raises(WorkdirError, match=r"process 1 .*size: 256 there, 128 in process"):
             prepare._check_same(own)
     monkeypatch.setattr(processes, "gathered", lambda own: [ours, ours])
     prepare._check_same(ours)

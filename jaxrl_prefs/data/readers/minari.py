@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import math
-import sys
 import threading
 import time
 import warnings
@@ -59,7 +58,7 @@ def download(dataset_id: str) -> Path:
             _watched(lambda: minari.download_dataset(dataset_id), draft)
         (draft / dataset_id / "data").rename(folder)
 
-    print(f"{dataset_id} is not on this machine: asking Minari's server", file=sys.stderr)
+    print(f"{dataset_id} is not on this machine: asking Minari's server")
     try:
         return roots.install(dataset_id, root, write)
     except Exception as fault:  # each cloud client raises its own errors
