@@ -405,7 +405,7 @@ def updates_keep_structure_shapes_and_dtypes(subject: Subject) -> None:
         chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
 
 
-@_check("make State a flax.struct.dataclass of JAX arrays alone, and keep them finite")
+@_check("make State a flax.struct.dataclass of JAX arrays and nothing else, and keep them finite")
 def states_hold_arrays_of_finite_numbers(subject: Subject) -> None:
     """A state is saved, restored and mapped over seeds."""
     first = subject.walked.enters[0][0]
@@ -510,7 +510,9 @@ def a_method_trains_inside_anybodys_scan(subject: Subject) -> None:
         close(seed_axis.one(after, member), subject.walked.steps[2].after)
 
 
-@_check("clip or squash actions to the Spec's bounds, as float32, and draw from the key alone")
+@_check(
+    "clip or squash actions to the Spec's bounds, as float32, and draw random numbers only from the key"
+)
 def policies_act_inside_the_bounds_and_repeat_themselves(subject: Subject) -> None:
     """An evaluation is repeated by a resumed run."""
     state, data, spec = subject.walked.steps[-1].after, subject.data, subject.spec
@@ -578,7 +580,7 @@ def everything_lowers_for_accelerators(subject: Subject) -> None:
         assert exported.platforms == ACCELERATORS, what
 
 
-@_check("let an update depend on its arguments alone, not on how many came before it in a call")
+@_check("let an update depend only on its arguments, not on how many came before it in a call")
 def chunk_length_changes_nothing(subject: Subject) -> None:
     """One compiled call of many updates, against one call each: bit for bit."""
     last, expected = subject.train(every=100)[-1], subject.whole[-1]
@@ -613,7 +615,7 @@ def a_seed_alone_is_the_same(subject: Subject) -> None:
     close(seed_axis.one(last.state, 0), seed_axis.one(subject.whole[-1].state, 1))
 
 
-@_check("let an update depend on its arguments alone; reduce over named axes of the batch")
+@_check("let an update depend only on its arguments; reduce over named axes of the batch")
 def side_by_side_on_one_device_is_the_same(subject: Subject) -> None:
     """The accelerators' mapping, on one device, against the CPU's on several.
 

@@ -115,7 +115,7 @@ def _unknown_flag(name: str, own: flags.FlagValues) -> str:
 
 
 def read(own: flags.FlagValues, argv: Sequence[str] | None, hint: str = "") -> None:
-    """As `words`, for a program that takes flags alone.
+    """As `words`, for a program that takes only flags.
 
     Raises:
         ConfigError: for anything else; the message ends in `hint`, with the word for {}.

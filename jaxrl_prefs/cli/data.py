@@ -105,7 +105,7 @@ def _execute(command: str, names: Sequence[str], console: Console) -> None:
 
 
 def catalogue(console: Console) -> None:
-    """Prints what is on this machine, from the metadata alone, and what can be made here."""
+    """Prints what is on this machine, reading only metadata, and what can be made here."""
     ids = roots.local_ids()
     view = [["dataset", "family", "evaluated in", "episodes", "steps", "MB"], *map(_row, ids)]
     view += [

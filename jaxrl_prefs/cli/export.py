@@ -1,4 +1,4 @@
-"""Writes a trained policy as one file that runs with jax alone.
+"""Writes a trained policy as one file that needs only JAX to run.
 
     jaxrl-prefs export --run=runs/bdpo-pendulum-mixed
 

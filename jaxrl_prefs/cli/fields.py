@@ -95,8 +95,8 @@ def comments(source: str) -> dict[str, str]:
     trailing, whole = dict[int, str](), dict[int, str]()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
-            alone = not token.line[: token.start[1]].strip()
-            (whole if alone else trailing)[token.start[0]] = token.string.lstrip("#").strip()
+            whole_line = not token.line[: token.start[1]].strip()
+            (whole if whole_line else trailing)[token.start[0]] = token.string.lstrip("#").strip()
     found = {}
     (owner,) = ast.parse(source).body
     for node in getattr(owner, "body", []):

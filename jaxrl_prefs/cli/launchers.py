@@ -28,7 +28,7 @@ class Task(NamedTuple):
     name: str  # as the table of progress shows it
     choice: Choice
     path: Path  # absolute, for workers start elsewhere
-    points: Sequence[Mapping[str, str]]  # of a sweep, trained together; none: the choice alone
+    points: Sequence[Mapping[str, str]]  # of a sweep, trained together; none: the choice as it is
 
 
 class Ended(NamedTuple):

@@ -5,7 +5,7 @@
         --grid=alpha=2.5,40 --grid=expectile=0.7,0.9 --launcher=ray --cpus=2
 
 Several --grid make a product; a method takes those whose field it has. Several methods or datasets
-need none. Here, points that differ in real numbers alone train together, as further members of one
+need none. Here, points that differ only in real numbers train together, as further members of one
 ensemble in one compiled step; phases that read none of those numbers are trained once for each seed
 (not on an accelerator, whose members run side by side). Other points train one after the other.
 With --launcher=ray every point is a task of its own, on this machine or on a cluster whose nodes

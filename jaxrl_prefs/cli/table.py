@@ -208,7 +208,7 @@ def _with_interval(mean: float, bounds: Sequence[float] | None, sign: str = "") 
 def rows(grid: Grid, against: str = "") -> list[list[str]]:
     """The table as text, its head first: dataset, the data's own score, a column each.
 
-    With `against`, a table of differences to that column alone: no score stands beside them.
+    With `against`, a table of differences to that column, without scores.
 
     Raises:
         ConfigError: if there is no column `against`.

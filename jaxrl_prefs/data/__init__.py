@@ -3,7 +3,7 @@
     dataset = load("pendulum-mixed")
     prepared = prepare(dataset, defaults(dataset.family))
 
-Importing this package needs numpy and the library alone; gymnasium, minari and h5py are imported
+Importing this package needs only numpy and the library; gymnasium, minari and h5py are imported
 when a dataset is loaded or an environment made.
 """
 

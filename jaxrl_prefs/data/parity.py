@@ -2,7 +2,7 @@
 
 The state of Gymnasium's MuJoCo robots can be rebuilt from an observation. A recorded action taken
 from there must lead near the recorded successor. Another robot, other units of actions or another
-order of observations leads elsewhere, which a size alone does not show.
+order of observations gives other states, which their number does not show.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def local_ids() -> list[str]:
 def writable_root(chosen: str = "") -> Path:
     """The first of `roots()` that can be written to, made if it does not exist.
 
-    A folder without write permission for anybody is left alone by the superuser too. A `chosen`
+    A folder without write permission for anybody is not written to, not even by the superuser. A `chosen`
     folder is the only candidate.
 
     Raises:

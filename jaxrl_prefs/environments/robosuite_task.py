@@ -53,7 +53,7 @@ class Robosuite(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Places the objects anew; the same seed places them alike."""
+        """Places the objects anew; the same seed gives the same places."""
         super().reset(seed=seed)
         if seed is not None:  # in place: the placement samplers hold the same generator
             self._env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state

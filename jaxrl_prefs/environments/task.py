@@ -34,7 +34,7 @@ class Task(NamedTuple):
     spec_json: str  # a Gymnasium EnvSpec
     max_episode_steps: int  # the time limit of an episode
     # What the data's own environment was told and this one is not ("reset_target=True"): returns
-    # of the data and of the evaluation are then not alike.
+    # of the data and of the evaluation are then not comparable.
     recorded_with: tuple[str, ...] = ()
     # Wrappers of the data's own environment that cannot be made again, and that this one lacks.
     without: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ class Task(NamedTuple):
     def spec(self) -> EnvSpec:
         """Gymnasium's own record of the environment; fields of other versions are left out.
 
-        Of an environment that a function makes, a record with its id alone.
+        Of an environment that a function makes, a record of its id.
         """
         from gymnasium.envs.registration import EnvSpec
 

@@ -3,7 +3,7 @@
 E episodes are played for each of S training seeds in an arena (rollout.py), Gymnasium's
 environments on the host or their copies on the device. Episode e starts from environment seed
 `eval_seed + e` whatever the training seed, so that seeds are compared on the same starts. Results
-depend on the state and on the global step alone: keys are derived from (seed, step, time), and an
+depend only on the state and on the global step: keys are derived from (seed, step, time), and an
 evaluation leaves nothing behind in the environments.
 """
 

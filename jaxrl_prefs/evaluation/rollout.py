@@ -209,8 +209,8 @@ class OnHost:
         self._numbers, self._episodes = tuple(setup.seeds), len(setup.starts)
         self._mesh = seed_axis.here(setup.mesh)  # each process plays its own members, padding too
         rounds = -(-self._seeds // setup.mesh.devices.size)
-        alone = self._mesh is setup.mesh
-        self._members = self._seeds if alone else rounds * self._mesh.devices.size
+        single = self._mesh is setup.mesh  # one process has all devices
+        self._members = self._seeds if single else rounds * self._mesh.devices.size
         self._env_id = setup.task.env_id
         self._starts = list(setup.starts) * self._members
         self._envs = _copies(setup, len(self._starts))

@@ -4,7 +4,7 @@ Notation: x_n = sqrt(abar_n) x_0 + sqrt(1 - abar_n) eps, n = 0..T, x_0 data, x_T
 are free and the last axis is the action; `n` is a scalar or has shapes that broadcast against the
 leading axes. A network enters as a function `eps_fn(x, n) -> eps`, never as parameters.
 
-The variance of a reverse step is beta_n in the sampler and in the penalty alike. The exact
+The variance of a reverse step is beta_n, in the sampler and in the penalty. The exact
 posterior variance (BDPO, equation 8) vanishes at n = 1 and would make the penalty infinite.
 """
 

@@ -109,7 +109,7 @@ def barrier() -> None:
 
 
 def run_on_leader(function: Callable[[], Value]) -> Value:
-    """Calls `function` in the leader alone; every process gets its result, or its exception.
+    """Calls `function` only in the leader; every process gets its result, or its exception.
 
     All processes must come here in the same order. What is returned must be picklable.
     """

@@ -1,7 +1,7 @@
 """Keeps the columns that a phase fills: on disk row by row, beside the checkpoints.
 
 A checkpoint holds checksums of all rows filled by its step, a number for each block of rows. Rows
-that are damaged when a run goes on are filled again: what a row gets depends on its key alone.
+that are damaged when a run goes on are filled again: what a row gets depends only on its key.
 """
 
 from __future__ import annotations

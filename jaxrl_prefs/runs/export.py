@@ -1,4 +1,4 @@
-"""A trained policy as one program that needs jax alone (jax.export)."""
+"""A trained policy as one program that needs only JAX (jax.export)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What all figures share: colours, marks, reference lines, and how a picture is written.
 
-Drawn with matplotlib's objects alone. No backend is chosen for the process, so that a notebook's
+Drawn with matplotlib's object interface. No backend is chosen for the process, so that a notebook's
 own figures, and its MPLBACKEND, are left as they are.
 """
 
@@ -75,7 +75,7 @@ def reference_lines(panel: Any, data_score: float | None, *, along: str = "y") -
 
     Args:
         panel: the axes.
-        data_score: the mean score of the data's episodes; None draws 0 alone.
+        data_score: the mean score of the data's episodes; None draws only the line at 0.
         along: the axis of scores, "x" or "y".
     """
     line = panel.axhline if along == "y" else panel.axvline

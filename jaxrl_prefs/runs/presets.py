@@ -201,7 +201,7 @@ def _bdpo_locomotion() -> dict[str, dict[str, Row]]:
             rows[f"{robot}-{quality}-v2"] = {"bdpo": row}
         # Minari's namespace mujoco: the same robots and qualities, other agents and simulator.
         rows[f"mujoco/{robot}/medium-v0"] = {"bdpo": row}
-    for name in ("hopper-medium-v2", "mujoco/hopper/medium-v0"):  # table 4: this dataset alone
+    for name in ("hopper-medium-v2", "mujoco/hopper/medium-v0"):  # table 4: only this dataset
         rows[name] = {"bdpo": BDPO_HOPPER | {"critic_ensemble_size": 20}}
     return rows
 
@@ -497,7 +497,7 @@ class Preset(NamedTuple):
 
 
 def overrides_for(dataset: str, family: str, algo: str, env_id: str = "") -> dict[str, Any]:
-    """As `preset`, the fields alone."""
+    """As `preset`, without the source."""
     return preset(dataset, family, algo, env_id).fields
 
 

@@ -116,7 +116,7 @@ PUBLISHED: Mapping[str, Published] = {
         | _row(_version(MAZES, "v0"), [97, 62, 80, 82, 37, 58])
         | _row(ROBOMIMIC, [79, 76, 100, 92, 44, 29, 3, 99, 90, 31, 16]),
     ),
-    # The behaviour alone and the SARSA ablation, on which ARQ's claim rests.
+    # The behaviour policy and the SARSA ablation, on which ARQ's claim rests.
     "ARQ: s": Published(
         "arq",
         "behavior",

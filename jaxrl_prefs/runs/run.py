@@ -135,7 +135,7 @@ class Point:
         return found
 
     def summary(self) -> dict[str, Any]:
-        """As result.json, of this point alone."""
+        """As result.json, of this point."""
         about = {**self.about, "sweep": {}}
         return statistics.result(about, self.rows(EVALUATIONS), self.rows(TIMINGS))
 
@@ -172,10 +172,10 @@ class Run:
         return [dict(point.settings) for point in self._points]
 
     def at(self, point: Mapping[str, Any] | None = None) -> Run:
-        """The run of one point alone.
+        """The run of one point.
 
         Args:
-            point: settings that one point alone has; None for a run with a single point.
+            point: settings that exactly one point has; None for a run with a single point.
 
         Raises:
             LoadError: if no point has them, or several.
@@ -267,7 +267,7 @@ class Run:
             seed: one of `seeds` (the seed itself, not its place).
             name: one of `method.policies`; empty takes the first, the headline.
             key: starts the random stream of policies that draw.
-            point: settings that one of `points` alone has, {"alpha": 2.5}.
+            point: settings that exactly one of `points` has, {"alpha": 2.5}.
 
         Raises:
             LoadError: if the run has no such seed, policy or point.

@@ -27,7 +27,7 @@ def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Dataset
     """Makes a Dataset of an archive's arrays, each [N, ...].
 
     In OGBench's files an episode of T steps takes T + 1 rows, and `terminals` mark the last, whose
-    action led nowhere; a step's successor is the next row. Where a file has `next_observations`,
+    action had no effect; a step's successor is the next row. Where a file has `next_observations`,
     every row is a step, and `terminals` mark an episode's last. Neither ends the task: that is
     `masks`, 0 where the goal is reached, which also happens inside episodes.
 
