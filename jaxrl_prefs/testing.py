@@ -510,9 +510,7 @@ def a_method_trains_inside_anybodys_scan(subject: Subject) -> None:
         close(seed_axis.one(after, member), subject.walked.steps[2].after)
 
 
-@_check(
-    "clip or squash actions to the Spec's bounds, as float32, and draw random numbers only from the key"
-)
+@_check("clip or squash actions to the Spec's bounds, as float32, and draw only from the key")
 def policies_act_inside_the_bounds_and_repeat_themselves(subject: Subject) -> None:
     """An evaluation is repeated by a resumed run."""
     state, data, spec = subject.walked.steps[-1].after, subject.data, subject.spec

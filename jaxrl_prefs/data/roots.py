@@ -66,8 +66,8 @@ def local_ids() -> list[str]:
 def writable_root(chosen: str = "") -> Path:
     """The first of `roots()` that can be written to, made if it does not exist.
 
-    A folder without write permission for anybody is not written to, not even by the superuser. A `chosen`
-    folder is the only candidate.
+    A folder without write permission for anybody is not written to, not even by the superuser. A
+    `chosen` folder is the only candidate.
 
     Raises:
       DataError: if none can.

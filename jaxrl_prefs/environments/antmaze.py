@@ -54,7 +54,8 @@ class AntMaze(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Applies torques [8] in [-1, 1] for a twentieth of a second."""
-        # Only the ant is stepped: the maze around it computes a reward and a goal that are not ours.
+        # Only the ant is stepped: the maze around it computes a reward and a goal that are not
+        # ours.
         observation, *_ = self._maze.ant_env.step(action)
         distance = math.hypot(observation[0] - self._goal[0], observation[1] - self._goal[1])
         reached = distance <= GOAL_RADIUS

@@ -46,7 +46,8 @@ class Maze2d(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Applies a force [2] in [-1, 1]."""
-        # Only the ball is stepped: the maze around it computes a reward and a goal that are not ours.
+        # Only the ball is stepped: the maze around it computes a reward and a goal that are not
+        # ours.
         observation, *_ = self._maze.point_env.step(action)
         distance = math.hypot(observation[0] - self._goal[0], observation[1] - self._goal[1])
         return observation, float(distance <= GOAL_RADIUS), False, False, {}
