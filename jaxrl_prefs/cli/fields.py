@@ -7,6 +7,7 @@ the comment lines directly above it.
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import io
 import json
@@ -20,6 +21,7 @@ from jaxrl_prefs.data import families, roots
 from jaxrl_prefs.environments import trust
 from jaxrl_prefs.runs import config, overrides, presets, settings
 from jaxrl_prefs.runs.config import Choice
+from jaxrl_prefs.runs.workdir import NO_ENV
 
 
 def usage(choices: Sequence[Choice]) -> str:
@@ -31,9 +33,9 @@ def usage(choices: Sequence[Choice]) -> str:
     lines: list[str] = []
     for choice in choices:
         config.check(choice)
-        name, family = about(choice.dataset, choice.env)
-        run, method = config.resolve(choice, name, family)
-        row = settings.source(name, family, choice.algo)
+        name, family, env_id = about(choice.dataset, choice.env)
+        run, method = config.resolve(choice, name, family, env_id)
+        row = presets.preset(name, family, choice.algo, env_id).source
         said = f"as {choice.algo} on {name} would take them ({row})"
         if not lines:
             lines += [f"Fields of the run for --set, {said}:", *described(run)]
@@ -53,14 +55,15 @@ def described(values: Any) -> Iterator[str]:
         yield f"  {name}={settings.text(value)} ({overrides.kind(kind)}{note}){about}"
 
 
-def about(dataset: str, env: str) -> tuple[str, str]:
-    """A dataset's full name and its family, by its name and metadata; no data are read."""
+def about(dataset: str, env: str) -> tuple[str, str, str]:
+    """A dataset's full name, its family and its environment; only metadata are read."""
     name = data.ALIASES.get(dataset, dataset)
-    place = env
+    place = "" if env == NO_ENV else env
     folder = roots.find(name)
-    if folder is not None and not place:
-        place = named_env(json.loads((folder / "metadata.json").read_text()))
-    return name, families.family_of(presets.known_as(name), place)
+    if folder is not None and not env:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be damaged
+            place = named_env(json.loads((folder / "metadata.json").read_text()))
+    return name, families.family_of(presets.known_as(name), place), place
 
 
 def named_env(metadata: dict[str, Any]) -> str:
@@ -109,8 +112,8 @@ def comments(source: str) -> dict[str, str]:
 
 
 def _above(whole: dict[int, str], line: int) -> list[str]:
-    """The comment lines that end on the line before `line`."""
+    """The comment lines that end on the line before `line`; a line `# --- name` opens a section."""
     first = line
-    while first - 1 in whole:
+    while not whole.get(first - 1, "---").startswith("---"):
         first -= 1
     return [whole[each] for each in range(first, line)]

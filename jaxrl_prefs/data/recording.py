@@ -46,6 +46,7 @@ class Dataset(NamedTuple):
     # Which actions lie outside of their box; `prepare` refuses these unless it is to clip them.
     outside: str = ""
     notes: tuple[str, ...] = ()  # what was left out, for the user to know
+    named_env: str = ""  # id of the environment that the data came with, a refused one's too
 
     @classmethod
     def from_arrays(
@@ -303,6 +304,7 @@ def record(
         returns=np.add.reduceat(np.asarray(steps.reward, np.float64), ends - lengths),
         lengths=lengths,
         refused=found.refused,
+        named_env=found.env_id,
         outside=outside,
         notes=(_left_out(empty, empty + len(lengths)),) if empty else (),
     )

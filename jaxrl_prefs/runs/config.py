@@ -179,13 +179,14 @@ def _own_flag(name: str) -> str:
     return f"field {name!r} has a flag of its own: --{name}"
 
 
-def resolve(choice: Choice, name: str, family: str) -> tuple[RunConfig, Any]:
+def resolve(choice: Choice, name: str, family: str, env_id: str = "") -> tuple[RunConfig, Any]:
     """Returns the run's config and the method's config of a choice on a dataset.
 
     Args:
         choice: the command line.
         name: the dataset's full name, by which tuned rows are found.
         family: the data family, whose defaults hold where there is no row.
+        env_id: of the environment that the dataset names, which may tell the robot.
 
     Raises:
         ConfigError: as `check`.
@@ -193,7 +194,7 @@ def resolve(choice: Choice, name: str, family: str) -> tuple[RunConfig, Any]:
     asked = dict(algo=choice.algo, env=choice.env, seeds=choice.seeds, dataset=name)
     run = overrides.replace(RunConfig(), asked | data.defaults(family)._asdict())
     method = choice.module.Config()
-    run, method = _fill(run, method, presets.overrides_for(name, family, choice.algo))
+    run, method = _fill(run, method, presets.overrides_for(name, family, choice.algo, env_id))
     run = _own_scale(run, choice)
     return _split(run, method, choice)
 

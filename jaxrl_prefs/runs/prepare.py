@@ -152,7 +152,9 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
     recording = _load(choice, path)
     _check_trusted(recording)
     parity.check(recording)
-    run_config, method_config = config.resolve(choice, recording.name, recording.family)
+    run_config, method_config = config.resolve(
+        choice, recording.name, recording.family, recording.named_env
+    )
     dataset = data.prepare(recording, run_config.processing)
     try:
         numbers = [_numbers(choice.module, point, dataset) for point in points]
@@ -262,7 +264,9 @@ def _about(job: Job, method_config: Any) -> dict[str, Any]:
             "score": float(np.mean(recording.score(recording.returns))),
         },
         "recorded_with": recording.task.recorded_with if recording.task else (),
-        "settings": settings.describe(job.config, method_config, recording.family, job.settings),
+        "settings": settings.describe(
+            job.config, method_config, recording.family, recording.named_env, job.settings
+        ),
         "steps": job.steps,
         "release": load.describe(dataset.spec, dataset.observation, dataset.action),
         "versions": _versions(job),

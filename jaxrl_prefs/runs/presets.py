@@ -493,7 +493,7 @@ class Preset(NamedTuple):
     """The fields that a method takes on a dataset, and where they come from."""
 
     fields: dict[str, Any]
-    source: str  # "hopper-medium-v2", "robot hopper", "family locomotion" or "defaults"
+    source: str  # for people: "the dataset's own row", "its robot's row (hopper)", ...
 
 
 def overrides_for(dataset: str, family: str, algo: str, env_id: str = "") -> dict[str, Any]:
@@ -513,14 +513,14 @@ def preset(dataset: str, family: str, algo: str, env_id: str = "") -> Preset:
     own, by_family = TUNED.get(known_as(dataset), {}), FAMILIES.get(family, {})
     shared = dict((by_family if algo not in own else {}).get("*", {})) | dict(own.get("*", {}))
     if algo in own:
-        return Preset(shared | own[algo], known_as(dataset))
+        return Preset(shared | own[algo], "the dataset's own row")
     robot = _robot(dataset, env_id)
     if robot and algo in ROBOTS[robot]:
         name = re.sub(r"\\w\*|\(2d\)\?", "", robot)
-        return Preset(shared | ROBOTS[robot][algo], f"robot {name}")
+        return Preset(shared | ROBOTS[robot][algo], f"its robot's row ({name})")
     if algo in by_family:
-        return Preset(shared | by_family[algo], f"family {family}")
-    return Preset(shared, "defaults")
+        return Preset(shared | by_family[algo], f"its family's row ({family})")
+    return Preset(shared, "the method's defaults")
 
 
 def _robot(dataset: str, env_id: str) -> str:

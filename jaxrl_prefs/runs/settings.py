@@ -12,23 +12,6 @@ from jaxrl_prefs.runs.config import OWN_FLAGS, RunConfig
 SHOWN = 8  # fields that a line names
 
 
-def source(dataset: str, family: str, algo: str) -> str:
-    """Where the settings of a method on a dataset come from.
-
-    >>> source("pendulum/mixed-v0", "pendulum", "bdpo")
-    "the dataset's own row"
-    >>> source("mine/hopper-v0", "locomotion", "iql")
-    "its family's row (locomotion)"
-    >>> source("mine/set-v0", "other", "iql")
-    "the method's defaults"
-    """
-    if algo in presets.TUNED.get(presets.known_as(dataset), {}):
-        return "the dataset's own row"
-    if algo in presets.FAMILIES.get(family, {}):
-        return f"its family's row ({family})"
-    return "the method's defaults"
-
-
 def differing(config: Any) -> dict[str, Any]:
     """Returns {field: value} of a config dataclass where it is not its class's default."""
     default = type(config)()
@@ -47,13 +30,16 @@ def text(value: Any) -> str:
     return ",".join(map(text, value)) if isinstance(value, tuple) else str(value)
 
 
-def describe(run: RunConfig, method: Any, family: str, swept: Collection[str] = ()) -> str:
+def describe(
+    run: RunConfig, method: Any, family: str, env_id: str = "", swept: Collection[str] = ()
+) -> str:
     """One line: the preset, and the fields that differ from the defaults, the method's first.
 
     Args:
         run: the run's config.
         method: the method's config.
         family: the data family.
+        env_id: of the environment that the dataset names.
         swept: fields of which every member has its own value.
     """
     found = differing(method) | differing(run)
@@ -61,4 +47,4 @@ def describe(run: RunConfig, method: Any, family: str, swept: Collection[str] = 
     if len(parts) > SHOWN:
         parts = [*parts[:SHOWN], f"and {len(parts) - SHOWN} more"]
     changed = f"other than its defaults: {', '.join(parts)}" if parts else "all at their defaults"
-    return f"{source(run.dataset, family, run.algo)}; {changed}"
+    return f"{presets.preset(run.dataset, family, run.algo, env_id).source}; {changed}"

@@ -62,7 +62,7 @@ def test_bdpo_has_the_papers_settings(dataset: str) -> None:
     run, method = config.resolve(choice(dataset, "bdpo"), dataset, family_of(dataset))
     assert (method.rho, method.eta, method.max_backup) == TABLE_4[dataset]
     maze = dataset.startswith("antmaze")
-    assert method.critic_ensemble_size == (20 if dataset == "hopper-medium-v2" else 10)
+    assert method.critic_ensemble_size == (20 if dataset == "the dataset's own row" else 10)
     assert method.critic_layer_norm == maze
     assert method.actor_hidden == 4 * (512 if maze else 256,)
     assert method.behavior_learning_rate == (1e-4 if maze else 3e-4)
@@ -97,10 +97,10 @@ def test_a_preset_says_where_it_comes_from() -> None:
     def source(dataset: str, algo: str = "bdpo") -> str:
         return presets.preset(dataset, family_of(dataset), algo).source
 
-    assert source("hopper-medium-v2") == "hopper-medium-v2"
-    assert source("mine/hopper-v0") == "robot hopper"
-    assert source("mine/ant-v0") == "family locomotion"
-    assert source("mine/robot-v0") == "defaults"
+    assert source("hopper-medium-v2") == "the dataset's own row"
+    assert source("mine/hopper-v0") == "its robot's row (hopper)"
+    assert source("mine/ant-v0") == "its family's row (locomotion)"
+    assert source("mine/robot-v0") == "the method's defaults"
 
 
 # ARQ's tables A.1 to A.3: score model steps, members; rate, K; alpha of Q, alpha of AWR; policy

@@ -11,7 +11,8 @@ from jaxrl_prefs.runs import config, settings
     ("name", "family", "algo", "start"),
     [
         ("pendulum/mixed-v0", "pendulum", "bc", "the dataset's own row; other than its defaults: "),
-        ("mine/hopper-v0", "locomotion", "bdpo", "its family's row (locomotion); other than its"),
+        ("mine/hopper-v0", "locomotion", "bdpo", "its robot's row (hopper); other than its"),
+        ("mine/ant-v0", "locomotion", "bdpo", "its family's row (locomotion); other than its"),
         ("mine/set-v0", "other", "bdpo", "the method's defaults; all at their defaults"),
         ("downloads/hopper_medium-v2.hdf5", "locomotion", "bdpo", "the dataset's own row; "),
     ],
@@ -27,7 +28,7 @@ def test_what_differs_is_listed_and_shortened() -> None:
     run, method = config.resolve(choice, "mine/set-v0", "other")
     expected = "other than its defaults: eta=2.0, clip_norm=0.0, keep=7"
     assert settings.describe(run, method, "other").endswith(expected)
-    swept = settings.describe(run, method, "other", ["clip_norm"])
+    swept = settings.describe(run, method, "other", swept=["clip_norm"])
     assert swept.endswith("other than its defaults: eta=2.0, keep=7")
     many = [f"{name}=3" for name in ("rho", "q_samples", "v_samples", "actor_samples", "tau")]
     choice = config.Choice(
