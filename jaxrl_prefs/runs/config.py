@@ -30,28 +30,33 @@ OWN_FLAGS = ("algo", "dataset", "env", "seeds")
 class RunConfig:
     """The fields of a run that do not belong to its method."""
 
+    # --- what is trained on what; each has a flag of its own
     algo: str = "bdpo"
     dataset: str = "pendulum-mixed"
     env: str = ""  # evaluate here; empty takes the environment that the dataset names
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    # data; the defaults are the family's
-    gamma: float = 0.99
-    reward: str = "affine"  # or "range": divided by the range of returns; see data.Processing
-    reward_scale: float = 1.0
-    reward_shift: float = 0.0
-    normalize_observations: bool = False
+    # --- data; the defaults are those of the dataset's family
+    gamma: float = 0.99  # discount per step
+    # a reward r becomes reward_scale * r / range + reward_shift; the range is 1 for "affine", and the
+    # largest less the smallest return of an episode for "range"
+    reward: Literal["affine", "range"] = "affine"
+    reward_scale: float = 1.0  # factor of every reward
+    reward_shift: float = 0.0  # added to every reward
+    normalize_observations: bool = False  # to mean 0 and standard deviation 1
     clip_actions: bool = False  # to the action space; without it, actions outside are refused
-    # evaluation: at the end of every phase, and within the last one every eval_every updates
-    eval_episodes: int = 10  # for each seed and policy
-    eval_every: int = 50_000
+    # --- evaluation: at the end of every phase, and in the last one every eval_every updates
+    eval_episodes: int = 10  # episodes for each seed, policy and evaluation
+    eval_every: int = 50_000  # updates between evaluations in the last phase
     eval_seed: int = 10_000  # of the environments; the same for every training seed
-    eval_backend: Literal["auto", "gymnasium", "mjx"] = "auto"  # mjx: on the device; not on a CPU
-    # records
-    log_every: int = 1_000  # updates per compiled call and per row of metrics
-    checkpoint_every: int = 10_000  # rounded up to the next row of metrics
+    # where policies are played; "mjx" is on the device, "auto" takes it there and not on a CPU
+    eval_backend: Literal["auto", "gymnasium", "mjx"] = "auto"
+    # --- records
+    log_every: int = 1_000  # updates per row of metrics
+    checkpoint_every: int = 10_000  # updates, rounded up to the next row of metrics
     keep: int = 2  # newest checkpoints to keep
-    log: tuple[str, ...] = ()  # besides JSONL: tensorboard, wandb
-    mapping: Literal["auto", "loop", "vmap"] = "auto"  # how seeds share a device
+    log: tuple[str, ...] = ()  # besides JSONL files: tensorboard, wandb
+    # how seeds share a device: one after the other, or side by side
+    mapping: Literal["auto", "loop", "vmap"] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("eval_episodes", "eval_every", "log_every", "checkpoint_every", "keep"):

@@ -306,9 +306,9 @@ def test_help_explains_flags_and_fields(capsys: pytest.CaptureFixture[str]) -> N
         assert f"--{flag}: " in text
     assert "runs/<algo>-<dataset>" in text
     # What would run on the default dataset, and not the method's defaults.
-    assert "eta=0.05 (float): strength of the pathwise KL" in text
+    assert "eta=0.05 (float): strength of the path KL" in text
     assert "pretrain_steps=10000 (int, default 2000000)" in text
-    assert "log_every=500 (int, default 1000): updates per" in text
+    assert "log_every=500 (int, default 1000): updates per row" in text
     assert "(auto|loop|vmap): how seeds share a device" in text
     assert run.main(["run", "--help", "--algo=bdqo"]) == commandline.WRONG_USE
 
