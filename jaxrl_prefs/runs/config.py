@@ -37,8 +37,8 @@ class RunConfig:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     # --- data; the defaults are those of the dataset's family
     gamma: float = 0.99  # discount per step
-    # a reward r becomes reward_scale * r / range + reward_shift; the range is 1 for "affine", and for
-    # "range" the largest less the smallest return of an episode
+    # a reward r becomes reward_scale * r / range + reward_shift; the range is 1 for "affine", and
+    # the largest less the smallest return of an episode for "range"
     reward: Literal["affine", "range"] = "affine"
     reward_scale: float = 1.0  # factor of every reward
     reward_shift: float = 0.0  # added to every reward
