@@ -205,7 +205,6 @@ def mutate_bytes(folder: Path, random: np.random.Generator) -> str:
 
 
 # Orbax leaves tasks behind when a checkpoint is damaged, see checkpoints.py.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("seed", range(30))
 def test_a_damaged_folder_is_refused_or_works(workdir: Path, tmp_path: Path, seed: int) -> None:
     random, folder = np.random.default_rng(seed), tmp_path / "run"
