@@ -204,7 +204,6 @@ def mutate_bytes(folder: Path, random: np.random.Generator) -> str:
     return f"{path.relative_to(folder)}, kind {kind}"
 
 
-# Orbax leaves tasks behind when a checkpoint is damaged, see checkpoints.py.
 @pytest.mark.parametrize("seed", range(30))
 def test_a_damaged_folder_is_refused_or_works(workdir: Path, tmp_path: Path, seed: int) -> None:
     random, folder = np.random.default_rng(seed), tmp_path / "run"
