@@ -171,7 +171,7 @@ def differences(
 ) -> list[tuple[str, Any, Any]]:
     """The fields in which two configs describe different runs: (name, found, asked)."""
     found, asked = json.loads(json.dumps([found, asked]))
-    free = set[tuple[str, str]]()
+    free = {(section, name) for section, names in BOOKKEEPING.items() for name in names}
     checksum = found.get("data", {}).get("sha256")
     if checksum and checksum == asked.get("data", {}).get("sha256"):
         free |= {("run", "dataset"), ("data", "name")}

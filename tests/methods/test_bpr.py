@@ -267,7 +267,7 @@ def bowl_parts(config):
 
     return bpr.Parts(
         config=config,
-        spec=SPEC,
+        spec=SPEC._replace(action_dim=1),
         model=Bowl(config.lam),
         policy=TanhGaussian(TABLE, Box(LOW, HIGH)),
         critic=nets.ensemble(Net(lambda key, s, a: jnp.zeros(()), q), 2),

@@ -91,7 +91,7 @@ def test_export_takes_a_point(
 
 def test_the_points_of_a_comparison(pendulum_file: Path, tmp_path: Path) -> None:
     path = _units(pendulum_file, tmp_path)
-    argv = ["compare", "--algos=bc,td3_bc,td3_bc+alpha=1", f"--datasets={path}"]
+    argv = ["compare", "--algo=bc,td3_bc,td3_bc+alpha=1", f"--dataset={path}"]
     assert compare.main([*argv, "--seeds=1", f"--workdir={tmp_path / 'all'}", *SETTINGS]) == 0
     run = jp.load_run(tmp_path / "all")
     assert run.points == [

@@ -36,7 +36,7 @@ def test_data_have_their_density(name):
 def test_wrong_use_is_told_in_a_line(capsys):
     assert command.main(["toy", "--algo=arq", "--set=sampler=euler"]) == 2
     told = capsys.readouterr().err
-    assert "sampler must be one of" in told and told.count("\n") == 1
+    assert "'sampler' takes one of" in told and told.count("\n") == 1
 
 
 def test_a_run_prints_and_draws(tmp_path: Path, capsys, monkeypatch):
