@@ -204,7 +204,7 @@ def test_episodes_are_written_and_read(tmp_path: Path) -> None:
 
 
 def test_loading_trains_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(DataError, match=r"experiments\.data make online/ant/expert-v0"):
+    with pytest.raises(DataError, match=r"jaxrl-prefs data make online/ant/expert-v0"):
         data.load("online/ant/expert-v0")
     assert command.main(["data", "make", "online/ant/expert-v1"]) == 2
     assert "Did you mean 'online/ant/expert-v0'" in capsys.readouterr().err
