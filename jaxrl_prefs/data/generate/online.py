@@ -9,8 +9,8 @@ round nearest to its score (a round may leap over it), the expert that of the la
     online/<robot>/expert-v0          100,000 steps by the expert
     online/<robot>/medium-expert-v0   both
 
-(D4RL's have ten times as many.) A training takes hours, so it is started by `python -m
-jaxrl-prefs data make`, never by loading. It goes on where it was stopped: a round is kept
+(D4RL's have ten times as many.) A training takes hours, so it is started by
+`jaxrl-prefs data make`, never by loading. It goes on where it was stopped: a round is kept
 whole or not at all. Scores take D4RL's references, since the rewards are the same (nearly so for
 Ant, which pays for contacts here). Data and simulator are not: they never stand beside D4RL's rows.
 """
