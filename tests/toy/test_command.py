@@ -240,9 +240,9 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(
                 os.kill(os.getpid(), signal.SIGINT)
             return asked(step)
 
-        asked = more["stopped"]
+        asked = more["should_stop"]
         starts.append(more["start"])
-        return train(*args, **more | {"stopped": signalled})
+        return train(*args, **more | {"should_stop": signalled})
 
     monkeypatch.setattr(loop, "run", stopped)
     argv = [*argv, f"--workdir={tmp_path / 'stopped'}"]
