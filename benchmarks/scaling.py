@@ -62,7 +62,7 @@ def play(devices: int, seeds: int) -> None:
     module = METHODS[FLAGS.algo]
     method = module.make(overrides.apply(module.Config(), FLAGS.set), Spec.of(data))
     placement = chunk.SeedPlacement(tuple(range(seeds)), mesh_for(seeds, jax.devices()))
-    state = loop.begin(method, data, placement)
+    state = loop.init_members(method, data, placement)
     program = chunk.compile_chunk(method, len(method.phases) - 1, data, placement, state=state)
     done = 0
     for _ in sys.stdin:
@@ -188,7 +188,7 @@ def draw(
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a table of updates per second, and draws it if asked."""
     try:
-        commandline.read(FLAGS, argv, "; lists are parted by commas")
+        commandline.read(FLAGS, argv, "; lists are separated by commas")
         if FLAGS.help:
             print(commandline.usage(__doc__, FLAGS))
             return 0

@@ -274,7 +274,7 @@ def report(env_id: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints one block for each environment."""
     try:
-        commandline.read(FLAGS, argv, "; lists are parted by commas")
+        commandline.read(FLAGS, argv, "; lists are separated by commas")
         if FLAGS.help:
             print(commandline.usage(__doc__, FLAGS))
             return 0

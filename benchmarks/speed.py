@@ -105,7 +105,7 @@ def compiled(method: Method, index: int, data: Transition, seeds: int) -> Case:
     """Compiles one phase for `seeds` seeds on the devices that they can fill."""
     devices = jax.devices()[: min(seeds, jax.device_count())]
     placement = chunk.SeedPlacement(tuple(range(seeds)), seed_axis.seed_mesh(devices))
-    state = loop.begin(method, data, placement)
+    state = loop.init_members(method, data, placement)
     start = time.perf_counter()
     program = chunk.compile_chunk(method, index, data, placement, state=state)
     seconds = time.perf_counter() - start

@@ -70,8 +70,8 @@ def restated() -> Iterator[None]:
 def in_python(message: str) -> str:
     """A message with flags as Python's arguments.
 
-    >>> in_python("--env=none trains without one; --overwrite starts anew; give another --workdir")
-    'env=None trains without one; overwrite=True starts anew; give another workdir'
+    >>> in_python("--env=none trains without one; --overwrite starts again; give another --workdir")
+    'env=None trains without one; overwrite=True starts again; give another workdir'
     """
 
     def argument(flag: re.Match) -> str:

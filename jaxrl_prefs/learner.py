@@ -47,24 +47,28 @@ def init(params: Params, opt: optax.GradientTransformation, *, target: bool = Fa
 
 
 def gradient_step(
-    part: Trainable, opt: optax.GradientTransformation, loss: Callable[[Params], tuple[Array, Any]]
+    trainable: Trainable,
+    opt: optax.GradientTransformation,
+    loss: Callable[[Params], tuple[Array, Any]],
 ) -> tuple[Trainable, Any]:
-    """One gradient step on `loss(params) -> (scalar, aux)`: the new part, and `aux`."""
-    grads, aux = jax.grad(loss, has_aux=True)(part.params)
-    return apply_gradients(part, opt, grads), aux
+    """One gradient step on `loss(params) -> (scalar, aux)`: the new trainable, and `aux`."""
+    grads, aux = jax.grad(loss, has_aux=True)(trainable.params)
+    return apply_gradients(trainable, opt, grads), aux
 
 
-def apply_gradients(part: Trainable, opt: optax.GradientTransformation, grads: Params) -> Trainable:
+def apply_gradients(
+    trainable: Trainable, opt: optax.GradientTransformation, grads: Params
+) -> Trainable:
     """One step of the optimiser along given gradients."""
-    updates, opt_state = opt.update(grads, part.opt_state, part.params)
-    params = optax.apply_updates(part.params, updates)
-    return dataclasses.replace(part, params=params, opt_state=opt_state)
+    updates, opt_state = opt.update(grads, trainable.opt_state, trainable.params)
+    params = optax.apply_updates(trainable.params, updates)
+    return dataclasses.replace(trainable, params=params, opt_state=opt_state)
 
 
-def polyak(part: Trainable, rate: float) -> Trainable:
+def polyak(trainable: Trainable, rate: float) -> Trainable:
     """Moves the target network: target <- rate * params + (1 - rate) * target."""
     return dataclasses.replace(
-        part, target=optax.incremental_update(part.params, part.target, rate)
+        trainable, target=optax.incremental_update(trainable.params, trainable.target, rate)
     )
 
 

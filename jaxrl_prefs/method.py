@@ -1,11 +1,11 @@
-"""The contract: a method is a value made of pure functions, and training is a tuple of phases.
+"""The contract: a method is a record of pure functions, and training is a sequence of phases.
 
 Training (training/loop.py) owns keys, steps, batches and columns; a method owns its mathematics:
 
     method = make(config, spec)
     state = method.init(key, batch)
     state, metrics = method.phases[0].update(state, batch, key, step)
-    action = method.policies["greedy"].act(state, observation, key)
+    action = method.policies["actor"].act(state, observation, key)
 
 State holds arrays only. `step` counts the updates of the phase and is never batched over seeds,
 so that `lax.cond` on it stays a branch when the update is mapped over seeds.
@@ -61,7 +61,7 @@ class Act(Hashable, Protocol):
 
 
 class Diagnose(Hashable, Protocol):
-    """Measures a method's warning signs."""
+    """Measures quantities that show trouble, such as Q on uniform actions."""
 
     def __call__(self, state: State, batch: Transition, key: Key, /) -> Metrics:
         """Returns {name: (sum, count)} over the rows of the batch."""
@@ -123,7 +123,7 @@ class Phase(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """A way to act, and what stands beside its score."""
+    """A way to act, and how a report describes it."""
 
     act: Act
     candidates: int  # actions sampled per decision

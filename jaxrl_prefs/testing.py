@@ -214,7 +214,7 @@ class Subject:
     def walked(self) -> Walk:
         """Every state of the first seed in `whole`."""
         points = iter(self.whole)
-        state = seed_axis.one(loop.begin(self.method, self.data, self.placement()), 0)
+        state = seed_axis.one(loop.init_members(self.method, self.data, self.placement()), 0)
         walk = Walk([], [])
         for index, phase in enumerate(self.method.phases):
             enter_key = phase_keys(seed_keys(SEEDS[:1]), index)[0][0]

@@ -139,7 +139,7 @@ def linear_parts(
 
 def replaced(policy: PathPolicy, **functions: Any) -> Any:
     """The policy with some of its functions replaced."""
-    names = ("levels", "init", "bc_loss", "sample", "paths", "refine")
+    names = ("steps", "init", "bc_loss", "sample", "paths", "refine")
     return SimpleNamespace(**{name: getattr(policy, name) for name in names} | functions)
 
 

@@ -2,6 +2,7 @@
 # Trains a method on several datasets, one Slurm task each. Submit with: sbatch slurm.sh
 #SBATCH --job-name=jaxrl-prefs
 #SBATCH --array=0-2
+#SBATCH --ntasks=1
 #SBATCH --gpus-per-task=1
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=32G

@@ -47,8 +47,9 @@ SHARED = {
     "eval_every": "updates between evaluations in the last phase; others end with one",
     "eval_backend": "gymnasium (on the host's cores), mjx (policies and simulator on the device, "
     "all at once) or auto: gymnasium on a CPU and where there is no such simulator",
-    "log": "what to write besides the JSONL files: tensorboard, wandb, or both, parted by a comma",
-    "overwrite": "start anew, removing the runs in --workdir",
+    "log": "what to write besides the JSONL files: tensorboard, wandb, or both, separated by "
+    "a comma",
+    "overwrite": "start again, removing the runs in --workdir",
     "last": "scores are means over so many evaluations, the last ones",
     "against": "also show every column's difference to this one",
     "policies": "a column for every policy of a method",
@@ -61,8 +62,8 @@ WITH_FLAGS = (*EVALUATION, "log")  # fields of a run that have a flag besides --
 def share(own: flags.FlagValues, **defaults: Any) -> None:
     """Defines flags of `SHARED`, each with its default, whose type decides what the flag takes.
 
-    A list takes several values parted by commas, a tuple a flag that is repeated, a number one of
-    at least 1.
+    A list takes several values separated by commas, a tuple a flag that is repeated, a number one
+    of at least 1.
     """
     for name, default in defaults.items():
         about = SHARED[name]
@@ -72,7 +73,7 @@ def share(own: flags.FlagValues, **defaults: Any) -> None:
         elif isinstance(default, int):
             flags.DEFINE_integer(name, default, about, lower_bound=1, flag_values=own)
         elif isinstance(default, list):
-            several = f"{about}; or several, parted by commas"
+            several = f"{about}; or several, separated by commas"
             flags.DEFINE_list(name, default, several, flag_values=own)
         elif isinstance(default, tuple):
             flags.DEFINE_multi_string(name, list(default), about, flag_values=own)

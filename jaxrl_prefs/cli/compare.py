@@ -2,8 +2,8 @@
 
     jaxrl-prefs compare --algo=bc,td3_bc --dataset=pendulum-mixed --seeds=3
 
-A variant of a method is written with its settings: `bpr+critic=onestep`. The same command goes on
-where it was stopped, inside a run as well; a run that fails is reported and the others go on.
+A variant of a method is written with its settings: `bpr+critic=onestep`. The same command
+resumes, inside a run as well; a run that fails is reported and the others go on.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 a run failed, 2 wrong use, 130 stopped."""
     console = commandline.console()
     try:
-        commandline.read(FLAGS, argv, "; lists are parted by commas")
+        commandline.read(FLAGS, argv, "; lists are separated by commas")
         common = commandline.assignments(FLAGS)
         variants = [variant(text, common) for text in FLAGS.algo]
         if FLAGS.help:

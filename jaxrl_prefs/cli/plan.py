@@ -100,7 +100,7 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
     if not rate:
         measured = estimate.seconds_per_update(method, data, placement.seeds, mesh, "auto")
 
-    state = loop.begin(method, data, placement)
+    state = loop.init_members(method, data, placement)
     one = seed_axis.one(state, 0)
     stretches = []
     for index, phase in enumerate(method.phases):

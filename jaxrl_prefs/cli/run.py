@@ -2,7 +2,7 @@
 
     jaxrl-prefs run --algo=bdpo --dataset=pendulum-mixed --seeds=5
 
-The same command goes on where an interrupted run stopped and reports a finished one.
+The same command resumes an interrupted run and reports a finished one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ commandline.share(FLAGS, help=False)
 
 
 class Place(NamedTuple):
-    """This process among several, as `hosts.join` takes it."""
+    """This process among several, as `processes.join` takes it."""
 
     coordinator: str
     process_id: int | None
@@ -153,7 +153,7 @@ def _execute(command: Command, console: Console) -> None:
         _join(*command.place)
     from jaxrl_prefs.runs import prepare  # after the devices are chosen
 
-    prepare.run(command.choice, command.workdir, console, overwrite=command.overwrite)
+    prepare.train_in(command.choice, command.workdir, console, overwrite=command.overwrite)
     prepare.report(command.workdir, console)
 
 

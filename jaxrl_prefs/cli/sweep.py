@@ -9,8 +9,8 @@ need none. Here, points that differ only in real numbers train together, as furt
 ensemble in one compiled step; phases that read none of those numbers are trained once for each seed
 (not on an accelerator, whose members run side by side). Other points train one after the other.
 With --launcher=ray every point is a task of its own, on this machine or on a cluster whose nodes
-see the project and --workdir under the same paths. The same command goes on where it was stopped,
-inside a run as well, and trains nothing twice; a point that fails is reported and the others go on.
+see the project and --workdir under the same paths. The same command resumes, inside a run as well,
+and trains nothing twice; a point that fails is reported and the others go on.
 Writes sweep.json, sweep.md and sweep.png to the workdir.
 """
 
@@ -96,7 +96,7 @@ class Found(NamedTuple):
 
 
 def axis(text: str) -> Axis:
-    """Reads `eta=0.1,0.2`; values that hold commas themselves are parted by semicolons.
+    """Reads `eta=0.1,0.2`; values that hold commas themselves are separated by semicolons.
 
     Raises:
         ConfigError: without a value, or with one twice.
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
     console = commandline.console()
     try:
-        commandline.read(FLAGS, argv, "; lists are parted by commas")
+        commandline.read(FLAGS, argv, "; lists are separated by commas")
         if FLAGS.help:
             tables.write(console, usage(argv))
             return 0

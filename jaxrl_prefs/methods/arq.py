@@ -349,7 +349,7 @@ def advantage(critic: Params, *, parts: Parts, batch: Transition) -> Array:
     By the first critic only (code).
     """
     actions, keep = support_of(batch, parts, successor=False, data=True)
-    q = critics.first(parts.critic, critic, batch.observation[:, None], actions)
+    q = critics.first_q(parts.critic, critic, batch.observation[:, None], actions)
     return q[:, 0] - support.mean_kept(q, keep)
 
 
@@ -442,7 +442,7 @@ def act_implicit(state: State, observation: Array, key: Key, *, parts: Parts) ->
     sample_key, choice_key = jax.random.split(key)
     keys = keys_of_rows(sample_key, jnp.arange(len(observation)))
     actions, density = candidates(state.behavior.target, observation, keys, parts=parts, clip=True)
-    q = critics.first(parts.critic, state.critic.target, observation[:, None], actions)
+    q = critics.first_q(parts.critic, state.critic.target, observation[:, None], actions)
     logits = support.choice_logits(q, density, parts.config.threshold, parts.config.alpha)
     index = jax.random.categorical(choice_key, logits)
     return jnp.take_along_axis(actions, index[:, None, None], 1)[:, 0]
@@ -590,7 +590,7 @@ def _policies(parts: Parts) -> dict[str, Policy]:
     shared = "; one behaviour model for all seeds" if config.share_behavior else ""
     inside = f"log-density > {config.threshold}"
     return {
-        "explicit": Policy(partial(act_explicit, parts=parts), 1, f"its mean{shared}"),
+        "explicit": Policy(partial(act_explicit, parts=parts), 1, f"mean{shared}"),
         "implicit": Policy(
             partial(act_implicit, parts=parts),
             config.candidates,

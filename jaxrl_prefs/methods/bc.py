@@ -116,7 +116,7 @@ def make(config: Config, spec: Spec) -> Method:
     validation.require_positive(config, "batch_size")
     validation.require_nonnegative(config, "train_steps")
     parts = build(config, spec)
-    policies = {"actor": Policy(partial(act_mean, parts=parts), 1, "the mean")}
+    policies = {"actor": Policy(partial(act_mean, parts=parts), 1, "mean")}
     if config.policy == "gaussian":
         policies["sample"] = Policy(partial(act_sample, parts=parts), 1, "single sample")
     return Method(

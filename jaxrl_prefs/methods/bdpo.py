@@ -17,12 +17,13 @@ without back-propagation through the chain.
     eps_nu, eps_pi  policy (diffusion)     [B, A] or [B, K, A]
     Q_k, V_n,k      critic, value          [E, B] or [E, B, K]
     eta, rho        config.eta, .rho       scalars, in units of the transformed reward
-    N, M, K         diffusion_steps, *_samples, critic_ensemble_size
+    N, M, E         diffusion_steps, *_samples, critic_ensemble_size
 
 Phases: `behavior` (noise regression) -> `critic` (warm-up; starts by copying the behaviour's target
 network into the actor) -> `train` (critic every step, actor every `actor_interval` steps).
 
-Deviations and choices (where paper and author's code differ, the field says so):
+Deviations and choices; "(code)" marks what follows the author's code where the paper differs or is
+silent:
  1. The penalty is inside the discount, as in equation 13. The code of the published runs subtracted
     it outside, at terminals too; in ours the penalty is discounted by gamma.
  2. Reverse steps have variance beta_n in sampler and penalty, because equation 8's exact posterior
@@ -32,17 +33,18 @@ Deviations and choices (where paper and author's code differ, the field says so)
  4. With `max_backup` the penalty is still the mean over the M paths (code).
  5. `behavior_continues`: the behaviour takes one more step with each actor update (code only).
  6. The critics' rate decays by a cosine and every gradient is clipped (code; the paper lists both
-    for the actor only). The actor's cosine counts its own updates, a fifth of all.
+    for the actor only). The actor's cosine is as long as the critics' but advances once per actor
+    update, so by default the actor's rate falls by only a tenth.
  7. Losses are means over the ensemble (code; equation 19 sums, which matters only to clipping).
  8. Each member of the V ensemble has its own step feature (the paper does not say).
- 9. `levels = "stratified"` takes n in equal blocks instead of uniformly, so that each row needs
-    either Q (n = 1) or V, not both: ours, an option.
+ 9. `levels = "stratified"` draws n in equal shares of the batch instead of uniformly, so that
+    each row needs either Q (n = 1) or V, not both: ours, an option.
 10. `policy = "gaussian"` or `"deterministic"`: the paper's ablation of the policy class, of actor
     and behaviour. An action is sampled in one step, so there is no V. The penalty is the analytic
     KL, or half the squared distance. The bounds are ours (policies/gaussian.py).
-11. `value_tau` is the rate of V's target network, by default that of the others. What V learns at
-    the clean end passes N target networks on its way to V_N, in about N / value_tau updates: too
-    many where N is 50.
+11. `value_tau` is the rate of V's target network, by default that of the others. Value
+    information from the clean action reaches V_N through N target networks, in about N / value_tau
+    updates: too many where N is 50.
 12. `q_samples = 0` evaluates no next state, for bandits, where every discount is 0.
 """
 
@@ -108,18 +110,20 @@ class Config:
     sampler: Literal["ddpm", "ddim"] = "ddpm"
     # clip the clean action to the box in every reverse step; without it nothing bounds actions
     clip_sampler: bool = True
-    # how n is sampled: uniformly over 1..N, or in equal blocks (ours)
+    # how n is sampled: uniformly over 1..N, or in equal shares of the batch (ours)
     levels: Literal["uniform", "stratified"] = "uniform"
     actor_hidden: tuple[int, ...] = (256, 256, 256, 256)  # hidden layers of actor and behaviour
     # --- values
-    critic_ensemble_size: int = 10  # K, members of Q and of V
+    critic_ensemble_size: int = 10  # E, members of Q and of V
     critic_hidden: tuple[int, ...] = (256, 256, 256)  # widths of the hidden layers of Q and V
     critic_layer_norm: bool = False  # layer normalisation in Q (antmaze); V always has it
     # --- optimisation
     behavior_learning_rate: float = 3e-4  # Adam's rate for the behaviour
     actor_learning_rate: float = 1e-5  # Adam's rate for the actor
     critic_learning_rate: float = 3e-4  # Adam's rate for Q and V
-    actor_decays: bool = True  # cosine decay of the actor's rate to 0 over its own updates
+    # cosine decay of the actor's rate over train_steps of its own updates. It makes fewer (one per
+    # actor_interval), so by default the rate ends at 0.91 of its start
+    actor_decays: bool = True
     critic_decays: bool = True  # cosine decay of the critics' rate to 0 over train_steps
     clip_norm: float = 1.0  # largest global norm of each gradient; 0 does not clip
     tau: float = 0.005  # rate of the target networks of behaviour, actor and Q
@@ -216,24 +220,25 @@ def next_value(state: State, parts: Parts, observation: Array, step: Refinement)
     The mean over samples comes before the bound over members.
     """
 
-    def means(net: Net, critic_params: Trainable, rows: slice, *level: Array) -> Array:
+    def means(net: Net, trainable: Trainable, rows: slice, *level: Array) -> Array:
         context, samples = observation[rows, None], step.samples[rows]
-        each = nets.with_action_gradient(net, critic_params.target, context, samples, *level)
+        each = nets.with_action_gradient(net, trainable.target, context, samples, *level)
         return each.mean(-1)
 
-    q, v, below = state.critic, state.value, step.level[:, None] - 1
+    q, v, lower = state.critic, state.value, step.level[:, None] - 1
     all_rows = slice(None)
     if v is None:
         members = means(parts.critic, q, all_rows)
     elif parts.config.levels == "stratified":  # sorted blocks: the rows at level 1 come first
-        ones = -(-len(step.level) // parts.policy.levels)
-        first, others = slice(ones), slice(ones, None)
-        at_one = means(parts.critic, q, first)
-        members = jnp.concatenate([at_one, means(parts.value, v, others, below[others])], 1)
+        count_at_one = -(-len(step.level) // parts.policy.steps)
+        at_one, higher = slice(count_at_one), slice(count_at_one, None)
+        from_critic = means(parts.critic, q, at_one)
+        from_value = means(parts.value, v, higher, lower[higher])
+        members = jnp.concatenate([from_critic, from_value], 1)
     else:
-        at_one = means(parts.critic, q, all_rows)
-        above = means(parts.value, v, all_rows, below)
-        members = jnp.where(step.level[None] == 1, at_one, above)
+        from_critic = means(parts.critic, q, all_rows)
+        from_value = means(parts.value, v, all_rows, lower)
+        members = jnp.where(step.level[None] == 1, from_critic, from_value)
     return values.lcb(members, parts.config.rho)
 
 
@@ -350,7 +355,7 @@ def update_critic(
 
 
 def _regress(
-    part: Trainable,
+    trainable: Trainable,
     parts: Parts,
     name: str,
     rate: float,
@@ -362,8 +367,8 @@ def _regress(
         error = regression_loss(predict(params), target)
         return error, learner.measured(**{f"{name}_loss": error, f"{name}_target": target})
 
-    part, metrics = learner.gradient_step(part, parts.critic_optimizer, loss)
-    return learner.polyak(part, rate), metrics
+    trainable, metrics = learner.gradient_step(trainable, parts.critic_optimizer, loss)
+    return learner.polyak(trainable, rate), metrics
 
 
 def update_actor(
@@ -431,11 +436,15 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     KL keeps growing, the actor has left the data: eta is too small.
     """
     path_key, uniform_key = jax.random.split(key)
-    policy, penalty = parts.policy.paths(
+    policy_action, penalty = parts.policy.paths(
         state.actor.target, state.behavior.target, batch.observation, path_key, 1
     )
-    uniform = uniform_in(parts.spec.action_box, uniform_key, batch.action.shape, batch.action.dtype)
-    metrics = critics.q_diagnostics(parts.critic, state.critic.target, batch, policy[:, 0], uniform)
+    uniform_action = uniform_in(
+        parts.spec.action_box, uniform_key, batch.action.shape, batch.action.dtype
+    )
+    metrics = critics.q_diagnostics(
+        parts.critic, state.critic.target, batch, policy_action[:, 0], uniform_action
+    )
     return metrics | learner.measured(path_kl=penalty)
 
 
@@ -449,7 +458,7 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
     behavior = parts.policy.init(behavior_key, observation)
     critic = parts.critic.init(critic_key, observation, action)
     value = None
-    if parts.policy.levels > 1:
+    if parts.policy.steps > 1:
         level = jnp.ones(action.shape[:1], jnp.int32)
         params = parts.value.init(value_key, observation, action, level)
         value = learner.init(params, parts.critic_optimizer, target=True)

@@ -460,7 +460,7 @@ def make(config: Config, spec: Spec) -> Method:
             ),
         ),
         policies={
-            "actor": Policy(partial(act, parts=parts), 1, "the mean"),
+            "actor": Policy(partial(act, parts=parts), 1, "mean"),
             "behavior": Policy(partial(act_behavior, parts=parts), *parts.model.rule),
         },
         diagnose=partial(diagnose, parts=parts),

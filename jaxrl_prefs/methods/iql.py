@@ -182,7 +182,7 @@ def make(config: Config, spec: Spec) -> Method:
             Phase("train", config.train_steps, partial(update, parts=parts), config.batch_size),
         ),
         policies={
-            "actor": Policy(partial(act_mean, parts=parts), 1, "the mean"),
+            "actor": Policy(partial(act_mean, parts=parts), 1, "mean"),
             "sample": Policy(partial(act_sample, parts=parts), 1, "single sample"),
         },
         diagnose=partial(diagnose, parts=parts),

@@ -10,13 +10,13 @@ Fujimoto and Gu, NeurIPS 2021, arXiv 2106.06860; equation numbers are the paper'
     Q_k         critic           [2, B]
     alpha       config.alpha     scalar; the divisor mean|Q_1| makes it free of the reward's scale
 
-Phases: `train` only. The paper normalises observations (eps 1e-3), which is a field of the run and
-not of the method. Rewards are the paper's raw ones.
+Phases: `train` only. The paper normalises observations (eps 1e-3): by normalize_observations, a
+field of the run. Rewards are the paper's raw ones.
 
 Deviations:
- 1. Kernels start as in plain Flax (LeCun normal, zero biases), not as in PyTorch (uniform with a
-    third of that variance, biases too).
- 2. The policy moves at steps 0, 2, 4, ..., one step before the author's code.
+ 1. Dense layers are initialised as by Flax (LeCun normal, zero biases). The authors' PyTorch draws
+    weights and biases uniformly, weights with a third of that variance.
+ 2. The policy is updated at steps 0, 2, 4, ...; the authors' code updates it one step later.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def update(
         step,
         td3=parts,
         loss=loss,
-        measures=("actor_loss", "bc_error"),
+        metric_names=("actor_loss", "bc_error"),
     )
     return State(actor, critic), metrics
 
@@ -104,9 +104,9 @@ def act(state: State, observation: Array, key: Key, *, parts: Td3) -> Array:
 def diagnose(state: State, batch: Transition, key: Key, *, parts: Td3) -> Metrics:
     """Mean Q on data, policy and uniform actions, the critics' spread, and the cloning error."""
     uniform = uniform_in(parts.box, key, batch.action.shape, batch.action.dtype)
-    policy = parts.policy.act(state.actor.params, batch.observation)
-    q = critics.q_diagnostics(parts.critic, state.critic.params, batch, policy, uniform)
-    bc_error = actor_losses.squared_distance(policy, batch.action)
+    policy_action = parts.policy.act(state.actor.params, batch.observation)
+    q = critics.q_diagnostics(parts.critic, state.critic.params, batch, policy_action, uniform)
+    bc_error = actor_losses.squared_distance(policy_action, batch.action)
     return q | learner.measured(bc_error=bc_error)
 
 

@@ -197,7 +197,7 @@ def update(
         step,
         td3=parts.td3,
         loss=partial(actor_loss, state=state, batch=batch, parts=parts),
-        measures=("actor_loss", "bc_error", "bst_weight"),
+        metric_names=("actor_loss", "bc_error", "bst_weight"),
     )
     return replace(state, actor=actor, critic=critic), metrics
 

@@ -1,13 +1,13 @@
-"""Seed ensembles: a function of one seed, mapped over seeds and sharded over devices.
+"""The seed axis: a function of one seed, mapped over seeds and sharded over devices.
 
-The S members of an ensemble never talk to each other. `shard_map` over a mesh axis "seed" states
+The S seeds of a run never talk to each other. `shard_map` over a mesh axis "seed" states
 that, so the compiled program holds no collective. (`jax.pmap` is a wrapper over the same thing.)
 
 A mesh may span several processes. Then every process calls the same functions in the same order;
 host arrays that go in are the same everywhere, and what `fetch` and `trim` give comes from all.
 
 S is padded to P, the next multiple of the number of devices D. Padding repeats the last seed and is
-dropped by `trim`; whatever leaves the ensemble for a file or a reader holds exactly S members.
+dropped by `trim`; whatever leaves the devices for a file or a reader holds exactly S members.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def mine(tree: Tree, mesh: Mesh) -> Tree:
 
 
 def one(tree: Tree, i: int) -> Tree:
-    """Takes member `i` (its place in the list of seeds, not the seed) out of an ensemble."""
+    """Takes member `i` (its place in the list of seeds, not the seed) out of a tree."""
     return jax.tree.map(lambda leaf: leaf[i], tree)
 
 

@@ -24,7 +24,7 @@ class DiffusionPolicy(NamedTuple):
     stratified: bool = False  # levels of `refine`: equal sorted blocks, or uniform over 1..T
 
     @property
-    def levels(self) -> int:
+    def steps(self) -> int:
         """The number of diffusion steps T."""
         return self.schedule.steps
 

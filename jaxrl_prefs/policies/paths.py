@@ -41,7 +41,7 @@ class PathPolicy(PolicyNetwork, Protocol):
     """
 
     @property
-    def levels(self) -> int:
+    def steps(self) -> int:
         """Steps from noise to action; 1 where an action is sampled in one step."""
         ...
 
@@ -71,7 +71,7 @@ class SingleStep(NamedTuple):
     divergence: Callable[[Moments, Moments], Array]  # of the actor from the behaviour, [B]
 
     @property
-    def levels(self) -> int:
+    def steps(self) -> int:
         """Always 1."""
         return 1
 

@@ -65,7 +65,7 @@ class RunConfig:
         for name in self.log:
             if name not in LOGGERS:
                 raise ValueError(
-                    f"field 'log' takes {', '.join(LOGGERS)}, parted by commas, and got {name!r}"
+                    f"field 'log' takes {', '.join(LOGGERS)}, separated by commas, and got {name!r}"
                 )
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"field 'gamma' must lie in 0 to 1, got {self.gamma}")

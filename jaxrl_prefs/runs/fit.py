@@ -93,7 +93,7 @@ def _train(
 ) -> None:
     config = job.config
 
-    def stopped(step: int) -> bool:
+    def should_stop(step: int) -> bool:
         recorder.passed(step)
         return flag()
 
@@ -109,7 +109,7 @@ def _train(
         mapping=config.mapping,
         stream=bool(job.streamed),
         totals=begin.totals if begin.inside else None,
-        stopped=stopped,
+        should_stop=should_stop,
     )
     steps, checksums = _timed(log_points, begin), columns.Checksums(job.method)
     while True:
@@ -163,7 +163,7 @@ def _restore(job: Job, checkpoints: Checkpoints) -> Begin:
     if not job.points:
         return Begin(None, 0, {})
     placement = SeedPlacement(job.seeds, job.mesh, job.config.mapping)
-    state = loop.begin(job.method, job.dataset.transitions, placement)
+    state = loop.init_members(job.method, job.dataset.transitions, placement)
     return Begin(sweep.assign(seed_axis.trim(state, members), job.settings), 0, {})
 
 
@@ -193,7 +193,7 @@ def _columns(job: Job, begin: Begin, console: Console) -> dict[str, np.ndarray]:
         return found.columns
     line(console, f"{'; '.join(found.faults)}: these rows are filled again")
     for index, spans in found.damaged.items():
-        loop.refill(
+        loop.refill_columns(
             job.method,
             index,
             job.dataset.transitions,

@@ -147,7 +147,7 @@ def _describe(kind: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin is tuple:
-        return f"{_describe(arguments[0])} values parted by commas"
+        return f"{_describe(arguments[0])} values separated by commas"
     known = {int: "an int", float: "a float", bool: "true or false", str: "text"}
     return known.get(kind, str(kind))
 

@@ -60,7 +60,7 @@ PACKAGES = (
 Points = Sequence[Mapping[str, str]]
 
 
-def run(
+def train_in(
     choice: Choice,
     path: Path,
     console: Console,
@@ -68,7 +68,7 @@ def run(
     overwrite: bool,
     loggers: Sequence[Logger] = (),
 ) -> Job:
-    """Trains or goes on training in the workdir `path`, to result.json; returns what was trained.
+    """Trains in the workdir `path`, or resumes there, to result.json; returns what was trained.
 
     The command line and `train` both come here.
 
@@ -89,7 +89,7 @@ def complete(
     overwrite: bool,
     loggers: Sequence[Logger] = (),
 ) -> None:
-    """Trains what `prepare` returned, from wherever it stands to result.json. Raises as `run`.
+    """Trains what `prepare` returned, from wherever it stands to result.json. Raises as `train_in`.
 
     Of several processes the leader has the workdir. The others write to a folder that is thrown
     away, and say nothing.
@@ -108,7 +108,7 @@ def complete(
     with contextlib.ExitStack() as stack:
         finished = processes.run_on_leader(open_workdir)
         if finished:
-            line(console, f"{path} is finished; --overwrite starts anew")
+            line(console, f"{path} is finished; --overwrite starts again")
             return
         if not processes.is_leader():
             console = Console(quiet=True)

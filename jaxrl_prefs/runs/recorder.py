@@ -264,7 +264,7 @@ class Recorder:
         )
         evaluations = {"evaluation": 0.0, "last": 0.0}
         if self._evaluator:
-            state = loop.begin(method, data, SeedPlacement(seeds, mesh, config.mapping))
+            state = loop.init_members(method, data, SeedPlacement(seeds, mesh, config.mapping))
             try:
                 evaluations["evaluation"] = self._evaluator.estimate(state)
                 evaluations["last"] = self._evaluator.estimate(state, 1, last_only=True)

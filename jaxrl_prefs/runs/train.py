@@ -1,4 +1,4 @@
-"""Training from Python; the command `jaxrl-prefs run` takes the same path (prepare.run)."""
+"""Training from Python; the command `jaxrl-prefs run` takes the same path (prepare.train_in)."""
 
 from __future__ import annotations
 
@@ -47,27 +47,27 @@ def train(
     >>> action = run.policy(seed=0)(observation)                               # doctest: +SKIP
 
     Without a `workdir` the run is kept in memory and nothing stays on the disk. With one, the same
-    call goes on where an interrupted run stopped and returns a finished one at once, as
-    `jaxrl-prefs run` does with the same settings, in the same folder.
+    call resumes an interrupted run and returns a finished one at once, as `jaxrl-prefs run` does
+    with the same settings, in the same folder.
 
-    Training uses the devices that JAX has; where nothing has asked for them yet, each CPU core
-    becomes one. A bar shows the progress in a terminal; elsewhere nothing is printed.
+    Training uses the devices that JAX has. If JAX has not been used in this process, each CPU core
+    becomes a device. A bar shows the progress in a terminal; elsewhere nothing is printed.
 
     Args:
         method: a name in METHODS, a method's module, or the dotted name of a module of your own
-            (see `jaxrl_prefs.testing`), which is imported.
+            (see `jaxrl_prefs.method`), which is imported.
         data: a `Dataset`, or what `load_dataset` takes.
         seeds: how many (5 is 0 to 4), or which.
         workdir: the folder to keep the run in.
         env: where to evaluate: an id of Gymnasium's, a function that makes an environment, "" for
             the dataset's own environment, or None to train without evaluation.
-        overwrite: start anew, removing the run that is in `workdir`.
-        loggers: get every row of metrics and scores, see `Logger`.
+        overwrite: start again, removing the run that is in `workdir`.
+        loggers: objects that receive every row of metrics and scores, see `Logger`.
         trust_env: make the environment that the dataset names even if that runs code of the
             dataset's choice.
         fields: fields of the run (`gamma`, `eval_every`, ..., see `RunConfig`) and of the method's
-            Config (`eta`, `train_steps`, ...). Fields that are not given take the tuned values for
-            the dataset, or the paper's.
+            Config (`eta`, `train_steps`, ...). Fields that are not given take the dataset's
+            preset, or the method's defaults.
 
     Raises:
         ConfigError: for an unknown method or field, and for a value that a field does not take.
@@ -77,7 +77,7 @@ def train(
         OSError: if the disk refuses a file.
     """
     with restated():
-        choice = _choice(method, data, seeds, env, trust_env, fields)
+        choice = _requested(method, data, seeds, env, trust_env, fields)
         config.check(choice)
         with contextlib.suppress(RuntimeError):  # JAX has its devices already
             devices.use_cores()
@@ -85,16 +85,16 @@ def train(
         console.quiet = not progress.has_screen(console)
         if workdir is not None:
             path = Path(workdir)
-            job = prepare.run(choice, path, console, overwrite=overwrite, loggers=loggers)
-            return _known(load.load_run(path, method=choice.module), job.dataset.recording)
+            job = prepare.train_in(choice, path, console, overwrite=overwrite, loggers=loggers)
+            return _with_task(load.load_run(path, method=choice.module), job.dataset.recording)
         with tempfile.TemporaryDirectory(prefix="jaxrl_prefs-") as folder:
             path = Path(folder)
-            job = prepare.run(choice, path, console, overwrite=False, loggers=loggers)
-            run = _known(load.load_run(path, method=choice.module), job.dataset.recording)
+            job = prepare.train_in(choice, path, console, overwrite=False, loggers=loggers)
+            run = _with_task(load.load_run(path, method=choice.module), job.dataset.recording)
             return _in_memory(run)
 
 
-def _choice(
+def _requested(
     method: Any,
     data: str | Path | Dataset,
     seeds: int | Sequence[int],
@@ -109,11 +109,11 @@ def _choice(
         raise ConfigError(f"data takes a name, a path or a Dataset, and got {type(data).__name__}")
     if not (env is None or isinstance(env, str) or callable(env)):
         raise ConfigError(f"env takes an id, a function or None, and got {env!r}")
-    named = env if isinstance(env, str) else NO_ENV if env is None else tasks.name_of(env)
+    env_name = env if isinstance(env, str) else NO_ENV if env is None else tasks.name_of(env)
     return Choice(
         algo=name_of(method),
         dataset=data.name if isinstance(data, Dataset) else str(data),
-        env=named,
+        env=env_name,
         seeds=config.listed_seeds(seeds),
         assignments=(),
         trust_env=trust_env,
@@ -124,19 +124,19 @@ def _choice(
     )
 
 
-def _known(run: Run, data: Dataset) -> Run:
-    """The run with the environment that it was evaluated in, which its folder only names."""
+def _with_task(run: Run, data: Dataset) -> Run:
+    """The run with the environment object of its evaluation; its folder holds only the name."""
     return Run([dataclasses.replace(each, task=data.task) for each in _points(run)], run.workdir)
 
 
 def _in_memory(run: Run) -> Run:
     """The run without its folder, which is about to be removed."""
 
-    def held(point: Point) -> Point:
+    def detached(point: Point) -> Point:
         rows = {name: point.rows(name) for name in ROWS}
         return dataclasses.replace(point, folder=None, rows=rows.__getitem__)
 
-    return Run([held(point) for point in _points(run)], None)
+    return Run([detached(point) for point in _points(run)], None)
 
 
 def _points(run: Run) -> tuple[Point, ...]:

@@ -162,7 +162,7 @@ def adopt(path: Path, config: Mapping[str, Any], compared: Iterable[str]) -> Non
     if lines:
         raise WorkdirError(
             f"--workdir={path} holds a run of another config ({'; '.join(lines)}). "
-            "Give another --workdir, or --overwrite to start anew"
+            "Give another --workdir, or --overwrite to start again"
         )
 
 

@@ -4,7 +4,7 @@
 
 Prints learned against exact values. Writes results.json and the pictures of the BDPO paper's
 figures 4 and 5 to the workdir; with --algo=bpr, one picture of self-play and reference sampling.
-The same command goes on where it was stopped.
+The same command resumes.
 """
 
 from __future__ import annotations

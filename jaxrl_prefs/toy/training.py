@@ -1,7 +1,7 @@
-"""Trains one seed for a study, and goes on where the same training was stopped.
+"""Trains one seed for a study, and resumes where the same training was stopped.
 
 Checkpoints lie in the study's folder, below the name of what is trained: the method's settings, the
-data and the seed. So a study with other settings starts anew in the same folder.
+data and the seed. So a study with other settings starts again in the same folder.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def train(
             state=state,
             start=start,
             totals={k: np.array(v, np.float32) for k, v in progress.get("totals", {}).items()},
-            stopped=lambda _: flag(),
+            should_stop=lambda _: flag(),
         )
         spent, clock = progress.get("seconds", 0.0), time.monotonic()
         saved = clock

@@ -1,4 +1,4 @@
-"""The runner: trains all seeds through all phases of a method and yields log_points.
+"""Trains all seeds through all phases of a method, and yields log points.
 
 It knows no method, file or environment. It owns keys, steps, batches and columns:
 
@@ -35,17 +35,17 @@ Columns = dict[str, np.ndarray]  # on the host: [N, ...] shared, or [S, N, ...]
 # Seconds that one compiled call may take: between two calls a run can be stopped, and shows where
 # it is. A call costs a fraction of a millisecond besides its updates.
 CALL_SECONDS = 2.0
-FIRST = 16  # updates of the first call
-GROWTH = 8  # a call has at most so many times the updates of the one before it
+FIRST_CALL_STEPS = 16  # updates of the first call
+LARGEST_GROWTH = 8  # a call makes at most this many times the updates of the call before it
 
 
 class LogPoint(NamedTuple):
-    """What the runner yields: at global steps that `every` divides, and at each phase's end; and
-    in between, once, where it was told to stop.
+    """What `run` yields: at every multiple of `every`, at the end of each phase, and where it is
+    stopped.
 
-    `state` lives on the devices and holds P members (`ensemble.trim` copies the S to the host). It
-    is valid until the next log point is asked for: then its buffers are used again. `columns` are
-    the runner's own arrays, which go on being filled.
+    `state` is on the devices and holds P members: the S seeds, padded to a multiple of the devices
+    (`seed_axis.trim` copies the S to the host). It is valid until the next log point is asked for,
+    which reuses its buffers. `columns` are the runner's own arrays and are filled further.
     """
 
     phase: str
@@ -59,12 +59,12 @@ class LogPoint(NamedTuple):
     metrics: dict[
         str, np.ndarray
     ]  # [S] means since the last log point; absent if nothing was counted
-    totals: dict[str, np.ndarray]  # their sums and counts, [P, 2], from which a run can go on
-    whole: bool = True  # False where the run was stopped before the log point
+    totals: dict[str, np.ndarray]  # their sums and counts, [P, 2]; pass them on to resume here
+    whole: bool = True  # False if the run was stopped before this log point was due
 
 
-def never(step: int) -> bool:
-    """Lets a run go on."""
+def never_stop(step: int) -> bool:
+    """Never stops a run."""
     del step
     return False
 
@@ -82,7 +82,7 @@ def run(
     mapping: str = "auto",
     stream: bool = False,
     totals: Totals | None = None,
-    stopped: Callable[[int], bool] = never,
+    should_stop: Callable[[int], bool] = never_stop,
 ) -> Iterator[LogPoint]:
     """Trains `seeds` on `data` ([N, ...] arrays) from global step `start` to the end.
 
@@ -91,9 +91,9 @@ def run(
     at the end of the phase before it. With `stream` the data stay on the host, for devices that
     cannot hold them; see host_stream.py.
 
-    A compiled call takes about `CALL_SECONDS`. After each, `stopped` is asked with the global step
-    reached: if it returns True in one of the processes, the run yields where it stands and ends.
-    Neither when it is stopped nor how long the calls are changes any result.
+    A compiled call takes about `CALL_SECONDS`. After each, `should_stop` is asked with the global
+    step reached: if it returns True in one of the processes, the run yields where it stands and
+    ends. Results depend neither on when the run is stopped nor on the length of the calls.
 
     Raises NonFiniteError instead of yielding the log point in which a seed broke; ValueError on a
     bad `start`, `every` or `seeds`, and if no phase has a step.
@@ -104,11 +104,11 @@ def run(
         raise ValueError(f"nothing to train: every is {every}, all steps are {ends[-1:]}")
     if not 0 <= start <= ends[-1] or (state is None and start):
         raise ValueError(f"start is {start}; it must be in 0 ... {ends[-1]}, and 0 without a state")
-    state = begin(method, data, placement) if state is None else seed_axis.pad(state, mesh)
+    state = init_members(method, data, placement) if state is None else seed_axis.pad(state, mesh)
     filled_columns = {name: np.array(column) for name, column in (columns or {}).items()}
     data = data if stream else seed_axis.replicate(data, mesh)
     if start == 0:
-        state = _enter_idle(method, 0, state, placement)
+        state = _enter_empty_phases(method, 0, state, placement)
 
     step = start
     for index, (phase, end) in enumerate(zip(method.phases, ends, strict=True)):
@@ -123,22 +123,23 @@ def run(
         )
         _allocate(filled_columns, phase, len(seeds), len(data.reward))
         sums: Totals = totals or dict.fromkeys(chunk.names(state))
-        totals, pace = None, Pace(chunk)
+        totals, call_length = None, CallLength(chunk)
         while step < end:
             first, goal = step - offset, min(end, (step // every + 1) * every) - offset
-            begun = max(0, step // every * every - offset)  # the interval, perhaps elsewhere
+            # the interval's first step, which an earlier process may have run
+            begun = max(0, step // every * every - offset)
             state, sums, done = _advance(
                 chunk,
                 state,
                 (begun, first, goal),
                 sums,
                 filled_columns,
-                pace,
-                functools.partial(_asked, stopped, offset),
+                call_length,
+                functools.partial(_asked, should_stop, offset),
             )
             step = offset + done
             if step == end:
-                state = _enter_idle(method, index + 1, state, placement)
+                state = _enter_empty_phases(method, index + 1, state, placement)
             yield LogPoint(
                 phase=phase.name,
                 phase_step=done,
@@ -155,17 +156,17 @@ def run(
             sums = dict.fromkeys(sums)
 
 
-def _asked(stopped: Callable[[int], bool], offset: int, step: int) -> bool:
-    return stopped(offset + step)
+def _asked(should_stop: Callable[[int], bool], offset: int, step: int) -> bool:
+    return should_stop(offset + step)
 
 
-class Pace:
+class CallLength:
     """How many steps the next call of a chunk takes, by the time that the last ones took."""
 
     def __init__(self, chunk: Chunk) -> None:
         self._longest, self._stride = chunk.longest, chunk.stride
-        # A step that fills columns is a long one: a hundred samplers' runs.
-        self._most = self._stride if chunk.phase.columns else FIRST
+        # A step that fills columns is slow: it samples a batch of candidates.
+        self._most = self._stride if chunk.phase.columns else FIRST_CALL_STEPS
 
     def steps(self) -> int:
         """A multiple of the chunk's stride, so that the same device takes the same steps."""
@@ -176,8 +177,8 @@ class Pace:
         fitting = CALL_SECONDS * steps / max(seconds, 1e-9)
         if steps < self.steps():  # the last one before a log point: too short to grow from
             fitting = min(fitting, self._most)
-        turns = int(min(fitting, GROWTH * self._most, self._longest)) // self._stride
-        self._most = max(1, turns) * self._stride
+        strides = int(min(fitting, LARGEST_GROWTH * self._most, self._longest)) // self._stride
+        self._most = max(1, strides) * self._stride
 
 
 def _advance(
@@ -186,19 +187,20 @@ def _advance(
     span: tuple[int, int, int],
     sums: Totals,
     columns: Columns,
-    pace: Pace,
-    stopped: Callable[[int], bool],
+    call_length: CallLength,
+    should_stop: Callable[[int], bool],
 ) -> tuple[State, dict[str, np.ndarray], int]:
     """Runs the steps of one interval between log points, in calls of a few seconds.
 
     Args:
         chunk: of the phase.
         state: [P, ...], used up.
-        span: the steps of the phase at which the interval begins, is gone on with, and ends.
+        span: the phase's steps at which the interval begins, where it is resumed, and where it
+            ends.
         sums: of the metrics so far.
         columns: where the rows go that these steps fill.
-        pace: how many steps a call takes.
-        stopped: asked with the step reached after every call.
+        call_length: how many steps a call takes.
+        should_stop: asked with the step reached after every call.
 
     Returns the state, the metrics' sums and counts, and the step reached.
     """
@@ -206,8 +208,8 @@ def _advance(
     totals: dict[str, np.ndarray] = {}
     while at < goal:
         clock = time.perf_counter()
-        turns = (at - begun) // chunk.stride * chunk.stride + pace.steps()
-        stop = min(goal, begun + turns)
+        length = (at - begun) // chunk.stride * chunk.stride + call_length.steps()
+        stop = min(goal, begun + length)
         state, report = chunk(state, at, stop, totals or sums)
         chunk.prepare(stop)  # on the host, while the devices are at work
         report = seed_axis.fetch(report)
@@ -215,15 +217,16 @@ def _advance(
         _fill(columns, report, chunk.phase, at, stop)
         parts = np.asarray(report.totals)
         totals = {name: parts[:, place] for place, name in enumerate(report.names)}
-        seconds, told = processes.largest(time.perf_counter() - clock, float(stopped(stop)))
-        pace.note(stop - at, seconds)
+        spent = time.perf_counter() - clock
+        seconds, stop_requested = processes.largest(spent, float(should_stop(stop)))
+        call_length.note(stop - at, seconds)
         at = stop
-        if told:
+        if stop_requested:
             break
     return state, totals, at
 
 
-def refill(
+def refill_columns(
     method: Method,
     index: int,
     data: Transition,
@@ -261,7 +264,7 @@ def refill(
             _fill(columns, report, chunk.phase, at, end)
 
 
-def begin(method: Method, data: Transition, placement: SeedPlacement) -> State:
+def init_members(method: Method, data: Transition, placement: SeedPlacement) -> State:
     """Initialises every seed, [P, ...]. Fields that a phase shares are initialised once for all, so
     they do not depend on which seeds run."""
     example = jax.tree.map(lambda leaf: np.asarray(leaf[:1]), data)
@@ -299,11 +302,13 @@ def enter(method: Method, index: int, state: State, placement: SeedPlacement) ->
     )
 
 
-def _enter_idle(method: Method, index: int, state: State, placement: SeedPlacement) -> State:
-    """Enters the phases of 0 steps that stand at `index` and right after it."""
+def _enter_empty_phases(
+    method: Method, index: int, state: State, placement: SeedPlacement
+) -> State:
+    """Enters phase `index` and those directly after it, as long as they have 0 steps."""
     rest = range(index, len(method.phases))
-    for idle in itertools.takewhile(lambda i: method.phases[i].steps == 0, rest):
-        state = enter(method, idle, state, placement)
+    for empty in itertools.takewhile(lambda i: method.phases[i].steps == 0, rest):
+        state = enter(method, empty, state, placement)
     return state
 
 

@@ -1,4 +1,4 @@
-"""State that several members of an ensemble have in common: trained once, then given to all."""
+"""State that several members have in common: trained once, then given to all."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Members of one ensemble that differ in numbers of their config.
 
     method = vary(bdpo.make, config, spec, ("eta", "rho"))
-    state = assign(loop.begin(method, data, placement), {"eta": etas, "rho": rhos})  # [P] each
+    members = loop.init_members(method, data, placement)
+    state = assign(members, {"eta": etas, "rho": rhos})  # [P] each
     for log_point in loop.run(method, data, seeds, mesh, every=1000, state=state): ...
 
 The swept numbers are part of the state, so that all members share one compiled program. A seed is

@@ -38,7 +38,7 @@ def td3_bc_loss(
     `critic_params` or the divisor.
     """
     action = policy(params, batch.observation)
-    q = critics.first(critic, critic_params, batch.observation, action)
+    q = critics.first_q(critic, critic_params, batch.observation, action)
     _check_shapes(batch, action, q)
     bc_error = squared_distance(action, batch.action)
     loss = jnp.mean(bc_error) - alpha * jnp.mean(values.normalised(q))
@@ -108,7 +108,7 @@ def td3_bst_loss(
         over: "mean" or "sum" over the action dimensions.
     """
     action = policy(params, batch.observation)
-    q = critics.first(critic, critic_params, batch.observation, action)
+    q = critics.first_q(critic, critic_params, batch.observation, action)
     _check_shapes(batch, action, q)
     weighed = action if gradient == "full" else jax.lax.stop_gradient(action)
     weight = tuning_weight(uncertainty(morse, morse_params, batch.observation, weighed), mu)

@@ -25,7 +25,7 @@ def twin(hidden: tuple[int, ...], *, layer_norm: bool = False, initialiser: str 
     return nets.ensemble(member, 2)
 
 
-def first(critic: Net, params: Params, observation: Array, action: Array) -> Array:
+def first_q(critic: Net, params: Params, observation: Array, action: Array) -> Array:
     """Q_1(s, a) of the first member, [B]: the critic that TD3's policy maximises."""
     return critic.apply(jax.tree.map(lambda leaf: leaf[:1], params), observation, action)[0]
 
@@ -36,7 +36,7 @@ def first(critic: Net, params: Params, observation: Array, action: Array) -> Arr
 def sarsa_target(critic: Net, params: Params, batch: Transition) -> Array:
     """r + discount * mean_k Q_k(s', a') with the data's own next action: [B].
 
-    Only the rows of `has_sarsa_target` have such a target; in the others a' is a placeholder, 0.
+    Valid only where `has_sarsa_target` is 1; elsewhere a' is a placeholder of zeros.
     """
     q = critic.apply(params, batch.next_observation, batch.next_action)
     return jax.lax.stop_gradient(batch.reward + batch.discount * q.mean(0))
@@ -56,8 +56,8 @@ def has_sarsa_target(batch: Transition) -> Array:
 def squared_error(prediction: Array, target: Array, weight: Array | None = None) -> Array:
     """Mean over the batch of weight * (prediction - target)^2, all [B]; weight 1 if not given.
 
-    The weights are divided by their sum (by 1, if that is less), so that rows of weight 0 do not
-    dilute the others.
+    The weights are divided by their sum, or by 1 if the sum is smaller, so that rows of weight 0 do
+    not dilute the others.
     """
     error = jnp.square(prediction - target)
     if weight is None:
@@ -66,7 +66,7 @@ def squared_error(prediction: Array, target: Array, weight: Array | None = None)
 
 
 def regress(
-    part: Trainable,
+    trainable: Trainable,
     opt: optax.GradientTransformation,
     critic: Net,
     batch: Transition,
@@ -97,30 +97,30 @@ def regress(
         return jax.grad(loss, has_aux=True)(params)
 
     own = target if target.ndim == 2 else ()
-    grads, (value, prediction) = nets.over_members(member, (part.params, own))
+    grads, (value, prediction) = nets.over_members(member, (trainable.params, own))
     metrics = learner.measured(critic_loss=value, q=prediction)
-    return learner.apply_gradients(part, opt, grads), metrics
+    return learner.apply_gradients(trainable, opt, grads), metrics
 
 
 # --------------------------------------------------------------------------------- diagnosis
 
 
 def q_diagnostics(
-    critic: Net, params: Params, batch: Transition, policy: Array, uniform: Array
+    critic: Net, params: Params, batch: Transition, policy_action: Array, uniform_action: Array
 ) -> Metrics:
     """Mean Q of data, policy and uniform actions [B, A]; and the members' standard deviation.
 
     If Q is far higher for uniform actions than for data actions, the critic diverges.
     """
-    chex.assert_equal_shape([batch.action, policy, uniform])
+    chex.assert_equal_shape([batch.action, policy_action, uniform_action])
 
     def q(action: Array) -> Array:
         return critic.apply(params, batch.observation, action)
 
-    on_policy = q(policy)
+    on_policy = q(policy_action)
     return learner.measured(
         q_data=q(batch.action),
         q_policy=on_policy,
-        q_uniform=q(uniform),
+        q_uniform=q(uniform_action),
         q_spread=on_policy.std(0),
     )

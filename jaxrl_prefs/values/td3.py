@@ -102,12 +102,12 @@ def update(
     *,
     td3: Td3,
     loss: PolicyLoss,
-    measures: tuple[str, ...],
+    metric_names: tuple[str, ...],
 ) -> tuple[Trainable, Trainable, Metrics]:
     """One critic step; at every `actor_interval`-th call also a policy step and both targets.
 
     `loss(policy, critic)` is minimised in the policy's parameters, given the critic's new ones.
-    `measures` are the names of its metrics.
+    `metric_names` are those of its metrics.
     """
     critic, metrics = update_critic(critic, actor, batch, key, td3=td3)
 
@@ -119,6 +119,6 @@ def update(
         moved = learner.polyak(replace(critic, target=critic_target), td3.tau)
         return learner.polyak(actor, td3.tau), moved.target, measured
 
-    operand = actor, critic.target, learner.unmeasured(*measures)
+    operand = actor, critic.target, learner.unmeasured(*metric_names)
     actor, moved, more = learner.every(td3.actor_interval, step, improve, operand)
     return actor, replace(critic, target=moved), metrics | more

@@ -89,4 +89,5 @@ def test_every_method_is_described(algo: str) -> None:
     own = [field.name for field in dataclasses.fields(METHODS[algo].Config)]
     run = [field.name for field in dataclasses.fields(RunConfig)][4:]
     assert names == run + own
-    assert "  eval_episodes=7 (int, default 10): for each seed and policy" in text
+    meaning = "episodes for each seed, policy and evaluation"
+    assert f"  eval_episodes=7 (int, default 10): {meaning}" in text

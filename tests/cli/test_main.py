@@ -45,7 +45,7 @@ def test_a_flag_means_the_same_in_every_command() -> None:
     for name in ("run", "compare", "sweep", "table", "plan", "data", "export"):
         own = importlib.import_module(f"jaxrl_prefs.cli.{name}").FLAGS
         for flag in (own[each] for each in own):
-            text = flag.help.partition(";\n")[0].removesuffix("; or several, parted by commas")
+            text = flag.help.partition(";\n")[0].removesuffix("; or several, separated by commas")
             texts.setdefault(flag.name, set()).add(text)
     assert {name: found for name, found in texts.items() if len(found) > 1} == {}
     for name in ("run", "compare", "sweep"):

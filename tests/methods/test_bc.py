@@ -27,7 +27,7 @@ def test_an_unknown_policy_is_refused():
 def test_the_mean_is_the_headline(policy, names):
     policies = bc.make(bc.Config(policy=policy), SPEC).policies
     assert list(policies) == ["actor", "sample"][:names]
-    assert policies["actor"].rule == "the mean"
+    assert policies["actor"].rule == "mean"
 
 
 @pytest.mark.parametrize("policy", ["deterministic", "gaussian"])

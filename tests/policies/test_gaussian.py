@@ -63,7 +63,7 @@ def test_gaussians_pay_their_analytic_kl():
     np.testing.assert_allclose(penalty, np.full((6, 3), expected), rtol=1e-12)
     np.testing.assert_allclose(step.penalty, np.full(6, expected), rtol=1e-12)
     assert samples.shape == step.samples.shape == (6, 3, 2)
-    assert (step.level == 1).all() and policy.levels == 1
+    assert (step.level == 1).all() and policy.steps == 1
 
 
 def test_points_pay_half_their_squared_distance():

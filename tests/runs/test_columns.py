@@ -97,7 +97,7 @@ def test_damaged_rows_are_found_and_filled_again(
     steps = sum(last - first for first, last in found.damaged[1])
     assert (steps < method.phases[1].steps) == (fault in ("first", "last")), found.damaged
     placement = chunk.SeedPlacement(SEEDS, seed_axis.seed_mesh())
-    loop.refill(
+    loop.refill_columns(
         method, 1, tiny, placement, state=state, columns=found.columns, spans=found.damaged[1]
     )
     np.testing.assert_array_equal(found.columns["guess"], whole)

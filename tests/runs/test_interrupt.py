@@ -58,7 +58,7 @@ def test_a_signal_between_two_updates_loses_none(
 ) -> None:
     """Signals after updates 1, 3, 4, ...: inside of intervals of 5, at log points, at the end."""
     assert run.main(flags(tmp_path / "whole", pendulum_file)) == 0
-    monkeypatch.setattr(loop, "FIRST", 1)
+    monkeypatch.setattr(loop, "FIRST_CALL_STEPS", 1)
     monkeypatch.setattr(loop, "CALL_SECONDS", 0.0)
     passed, left = Recorder.passed, [1, 3, 4, 5, 7, 10, 12]
 

@@ -62,7 +62,7 @@ def test_the_last_assignment_of_a_field_wins() -> None:
         ("eta=much", ["'eta'", "a float", "'much'"]),
         ("eta=nan", ["'eta'", "a float", "'nan'"]),
         ("clip=maybe", ["'clip'", "true or false", "'maybe'"]),
-        ("hidden=8,x", ["'hidden'", "an int values parted by commas", "'8,x'"]),
+        ("hidden=8,x", ["'hidden'", "an int values separated by commas", "'8,x'"]),
         ("mapping=vmap", ["'mapping'", "one of auto, loop", "'vmap'"]),
         ("stepz=1", ["'stepz'", "Did you mean 'steps'?", "clip, eta, hidden, mapping, name"]),
         ("steps", ["field=value", "'steps'"]),

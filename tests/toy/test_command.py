@@ -228,7 +228,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(
 ) -> None:
     argv = ["toy", "--task=8gaussians", *TINY]
     assert command.main([*argv, f"--workdir={tmp_path / 'whole'}"]) == 0
-    monkeypatch.setattr(loop, "FIRST", 1)
+    monkeypatch.setattr(loop, "FIRST_CALL_STEPS", 1)
     monkeypatch.setattr(loop, "CALL_SECONDS", 0.0)
     stops, train = [3, 7], loop.run
     starts: list[int] = []
@@ -240,9 +240,9 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(
                 os.kill(os.getpid(), signal.SIGINT)
             return asked(step)
 
-        asked = more["stopped"]
+        asked = more["should_stop"]
         starts.append(more["start"])
-        return train(*args, **more | {"stopped": signalled})
+        return train(*args, **more | {"should_stop": signalled})
 
     monkeypatch.setattr(loop, "run", stopped)
     argv = [*argv, f"--workdir={tmp_path / 'stopped'}"]

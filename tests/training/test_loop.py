@@ -18,7 +18,7 @@ from jaxrl_prefs.errors import NonFiniteError
 from jaxrl_prefs.keys import phase_keys, seed_keys, shared_key
 from jaxrl_prefs.method import Method, Phase, identity
 from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.training import loop, program
+from jaxrl_prefs.training import chunk, loop, program
 from jaxrl_prefs.types import Array, Key, Spec, Transition
 from tests import probes
 
@@ -142,7 +142,7 @@ def test_resumes_from_every_tick_bit_for_bit(
 @pytest.fixture
 def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls of one step; of as many as there are devices where these take turns."""
-    monkeypatch.setattr(loop, "FIRST", 1)
+    monkeypatch.setattr(loop, "FIRST_CALL_STEPS", 1)
     monkeypatch.setattr(loop, "CALL_SECONDS", 0.0)
 
 
@@ -156,7 +156,7 @@ def test_no_bit_depends_on_how_long_a_call_is(
         asked.append(step)
         return False
 
-    cut = record(probe(data, shared=shared), data, stopped=stopped)
+    cut = record(probe(data, shared=shared), data, should_stop=stopped)
     fills = [13, 14, 15, 16, 17, 18] if not shared else [14, 15, 17, 18]
     assert asked == [*range(1, 13), *fills, *range(19, 39)]
     for one, other in zip(cut, whole, strict=True):
@@ -170,7 +170,7 @@ def test_a_run_that_is_stopped_anywhere_goes_on_bit_for_bit(
     """Also between two log points: the sums of the metrics go on, through JSON as in a file."""
     method = probe(data, shared=shared)
     for stop in (1, 7, 14, 15, 18, 21, 33):
-        first = record(method, data, stopped=lambda step, stop=stop: step >= stop)
+        first = record(method, data, should_stop=lambda step, stop=stop: step >= stop)
         last = first[-1]
         assert last.step >= stop and last.whole == (last.step in {x.step for x in whole})
         assert last.whole or not last.metrics
@@ -201,19 +201,19 @@ def _through_json(totals: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def test_calls_take_a_few_seconds(seconds: float, expected: list[int]) -> None:
     """By the seconds of a step: the calls grow, and shrink at once."""
     phase = Phase("any", 1000, _nothing, 4)
-    pace, found = loop.Pace(SimpleNamespace(longest=1000, stride=1, phase=phase)), []
+    length, found = loop.CallLength(SimpleNamespace(longest=1000, stride=1, phase=phase)), []
     for _ in expected:
-        found.append(pace.steps())
-        pace.note(found[-1], found[-1] * seconds)
+        found.append(length.steps())
+        length.note(found[-1], found[-1] * seconds)
     assert found == expected
 
 
 def test_the_steps_before_a_log_point_do_not_shorten_later_calls() -> None:
     phase = Phase("any", 1000, _nothing, 4)
-    pace = loop.Pace(SimpleNamespace(longest=1000, stride=1, phase=phase))
+    length = loop.CallLength(SimpleNamespace(longest=1000, stride=1, phase=phase))
     for _ in range(3):
-        pace.note(3, 3e-6)
-    assert pace.steps() == loop.FIRST
+        length.note(3, 3e-6)
+    assert length.steps() == loop.FIRST_CALL_STEPS
 
 
 def test_resuming_leaves_the_callers_arrays_alone(
@@ -309,7 +309,7 @@ def test_a_column_too_long_for_one_call_is_filled_in_several(
     whole: list[Record], data: Transition, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Room for one batch of 16 rows of 2 floats: 18 rows would not fit."""
-    monkeypatch.setattr(program, "COLUMN_BYTES", 16 * 2 * 4)
+    monkeypatch.setattr(chunk, "COLUMN_BYTES", 16 * 2 * 4)
     last = record(probe(data, shared=shared), data, every=100)[-1]
     chex.assert_trees_all_close(last.columns, whole[-1].columns, rtol=1e-5, atol=1e-6)
 

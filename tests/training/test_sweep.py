@@ -39,7 +39,7 @@ def end(method: Any, data: Transition, seeds: tuple[int, ...], **more: Any) -> A
 
 def begin(method: Any, data: Transition, seeds: tuple[int, ...]) -> Any:
     placement = chunk.SeedPlacement(seeds, seed_axis.seed_mesh(jax.devices()[:2]))
-    return seed_axis.trim(loop.begin(method, data, placement), len(seeds))
+    return seed_axis.trim(loop.init_members(method, data, placement), len(seeds))
 
 
 def test_a_member_with_its_settings_is_the_plain_method_with_them(data: Transition) -> None:

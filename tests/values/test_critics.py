@@ -157,7 +157,9 @@ def test_rows_of_weight_zero_neither_pull_nor_dilute():
 
 def test_the_first_member_is_the_first():
     data = batch()
-    found = compiled(lambda p: critics.first(quadratic(), p, data.observation, data.action), PARAMS)
+    found = compiled(
+        lambda p: critics.first_q(quadratic(), p, data.observation, data.action), PARAMS
+    )
     np.testing.assert_allclose(found, q(data.observation, data.action)[0], rtol=1e-12)
 
 

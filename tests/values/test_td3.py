@@ -86,7 +86,7 @@ def by_hand(numbers, step):
 
 def test_seven_steps_follow_the_reference():
     """Policy and target networks move at every third step, with the critic's new parameters."""
-    update = jax.jit(partial(td3.update, td3=parts_of(), loss=climb, measures=("actor_loss",)))
+    update = jax.jit(partial(td3.update, td3=parts_of(), loss=climb, metric_names=("actor_loss",)))
     (actor, critic), numbers = parts_at(START), START
     for i in range(7):
         actor, critic, metrics = update(actor, critic, batch(), jax.random.key(i), i)
