@@ -104,7 +104,7 @@ def test_the_platform_chooses_the_mapping() -> None:
 )
 def test_use_cores_respects_what_was_chosen(setting: str, flags: str, expected: int | None) -> None:
     code = (
-        "import os, jax; from jaxrl_prefs import ensemble; devices.use_cores();"
+        "import os, jax; from jaxrl_prefs.parallel import devices; devices.use_cores();"
         "print(jax.device_count(), len(os.sched_getaffinity(0)))"
     )
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
