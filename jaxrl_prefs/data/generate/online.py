@@ -10,7 +10,7 @@ round nearest to its score (a round may leap over it), the expert that of the la
     online/<robot>/medium-expert-v0   both
 
 (D4RL's have ten times as many.) A training takes hours, so it is started by `python -m
-experiments.data make`, never by loading. It resumes: a round is kept
+experiments.data make`, never by loading. It goes on where it was stopped: a round is kept
 whole or not at all. Scores take D4RL's references, since the rewards are the same (nearly so for
 Ant, which pays for contacts here). Data and simulator are not: they never stand beside D4RL's rows.
 """
