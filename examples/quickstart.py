@@ -1,7 +1,7 @@
 """Train, look at the scores, act: `python examples/quickstart.py`.
 
-The dataset is made on first use. With a folder the run is kept: the same call goes on where it was
-stopped, and returns at once when it is finished.
+The dataset is made on first use. With a folder the run is kept: the same call resumes it if it
+was stopped, and returns at once when it is finished.
 """
 
 from __future__ import annotations

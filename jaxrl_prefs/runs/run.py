@@ -51,7 +51,7 @@ def damage_is_named(place: Path | str) -> Iterator[None]:
 class Actor:
     """One policy of one seed: raw observations to raw actions.
 
-    A policy that draws at random does so from a stream of its own, which starts anew with every
+    A policy that draws at random does so from a stream of its own, which starts again with every
     `Run.policy` call: the same observations in the same order give the same actions.
     """
 
