@@ -96,9 +96,9 @@ def start(argv: list[str], place: Place) -> subprocess.Popen[str]:
 def together(argv: list[str]) -> None:
     """As a Slurm job."""
     port = free(SLURM_PORTS)
-    processes = [start(argv, by_slurm(number, port)) for number in range(2)]
-    ends = [process.communicate(timeout=900) for process in processes]
-    for process, (_, errors) in zip(processes, ends, strict=True):
+    started = [start(argv, by_slurm(number, port)) for number in range(2)]
+    ends = [process.communicate(timeout=900) for process in started]
+    for process, (_, errors) in zip(started, ends, strict=True):
         assert process.returncode == 0, errors[-3000:]
 
 
@@ -106,20 +106,20 @@ def lose_one(argv: list[str], path: Path) -> None:
     """Starts a run and kills one of its processes once there is a new checkpoint."""
     before = set(path.glob("checkpoints/[0-9]*"))
     port = free([0])
-    processes = [start(argv, by_flags(number, port)) for number in range(2)]
+    started = [start(argv, by_flags(number, port)) for number in range(2)]
     try:
         for _ in range(6000):
             if set(path.glob("checkpoints/[0-9]*")) - before:
                 break
-            assert all(process.poll() is None for process in processes)
+            assert all(process.poll() is None for process in started)
             time.sleep(0.1)
-        other, lost = processes
+        other, lost = started
         lost.kill()
         _, errors = other.communicate(timeout=LOST)
         assert other.returncode not in (0, None)
         assert errors.count(processes.LOST) == 1 and "coordination_service" not in errors, errors
     finally:
-        for process in processes:
+        for process in started:
             process.kill()
             process.communicate()
     assert not (path / "result.json").exists()
