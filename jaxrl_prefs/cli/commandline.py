@@ -170,6 +170,7 @@ def fail(message: str, code: int) -> int:
 
 def interrupted() -> int:
     """Says that a signal ended the command, and returns the exit code."""
+    interrupt.said.set()
     return fail(interrupt.LINE, INTERRUPTED)
 
 

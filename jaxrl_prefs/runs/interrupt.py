@@ -21,6 +21,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 7.0  # seconds after a signal until the process is ended wherever it is
 INTERRUPTED = 130  # the exit code
 LINE = "interrupted; the same command continues"
+said = threading.Event()  # set once LINE is printed
 
 
 class Flag:
@@ -98,6 +99,7 @@ def _end(seen: socket.socket, told: socket.socket) -> None:
         pass
     time.sleep(PATIENCE)
     show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
+    text = show_cursor + ("" if said.is_set() else f"{LINE}\n")
     with contextlib.suppress(OSError):
-        os.write(2, f"{show_cursor}{LINE}\n".encode())
+        os.write(2, text.encode())
     os._exit(INTERRUPTED)
