@@ -13,7 +13,7 @@ inside the support, so that no penalty is needed.
     L(phi)   = -E min(exp(alpha A(s, a)), 100) log pi_phi(a | s),  A = Q - mean over supp(s)    AWR
 
     symbol        name in code                         shape
-    s_psi         behavior, model (behavior/score)     parameters [M, ...] of M members
+    f_psi         behavior, model (behavior/score)     parameters [M, ...] of M members
     Q_theta       critic                               [E, B] or [E, B, K]
     pi_phi        policy                               [B, A]
     N             config.candidates                    columns [rows, N, A] and [rows, N]
@@ -27,14 +27,14 @@ Phases: `behavior` (score matching) -> `candidates` (one pass over the data that
 
 Deviations and choices (where paper and code differ, the field says so):
  1. The recorded action is a candidate too and is always kept (code; the paper has the N samples).
-    The K-th counts it.
- 2. The backup is never below Q of the recorded next action (code; not in equation 5). Without
-    `floor`, where fewer than K are kept, the smallest kept value is backed up: ours.
+    It counts in the ranking of which the K-th value is backed up.
+ 2. The backup is never below Q of the recorded next action (code; not in equation 5). If `floor`
+    is off and fewer than K candidates are kept, the smallest kept value is backed up: ours.
  3. The threshold is on the density of standardised actions (code; the paper does not say).
  4. Langevin steps use each sample's own norms (code). In few dimensions that is biased even for the
     exact score; `norms=batch` is not.
  5. The log-density has the exact trace (code: ten random signs, `trace=hutchinson`) and, if
-    `density=adaptive`, a step size of each item's own (code: one for 3,000 items together).
+    `density=adaptive`, its own step size for each sample (code: one for 3,000 samples together).
  6. `sampler=few_step` (24 evaluations instead of 1,000) and `density=fixed` are ours.
  7. The members of an ensemble take consecutive shares of one shuffled stream of all data (code: a
     stream for each; paper: different random samples). All networks have the same random frequencies
@@ -44,7 +44,7 @@ Deviations and choices (where paper and code differ, the field says so):
  9. Candidates and their log-densities are stored in float16. A sample that is not finite has
     log-density minus infinity (code: its batch is sampled again).
 10. If all samples of the implicit policy are rejected, it takes the one of highest density: ours.
-11. Q^beta has batches of the paper's 512 (code: 100).
+11. Q^beta is trained with the paper's batch size, 512 (code: 100).
 12. The explicit policy's rate may decay (`actor_decays`): ours, for short runs, whose last iterate
     is otherwise noisy.
 13. The critics may have layer normalisation (`critic_layer_norm`): ours. On small data it decides
@@ -105,7 +105,7 @@ class Config:
     behavior_ensemble_size: int = 1  # M, members whose mean is the score
     behavior_learning_rate: float = 1e-4  # Adam's rate for the score network
     behavior_batch_size: int = 512  # rows per update and member
-    behavior_tau: float = 0.001  # rate of the score's target network, which is the one that is used
+    behavior_tau: float = 0.001  # Polyak rate of the score's target network, which samples
     pretrain_steps: int = 1_000_000  # updates of the score network
     share_behavior: bool = False  # one score model and candidate set for all seeds (ours)
     # --- candidates
@@ -156,7 +156,7 @@ class Config:
 class State:
     """Everything that training changes; arrays only."""
 
-    behavior: Trainable  # s_psi [M, ...], with its target network
+    behavior: Trainable  # f_psi [M, ...], with its target network
     critic: Trainable | None  # Q [E, ...], with its target network; None without Q
     policy: Trainable | None  # pi_phi; None without an explicit policy
 
@@ -321,7 +321,10 @@ def support_of(
 
 
 def critic_target(critic: Params, *, parts: Parts, batch: Transition) -> Array:
-    """r + discount * (the K-th largest kept value, or Q of the recorded next action): [B] (5).
+    """r + discount * (the K-th largest Q of the kept candidates): [B] (5).
+
+    With `floor` that value is at least Q of the recorded next action; with `q_target="sarsa"` it is
+    Q of the recorded next action.
 
     Rows without `critics.has_sarsa_target` have no successor in the data; their target is a
     placeholder.

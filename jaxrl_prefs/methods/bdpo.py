@@ -10,13 +10,14 @@ without back-propagation through the chain.
     l_n(s, a^n) = w_n |eps_pi - eps_nu|^2                                          (17)
     Q(s, a)    <- r + discount * ( LCB mean_M Q(s', a') - eta * sum_n l_n(s', a'^n) )   (13, 18)
     V_n(s,a^n) <- LCB mean_M V_{n-1}(s, a^{n-1}) - eta * l_n(s, a^n),   V_0 = Q         (15)
-    actor      -> maximise the right-hand side of (15) over its own reverse step         (16)
+    actor      -> maximise the right-hand side of (15), a^{n-1} drawn by the actor        (16)
 
     symbol          name in code           shape
     nu, pi          behavior, actor        parameters of one network class
     eps_nu, eps_pi  policy (diffusion)     [B, A] or [B, K, A]
     Q_k, V_n,k      critic, value          [E, B] or [E, B, K]
-    eta, rho        config.eta, .rho       scalars, in units of the transformed reward
+    eta             config.eta             scalar, in units of the transformed reward per nat
+    rho             config.rho             scalar, a number of standard deviations
     N, M, E         diffusion_steps, *_samples, critic_ensemble_size
 
 Phases: `behavior` (noise regression) -> `critic` (warm-up; starts by copying the behaviour's target
@@ -24,8 +25,9 @@ network into the actor) -> `train` (critic every step, actor every `actor_interv
 
 Deviations and choices; "(code)" marks what follows the author's code where the paper differs or is
 silent:
- 1. The penalty is inside the discount, as in equation 13. The code of the published runs subtracted
-    it outside, at terminals too; in ours the penalty is discounted by gamma.
+ 1. The penalty is inside the discount, as in equation 13. The code of the published runs
+    subtracts it outside the discount, at terminals too; here it is multiplied by gamma and
+    vanishes at terminals.
  2. Reverse steps have variance beta_n in sampler and penalty, because equation 8's exact posterior
     variance is zero at n = 1. Penalties use raw noise predictions; the sampler clips the clean
     action.
@@ -95,7 +97,7 @@ class Config:
     """Defaults are the paper's for D4RL locomotion (table 3; eta, rho: table 4, halfcheetah)."""
 
     # --- objective
-    eta: float = 0.05  # strength of the path KL, in units of the transformed reward
+    eta: float = 0.05  # strength of the path KL, in units of the transformed reward per nat
     rho: float = 0.5  # pessimism of the ensemble's lower confidence bound
     max_backup: bool = False  # Q target by the best of the M next actions (antmaze)
     q_samples: int = 10  # M, paths per next state in the Q target; 0 for bandits
@@ -148,7 +150,7 @@ class State:
     behavior: Trainable  # nu, with its target network
     actor: Trainable  # pi, with its target network
     critic: Trainable  # Q ensemble, leaves [E, ...], with target networks
-    value: Trainable | None  # V ensemble likewise; None where an action is sampled in one step
+    value: Trainable | None  # V ensemble, same layout; None if the policy samples in one step
 
 
 class Parts(NamedTuple):

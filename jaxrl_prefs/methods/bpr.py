@@ -26,14 +26,15 @@ that KL. The loss is above 0 there, so a loss that stops falling is not a failur
     u          State.vectors      power-iteration vectors of the energy's spectral norms
 
 Phases: `behavior` (the energy only) -> `train` (actor, then critic, at every step). The one-step
-and ensemble critics do not depend on the actor, so they can be trained beside it without a third
-phase: their fixed point is the same.
+and ensemble critics do not depend on the actor, so they are trained in the same phase as it; a
+phase of their own would have the same fixed point.
 
 Deviations and choices (the main text leaves all of them open; "ours" unless a source is named):
  1. `q_scale = "mean_abs"` regresses on c Q / mean |Q| with c = `q_weight`, as TD3+BC scales Q.
     `"raw"` is equation 7 to the letter; it compares Q in units of the reward with energies in nats.
-    Early in training mean |Q| is near 0 and the actor follows magnified noise: on pendulum-mixed,
-    differences of 70 nats before the first update and of 1 after 1,000.
+    Early in training mean |Q| is near 0, so the scaled Q is mostly amplified noise: on
+    pendulum-mixed it differs between two actions by 70 nats before the first update and by 1 nat
+    after 1,000.
  2. Negatives are uniform on the action box, so that differences of E are differences of
     log-density, as equation 7 needs. `negatives = "langevin"` takes the negatives and the gradient
     penalty of implicit behavioural cloning (Florence et al. 2022); their scale is not calibrated.
@@ -137,7 +138,7 @@ class Config:
     negatives: Literal["uniform", "langevin"] = "uniform"
     negative_samples: int = 256  # n, negative actions per row
     langevin_steps: int = 100  # of the chain that makes a Langevin negative
-    # candidates of the search by which the behaviour acts (the search's authors have 16,384)
+    # candidates of the derivative-free search for the behaviour's action (Florence et al.: 16,384)
     search_samples: int = 256
     search_rounds: int = 3  # rounds of the search, the uniform one included
     # --- actor
@@ -293,20 +294,24 @@ def compare(
     u = jax.lax.stop_gradient(u)
     action, context = policy.squash(u), batch.observation[:, None]
     members = parts.critic.apply(state.critic.params, context, action)
-    level = parts.model.energy(state.behavior.params, state.vectors)(context, action)
-    q, level = jax.lax.stop_gradient((ensemble_value(members, config=config), level))
+    energies = parts.model.energy(state.behavior.params, state.vectors)(context, action)
+    q, energies = jax.lax.stop_gradient((ensemble_value(members, config=config), energies))
     density = policy.log_density_pre_tanh(actor, batch.observation, u)
-    return Comparison(action, density, scaled(q, config=config), level)
+    return Comparison(action, density, scaled(q, config=config), energies)
 
 
-def magnitudes(of: Comparison, lam: float) -> Metrics:
+def magnitudes(comparison: Comparison, lam: float) -> Metrics:
     """Mean differences within a state: actions, and the three terms of equation 7 side by side.
 
     The three terms should be of one order. A pair distance of 0 is a collapsed actor.
     """
-    terms = {"density_gap": of.log_density, "q_gap": of.q, "energy_gap": of.energy / lam}
+    terms = {
+        "density_gap": comparison.log_density,
+        "q_gap": comparison.q,
+        "energy_gap": comparison.energy / lam,
+    }
     gaps = {name: preference.spread(x[..., None]) for name, x in terms.items()}
-    return learner.measured(pair_distance=preference.spread(of.action), **gaps)
+    return learner.measured(pair_distance=preference.spread(comparison.action), **gaps)
 
 
 def actor_loss(
@@ -315,12 +320,12 @@ def actor_loss(
     """Equation 7, its mean over pairs and batch; only log pi at fixed actions has a gradient."""
     config = parts.config
     chex.assert_shape(batch.action, (len(batch.observation), parts.spec.action_dim))
-    of = compare(params, state=state, parts=parts, batch=batch, key=key)
-    g = preference.residual(of.log_density, of.q, of.energy, config.lam)
+    comparison = compare(params, state=state, parts=parts, batch=batch, key=key)
+    g = preference.residual(comparison.log_density, comparison.q, comparison.energy, config.lam)
     pairs = preference.against_first if config.sampling == "reference" else preference.all_pairs
     loss = jnp.mean(pairs(g))
-    metrics = learner.measured(actor_loss=loss, log_density=of.log_density)
-    return loss, metrics | magnitudes(jax.lax.stop_gradient(of), config.lam)
+    metrics = learner.measured(actor_loss=loss, log_density=comparison.log_density)
+    return loss, metrics | magnitudes(jax.lax.stop_gradient(comparison), config.lam)
 
 
 # --------------------------------------------------------------------------------- updates
@@ -398,13 +403,13 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     mean that the energy has learned nothing, a pair distance near 0 that the actor has collapsed.
     """
     pair_key, uniform_key, rank_key = jax.random.split(key, 3)
-    of = compare(state.actor.params, state=state, parts=parts, batch=batch, key=pair_key)
+    comparison = compare(state.actor.params, state=state, parts=parts, batch=batch, key=pair_key)
     uniform = uniform_in(parts.policy.box, uniform_key, batch.action.shape, batch.action.dtype)
     ranks = energy.data_ranks(parts.model, state.behavior.params, state.vectors, batch, rank_key)
-    policy = of.action[:, -1]
+    policy = comparison.action[:, -1]
     metrics = critics.q_diagnostics(parts.critic, state.critic.params, batch, policy, uniform)
     metrics |= learner.measured(rank_accuracy=ranks)
-    return metrics | magnitudes(of, parts.config.lam)
+    return metrics | magnitudes(comparison, parts.config.lam)
 
 
 # ------------------------------------------------------------------------------------ make

@@ -19,8 +19,8 @@ r - 1), by the run's fields.
 Deviations:
  1. Advantages use V before its step, as in the PyTorch versions; the authors' JAX code evaluates V
     again after the step.
- 2. The standard deviation is at most e, not e^2 (policies/gaussian.py); it is at least e^-5 in
-    both.
+ 2. The log standard deviation is clipped to [-5, 1] (policies/gaussian.py); the authors clip it
+    to [-5, 2].
  3. No dropout in the policy (the authors use 0.1 on adroit and kitchen).
  4. As in the authors' code: ReLU, orthogonal kernels of gain sqrt(2), a cosine decay of the
     policy's rate over `train_steps`, acting by the mean. Samples, clipped to the box, are evaluated
@@ -55,7 +55,7 @@ from jaxrl_prefs.values.iql import Iql
 class Config:
     """Defaults are the paper's for D4RL locomotion."""
 
-    expectile: float = 0.7  # of Q over actions that V estimates, in (0, 1); 0.9 for antmaze
+    expectile: float = 0.7  # the expectile of Q that V estimates, in (0, 1); 0.9 for antmaze
     # beta, an inverse temperature, per unit of reward: 0 clones; 10 for antmaze, 0.5 for adroit
     temperature: float = 3.0
     max_weight: float = 100.0  # largest weight of an action in the policy's loss (code)

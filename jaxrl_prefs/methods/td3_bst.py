@@ -2,13 +2,14 @@
 
 Srinivasan and Knottenbelt, IJCAI 2024, arXiv 2404.16399.
 
-A Morse network, trained on the data and then frozen, gives the certainty that an action belongs to
-the data. Where the policy's own action is certain, the policy maximises the critic without penalty;
-the less certain it is, the stronger the pull to the data. This weight replaces TD3+BC's constant
-one, and one setting is meant to serve every dataset.
+A Morse network, trained on the data and then frozen, gives a score M in [0, 1] for how likely an
+action is to belong to the data. Where M is near 1 at the policy's own action, there is almost no
+penalty; the smaller M is, the stronger the pull towards the recorded action. This weight replaces
+TD3+BC's constant one. The paper aims at one setting for every dataset; our presets do not (see 5).
 
-    M(s, a) = K(f(s, a), a) in [0, 1],   C = 1 - M(s, pi(s))               behavior/morse.py
-    Q_k  <- r + discount * min_k Q_k(s', clip(pi(s') + noise))             TD3, without pessimism
+    M(s, a) = K(f(s, a), a) in [0, 1]                                      behavior/morse.py
+    C       = 1 - M(s, pi(s))                                              the uncertainty
+    Q_k  <- r + discount * min_k Q_k(s', clip(pi(s') + noise))             as in TD3
     pi   -> maximise  mean Q_1(s, pi) / mean|Q_1|  -  mean (exp(C / mu) - 1) |pi - a|^2
 
     symbol      name in code             shape

@@ -64,7 +64,7 @@ def over_seeds(
 
     `in_axes` says per argument whether its leaves have a leading seed axis [P, ...] (0) or are the
     same for all seeds (None). Every output has a leading [P]. Arguments whose numbers are in
-    `donate` are used up by the call. The same arguments give the same jitted function, which is
+    `donate` are donated to the call. The same arguments give the same jitted function, which is
     traced and compiled once in a process: a run's time is estimated with the programs it will run.
     """
     specs = tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in in_axes)

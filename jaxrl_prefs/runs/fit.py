@@ -119,8 +119,8 @@ def _train(
                 return
             log_point = step.log_point
             columns.write(job.path / COLUMNS, job.method, log_point)
-            leaves = bool(processes.largest(float(flag()))[0]) or not log_point.whole
-            due = log_point.whole and recorder.due(step)
+            leaves = bool(processes.largest(float(flag()))[0]) or not log_point.complete
+            due = log_point.complete and recorder.due(step)
             if due or leaves or _saves(job, step):
                 recorder.sync()
                 state = seed_axis.trim(log_point.state, len(job.seeds))
@@ -144,7 +144,7 @@ def _progress(job: Job, step: Step, checksums: columns.Checksums) -> dict[str, A
     members = None if phase.shared else len(job.seeds)
     totals = {name: np.asarray(x)[:members] for name, x in log_point.totals.items()}
     return {
-        "whole": log_point.whole,
+        "whole": log_point.complete,
         "before": step.before,
         "seconds": step.seconds,
         "first": step.first,

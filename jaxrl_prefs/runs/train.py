@@ -73,7 +73,8 @@ def train(
         ConfigError: for an unknown method or field, and for a value that a field does not take.
         DataError: if the dataset or its environment cannot be used.
         WorkdirError: if `workdir` holds another run, or something else.
-        NonFiniteError: if a seed breaks down; checkpoints so far stay in `workdir`.
+        NonFiniteError: if a seed's training diverges to NaN or infinity; checkpoints so far stay
+            in `workdir`.
         OSError: if the disk refuses a file.
     """
     with restated():
@@ -104,7 +105,9 @@ def _requested(
 ) -> Choice:
     for field, argument in ARGUMENTS.items():
         if field in fields:
-            raise ConfigError(f"{field!r} is no field of train: it is the argument {argument!r}")
+            raise ConfigError(
+                f"{field!r} is not a field of the method: use the argument {argument!r}"
+            )
     if not isinstance(data, str | Path | Dataset):
         raise ConfigError(f"data takes a name, a path or a Dataset, and got {type(data).__name__}")
     if not (env is None or isinstance(env, str) or callable(env)):

@@ -96,7 +96,7 @@ def train(
         while start < total:
             with flag.deferred():
                 log_point = next(log_points)
-                start, leaves = log_point.step, flag() or not log_point.whole
+                start, leaves = log_point.step, flag() or not log_point.complete
                 if leaves or start == total or time.monotonic() - saved > SAVE_SECONDS:
                     saved = time.monotonic()
                     state = seed_axis.trim(log_point.state, 1)
@@ -126,7 +126,7 @@ def _name(config: Any, data: Transition, seed: int, every: int) -> str:
 
 
 def _progress(log_point: loop.LogPoint, seconds: float) -> dict[str, Any]:
-    totals = {} if log_point.whole else log_point.totals
+    totals = {} if log_point.complete else log_point.totals
     return {
         "totals": {name: np.asarray(x).tolist() for name, x in totals.items()},
         "metrics": {name: float(x[0]) for name, x in log_point.metrics.items()},

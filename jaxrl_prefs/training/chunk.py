@@ -63,7 +63,7 @@ class Chunk(NamedTuple):
     def __call__(
         self, state: State, first: int, stop: int, totals: Totals | None = None
     ) -> tuple[State, Report]:
-        """Runs updates first ... stop - 1 of the phase on `state` [P, ...], which is used up.
+        """Runs updates first ... stop - 1 of the phase on `state` [P, ...], which is donated.
 
         There are at most `longest` of them. `totals` are those of an earlier report.
         """

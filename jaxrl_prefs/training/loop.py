@@ -32,8 +32,8 @@ from jaxrl_prefs.types import Key, Transition
 
 Columns = dict[str, np.ndarray]  # on the host: [N, ...] shared, or [S, N, ...]
 
-# Seconds that one compiled call may take: between two calls a run can be stopped, and shows where
-# it is. A call costs a fraction of a millisecond besides its updates.
+# Seconds that one compiled call may take. A run can be stopped, and reports its progress, only
+# between two calls. The overhead of a call is a fraction of a millisecond.
 CALL_SECONDS = 2.0
 FIRST_CALL_STEPS = 16  # updates of the first call
 LARGEST_GROWTH = 8  # a call makes at most this many times the updates of the call before it
@@ -60,7 +60,7 @@ class LogPoint(NamedTuple):
         str, np.ndarray
     ]  # [S] means since the last log point; absent if nothing was counted
     totals: dict[str, np.ndarray]  # their sums and counts, [P, 2]; pass them on to resume here
-    whole: bool = True  # False if the run was stopped before this log point was due
+    complete: bool = True  # False if the run was stopped before this log point was due
 
 
 def never_stop(step: int) -> bool:
@@ -87,16 +87,16 @@ def run(
     """Trains `seeds` on `data` ([N, ...] arrays) from global step `start` to the end.
 
     To resume, pass the `state` (trimmed to [S, ...]), `columns` and `step` of any log point, and
-    the `totals` of one that is not whole; the arguments are copied. A phase of 0 steps is entered
-    at the end of the phase before it. With `stream` the data stay on the host, for devices that
-    cannot hold them; see host_stream.py.
+    the `totals` of an incomplete one; the arguments are copied. The `enter` function of a phase of
+    0 steps runs at the end of the phase before it. With `stream` the data stay on the host, for
+    devices that cannot hold them; see host_stream.py.
 
     A compiled call takes about `CALL_SECONDS`. After each, `should_stop` is asked with the global
     step reached: if it returns True in one of the processes, the run yields where it stands and
     ends. Results depend neither on when the run is stopped nor on the length of the calls.
 
-    Raises NonFiniteError instead of yielding the log point in which a seed broke; ValueError on a
-    bad `start`, `every` or `seeds`, and if no phase has a step.
+    Raises NonFiniteError, instead of yielding the log point, if a metric or the state of a seed is
+    not finite; ValueError on a bad `start`, `every` or `seeds`, and if no phase has a step.
     """
     placement = SeedPlacement(tuple(seeds), mesh, seed_axis.chosen_mapping(mapping, mesh))
     ends = list(itertools.accumulate(phase.steps for phase in method.phases))
@@ -149,7 +149,7 @@ def run(
                 filled=_rows(filled_columns, phase, first, done),
                 metrics=means(sums, phase, len(seeds)) if done == goal else {},
                 totals=sums,
-                whole=done == goal,
+                complete=done == goal,
             )
             if done < goal:
                 return
@@ -194,7 +194,7 @@ def _advance(
 
     Args:
         chunk: of the phase.
-        state: [P, ...], used up.
+        state: [P, ...]; donated, so not to be used afterwards.
         span: the phase's steps at which the interval begins, where it is resumed, and where it
             ends.
         sums: of the metrics so far.
@@ -285,7 +285,7 @@ def init_members(method: Method, data: Transition, placement: SeedPlacement) -> 
 
 
 def enter(method: Method, index: int, state: State, placement: SeedPlacement) -> State:
-    """Enters phase `index` with every member of `state` [P, ...], which is used up."""
+    """Enters phase `index` with every member of `state` [P, ...], which is donated."""
     phase = method.phases[index]
     if phase.enter is identity:
         return state

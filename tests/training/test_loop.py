@@ -36,7 +36,7 @@ class Record(NamedTuple):
     filled: tuple[int, int]
     metrics: dict[str, np.ndarray]
     totals: dict[str, np.ndarray]
-    whole: bool
+    complete: bool
 
 
 def record(
@@ -172,17 +172,17 @@ def test_a_run_that_is_stopped_anywhere_goes_on_bit_for_bit(
     for stop in (1, 7, 14, 15, 18, 21, 33):
         first = record(method, data, should_stop=lambda step, stop=stop: step >= stop)
         last = first[-1]
-        assert last.step >= stop and last.whole == (last.step in {x.step for x in whole})
-        assert last.whole or not last.metrics
+        assert last.step >= stop and last.complete == (last.step in {x.step for x in whole})
+        assert last.complete or not last.metrics
         rest = record(
             method,
             data,
             state=last.state,
             columns=last.columns,
             start=last.step,
-            totals=None if last.whole else _through_json(last.totals),
+            totals=None if last.complete else _through_json(last.totals),
         )
-        before = first if last.whole else first[:-1]
+        before = first if last.complete else first[:-1]
         for one, other in zip([*before, *rest], whole, strict=True):
             chex.assert_trees_all_equal(
                 one._replace(filled=other.filled, columns={}), other._replace(columns={})
