@@ -62,7 +62,7 @@ def test_bdpo_has_the_papers_settings(dataset: str) -> None:
     run, method = config.resolve(choice(dataset, "bdpo"), dataset, family_of(dataset))
     assert (method.rho, method.eta, method.max_backup) == TABLE_4[dataset]
     maze = dataset.startswith("antmaze")
-    assert method.critic_ensemble_size == (20 if dataset == "the dataset's own row" else 10)
+    assert method.critic_ensemble_size == (20 if dataset == "hopper-medium-v2" else 10)
     assert method.critic_layer_norm == maze
     assert method.actor_hidden == 4 * (512 if maze else 256,)
     assert method.behavior_learning_rate == (1e-4 if maze else 3e-4)

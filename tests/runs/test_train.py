@@ -235,11 +235,11 @@ def test_the_command_and_python_take_one_path(
 ) -> None:
     calls: list[str] = []
 
-    def run(choice: Any, *_: Any, **__: Any) -> None:
+    def train_in(choice: Any, *_: Any, **__: Any) -> None:
         calls.append(choice.algo)
         raise jp.ConfigError("enough")
 
-    monkeypatch.setattr(prepare, "run", run)
+    monkeypatch.setattr(prepare, "train_in", train_in)
     with pytest.raises(jp.ConfigError, match="enough"):
         jp.train("bc", data)
     assert command_line.main(["run", "--algo=bc"]) == 2
