@@ -38,7 +38,9 @@ silent:
     for the actor only). The actor's cosine is as long as the critics' but advances once per actor
     update, so by default the actor's rate falls by only a tenth.
  7. Losses are means over the ensemble (code; equation 19 sums, which matters only to clipping).
- 8. Each member of the V ensemble has its own step feature (the paper does not say).
+ 8. Each member of the V ensemble has its own step feature (the paper does not say), of widths
+    64-64 as in the published runs; since February 2026 the code has 128-64
+    (`value_step_hidden=128`).
  9. `levels = "stratified"` draws n in equal shares of the batch instead of uniformly, so that
     each row needs either Q (n = 1) or V, not both: ours, an option.
 10. `policy = "gaussian"` or `"deterministic"`: the paper's ablation of the policy class, of actor
@@ -85,6 +87,7 @@ AT_LEAST_ONE = (
     "actor_samples",
     "diffusion_steps",
     "critic_ensemble_size",
+    "value_step_hidden",
     "batch_size",
     "actor_interval",
     "candidates",
@@ -119,6 +122,8 @@ class Config:
     critic_ensemble_size: int = 10  # E, members of Q and of V
     critic_hidden: tuple[int, ...] = (256, 256, 256)  # widths of the hidden layers of Q and V
     critic_layer_norm: bool = False  # layer normalisation in Q (antmaze); V always has it
+    # width of the first layer of V's step feature; the second has 64 (the newer code has 128)
+    value_step_hidden: int = 64
     # --- optimisation
     behavior_learning_rate: float = 3e-4  # Adam's rate for the behaviour
     actor_learning_rate: float = 1e-5  # Adam's rate for the actor
@@ -179,7 +184,8 @@ def build(config: Config, spec: Spec) -> Parts:
             config.critic_ensemble_size,
         ),
         value=nets.ensemble(
-            nets.stepped_scalar_mlp(config.critic_hidden), config.critic_ensemble_size
+            nets.stepped_scalar_mlp(config.critic_hidden, step_hidden=config.value_step_hidden),
+            config.critic_ensemble_size,
         ),
         behavior_optimizer=learner.optimizer(
             config.behavior_learning_rate, clip_norm=config.clip_norm

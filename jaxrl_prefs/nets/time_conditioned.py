@@ -26,6 +26,7 @@ class _StepFeature(nn.Module):
     """A diffusion step n (a plain integer) as sinusoids [cos, sin] and two dense layers."""
 
     size: int
+    hidden: int  # width of the first dense layer; the second has `size`
 
     @nn.compact
     def __call__(self, n: Array) -> Array:
@@ -33,8 +34,8 @@ class _StepFeature(nn.Module):
         frequency = np.exp(-np.log(10_000.0) * np.arange(half) / (half - 1)).astype(np.float32)
         angle = n.astype(jnp.float32)[..., None] * expand_rank(frequency, n.ndim + 1)
         x = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
-        for _ in range(2):
-            x = mish(Dense(self.size)(x))
+        for width in (self.hidden, self.size):
+            x = mish(Dense(width)(x))
         return x
 
 
@@ -43,11 +44,12 @@ class _Stepped(nn.Module):
 
     mlp: Mlp
     step_size: int
+    step_hidden: int
 
     @nn.compact
     def __call__(self, *inputs: Array) -> Array:
         *others, n = inputs
-        return self.mlp(*others, _StepFeature(self.step_size)(n))
+        return self.mlp(*others, _StepFeature(self.step_size, self.step_hidden)(n))
 
 
 class _TimeFeature(nn.Module):
@@ -92,14 +94,20 @@ def stepped_mlp(hidden: tuple[int, ...], output: int, *, step_size: int = 64) ->
     n is an integer scalar or has the leading axes of the other inputs; its feature (BDPO, table 3)
     is computed once per entry of n.
     """
-    return as_net(_Stepped(Mlp(hidden, output, "mish", False), step_size), leading_with_time)
+    net = _Stepped(Mlp(hidden, output, "mish", False), step_size, step_size)
+    return as_net(net, leading_with_time)
 
 
-def stepped_scalar_mlp(hidden: tuple[int, ...], *, step_size: int = 64) -> Net:
-    """V(s, x, n) -> [...], with LayerNorm in every hidden layer."""
-    return scalar_output(
-        as_net(_Stepped(Mlp(hidden, 1, "mish", True), step_size), leading_with_time)
-    )
+def stepped_scalar_mlp(
+    hidden: tuple[int, ...], *, step_size: int = 64, step_hidden: int | None = None
+) -> Net:
+    """V(s, x, n) -> [...], with LayerNorm in every hidden layer.
+
+    The feature of n passes through layers of widths `step_hidden` (by default `step_size`) and
+    `step_size`.
+    """
+    net = _Stepped(Mlp(hidden, 1, "mish", True), step_size, step_hidden or step_size)
+    return scalar_output(as_net(net, leading_with_time))
 
 
 def score_net(width: int, blocks: int, output: int) -> Net:

@@ -86,7 +86,8 @@ def ancestral(box: Box = UNBOUNDED) -> Step:
 def ddim(box: Box = UNBOUNDED) -> Step:
     """The deterministic step of DDIM (Song et al. 2021, eq. 12 with sigma 0); it adds no noise.
 
-    The clean data that eps implies is clipped to the box first.
+    The clean data that eps implies is clipped to the box first, while eps stays as it was. Where
+    the clip acts, the step therefore differs from that of BDPO's code.
     """
 
     def step(schedule: Schedule, x: Array, eps: Array, n: Array, z: Array) -> Array:

@@ -76,6 +76,7 @@ def catching() -> Iterator[Flag]:
 def watch() -> None:
     """Makes SIGTERM act as Ctrl-C, and sees to it that the process has left soon after either."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.unraisablehook = _unraisable
     seen, told = socket.socketpair()
     told.setblocking(False)
     # C code that runs for minutes, as a compiler does, keeps Python's handlers from running, but
@@ -83,6 +84,15 @@ def watch() -> None:
     signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=_as_usual)
     threading.Thread(target=_end, args=(seen, told), daemon=True).start()
+
+
+def _unraisable(args: sys.UnraisableHookArgs) -> None:
+    """Where Python cannot pass KeyboardInterrupt on, as in a finaliser, it would print a traceback.
+
+    The flag, or else the thread that waits, still ends the process.
+    """
+    if not issubclass(args.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(args)
 
 
 def _as_usual() -> None:

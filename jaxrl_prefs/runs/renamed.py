@@ -48,8 +48,9 @@ RENAMED: dict[str, dict[str, str]] = {  # method -> {earlier name: present name}
 }
 
 
-# Fields of the run that folders of earlier releases lack, at the value that those runs had.
-ADDED: dict[str, Any] = {"clip_actions": False}
+# Fields that folders of earlier releases lack, at the value that those runs had.
+ADDED: dict[str, Any] = {"clip_actions": False}  # of the run
+ADDED_TO_METHOD: dict[str, dict[str, Any]] = {"bdpo": {"value_step_hidden": 64}}
 RUN = {"tensorboard": "log"}  # a field of the run, true for what is now log=tensorboard
 
 
@@ -76,4 +77,6 @@ def present(about: Mapping[str, Any]) -> dict[str, Any]:
         fields = about.get(section)
         if isinstance(fields, Mapping):
             found[section] = {names.get(name, name): value for name, value in fields.items()}
+    if isinstance(algo, str) and isinstance(found.get("method"), Mapping):
+        found["method"] = ADDED_TO_METHOD.get(algo, {}) | found["method"]
     return found

@@ -119,6 +119,13 @@ def test_antmaze_normalises_the_layers_of_q_as_well():
     assert count(normal.actor.params) == eps
 
 
+def test_the_step_feature_of_v_may_have_the_newer_widths():
+    plain, newer = shapes(), shapes(value_step_hidden=128)
+    more = (64 * 128 + 128 + 128 * 64 + 64) - 2 * (64 * 64 + 64)
+    assert count(newer.value.params) - count(plain.value.params) == 10 * more
+    assert count(newer.actor.params) == count(plain.actor.params)
+
+
 @pytest.mark.parametrize(("policy", "outputs"), [("gaussian", 12), ("deterministic", 6)])
 def test_policies_that_sample_in_one_step_have_no_level_values(policy, outputs):
     state = shapes(policy=policy)

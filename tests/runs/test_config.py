@@ -106,3 +106,11 @@ def test_a_folder_without_a_later_field_is_read_as_it_was_run() -> None:
     assert renamed.present(own)["run"]["clip_actions"] is True
     for name, value in renamed.ADDED.items():
         assert getattr(RunConfig(), name) == value
+
+
+def test_a_folder_without_a_later_field_of_its_method_is_read_as_it_was_run() -> None:
+    about = {"run": {"algo": "bdpo"}, "method": {"eta": 1.0}}
+    assert renamed.present(about)["method"] == {"eta": 1.0, "value_step_hidden": 64}
+    for algo, fields in renamed.ADDED_TO_METHOD.items():
+        for name, value in fields.items():
+            assert getattr(METHODS[algo].Config(), name) == value

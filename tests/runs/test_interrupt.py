@@ -135,6 +135,11 @@ def busy(argv):
             signal.pause()
         print(child, flush=True)
         return 0 if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -15 else 1
+    if argv == ["finaliser"]:
+        class Interrupted:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGTERM)
+        Interrupted()
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in C, as a compiler
 code = commandline.guarded(busy, sys.argv[1:])
@@ -157,6 +162,13 @@ def test_a_process_that_cannot_listen_is_ended() -> None:
     assert process.returncode == commandline.INTERRUPTED
     assert time.monotonic() - clock < 10
     assert errors == interrupt.LINE + "\n"
+
+
+def test_a_signal_in_a_finaliser_leaves_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BUSY, "finaliser"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (commandline.INTERRUPTED, interrupt.LINE + "\n")
 
 
 def test_a_child_that_is_terminated_does_not_end_its_parent() -> None:
