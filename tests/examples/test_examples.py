@@ -12,13 +12,11 @@ import pytest
 
 import jaxrl_prefs as jp
 from examples import own_arrays, own_method, quickstart
-from jaxrl_prefs.cli import run
 from jaxrl_prefs.data.generate import pendulum
 from tests.small_runs import brisk  # noqa: F401 - for the runs here too
 
 FOLDER = Path(__file__).parents[2] / "examples"
 SMALL: dict[str, Any] = {"train_steps": 4, "eval_episodes": 2, "log_every": 2, "batch_size": 16}
-WIDTHS = {**SMALL, "actor_hidden": 8, "critic_hidden": 8}
 TESTED = {"quickstart.py", "quickstart.ipynb", "own_arrays.py", "own_method.py"}
 
 
@@ -73,13 +71,6 @@ def test_own_method_learns(tmp_path: Path) -> None:
         own_method, data, seeds=1, **{**fields, "actor_penalty": 100.0, "train_steps": 1000}
     )
     assert np.abs(held.policy(0)(random.normal(size=(100, 2)))).mean() < 0.15
-
-
-def test_own_method_from_the_command_line(tmp_path: Path) -> None:
-    argv = ["run", "--algo=examples.own_method", "--seeds=1", f"--workdir={tmp_path / 'run'}"]
-    argv += [f"--set={name}={value}" for name, value in WIDTHS.items()]
-    assert run.main(argv) == 0
-    assert jp.load_run(tmp_path / "run").algo == "examples.own_method"
 
 
 INJECTED = """

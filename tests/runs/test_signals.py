@@ -51,8 +51,9 @@ CASES = {
 }
 
 
-# By hand, with a number of signals in SIGNALS, all of them: each is two whole runs and more.
-TRIED = CASES if "SIGNALS" in os.environ else ("bdpo", "sweep")
+# Kills cover the phases of one run (test_kill.py). By hand, with a number of signals in SIGNALS,
+# all of the cases: each is two whole runs and more.
+TRIED = CASES if "SIGNALS" in os.environ else ("sweep",)
 
 
 @pytest.mark.parametrize("name", TRIED)
