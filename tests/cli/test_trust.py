@@ -99,14 +99,14 @@ def test_with_trust_it_is_evaluated_and_trust_is_no_part_of_the_run(
     written(root, LAB)
     assert run.main(command(root, "--trust_env")) == 0
     assert (root / "code_was_run").exists()
-    assert "played in Lab/Arm-v0" in capsys.readouterr().out
+    assert "evaluated in Lab/Arm-v0" in capsys.readouterr().out
     assert "trust" not in (root / "run" / "config.json").read_text()
 
 
 def test_a_wrapper_that_is_lost_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written(root, PENDULUM | {"additional_wrappers": [MONITOR]})
     assert run.main(command(root)) == 0
-    assert "Pendulum-v1 is played without the recorded wrapper(s) 'Monitor'" in (
+    assert "Pendulum-v1 is evaluated without the recorded wrapper(s) 'Monitor'" in (
         capsys.readouterr().out
     )
     result = json.loads((root / "run" / "result.json").read_text())
