@@ -167,7 +167,7 @@ def test_every_program_passes_trust_on(root: Path, monkeypatch: pytest.MonkeyPat
 
     choices: list[Any] = []
     monkeypatch.setattr(plan, "plan", lambda choice, *_: choices.append(choice) or plan_of_nothing)
-    monkeypatch.setattr(plan, "rows", lambda _: [[""]])
+    monkeypatch.setattr(plan, "phase_table", lambda _: [[""]])
     monkeypatch.setattr(plan, "summary", lambda _: [])
     assert plan.main(["plan", "--algo=bc", "--dataset=a/set-v0", "--trust_env"]) == 0
     assert choices[0].trust_env
