@@ -120,6 +120,9 @@ class Phase(NamedTuple):
     sampler: Sampler = uniform
     columns: Mapping[str, jax.ShapeDtypeStruct] = {}  # shape and dtype per row
     shared: tuple[str, ...] = ()  # state fields trained once for all seeds; () trains each seed's
+    # State fields that another run can begin behind this phase with: all that this phase and those
+    # before it change. () keeps nothing of its end; so must a phase at or behind one with columns.
+    leaves: tuple[str, ...] = ()
 
 
 class Policy(NamedTuple):

@@ -572,7 +572,8 @@ def _phases(parts: Parts) -> list[Phase]:
         )
 
     whole = config.behavior_ensemble_size * config.behavior_batch_size
-    phases = [phase("behavior", config.pretrain_steps, update_behavior, whole, shared=shared)]
+    pretrain = phase("behavior", config.pretrain_steps, update_behavior, whole, shared=shared)
+    phases = [pretrain._replace(leaves=("behavior",))]
     if needs_candidates(config):
         size = min(config.candidate_batch_size, spec.size)
         columns = {
