@@ -80,7 +80,7 @@ def adopt(
     found = renamed.present(workdir.read_json(path / CONFIG))
     asked = renamed.present(config)
     changes = [Change(*each) for each in workdir.differences(found, asked, compared)]
-    if refused := _refused(changes, found, path, obstacle):
+    if refused := _refused(changes, found, asked, path, obstacle):
         raise WorkdirError(
             f"--workdir={path} holds a run of another config ({'; '.join(refused)}). "
             "Give another --workdir, or --overwrite to start again"
@@ -93,10 +93,17 @@ def adopt(
 def _refused(
     changes: Sequence[Change],
     found: Mapping[str, Any],
+    asked: Mapping[str, Any],
     path: Path,
     obstacle: Callable[[Mapping[str, Any]], str],
 ) -> list[str]:
-    refused = [str(each) for each in changes if each.section != "method" and not _allowed(each)]
+    refused = [
+        str(each)
+        for each in changes
+        if each.section not in ("method", "init") and not _allowed(each)
+    ]
+    if any(each.section == "init" and not _allowed(each) for each in changes):
+        refused.append(_other_init(found.get("init") or {}, asked.get("init") or {}))
     of_method = [each for each in changes if each.section == "method"]
     reason = obstacle(found.get("method", {})) if of_method and not refused else "-"
     if of_method and reason:
@@ -107,6 +114,12 @@ def _refused(
         told = "; ".join(map(str, replayed))
         refused.append(f"{told}: this run is of a release whose last evaluation cannot be repeated")
     return refused
+
+
+def _other_init(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    one, other = (each.get("run", "nothing") for each in (there, here))
+    told = f"init: {one!r} there, {other!r} asked"
+    return told if "nothing" in (one, other) else f"{told}, which holds another state"
 
 
 def _allowed(change: Change) -> bool:
@@ -167,9 +180,9 @@ def obstacle(before: Method, after: Method, spec: Spec) -> str:
         return "a run takes more updates, not fewer"
     if any(phase.enter is not identity for phase in before.phases[last + 1 :]):
         return f"phase {before.phases[-1].name!r} has been entered"
-    differing = comparison.differing(before, after, spec)
-    if lengths[last][0] == lengths[last][1] and differing:
+    if lengths[last][0] == lengths[last][1]:
         return "-"
+    differing = comparison.differing(before, after, spec)
     if differing == [f"phase {names[last]}"]:
         return (
             f"the learning rate's schedule in phase {names[last]!r} ends with the number of "

@@ -4,8 +4,8 @@
 
 A run begins behind a phase of another run in two ways. With `--init=RUN:phase` the user says so:
 the other run must have the same method, data, sizes and seeds, and may have other settings. Runs of
-a comparison or a sweep find each other (`donors`): one takes from another exactly what it would have
-computed itself.
+a comparison or a sweep find each other (`donors`): one takes from another exactly what it would
+have computed itself.
 """
 
 from __future__ import annotations

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core
 import jax.numpy as jnp
 
-from jaxrl_prefs.method import Method, Phase, State
+from jaxrl_prefs.method import Method, Phase, Policy, State
 from jaxrl_prefs.training.sharing import field
 from jaxrl_prefs.types import Spec
 
@@ -28,31 +28,50 @@ def differing(before: Method, after: Method, spec: Spec) -> list[str]:
     Numbers of updates are left out: a phase that only runs longer is the same phase.
     """
     one, other = dict(_functions(before, spec)), dict(_functions(after, spec))
-    return [name for name in one | other if one.get(name) != other.get(name)]
+    return [name for name in one | other if not _agree(one.get(name), other.get(name))]
 
 
-def _functions(method: Method, spec: Spec) -> Iterator[tuple[str, str]]:
-    key, state = _key(), _state(method, spec)
-    yield "init", _text(method.init, key, spec.example())
+class _Function(NamedTuple):
+    same: tuple  # functions and values that are equal only where the texts are
+    text: Callable[[], str]
+
+
+def _agree(one: _Function | None, other: _Function | None) -> bool:
+    if one is None or other is None:
+        return False
+    return one.same == other.same or one.text() == other.text()
+
+
+def _functions(method: Method, spec: Spec) -> Iterator[tuple[str, _Function]]:
+    key, state, row = _key(), _state(method, spec), spec.example()
+    yield "init", _Function((method.init,), lambda: _text(method.init, key, row))
     columns: dict[str, Any] = {}
     for phase in method.phases:
         batch = _batch(phase, spec, columns)
-        parts = [
-            _text(phase.enter, state, key),
-            _text(phase.update, state, batch, key, _step()),
-            _rows(phase, spec),
-            str(dict(phase.columns)),
-            str(phase.shared),
-        ]
-        yield f"phase {phase.name}", "\n".join(parts)
+        same = (phase.enter, phase.update, phase.sampler, phase.batch_size, phase.shared)
+
+        def whole(phase: Phase = phase, batch: Any = batch) -> str:
+            about = f"{dict(phase.columns)} {phase.shared}"
+            enter = _text(phase.enter, state, key)
+            update = _text(phase.update, state, batch, key, _step())
+            return "\n".join([about, enter, update, _rows(phase, spec)])
+
+        yield f"phase {phase.name}", _Function(same, whole)
         for name, leaf in phase.columns.items():
             column = jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype)
-            columns |= {name: column, f"next_{name}": column}
-    row = spec.example()
+            columns = {**columns, name: column, f"next_{name}": column}
     for name, policy in method.policies.items():
-        acts = _text(policy.act, state, row.observation, key)
-        yield f"policy {name}", f"{acts}{policy.candidates}{policy.rule}{policy.last_only}"
-    yield "diagnosis", _text(method.diagnose, state, row._replace(columns=columns), key)
+
+        def acts(policy: Policy = policy) -> str:
+            about = f"{policy.candidates} {policy.rule} {policy.last_only}"
+            return about + _text(policy.act, state, row.observation, key)
+
+        yield f"policy {name}", _Function(tuple(policy), acts)
+    row = row._replace(columns=columns)
+    yield (
+        "diagnosis",
+        _Function((method.diagnose,), lambda: _text(method.diagnose, state, row, key)),
+    )
 
 
 def phase_digest(method: Method, index: int, spec: Spec) -> str:

@@ -13,7 +13,7 @@ from jaxrl_prefs.errors import WorkdirError
 from jaxrl_prefs.runs import changes, workdir
 from jaxrl_prefs.runs.workdir import Rows
 
-CONFIG = {"run": {"seeds": (0, 1), "keep": 2}, "method": {"eta": 0.5}, "versions": {"jax": "1"}}
+CONFIG = {"run": {"seeds": (0, 1), "gamma": 0.9}, "method": {"eta": 0.5}, "versions": {"jax": "1"}}
 COMPARED = ("run", "method")
 
 
@@ -72,11 +72,11 @@ def test_the_same_config_is_accepted_again(tmp_path: Path) -> None:
 
 def test_another_config_is_refused_naming_the_fields(tmp_path: Path) -> None:
     make(tmp_path)
-    other = {"run": {"seeds": [0, 1], "keep": 3}, "method": {"eta": 0.1, "rho": 1.0}}
+    other = {"run": {"seeds": [0, 1], "gamma": 0.8}, "method": {"eta": 0.1, "rho": 1.0}}
     with pytest.raises(WorkdirError) as failure:
         changes.adopt(tmp_path, other, COMPARED)
     message = str(failure.value)
-    assert "keep: 2 there, 3 asked" in message and "eta: 0.5 there, 0.1 asked" in message
+    assert "gamma: 0.9 there, 0.8 asked" in message and "eta: 0.5 there, 0.1 asked" in message
     assert "rho: 'nothing' there, 1.0 asked" in message
     assert "seeds" not in message and "--overwrite" in message
 
