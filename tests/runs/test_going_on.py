@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import json
 import os
 import shutil
@@ -24,6 +22,7 @@ from jaxrl_prefs.runs import changes, prepare, seeds_added, workdir
 from jaxrl_prefs.runs.workdir import ADDED, JOINED
 from jaxrl_prefs.testing import episodes
 from jaxrl_prefs.types import Spec
+from tests.small_runs import made_once
 
 # A log point every 3 updates: neither 4 nor 8, where the two runs end, is one of them.
 FIELDS: dict[str, Any] = {
@@ -34,32 +33,8 @@ FIELDS: dict[str, Any] = {
     "checkpoint_every": 3,
     "eval_episodes": 1,
 }
+MAKE = td3_bc.make
 ROWS = ("metrics.jsonl", "evaluations.jsonl")
-
-
-@functools.cache
-def _made(config: td3_bc.Config, spec: OneOf, make: Any = td3_bc.make) -> Method:
-    return make(config, spec.value)
-
-
-class OneOf:
-    """A value that is equal to every other, as a key."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, OneOf)
-
-    def __hash__(self) -> int:
-        return 0
-
-
-def make_once(config: td3_bc.Config, spec: Spec) -> Method:
-    """TD3+BC whose programs are compiled once for all numbers of updates."""
-    whole = _made(dataclasses.replace(config, train_steps=4), OneOf(spec))
-    (phase,) = whole.phases
-    return whole._replace(phases=(phase._replace(steps=config.train_steps),))
 
 
 def train(data: Dataset, folder: Path, seeds: Any, steps: int, **more: Any) -> jp.Run:
@@ -70,9 +45,8 @@ def train(data: Dataset, folder: Path, seeds: Any, steps: int, **more: Any) -> j
 @pytest.fixture(scope="module", autouse=True)
 def few_programs() -> Iterator[None]:
     """One is compiled for each number of seeds, and not for each call and number of devices."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, made_once(td3_bc, train_steps=4):
         patch.setattr(prepare, "mesh_for", lambda *_: seed_axis.seed_mesh(jax.devices()[:1]))
-        patch.setattr(td3_bc, "make", make_once)
         yield
 
 
@@ -263,7 +237,7 @@ def test_a_schedule_that_ends_with_the_updates_is_named() -> None:
         config = td3_bc.Config(
             actor_hidden=(4,), critic_hidden=(4,), train_steps=steps, actor_decays=decays
         )
-        return _made.__wrapped__(config, OneOf(spec))
+        return MAKE(config, spec)
 
     assert changes.obstacle(made(4, False), made(8, False), spec) == ""
     reason = changes.obstacle(made(4, True), made(8, True), spec)

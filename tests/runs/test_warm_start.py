@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 import jaxrl_prefs as jp
 from jaxrl_prefs.cli import compare
 from jaxrl_prefs.data import Dataset
-from jaxrl_prefs.methods import bdpo, iql_bst, one_step, td3_bst
+from jaxrl_prefs.methods import bdpo, one_step
 from jaxrl_prefs.testing import episodes
 from jaxrl_prefs.training import comparison
 from jaxrl_prefs.types import Spec
+from tests.small_runs import made_once
 
 FIELDS: dict[str, Any] = {
     "actor_hidden": (8,),
@@ -28,7 +30,15 @@ FIELDS: dict[str, Any] = {
     "log_every": 2,
     "eval_episodes": 1,
 }
+MAKE = one_step.make
 SPEC = Spec.of(episodes(32, 8, 3, 2))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """One is compiled for each setting, and not for each run."""
+    with made_once(one_step, pretrain_steps=4, train_steps=4):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -77,27 +87,27 @@ def test_a_run_begins_with_the_critic_of_another(
     data: Dataset, compared: Path, tmp_path: Path
 ) -> None:
     """Of another number of updates, which the user has chosen to take."""
-    fields = FIELDS | {"pretrain_steps": 2}
+    fields = FIELDS | {"pretrain_steps": 2, "alpha": 9.0}
     source = tmp_path / "source"
     shutil.copytree(compared / "one_step", source)
     run = jp.train(
-        "one_step", data, seeds=[1], workdir=tmp_path / "run", init=f"{source}:critic", **fields
+        "one_step", data, seeds=[1, 0], workdir=tmp_path / "run", init=f"{source}:critic", **fields
     )
     expected = jp.load_run(source).state.critic
     jax.tree.map(
-        lambda mine, theirs: np.testing.assert_array_equal(mine[0], theirs[1]),
+        lambda mine, theirs: np.testing.assert_array_equal(mine, theirs[::-1]),
         run.state.critic,
         expected,
     )
     about = json.loads((tmp_path / "run" / "config.json").read_text())["init"]
-    assert about["run"] == f"{source}:critic" and list(about["sha256"]) == ["1"]
+    assert about["run"] == f"{source}:critic" and list(about["sha256"]) == ["1", "0"]
     assert json.loads((tmp_path / "run" / "result.json").read_text())["init"] == about
     # Without it, it is another run; with the source gone, it is still this one.
     with pytest.raises(jp.WorkdirError, match=r"init: .*source:critic' there, 'nothing' asked"):
-        jp.train("one_step", data, seeds=[1], workdir=tmp_path / "run", **fields)
+        jp.train("one_step", data, seeds=[1, 0], workdir=tmp_path / "run", **fields)
     shutil.rmtree(source)
     again = jp.train(
-        "one_step", data, seeds=[1], workdir=tmp_path / "run", init=f"{source}:critic", **fields
+        "one_step", data, seeds=[1, 0], workdir=tmp_path / "run", init=f"{source}:critic", **fields
     )
     assert again.scores == run.scores
 
@@ -143,33 +153,24 @@ def test_a_run_that_kept_nothing_is_named(data: Dataset, compared: Path, tmp_pat
         )
 
 
-def small(module: Any, **fields: Any) -> Any:
-    return module.make(module.Config(batch_size=8, **fields), SPEC)
-
-
-def digest(module: Any, index: int = 0, **fields: Any) -> str:
-    return comparison.phase_digest(small(module, **fields), index, SPEC)
+def digest(make: Any, config: Any, index: int = 0) -> str:
+    return comparison.phase_digest(make(config, SPEC), index, SPEC)
 
 
 def test_a_phase_is_the_same_where_no_setting_that_it_reads_differs() -> None:
-    sizes: dict[str, Any] = {"actor_hidden": (4,), "critic_hidden": (4,)}
-    base = digest(one_step, **sizes)
-    assert base == digest(one_step, **sizes, alpha=9.0, train_steps=3)
-    assert base == digest(one_step, **sizes | {"actor_hidden": (5,)})
+    sizes: dict[str, Any] = {"actor_hidden": (4,), "critic_hidden": (4,), "batch_size": 8}
+
+    def of(**fields: Any) -> str:
+        return digest(MAKE, one_step.Config(**sizes | fields))
+
+    base = of()
+    assert base == of(alpha=9.0, train_steps=3) == of(actor_hidden=(5,)) != ""
     others = [{"pretrain_steps": 3}, {"critic_learning_rate": 1e-3}, {"critic_hidden": (5,)}]
-    assert base not in [digest(one_step, **sizes | other) for other in others]
-    # One Morse network for two methods: another init, and other keys, make it another one.
-    morse = {"behavior_hidden": (4,), **sizes}
-    assert digest(td3_bst, **morse) == digest(td3_bst, **morse, kernel_scale="2k")
-    assert digest(iql_bst, **morse) != ""
+    assert base not in [of(**other) for other in others]
 
 
-def test_a_critic_that_depends_on_more_than_it_leaves_is_not_shared() -> None:
-    sizes: dict[str, Any] = {
-        "actor_hidden": (4,),
-        "critic_hidden": (4,),
-        "critic_ensemble_size": 2,
-        "policy": "gaussian",
-    }
-    assert digest(bdpo, **sizes) == digest(bdpo, **sizes, eta=0.3) != ""
-    assert digest(bdpo, 1, **sizes) != digest(bdpo, 1, **sizes, eta=0.3) != ""
+def test_of_bdpo_the_behaviour_is_shared_between_etas_and_the_critic_is_not() -> None:
+    sizes: dict[str, Any] = {"actor_hidden": (4,), "critic_hidden": (4,), "policy": "gaussian"}
+    one, other = (bdpo.Config(**sizes, eta=eta, critic_ensemble_size=2) for eta in (0.1, 0.3))
+    assert digest(bdpo.make, one) == digest(bdpo.make, other) != ""
+    assert digest(bdpo.make, one, 1) != digest(bdpo.make, other, 1) != ""
