@@ -458,6 +458,21 @@ def gradients_stay_in_the_fields_of_their_phase(subject: Subject) -> None:
         assert not entered, f"entering {phase.name} changes {sorted(entered)}"
 
 
+@_check("name in `leaves` every field that the phase and those before it change")
+def phases_leave_all_that_was_changed(subject: Subject) -> None:
+    """Another run can begin behind the phase with what it leaves, and nothing is missing."""
+    walked, filled = subject.walked, False
+    done: set[str] = set()
+    for index, phase in enumerate(subject.method.phases):
+        filled = filled or bool(phase.columns)
+        done |= changed(*walked.enters[index][:2])
+        done |= set().union(*(changed(s.before, s.after) for s in walked.steps if s.phase == index))
+        if not phase.leaves:
+            continue
+        assert not filled, f"{phase.name} comes behind columns, and so can leave nothing"
+        assert done <= set(phase.leaves), f"{phase.name} leaves {phase.leaves}, changes {done}"
+
+
 def changed(before: Any, after: Any) -> set[str]:
     """The fields of two states in which any bit differs."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gymnasium
 import h5py
@@ -12,7 +15,9 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.cli import run
+from jaxrl_prefs.method import Method
 from jaxrl_prefs.runs import estimate, prepare
+from jaxrl_prefs.types import Spec
 
 TINY = {
     "policy": "gaussian",  # compiles in half the time of a chain
@@ -65,6 +70,27 @@ def record_pendulum(path: Path, scale: float = 1.0, episodes: int = 5, length: i
     with h5py.File(path, "w") as file:
         for name, values in rows.items():
             file[name] = np.asarray(values)
+
+
+@contextlib.contextmanager
+def made_once(module: Any, **steps: int) -> Iterator[None]:
+    """Has a method's programs compiled once for all numbers of updates, of one dataset.
+
+    Only where no schedule ends with them: `steps` are the fields with the numbers, at any value.
+    """
+    make, known = module.make, dict[Any, Method]()
+
+    def once(config: Any, spec: Spec) -> Method:
+        usual = dataclasses.replace(config, **steps)
+        if usual not in known:
+            known[usual] = make(usual, spec)
+        lengths = [phase.steps for phase in make(config, spec).phases]
+        phases = zip(known[usual].phases, lengths, strict=True)
+        return known[usual]._replace(phases=tuple(p._replace(steps=n) for p, n in phases))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "make", once)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

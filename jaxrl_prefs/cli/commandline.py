@@ -43,13 +43,17 @@ SHARED = {
     "workdir": "the folder that everything is written to; without one, runs/<algo>-<dataset>, and "
     "of a sweep runs/sweep-<algo>-<dataset>",
     "set": "field=value, repeatable: a field of the run or of the method",
+    "init": "RUN or RUN:phase: begin with the behaviour model (or critic) of another run's folder "
+    "instead of training one; the same method, data, sizes and seeds. Without a phase, the "
+    "method's first that leaves something",
     "eval_episodes": "episodes for each seed, policy and evaluation",
     "eval_every": "updates between evaluations in the last phase; others end with one",
     "eval_backend": "gymnasium (on the host's cores), mjx (policies and simulator on the device, "
     "all at once) or auto: gymnasium on a CPU and where there is no such simulator",
     "log": "what to write besides the JSONL files: tensorboard, wandb, or both, separated by "
     "a comma",
-    "overwrite": "start again, removing the runs in --workdir",
+    "overwrite": "start again, removing the runs in --workdir; without it a run goes on, also with "
+    "more seeds, updates or evaluation episodes",
     "last": "scores are means over so many evaluations, the last ones",
     "against": "also show every column's difference to this one",
     "policies": "a column for every policy of a method",

@@ -2,8 +2,10 @@
 
     jaxrl-prefs compare --algo=bc,td3_bc --dataset=pendulum-mixed --seeds=3
 
-A variant of a method is written with its settings: `bpr+critic=onestep`. The same command
-resumes, inside a run as well; a run that fails is reported and the others go on.
+A variant of a method is written with its settings: `bpr+critic=onestep`. A phase that is the same
+for several variants, such as the pre-training of a behaviour model, is trained once. The same
+command resumes, inside a run as well, and takes more --seeds; a run that fails is reported and the
+others go on.
 """
 
 from __future__ import annotations
@@ -110,7 +112,8 @@ def _execute(variants: Sequence[Variant], console: Console) -> int:
     folder, worst = commandline.folder(FLAGS.workdir), 0
     for dataset in FLAGS.dataset:
         for each in variants:
-            code = run.main(["run", *_arguments(each, dataset, folder)])
+            donors = [_place(other, dataset, folder) for other in variants if other != each]
+            code = run.main(["run", *_arguments(each, dataset, folder)], donors)
             if code == commandline.INTERRUPTED:
                 return code
             worst = worst or code
@@ -130,8 +133,12 @@ def _publish(folder: Path, variants: Sequence[Variant], console: Console) -> Non
         table.publish(grid, folder, console, table.extras(grid, against))
 
 
+def _place(each: Variant, dataset: str, folder: Path) -> Path:
+    return folder / re.sub(r"[^\w.-]+", "-", dataset).strip("-.") / each.name
+
+
 def _arguments(each: Variant, dataset: str, folder: Path) -> list[str]:
-    place = folder / re.sub(r"[^\w.-]+", "-", dataset).strip("-.") / each.name
+    place = _place(each, dataset, folder)
     return [
         f"--algo={each.algo}",
         f"--dataset={dataset}",

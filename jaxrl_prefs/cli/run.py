@@ -2,7 +2,9 @@
 
     jaxrl-prefs run --algo=bdpo --dataset=pendulum-mixed --seeds=5
 
-The same command resumes an interrupted run and reports a finished one.
+The same command resumes an interrupted run and reports a finished one. With more --seeds, more
+--eval_episodes or, where no schedule ends with them, more updates it trains or plays what is
+missing; how often rows are written and the loggers may change as well.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ commandline.share(
     trust_env=False,
     seeds="5",
     workdir="",
+    init="",
     set=(),
     eval_episodes="",
     eval_every="",
@@ -69,8 +72,8 @@ class Command(NamedTuple):
     place: Place | None  # None: the only process
 
 
-def parse(argv: Sequence[str]) -> Command:
-    """Reads the command line, the program's name first.
+def parse(argv: Sequence[str], donors: Sequence[Path] = ()) -> Command:
+    """Reads the command line, the program's name first; `donors` as `Choice` has them.
 
     Raises:
         flags.Error: for an unknown flag, or a value that a flag does not take.
@@ -84,6 +87,8 @@ def parse(argv: Sequence[str]) -> Command:
         seeds=config.parse_seeds(FLAGS.seeds),
         assignments=commandline.assignments(FLAGS),
         trust_env=FLAGS.trust_env,
+        init=FLAGS.init,
+        donors=tuple(donors),
     )
     workdir = commandline.folder(FLAGS.workdir or f"runs/{usual(choice.algo, choice.dataset)}")
     place = Place(FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes)
@@ -103,8 +108,13 @@ def usage(command: Command, argv: Sequence[str]) -> str:
     return f"{flags_text}\n\n{fields.usage([command.choice])}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
+def main(argv: Sequence[str] | None = None, donors: Sequence[Path] = ()) -> int:
+    """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted.
+
+    Args:
+        argv: the words typed, the program's name first.
+        donors: folders of runs from which this one takes a phase that is the same for both.
+    """
     from jax.errors import JaxRuntimeError
 
     from jaxrl_prefs.errors import NonFiniteError
@@ -112,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = commandline.console()
     try:
         argv = sys.argv if argv is None else argv
-        command = parse(argv)
+        command = parse(argv, donors)
         if command.help:
             tables.write(console, usage(command, argv))
             return 0

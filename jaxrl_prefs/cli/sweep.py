@@ -5,17 +5,19 @@
         --grid=alpha=2.5,40 --grid=expectile=0.7,0.9 --launcher=ray --cpus=2
 
 Several --grid make a product; a method takes those whose field it has. Several methods or datasets
-need none. Here, points that differ only in real numbers train together in one
-compiled step; phases that read none of those numbers are trained once for each seed
-(not on an accelerator, whose members run side by side). Other points train one after the other.
+need none. Here, points that differ only in real numbers train together in one compiled step; phases
+that read none of those numbers are trained once for each seed (not on an accelerator, whose members
+run side by side). Other points train one after the other, and take a phase that they have in common,
+such as a pre-training, from the first that trained it.
 With --launcher=ray every point is a task of its own, on this machine or on a cluster whose nodes
 see the project and --workdir under the same paths. The same command resumes, inside a run as well,
-and trains nothing twice; a point that fails is reported and the others go on.
+takes more --seeds, and trains nothing twice; a point that fails is reported and the others go on.
 Writes sweep.json, sweep.md and sweep.png to the workdir.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import re
@@ -190,6 +192,8 @@ def _execute(cells: Sequence[Cell], console: Console) -> int:
     usual = f"runs/sweep-{'-'.join(_slug('+'.join(x)) for x in parts)}"
     folder = commandline.folder(FLAGS.workdir or usual)
     plan = [each for cell in cells for each in _tasks(cell, folder.absolute(), console)]
+    tasks = [task for task, _, _ in plan]
+    plan = [(_sharing(task, tasks), cell, group) for task, cell, group in plan]
     if FLAGS.overwrite:
         for task, _, _ in plan:
             with claim(task.path):
@@ -212,6 +216,13 @@ def _execute(cells: Sequence[Cell], console: Console) -> int:
         swept = {name for each in found for name in each.settings}
         tables.show(console, title, rows(found), left=2, first=2 + len(swept))
     return worst
+
+
+def _sharing(task: Task, tasks: Sequence[Task]) -> Task:
+    """The task, which takes what it has in common with others on the same data from their runs."""
+    same = [each.path for each in tasks if each.choice.dataset == task.choice.dataset]
+    donors = tuple(path for path in same if path != task.path)
+    return task._replace(choice=dataclasses.replace(task.choice, donors=donors))
 
 
 def _slug(text: str) -> str:

@@ -3,13 +3,14 @@
     jaxrl-prefs table runs/compare --against=bc
 
 Reads every run below the folders. A row is a dataset, a column the method of runs in their usual
-folders (`runs/bc-pen-human-v0`), else the folder's name; each point of a sweep has a column. A cell
-that nobody ran stays blank, and a run that is not finished says how far it is. `--published` also
+folders (`runs/bc-pen-human-v0`), else the folder's name; each point of a sweep has a column. Runs
+of the same method, settings and data are pooled over their seeds. A cell that nobody ran stays
+blank, and a run that is not finished says how far it is. `--published` also
 shows what papers printed of the same data, told by their size and score; `--iqm` adds the
 interquartile mean over all datasets with its stratified bootstrap interval. Scores are the last
 iterate's; `--last=10` takes each seed's mean over its last ten evaluations, as TD3+BC's paper does.
 Of several policies the headline is shown; `--policies` gives each a column, `arq/implicit`. Writes
-table.md, table.csv and table.png to the first folder.
+table.md, table.csv and table.png to --out, or to the first folder.
 """
 
 from __future__ import annotations
@@ -24,16 +25,27 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from jaxrl_prefs.cli import commandline, launchers
+from jaxrl_prefs.cli import commandline, launchers, pools
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import aggregate, figures, interval_plot, published, statistics, tables
-from jaxrl_prefs.runs.workdir import CONFIG, EVALUATIONS, RESULT, Rows, read_json, usual, write_text
+from jaxrl_prefs.runs.workdir import (
+    ADDED,
+    CONFIG,
+    EVALUATIONS,
+    RESULT,
+    Rows,
+    is_hidden,
+    read_json,
+    usual,
+    write_text,
+)
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
 commandline.share(FLAGS, against="", last=1, policies=False)
 flags.DEFINE_boolean("published", False, "also show what papers printed", **_OWN)
 flags.DEFINE_boolean("iqm", False, "also show the interquartile mean over datasets", **_OWN)
+flags.DEFINE_string("out", "", "the folder that the files go to", **_OWN)
 commandline.share(FLAGS, help=False)
 
 INTERVAL = "95 % bootstrap interval over seeds"
@@ -68,16 +80,15 @@ def collect(folders: Sequence[Path], columns: Sequence[str] = (), last: int = 1)
         ConfigError: if two runs claim the same cell, or one has fewer evaluations.
         WorkdirError: if a file is damaged.
     """
-    cells: dict[Cell, Mapping[str, Any]] = {}
-    places = {
-        path.parent for folder in folders for x in (RESULT, CONFIG) for path in folder.rglob(x)
-    }
-    for place in sorted(places):
-        for column, result in _columns(place, last):
-            cell = (result["dataset"], column)
-            if cell in cells:
-                raise ConfigError(f"two runs called {column!r} on {cell[0]}: one is {place}")
-            cells[cell] = result
+    entries = [
+        pools.Entry(
+            result["dataset"], column, result, place, pools.settings_of(place, result, last)
+        )
+        for place in _places(folders)
+        for column, result in _columns(place, last)
+    ]
+    joined = pools.pooled(entries)
+    cells = {(each.dataset, each.column): each.result for each in joined}
     found = sorted({column for _, column in cells})
     first = [column for column in columns if column in found]
     return Grid(
@@ -86,6 +97,28 @@ def collect(folders: Sequence[Path], columns: Sequence[str] = (), last: int = 1)
         cells,
         last,
     )
+
+
+def _places(folders: Sequence[Path]) -> list[Path]:
+    """The folders of all runs below `folders`, each once."""
+    found = {
+        path.parent.resolve(): path.parent
+        for folder in folders
+        for name in (RESULT, CONFIG)
+        for path in sorted(folder.rglob(name))
+        if not is_hidden(path, folder)
+    }
+    return sorted(found.values())
+
+
+def adding(folders: Sequence[Path]) -> list[str]:
+    """A line for each run to which seeds are being added."""
+    return [
+        f"{place}: seeds {', '.join(map(str, read_json(new / CONFIG)['run']['seeds']))} are being "
+        f"added ({launchers.progress(new)})"
+        for place in _places(folders)
+        if ((new := place / ADDED) / CONFIG).exists()
+    ]
 
 
 def _columns(folder: Path, last: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -98,7 +131,8 @@ def _columns(folder: Path, last: int) -> Iterator[tuple[str, Mapping[str, Any]]]
         settings = [f"{field}={value:g}" for field, value in point["settings"].items()]
         entries = {"policies": point["policies"], "headline": next(iter(point["policies"]), "")}
         scores = point["policies"].get(entries["headline"], NO_SCORE)
-        yield "+".join([name, *settings]), {**result, **scores, **entries}
+        told = {"settings": point["settings"]}
+        yield "+".join([name, *settings]), {**result, **scores, **entries, **told}
 
 
 def _name(folder: Path, result: Mapping[str, Any]) -> str:
@@ -392,12 +426,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not grid.cells:
             raise ConfigError(f"no run below {' '.join(folders) or 'no folder'}")
         for path in paths:
-            if not any(path.rglob(CONFIG)) and not any(path.rglob(RESULT)):
+            if not _places([path]):
                 tables.write(console, f"no run below {path}")
         if FLAGS.policies:
             grid = by_policy(grid)
         more = extras(grid, FLAGS.against, FLAGS.published, FLAGS.iqm)
-        publish(grid, paths[0], console, more)
+        out = commandline.folder(FLAGS.out) if FLAGS.out else paths[0]
+        out.mkdir(parents=True, exist_ok=True)
+        publish(grid, out, console, more)
+        for told in adding(paths):
+            tables.write(console, told)
         return 0
     except commandline.USER_ERRORS as error:
         return commandline.fail(str(error), commandline.WRONG_USE)

@@ -577,7 +577,7 @@ def _phases(parts: Parts) -> list[Phase]:
     behavior = phase(
         "behavior", config.pretrain_steps, update_behavior, behavior_rows, shared=shared
     )
-    phases = [behavior]
+    phases = [behavior._replace(leaves=("behavior",))]
     if needs_candidates(config):
         size = min(config.candidate_batch_size, spec.size)
         columns = {

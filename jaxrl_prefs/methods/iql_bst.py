@@ -220,6 +220,7 @@ def make(config: Config, spec: Spec) -> Method:
                 config.pretrain_steps,
                 partial(update_morse, parts=parts),
                 config.behavior_batch_size,
+                leaves=("morse",),
             ),
             Phase("train", config.train_steps, partial(update, parts=parts), config.batch_size),
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -92,6 +93,8 @@ class Choice:
     method: Any = None  # the method itself, where `algo` is only what it is called
     data: Dataset | None = None  # the dataset itself, where `dataset` is only what it is called
     make_env: Callable[[], Any] | None = None  # makes the environment that `env` only names
+    init: str = ""  # RUN or RUN:phase, a run whose phase this one begins behind
+    donors: tuple[Path, ...] = ()  # runs of the same command, whose phases may be the same
 
     @property
     def module(self) -> Any:

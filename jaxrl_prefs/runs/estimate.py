@@ -76,17 +76,21 @@ def seconds_per_update(
     mapping: str,
     *,
     stream: bool = False,
+    start: int = 0,
 ) -> dict[str, float]:
     """Measures one update of all seeds, by phase, from initial states; compilation is left out.
+
+    Phases that end at global step `start` or before are left out.
 
     What is traced and compiled here is the very program that training runs next. A phase that
     breaks from an initial state is left out.
     """
-    measured = {}
+    measured, end = {}, 0
     for index, phase in enumerate(method.phases):
+        end += phase.steps
         # A filling update is a long one: a hundred samplers' runs. Every device takes one.
         every = min(mesh.devices.size, max(phase.steps // 2, 1)) if phase.columns else CHUNK
-        if phase.steps:
+        if phase.steps and end > start:
             columns = empty_columns(method, index, len(seeds), len(data.reward))
             single = _single_phase(method, index)
             more = {"columns": columns, "mapping": mapping, "stream": stream}

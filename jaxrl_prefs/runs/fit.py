@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,14 +18,14 @@ from rich.console import Console
 
 from jaxrl_prefs.errors import WorkdirError
 from jaxrl_prefs.parallel import processes, seed_axis
-from jaxrl_prefs.runs import columns, interrupt, ledger
+from jaxrl_prefs.runs import columns, interrupt, ledger, warm_start
 from jaxrl_prefs.runs.checkpoints import Checkpoints
 from jaxrl_prefs.runs.display import line
 from jaxrl_prefs.runs.job import Job
 from jaxrl_prefs.runs.load import abstract_state
 from jaxrl_prefs.runs.recorder import Recorder, Step, crossed
 from jaxrl_prefs.runs.sinks import Logger
-from jaxrl_prefs.runs.workdir import CHECKPOINTS, COLUMNS
+from jaxrl_prefs.runs.workdir import CHECKPOINTS, COLUMNS, CONFIG, INIT, read_json
 from jaxrl_prefs.training import loop, sweep
 from jaxrl_prefs.training.chunk import SeedPlacement
 
@@ -35,11 +36,7 @@ class Begin(NamedTuple):
     state: Any  # [S, ...]; None at the start of a run
     step: int
     progress: Mapping[str, Any]  # as `_progress` made it; empty in checkpoints of earlier versions
-
-    @property
-    def between_log_points(self) -> bool:
-        """Whether it begins between two log points."""
-        return not self.progress.get("whole", True)
+    between_log_points: bool = False
 
     @property
     def totals(self) -> dict[str, np.ndarray]:
@@ -65,7 +62,7 @@ def run(job: Job, console: Console, loggers: Sequence[Logger] = ()) -> None:
         Checkpoints(folder, keep=job.config.keep) as checkpoints,
         interrupt.catching() as stopped,
     ):
-        begin = _restore(job, checkpoints)
+        begin = _restore(job, checkpoints, folder.parent, console)
         recorded = processes.run_on_leader(lambda: _recorded(job, begin))
         lost = processes.run_on_leader(lambda: ledger.lost(job.path, recorded))
         if lost:
@@ -80,7 +77,7 @@ def run(job: Job, console: Console, loggers: Sequence[Logger] = ()) -> None:
         with Recorder(job, begin.step, console, loggers, recorded=recorded) as recorder:
             if recorded < begin.step and not begin.between_log_points:
                 recorder.record(_unrecorded(job, begin, filled))
-            _train(job, begin, filled, recorder, checkpoints, stopped)
+            _train(job, begin, filled, recorder, checkpoints, stopped, folder.parent)
 
 
 def _train(
@@ -90,6 +87,7 @@ def _train(
     recorder: Recorder,
     checkpoints: Checkpoints,
     flag: interrupt.Flag,
+    folder: Path,
 ) -> None:
     config = job.config
 
@@ -124,6 +122,8 @@ def _train(
             if due or stopping or _saves(job, step):
                 recorder.sync()
                 state = seed_axis.trim(log_point.state, len(job.seeds))
+                if log_point.step in _phase_ends(job):
+                    warm_start.keep(folder, job, log_point.phase, log_point.step, state)
                 checkpoints.save(log_point.step, state, _progress(job, step, checksums))
                 if due or stopping:
                     checkpoints.wait()
@@ -153,18 +153,45 @@ def _progress(job: Job, step: Step, checksums: columns.Checksums) -> dict[str, A
     }
 
 
-def _restore(job: Job, checkpoints: Checkpoints) -> Begin:
-    """The newest checkpoint; at the start of a run no state, or the members of a sweep with their
-    settings."""
+def _restore(job: Job, checkpoints: Checkpoints, folder: Path, console: Console) -> Begin:
+    """The newest checkpoint. At the start of a run what another run has trained of it; else no
+    state, or the members of a sweep with their settings."""
     members = len(job.seeds)
     found = checkpoints.restore(abstract_state(job.method, job.dataset.spec, members))
     if found:
-        return Begin(*found, checkpoints.progress(found[1]))
-    if not job.points:
+        progress = checkpoints.progress(found[1])
+        return Begin(*found, progress, _between_log_points(job, found[1], progress))
+    init = processes.run_on_leader(lambda: read_json(folder / CONFIG).get("init") or {})
+    if not (job.points or init or job.donors):
         return Begin(None, 0, {})
     placement = SeedPlacement(job.seeds, job.mesh, job.config.mapping)
-    state = loop.init_members(job.method, job.dataset.transitions, placement)
-    return Begin(sweep.assign(seed_axis.trim(state, members), job.settings), 0, {})
+    state = seed_axis.trim(
+        loop.init_members(job.method, job.dataset.transitions, placement), members
+    )
+    state = sweep.assign(state, job.settings) if job.points else state
+    taken = warm_start.begin(job, init, state) if init or job.donors else None
+    if not taken:
+        return Begin(state if job.points else None, 0, {})
+    progress = {"whole": True, "before": 0, "seconds": 0.0, "first": True, "totals": {}}
+    checkpoints.save(taken[1], taken[0], progress | {"columns": {}})
+    checkpoints.wait()  # from here on the other run is not needed
+    told = processes.run_on_leader(lambda: read_json(job.path / INIT))
+    line(console, f"phase {told['phase']!r} and those before it: taken from {told['run']}")
+    return Begin(*taken, progress)
+
+
+def _between_log_points(job: Job, step: int, progress: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is of no log point: training was stopped there, or a shorter run ended
+    there, whose last rows were removed when it was made longer."""
+    if not progress.get("whole", True):
+        return True
+    if not progress or step % job.config.log_every == 0 or step in _phase_ends(job):
+        return False
+    return not processes.run_on_leader(lambda: ledger.complete(job.path, step))
+
+
+def _phase_ends(job: Job) -> list[int]:
+    return list(itertools.accumulate(phase.steps for phase in job.method.phases))
 
 
 def _recorded(job: Job, begin: Begin) -> int:
@@ -218,7 +245,7 @@ def _columns(job: Job, begin: Begin, console: Console) -> dict[str, np.ndarray]:
 
 def _unrecorded(job: Job, begin: Begin, filled: dict[str, np.ndarray]) -> Step:
     """The log point of the checkpoint, whose rows were not written."""
-    ends = list(itertools.accumulate(phase.steps for phase in job.method.phases))
+    ends = _phase_ends(job)
     index = next(place for place, end in enumerate(ends) if end >= begin.step)
     phase = job.method.phases[index]
     log_point = loop.LogPoint(

@@ -26,6 +26,9 @@ class Job(NamedTuple):
     mesh: Mesh
     points: tuple[Mapping[str, float], ...] = ()  # of a sweep: each is trained with every seed
     streamed: str = ""  # why the data stay on the host; empty if they are on the devices
+    module: Any = None  # the method's module
+    fields: Mapping[str, Any] = {}  # of the method, without those of the points
+    donors: tuple[Path, ...] = ()  # runs whose phases are taken where they are the same
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from jaxrl_prefs.method import Method, State
 from jaxrl_prefs.runs import overrides, renamed
 from jaxrl_prefs.runs.methods import find_method, known_method, name_of
 from jaxrl_prefs.runs.run import Point, Row, Run, Settings, damage_is_named
-from jaxrl_prefs.runs.workdir import CHECKPOINTS, CONFIG, Rows
+from jaxrl_prefs.runs.workdir import CHECKPOINTS, CONFIG, Rows, is_hidden, is_joining
 from jaxrl_prefs.training.sweep import SweptState
 from jaxrl_prefs.types import Spec
 
@@ -89,10 +89,14 @@ def _given(method: Any) -> Any:
 
 def _read(folder: Path, given: Any) -> list[Point]:
     """The points of one folder: one, or those of a sweep that trained together."""
+    if is_joining(folder):
+        raise LoadError(
+            f"a process was stopped while it joined seeds in {folder}; run its command again"
+        )
     about = _about(folder)
     algo, seeds = about["run"]["algo"], _seeds(about["run"]["seeds"])
     module = _module(folder, algo, given)
-    config = _config(module.Config, about["method"])
+    config = config_of(module.Config, about["method"])
     release = about["release"]
     spec = _spec(release["spec"])
     observation = _affine(release["observation"], spec.observation_dim)
@@ -165,8 +169,12 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _config(config_class: Any, fields: Mapping[str, Any]) -> Any:
-    """The method's Config, every value of its field's type."""
+def config_of(config_class: Any, fields: Mapping[str, Any]) -> Any:
+    """The method's Config, every value of its field's type.
+
+    Raises:
+        LoadError, ConfigError: for a field or a value that it does not take.
+    """
     types = overrides.field_types(config_class)
     for name in fields:
         if name not in types:
@@ -244,6 +252,7 @@ def rows_of(rows: Iterable[Row], settings: Settings) -> list[Row]:
 def _collection(folder: Path, given: Any) -> list[Point]:
     """The points of all runs below a folder, told apart by what differs between them."""
     paths = [path for depth in range(1, DEEPEST + 1) for path in folder.glob("*/" * depth + CONFIG)]
+    paths = [path for path in paths if not is_hidden(path, folder)]
     points, waiting = list[Point](), list[Path]()
     for path in sorted(paths):
         try:

@@ -24,6 +24,7 @@ from jaxrl_prefs.evaluation import rollout
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.parallel import devices, processes
 from jaxrl_prefs.runs import (
+    changes,
     config,
     curves,
     fit,
@@ -31,8 +32,10 @@ from jaxrl_prefs.runs import (
     load,
     memory,
     overrides,
+    seeds_added,
     settings,
     statistics,
+    warm_start,
     workdir,
 )
 from jaxrl_prefs.runs.config import Choice
@@ -40,8 +43,10 @@ from jaxrl_prefs.runs.display import line
 from jaxrl_prefs.runs.job import Job, mesh_for
 from jaxrl_prefs.runs.sinks import Logger
 from jaxrl_prefs.runs.workdir import (
+    ADDED,
     CONFIG,
     EVALUATIONS,
+    INIT,
     METRICS,
     NO_ENV,
     RESULT,
@@ -50,7 +55,7 @@ from jaxrl_prefs.runs.workdir import (
 )
 from jaxrl_prefs.training import sweep
 
-COMPARED = ("run", "method", "sweep", "data")
+COMPARED = ("run", "method", "sweep", "data", "init")
 PACKAGES = (
     *("jaxrl-prefs", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
     *("gymnasium", "gymnasium-robotics", "mujoco", "mujoco-mjx", "minari"),
@@ -97,19 +102,37 @@ def complete(
     path = job.path
     _check_same_run(about)
 
-    def open_workdir() -> bool:
+    def open_workdir() -> tuple[tuple[int, ...], bool]:
         stack.enter_context(workdir.claim(path))
         if overwrite:
             workdir.clear(path)
-        workdir.adopt(path, about, COMPARED)
+        seeds_added.finish(path)
+        seeds = changes.adopt(path, about, COMPARED, lambda fields: _obstacle(job, fields))
         _note_other_versions(path, about["versions"], console)
-        return workdir.is_finished(path)
+        return seeds, workdir.is_finished(path)
 
     with contextlib.ExitStack() as stack:
-        finished = processes.run_on_leader(open_workdir)
-        if finished:
+        seeds, finished = processes.run_on_leader(open_workdir)
+        new = tuple(seed for seed in job.config.seeds if seed not in seeds)
+        there = _of_seeds(job, about, seeds) if new else (job, about)
+        if finished and not new:
             line(console, f"{path} is finished; --overwrite starts again")
-            return
+        if not finished:
+            _train(*there, console, loggers)
+        if new:
+            line(console, f"seeds {', '.join(map(str, new))} are added to {path}")
+            part, told = _of_seeds(job, about, new)
+            # On as many devices as all seeds together would have.
+            part = part._replace(path=path / ADDED, mesh=job.mesh)
+            complete(part, told, console, overwrite=False, loggers=loggers)
+            seeds_added.join(there[0], part, job)
+            processes.run_on_leader(lambda: _conclude(path, console))
+
+
+def _train(job: Job, about: Mapping[str, Any], console: Console, loggers: Sequence[Logger]) -> None:
+    """Trains a job in its claimed folder, from wherever it stands to result.json."""
+    path = job.path
+    with contextlib.ExitStack() as stack:
         if not processes.is_leader():
             console = Console(quiet=True)
             job = job._replace(path=Path(stack.enter_context(tempfile.TemporaryDirectory())))
@@ -122,13 +145,36 @@ def complete(
         processes.run_on_leader(lambda: _conclude(path, console))
 
 
+def _of_seeds(
+    job: Job, about: Mapping[str, Any], seeds: Sequence[int]
+) -> tuple[Job, dict[str, Any]]:
+    """A job with its config.json, of other seeds."""
+    config = dataclasses.replace(job.config, seeds=tuple(seeds))
+    mesh = mesh_for(len(seeds) * max(1, len(job.points)), devices.found())
+    told = {**about, "run": {**about["run"], "seeds": tuple(seeds)}}
+    if init := about["init"]:
+        digests = {seed: x for seed, x in init["sha256"].items() if int(seed) in seeds}
+        told["init"] = {**init, "sha256": digests}
+    return job._replace(config=config, mesh=mesh), told
+
+
+def _obstacle(job: Job, fields: Mapping[str, Any]) -> str:
+    """Why a run with other fields of the method cannot go on as this one; empty if it can."""
+    try:
+        before = load.config_of(job.module.Config, fields)
+        method = _make(job.module, before, job.dataset, job.points)
+    except (ValueError, TypeError):  # fields that this version does not take
+        return "-"
+    return changes.obstacle(method, job.method, job.dataset.spec)
+
+
 def _check_same_run(about: Mapping[str, Any]) -> None:
     """Refuses, in every process, to train a run that not all of them were asked for."""
     first, *others = processes.gathered({name: about[name] for name in COMPARED})
     for number, other in enumerate(others, start=1):
-        found = workdir.differences(other, first, COMPARED)
+        found = [x for x in workdir.differences(other, first, COMPARED) if x[1] != "log"]
         if found:
-            told = "; ".join(f"{name}: {x!r} there, {y!r} in process 0" for name, x, y in found)
+            told = "; ".join(f"{name}: {x!r} there, {y!r} in process 0" for _, name, x, y in found)
             raise WorkdirError(
                 f"process {number} was given a different run from process 0 ({told}); give every "
                 "process the same command and the same data"
@@ -169,8 +215,21 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
     streamed = memory.streamed(dataset.transitions, mesh)
     if streamed and jax.process_count() > 1:
         raise ConfigError(f"{streamed}; streaming needs a single process")
-    job = Job(path, run_config, method, dataset, mesh, tuple(numbers), streamed)
-    return job, _config_record(job, method_config)
+    job = Job(
+        path,
+        run_config,
+        method,
+        dataset,
+        mesh,
+        tuple(numbers),
+        streamed,
+        module=choice.module,
+        fields=dataclasses.asdict(method_config),
+        donors=choice.donors,
+    )
+    about = _config_record(job, method_config)
+    about["init"] = processes.run_on_leader(lambda: warm_start.given(choice.init, path, job, about))
+    return job, about
 
 
 def _env_at_start(path: Path) -> str:
@@ -355,6 +414,8 @@ def _conclude(path: Path, console: Console) -> None:
     result = statistics.result(about, evaluations, Rows(path / TIMINGS))
     if lost := ledger.lost(path, about["steps"]):
         result["lost_rows"] = lost
+    if (path / INIT).exists():
+        result["init"] = workdir.read_json(path / INIT)
     workdir.write_json(path / RESULT, result)
     if about["sweep"]:
         return

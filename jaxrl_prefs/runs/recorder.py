@@ -103,7 +103,7 @@ class Recorder:
         self._names_env = processes.run_on_leader(
             lambda: bool(read_json(job.path / CONFIG)["data"]["env"])
         )
-        self._forecast = self._measure()
+        self._forecast = self._measure(start)
         left = estimate.duration(self._forecast.left(start))
         line(console, f"estimated time: {left}, evaluation included")
         self._display = Display(console, method, start, job.points)
@@ -247,8 +247,9 @@ class Recorder:
         if scores:
             self._display.evaluated(phase, phase_step, scores)
 
-    def _measure(self) -> Estimate:
-        """Times some updates of each phase and some time steps of an evaluation.
+    def _measure(self, start: int) -> Estimate:
+        """Times some updates of each phase from step `start` on, and some time steps of an
+        evaluation.
 
         A run that goes on takes what its first process has measured.
         """
@@ -260,7 +261,7 @@ class Recorder:
         seeds = self._job.seeds
         stream = bool(self._job.streamed)
         updates = estimate.seconds_per_update(
-            method, data, seeds, mesh, config.mapping, stream=stream
+            method, data, seeds, mesh, config.mapping, stream=stream, start=start
         )
         evaluations = {"evaluation": 0.0, "last": 0.0}
         if self._evaluator:

@@ -125,10 +125,11 @@ def rates(timings: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     rows = list(timings)
     found = {}
     for phase in dict.fromkeys(row["phase"] for row in rows):
-        mine = [row for row in rows if row["phase"] == phase]
+        mine = [row for row in rows if row["phase"] == phase and row["seconds"]]
         steady = [row for row in mine if not row["first"]] or mine
         seconds = sum(row["seconds"] for row in steady)
-        found[phase] = sum(row["updates"] for row in steady) / seconds
+        if seconds:  # else another run has trained it
+            found[phase] = sum(row["updates"] for row in steady) / seconds
     return found
 
 

@@ -34,6 +34,7 @@ def train(
     workdir: str | Path | None = None,
     env: Environment = "",
     overwrite: bool = False,
+    init: str | Path | Run | None = None,
     loggers: Sequence[Logger] = (),
     trust_env: bool = False,
     **fields: Any,
@@ -48,7 +49,8 @@ def train(
 
     Without a `workdir` the run is kept in memory and nothing stays on the disk. With one, the same
     call resumes an interrupted run and returns a finished one at once, as `jaxrl-prefs run` does
-    with the same settings, in the same folder.
+    with the same settings, in the same folder. A call with more `seeds`, more `eval_episodes` or,
+    where no schedule ends with them, more updates trains or plays what is missing.
 
     Training uses the devices that JAX has. If JAX has not been used in this process, each CPU core
     becomes a device. A bar shows the progress in a terminal; elsewhere nothing is printed.
@@ -62,6 +64,9 @@ def train(
         env: where to evaluate: an id of Gymnasium's, a function that makes an environment, "" for
             the dataset's own environment, or None to train without evaluation.
         overwrite: start again, removing the run that is in `workdir`.
+        init: the run whose behaviour model (or critic) this one begins with instead of training its
+            own: a Run with a folder, or "FOLDER" or "FOLDER:phase". It has the same method, data,
+            sizes and seeds. Without a phase, the method's first that leaves something.
         loggers: objects that receive every row of metrics and scores, see `Logger`.
         trust_env: make the environment that the dataset names even if that runs code of the
             dataset's choice.
@@ -79,6 +84,7 @@ def train(
     """
     with restated():
         choice = _requested(method, data, seeds, env, trust_env, fields)
+        choice = dataclasses.replace(choice, init=_init(init))
         config.check(choice)
         with contextlib.suppress(RuntimeError):  # JAX has its devices already
             devices.use_cores()
@@ -93,6 +99,14 @@ def train(
             job = prepare.train_in(choice, path, console, overwrite=False, loggers=loggers)
             run = _with_task(load.load_run(path, method=choice.module), job.dataset.recording)
             return _in_memory(run)
+
+
+def _init(init: str | Path | Run | None) -> str:
+    if isinstance(init, Run):
+        if init.workdir is None:
+            raise ConfigError("init takes a run that has a folder: train it with workdir=...")
+        return str(init.workdir)
+    return "" if init is None else str(init)
 
 
 def _requested(

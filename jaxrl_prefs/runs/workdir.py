@@ -1,6 +1,6 @@
-"""The folder of a run: one owner at a time, one config for ever, rows that are cut when resuming.
+"""The folder of a run: one owner at a time, one config, rows that are cut when resuming.
 
-    config.json        algo, configs, data, versions; written once, compared at every start
+    config.json        algo, configs, data, versions; compared at every start (see changes.py)
     forecast.json      how long updates and evaluations take, measured by the first process
     metrics.jsonl      a row per seed and chunk of updates
     evaluations.jsonl  a row per seed, policy and evaluation
@@ -8,6 +8,9 @@
                        ledger.py); apart, so that these never depend on the clock
     checkpoints/       see checkpoints.py
     columns/           what a column-filling phase has filled
+    phases/            what phases left that another run can begin with (see warm_start.py)
+    init.json          with which state the run began, if another run had trained it
+    .added/            a run of seeds that are being added (see seeds_added.py)
     result.json        written last: a folder with it is finished
 
 The rows of a log point are written after its checkpoint, and are on the disk before the next one.
@@ -30,12 +33,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxrl_prefs.errors import WorkdirError
-from jaxrl_prefs.runs import renamed
 
 CONFIG, FORECAST, RESULT, LOCK = "config.json", "forecast.json", "result.json", ".lock"
 METRICS, EVALUATIONS, TIMINGS = "metrics.jsonl", "evaluations.jsonl", "timings.jsonl"
-BOOKKEEPING = {"run": {"log"}}  # section -> fields that may differ when a run resumes
 CHECKPOINTS, COLUMNS, EVENTS, DISCARDED = "checkpoints", "columns", "tensorboard", ".discarded"
+PHASES, INIT = "phases", "init.json"
+ADDED, JOINED, COMPLETE = ".added", ".joined", "complete"  # see seeds_added.py
 
 
 def usual(algo: str, dataset: str) -> str:
@@ -121,7 +124,7 @@ def clear(path: Path) -> None:
     """
     with contextlib.suppress(FileNotFoundError):
         (path / RESULT).unlink()
-    if _strangers(path) and not (path / CONFIG).exists():
+    if strangers(path) and not (path / CONFIG).exists():
         raise WorkdirError(
             f"--workdir={path} holds files of something else than a run; not cleared"
         )
@@ -134,58 +137,42 @@ def clear(path: Path) -> None:
         (path / CONFIG).unlink()
 
 
-def adopt(path: Path, config: Mapping[str, Any], compared: Iterable[str]) -> None:
-    """Writes the config of a new run, or checks that it is the config of the run found here.
-
-    Data are compared by their checksum: the same file in another folder is the same run. A run that
-    is to go on without an environment (`run.env` is "none") may have been begun with one.
-
-    Args:
-        path: the claimed folder.
-        config: everything to write.
-        compared: the sections of `config` in which no field may differ, but those of BOOKKEEPING.
-
-    Raises:
-        WorkdirError: naming the fields that differ, or saying that the folder is no run's.
-    """
-    if not (path / CONFIG).exists():
-        if strangers := _strangers(path):
-            names = ", ".join(strangers[:3])
-            raise WorkdirError(f"--workdir={path} is not empty and holds no run ({names})")
-        write_json(path / CONFIG, config)
-        return
-    found = renamed.present(read_json(path / CONFIG))
-    lines = [
-        f"{name}: {there!r} there, {here!r} asked"
-        for name, there, here in differences(found, renamed.present(config), compared)
-    ]
-    if lines:
-        raise WorkdirError(
-            f"--workdir={path} holds a run of another config ({'; '.join(lines)}). "
-            "Give another --workdir, or --overwrite to start again"
-        )
-
-
 def differences(
     found: Mapping[str, Any], asked: Mapping[str, Any], compared: Iterable[str]
-) -> list[tuple[str, Any, Any]]:
-    """The fields in which two configs describe different runs: (name, found, asked)."""
+) -> list[tuple[str, str, Any, Any]]:
+    """The fields in which two configs differ: (section, name, found, asked).
+
+    Left out are names of the same data, and an environment that is to be played no more.
+    """
     found, asked = json.loads(json.dumps([found, asked]))
-    free = {(section, name) for section, names in BOOKKEEPING.items() for name in names}
+    free = set[tuple[str, str]]()
     checksum = found.get("data", {}).get("sha256")
     if checksum and checksum == asked.get("data", {}).get("sha256"):
         free |= {("run", "dataset"), ("data", "name")}
     if asked.get("run", {}).get("env") == NO_ENV:
         free |= {("run", "env"), ("data", "env")}
+    if found.get("init") and asked.get("init"):
+        free |= {("init", "run")}
     return [
-        (name, there, here)
+        (section, name, there, here)
         for section in compared
-        for name, there, here in _differences(found.get(section, {}), asked[section])
+        for name, there, here in _differences(found.get(section, {}), asked.get(section, {}))
         if (section, name) not in free
     ]
 
 
-def _strangers(path: Path) -> list[str]:
+def is_joining(path: Path) -> bool:
+    """Whether a process was stopped while it put the files of more seeds in place."""
+    return (path / JOINED / COMPLETE).exists()
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file lies in a hidden folder below `folder`, such as that of seeds being added."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parent.parts)
+
+
+def strangers(path: Path) -> list[str]:
+    """What a folder holds, but for hidden files."""
     return sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
 
 

@@ -109,7 +109,7 @@ def run(
     filled_columns = {name: np.array(column) for name, column in (columns or {}).items()}
     data = data if stream else seed_axis.replicate(data, mesh)
     if start == 0:
-        state = _enter_empty_phases(method, 0, state, placement)
+        state = enter_empty_phases(method, 0, state, placement)
 
     step = start
     for index, (phase, end) in enumerate(zip(method.phases, ends, strict=True)):
@@ -140,7 +140,7 @@ def run(
             )
             step = offset + done
             if step == end:
-                state = _enter_empty_phases(method, index + 1, state, placement)
+                state = enter_empty_phases(method, index + 1, state, placement)
             yield LogPoint(
                 phase=phase.name,
                 phase_step=done,
@@ -306,9 +306,7 @@ def enter(method: Method, index: int, state: State, placement: SeedPlacement) ->
     )
 
 
-def _enter_empty_phases(
-    method: Method, index: int, state: State, placement: SeedPlacement
-) -> State:
+def enter_empty_phases(method: Method, index: int, state: State, placement: SeedPlacement) -> State:
     """Enters phase `index` and those directly after it, as long as they have 0 steps."""
     rest = range(index, len(method.phases))
     for empty in itertools.takewhile(lambda i: method.phases[i].steps == 0, rest):

@@ -90,8 +90,10 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
             return dataclasses.replace(state, inner=inner)
 
         phase = plain.phases[place]
-        shared = tuple(f"inner.{field}" for field in phase.shared)
-        return phase._replace(update=update, enter=enter, shared=shared)
+        shared, leaves = (
+            tuple(f"inner.{field}" for field in fields) for fields in (phase.shared, phase.leaves)
+        )
+        return phase._replace(update=update, enter=enter, shared=shared, leaves=leaves)
 
     def policy(name: str) -> Policy:
         def act(state: SweptState, observation: Array, key: Key) -> Array:

@@ -15,6 +15,7 @@ from rich.console import Console
 from jaxrl_prefs.cli import commandline, table
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import aggregate, published, workdir
+from jaxrl_prefs.runs.statistics import interval
 
 
 def begin(
@@ -295,3 +296,51 @@ def test_a_table_wider_than_the_terminal_goes_on_below_and_never_turns(
     assert shown.count("dataset") == shown.count("│ mine") == heads
     assert shown.count("2.0 (1.0 to 3.0)") == shown.count("6.0 (5.0 to 7.0)") == 1
     assert "| dataset | data | bc | iql |" in (tmp_path / "table.md").read_text()
+
+
+def seeds_of(folder: Path, seeds: list[int], scores: list[float], **fields: Any) -> None:
+    """Leaves a finished run of these seeds, with its config."""
+    data = {"sha256": "1f", "env": "", "score_kind": "normalised score", "rows": 3, "score": 40.0}
+    run = {"algo": "bc", "dataset": "x", "seeds": seeds, "eval_episodes": 10, "log_every": seeds[0]}
+    policies = {"actor": entry(*scores) | {"returns": scores}}
+    finish(folder, "x", scores, algo="bc", seeds=seeds, policies=policies, returns=scores)
+    about = {"run": run, "method": {"alpha": 1.0} | fields, "data": data, "steps": 4}
+    (folder / "config.json").write_text(json.dumps(about))
+
+
+def test_runs_of_the_same_settings_are_pooled_over_their_seeds(tmp_path: Path) -> None:
+    """Known answer: the pool of two halves is the run of all seeds, in the order of the seeds."""
+    seeds_of(tmp_path / "here" / "bc", [1, 3], [10.0, 30.0])
+    seeds_of(tmp_path / "there" / "bc", [0, 2], [0.0, 20.0])
+    seeds_of(tmp_path / "whole" / "bc", [0, 1, 2, 3], [0.0, 10.0, 20.0, 30.0])
+    pool = table.collect([tmp_path / "here", tmp_path / "there"])
+    whole = table.collect([tmp_path / "whole"])
+    mine, theirs = pool.cells["x", "bc"], whole.cells["x", "bc"]
+    assert mine["seeds"] == theirs["seeds"] and mine["scores"] == list(theirs["scores"])
+    assert mine["policies"]["actor"]["returns"] == [0.0, 10.0, 20.0, 30.0]
+    assert mine["score_mean"] == 15.0 and mine["score_ci"] == interval([0.0, 10.0, 20.0, 30.0])
+    # Other settings are another column, or two runs of one name; a seed twice is no pool.
+    seeds_of(tmp_path / "other" / "bc", [4], [9.0], alpha=2.0)
+    with pytest.raises(ConfigError, match=r"two runs called 'bc' on x.*which differ in alpha"):
+        table.collect([tmp_path / "here", tmp_path / "other"])
+    with pytest.raises(ConfigError, match="which both have seed 1, 3"):
+        table.collect([tmp_path / "here", tmp_path / "whole"])
+    seeds_of(tmp_path / "more" / "bc-again", [7], [70.0])
+    assert table.collect([tmp_path / "here", tmp_path / "more"]).columns == ("bc, bc-again",)
+
+
+def test_an_unfinished_run_beside_a_finished_one_and_seeds_that_are_added(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds_of(tmp_path / "a" / "bc", [0, 1], [1.0, 2.0])
+    begin(tmp_path / "b" / "bc", "x", algo="bc")
+    begin(tmp_path / "a" / "bc" / workdir.ADDED, "x", algo="bc")
+    argv = ["table", str(tmp_path / "a"), str(tmp_path / "b"), f"--out={tmp_path / 'out'}"]
+    assert table.main(argv) == 0
+    shown = capsys.readouterr().out
+    assert "unfinished (0 of 4,000 updates)" in shown and "1.5 (" in shown
+    assert "seeds 0, 1 are being added (0 of 4,000 updates)" in shown
+    assert sorted(x.name for x in (tmp_path / "out").iterdir()) == [
+        *("table.csv", "table.md", "table.png")
+    ]
+    assert not list((tmp_path / "a").glob("table.*"))

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from jaxrl_prefs.cli import run
 from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.runs import fit, renamed, sinks, workdir
+from jaxrl_prefs.runs import changes, fit, renamed, sinks, workdir
 from jaxrl_prefs.runs.sinks import Loggers
 from tests.small_runs import SHORT
 
@@ -234,8 +234,8 @@ def test_a_folder_of_an_earlier_release_is_read(there: bool, log: list[str]) -> 
 def test_other_loggers_do_not_refuse_a_resume(tmp_path: Path) -> None:
     now = renamed.ADDED | {"keep": 2}
     with workdir.claim(tmp_path):
-        workdir.adopt(tmp_path, {"run": {"keep": 2, "tensorboard": True}}, ("run",))
-    workdir.adopt(tmp_path, {"run": now | {"log": ("wandb",)}}, ("run",))
+        changes.adopt(tmp_path, {"run": {"keep": 2, "tensorboard": True}}, ("run",))
+    changes.adopt(tmp_path, {"run": now | {"log": ("wandb",)}}, ("run",))
     other = {"run": now, "method": {"log": 1}}  # a field of another section
     with pytest.raises(workdir.WorkdirError, match="log: 'nothing' there"):
-        workdir.adopt(tmp_path, other, ("run", "method"))
+        changes.adopt(tmp_path, other, ("run", "method"))

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from jaxrl_prefs.errors import WorkdirError
-from jaxrl_prefs.runs import workdir
+from jaxrl_prefs.runs import changes, workdir
 from jaxrl_prefs.runs.workdir import Rows
 
-CONFIG = {"run": {"seeds": (0, 1), "keep": 2}, "method": {"eta": 0.5}, "versions": {"jax": "1"}}
+CONFIG = {"run": {"seeds": (0, 1), "gamma": 0.9}, "method": {"eta": 0.5}, "versions": {"jax": "1"}}
 COMPARED = ("run", "method")
 
 
 def make(path: Path) -> Path:
     with workdir.claim(path):
-        workdir.adopt(path, CONFIG, COMPARED)
+        changes.adopt(path, CONFIG, COMPARED)
     return path
 
 
@@ -66,17 +66,17 @@ def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
 def test_the_same_config_is_accepted_again(tmp_path: Path) -> None:
     make(tmp_path)
     other_versions = CONFIG | {"versions": {"jax": "2"}}
-    workdir.adopt(tmp_path, other_versions, COMPARED)
+    changes.adopt(tmp_path, other_versions, COMPARED)
     assert workdir.read_json(tmp_path / "config.json")["versions"] == {"jax": "1"}
 
 
 def test_another_config_is_refused_naming_the_fields(tmp_path: Path) -> None:
     make(tmp_path)
-    other = {"run": {"seeds": [0, 1], "keep": 3}, "method": {"eta": 0.1, "rho": 1.0}}
+    other = {"run": {"seeds": [0, 1], "gamma": 0.8}, "method": {"eta": 0.1, "rho": 1.0}}
     with pytest.raises(WorkdirError) as failure:
-        workdir.adopt(tmp_path, other, COMPARED)
+        changes.adopt(tmp_path, other, COMPARED)
     message = str(failure.value)
-    assert "keep: 2 there, 3 asked" in message and "eta: 0.5 there, 0.1 asked" in message
+    assert "gamma: 0.9 there, 0.8 asked" in message and "eta: 0.5 there, 0.1 asked" in message
     assert "rho: 'nothing' there, 1.0 asked" in message
     assert "seeds" not in message and "--overwrite" in message
 
@@ -87,25 +87,25 @@ def test_the_same_data_at_another_path_are_the_same_run(tmp_path: Path) -> None:
         "data": {"name": "/data/a.hdf5", "sha256": "1f", "env": "Pendulum-v1"},
     }
     sections = ("run", "data")
-    workdir.adopt(tmp_path, config, sections)
+    changes.adopt(tmp_path, config, sections)
     moved: dict[str, Any] = {
         "run": config["run"] | {"dataset": "b.hdf5"},
         "data": config["data"] | {"name": "b.hdf5"},
     }
-    workdir.adopt(tmp_path, moved, sections)
+    changes.adopt(tmp_path, moved, sections)
     other = moved | {"data": moved["data"] | {"sha256": "2e"}}
     with pytest.raises(WorkdirError, match=r"dataset: '/data/a.hdf5' there.*sha256: '1f' there"):
-        workdir.adopt(tmp_path, other, sections)
+        changes.adopt(tmp_path, other, sections)
 
 
 def test_a_run_may_go_on_without_its_environment_but_in_no_other(tmp_path: Path) -> None:
     def config(env: str, made: str) -> dict[str, Any]:
         return {"run": {"env": env}, "data": {"sha256": "1f", "env": made}}
 
-    workdir.adopt(tmp_path, config("", "Pendulum-v1"), ("run", "data"))
-    workdir.adopt(tmp_path, config("none", ""), ("run", "data"))
+    changes.adopt(tmp_path, config("", "Pendulum-v1"), ("run", "data"))
+    changes.adopt(tmp_path, config("none", ""), ("run", "data"))
     with pytest.raises(WorkdirError, match="env: 'Pendulum-v1' there"):
-        workdir.adopt(tmp_path, config("Other-v1", "Other-v1"), ("run", "data"))
+        changes.adopt(tmp_path, config("Other-v1", "Other-v1"), ("run", "data"))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP])
@@ -139,7 +139,7 @@ def test_a_finished_run_is_read_where_nothing_can_be_written(
     workdir.write_json(tmp_path / "result.json", {"policies": {}})
     monkeypatch.setattr(builtins, "open", closed)
     with workdir.claim(tmp_path):
-        workdir.adopt(tmp_path, CONFIG, COMPARED)
+        changes.adopt(tmp_path, CONFIG, COMPARED)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"scores": []}', '{"policies": {}}'])
@@ -152,7 +152,7 @@ def test_a_damaged_result_is_none(tmp_path: Path, content: str) -> None:
 def test_a_folder_of_something_else_is_refused_and_not_cleared(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(WorkdirError, match=r"holds no run \(thesis.tex\)"):
-        workdir.adopt(tmp_path, CONFIG, COMPARED)
+        changes.adopt(tmp_path, CONFIG, COMPARED)
     with pytest.raises(WorkdirError, match="something else"):
         workdir.clear(tmp_path)
     assert (tmp_path / "thesis.tex").exists()
@@ -163,7 +163,7 @@ def test_a_damaged_config_is_named(tmp_path: Path, content: str) -> None:
     make(tmp_path)
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(WorkdirError, match=r"config.json is damaged.*put back a copy"):
-        workdir.adopt(tmp_path, CONFIG, COMPARED)
+        changes.adopt(tmp_path, CONFIG, COMPARED)
 
 
 def test_a_run_is_cleared_and_nothing_else(tmp_path: Path) -> None:

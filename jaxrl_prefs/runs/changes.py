@@ -1,0 +1,195 @@
+"""What of a run's config may change while the run is kept, and what is refused.
+
+A folder takes, besides the config that it holds:
+
+- bookkeeping: how often rows, evaluations and checkpoints are written, and which loggers;
+- more evaluation episodes: the last evaluation is played again with that many;
+- more seeds (seeds_added.py trains them);
+- more updates in the last phase, where no program of the method depends on their number;
+- a first state (`init`) at another path, with the same numbers.
+
+Everything else changes the meaning of what is there, and is refused with the field's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxrl_prefs.errors import WorkdirError
+from jaxrl_prefs.method import Method, identity
+from jaxrl_prefs.runs import renamed, workdir
+from jaxrl_prefs.runs.workdir import CONFIG, EVALUATIONS, METRICS, RESULT, TIMINGS, Rows
+from jaxrl_prefs.training import comparison
+from jaxrl_prefs.types import Spec
+
+BOOKKEEPING = ("log", "log_every", "eval_every", "checkpoint_every", "keep")  # fields of a run
+EPISODES = "eval_episodes"
+
+
+class Change(NamedTuple):
+    """A field in which the config that is asked differs from the one that is there."""
+
+    section: str
+    name: str
+    there: Any
+    here: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.there!r} there, {self.here!r} asked"
+
+
+def no_extension(found: Mapping[str, Any]) -> str:
+    """Says of no config that a run of it can be extended."""
+    del found
+    return "-"
+
+
+def adopt(
+    path: Path,
+    config: Mapping[str, Any],
+    compared: Iterable[str],
+    obstacle: Callable[[Mapping[str, Any]], str] = no_extension,
+) -> tuple[int, ...]:
+    """Writes the config of a new run, or makes the run found here go on under this one.
+
+    Data are compared by their checksum: the same file in another folder is the same run. A run that
+    is to go on without an environment (`run.env` is "none") may have been begun with one.
+
+    Args:
+        path: the claimed folder.
+        config: everything to write.
+        compared: the sections of `config` in which no field may differ, but for the changes above.
+        obstacle: given the method's fields that are there, says why a run with them cannot go on as
+            one with those of `config`; empty if it can.
+
+    Returns:
+        The seeds that are there. They may be fewer than those of `config`.
+
+    Raises:
+        WorkdirError: naming the fields that differ, or saying that the folder is no run's.
+    """
+    if not (path / CONFIG).exists():
+        if strangers := workdir.strangers(path):
+            names = ", ".join(strangers[:3])
+            raise WorkdirError(f"--workdir={path} is not empty and holds no run ({names})")
+        workdir.write_json(path / CONFIG, config)
+        return tuple(config["run"].get("seeds", ()))
+    found = renamed.present(workdir.read_json(path / CONFIG))
+    asked = renamed.present(config)
+    changes = [Change(*each) for each in workdir.differences(found, asked, compared)]
+    if refused := _refused(changes, found, asked, path, obstacle):
+        raise WorkdirError(
+            f"--workdir={path} holds a run of another config ({'; '.join(refused)}). "
+            "Give another --workdir, or --overwrite to start again"
+        )
+    if kept := [each for each in changes if each[:2] != ("run", "seeds")]:
+        _apply(path, found, asked, kept)
+    return tuple(found["run"].get("seeds", ()))
+
+
+def _refused(
+    changes: Sequence[Change],
+    found: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    path: Path,
+    obstacle: Callable[[Mapping[str, Any]], str],
+) -> list[str]:
+    refused = [
+        str(each)
+        for each in changes
+        if each.section not in ("method", "init") and not _allowed(each)
+    ]
+    if any(each.section == "init" and not _allowed(each) for each in changes):
+        refused.append(_other_init(found.get("init") or {}, asked.get("init") or {}))
+    of_method = [each for each in changes if each.section == "method"]
+    reason = obstacle(found.get("method", {})) if of_method and not refused else "-"
+    if of_method and reason:
+        told = "; ".join(map(str, of_method))
+        refused.append(told if reason == "-" else f"{told}: {reason}")
+    replayed = [each for each in changes if _plays_again(each)]
+    if replayed and not refused and not _can_repeat(path):
+        told = "; ".join(map(str, replayed))
+        refused.append(f"{told}: this run is of a release whose last evaluation cannot be repeated")
+    return refused
+
+
+def _other_init(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    one, other = (each.get("run", "nothing") for each in (there, here))
+    told = f"init: {one!r} there, {other!r} asked"
+    return told if "nothing" in (one, other) else f"{told}, which holds another state"
+
+
+def _allowed(change: Change) -> bool:
+    section, name, there, here = change
+    if section == "init" and name == "sha256" and there != "nothing" and here != "nothing":
+        return all(here.get(seed, digest) == digest for seed, digest in there.items())
+    if section != "run":
+        return False
+    if name == "seeds":
+        return isinstance(there, list) and set(there) < set(here)
+    if name == EPISODES:
+        return isinstance(there, int) and here > there
+    return name in BOOKKEEPING
+
+
+def _plays_again(change: Change) -> bool:
+    return change.section == "method" or change.name == EPISODES
+
+
+def _can_repeat(path: Path) -> bool:
+    rows = list(Rows(path / TIMINGS))
+    return not rows or "checksum" in rows[-1]
+
+
+def _apply(
+    path: Path, found: dict[str, Any], asked: Mapping[str, Any], changes: Sequence[Change]
+) -> None:
+    """Writes the changed config. Where the last log point is not what it would have been, its rows
+    go first, so that a process that goes on makes them again."""
+    if any(map(_plays_again, changes)):
+        with contextlib.suppress(FileNotFoundError):
+            (path / RESULT).unlink()
+        timings = list(Rows(path / TIMINGS))
+        if timings:
+            before = timings[-1]["step"] - timings[-1]["updates"]
+            for name in (TIMINGS, EVALUATIONS, METRICS):
+                Rows(path / name).cut(before)
+    for section, name, _, here in changes:
+        found[section] = {**found.get(section, {}), name: here}
+    told = [{"field": each.name, "from": each.there, "to": each.here} for each in changes]
+    found["changes"] = [*found.get("changes", []), *told]
+    if any(each.section == "method" for each in changes):
+        found |= {name: asked[name] for name in ("steps", "settings") if name in asked}
+    workdir.write_json(path / CONFIG, found)
+
+
+def obstacle(before: Method, after: Method, spec: Spec) -> str:
+    """Why a run of `before` cannot go on as one of `after`; empty if it can, "-" if they differ in
+    more than the length of the last phase."""
+    names = [phase.name for phase in before.phases]
+    if names != [phase.name for phase in after.phases]:
+        return "-"
+    last = max(place for place, phase in enumerate(before.phases) if phase.steps)
+    lengths = [(one.steps, other.steps) for one, other in _pairs(before, after)]
+    if any(one != other for place, (one, other) in enumerate(lengths) if place != last):
+        return "only the last phase of a run can be made longer"
+    if lengths[last][0] > lengths[last][1]:
+        return "a run takes more updates, not fewer"
+    if any(phase.enter is not identity for phase in before.phases[last + 1 :]):
+        return f"phase {before.phases[-1].name!r} has been entered"
+    if lengths[last][0] == lengths[last][1]:
+        return "-"
+    differing = comparison.differing(before, after, spec)
+    if differing == [f"phase {names[last]}"]:
+        return (
+            f"the learning rate's schedule in phase {names[last]!r} ends with the number of "
+            "updates that the run was begun with, so that one begun with more is another run"
+        )
+    return "-" if differing else ""
+
+
+def _pairs(before: Method, after: Method) -> Iterable[Any]:
+    return zip(before.phases, after.phases, strict=True)
