@@ -33,6 +33,7 @@ commandline.share(
     eval_episodes="",
     eval_every="",
     eval_backend="",
+    holdout="",
     log="",
     last=1,
     against="",

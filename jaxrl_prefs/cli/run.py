@@ -35,6 +35,7 @@ commandline.share(
     eval_episodes="",
     eval_every="",
     eval_backend="",
+    holdout="",
     log="",
     overwrite=False,
 )

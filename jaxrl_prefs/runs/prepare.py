@@ -155,7 +155,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
     run_config, method_config = config.resolve(
         choice, recording.name, recording.family, recording.named_env
     )
-    dataset = data.prepare(recording, run_config.processing)
+    dataset = data.split(data.prepare(recording, run_config.processing), run_config.holdout)
     try:
         numbers = [_numbers(choice.module, point, dataset) for point in points]
         method = _make(choice.module, method_config, dataset, numbers)

@@ -93,7 +93,8 @@ class Recorder:
             if dataset.recording.task
             else None
         )
-        self._diagnosis = Diagnosis(method, dataset.transitions, *place, **common)
+        measured = dataset.transitions if dataset.held_out is None else dataset.held_out
+        self._diagnosis = Diagnosis(method, measured, *place, **common)
         self._files = {name: Rows(job.path / name) for name in (METRICS, EVALUATIONS, TIMINGS)}
         for rows in self._files.values():
             rows.cut(recorded)
