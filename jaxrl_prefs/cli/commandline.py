@@ -53,6 +53,7 @@ SHARED = {
     "a comma",
     "overwrite": "start again, removing the runs in --workdir",
     "last": "scores are means over so many evaluations, the last ones",
+    "select": "fqe: estimate the policies from the data, without an environment, and choose one",
     "against": "also show every column's difference to this one",
     "policies": "a column for every policy of a method",
     "help": "show this text",

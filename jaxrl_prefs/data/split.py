@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -41,8 +43,11 @@ def taken(data: Transition, keep: np.ndarray) -> Transition:
     rows = np.flatnonzero(keep)
     number = np.cumsum(keep).astype(np.int32) - 1
     found: Transition = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], data)
-    following = number[np.asarray(data.next_index)[rows]]
-    return found._replace(index=np.arange(len(rows), dtype=np.int32), next_index=following)
+    numbers: dict[str, Any] = {
+        "index": np.arange(len(rows), dtype=np.int32),
+        "next_index": number[np.asarray(data.next_index)[rows]],
+    }
+    return found._replace(**numbers)
 
 
 def split(dataset: PreparedDataset, share: float) -> PreparedDataset:

@@ -45,8 +45,8 @@ MEASURED_ROWS = 4096  # of which the Bellman error is the mean
 class Config:
     """How Q functions are fitted."""
 
-    critics: int = 8  # E, members of the ensemble, each a bootstrap replicate
-    hidden: tuple[int, ...] = (128, 128)  # widths of each member's hidden layers
+    critics: int = 4  # E, members of the ensemble, each a bootstrap replicate
+    hidden: tuple[int, ...] = (64, 64)  # widths of each member's hidden layers
     layer_norm: bool = True  # layer normalisation in every hidden layer
     learning_rate: float = 1e-3  # Adam's rate, a cosine to 0 over the updates
     tau: float = 0.02  # rate of the target networks
@@ -67,22 +67,22 @@ class Config:
 
 
 class Data(NamedTuple):
-    """Transitions of some episodes, which all policies are judged on."""
+    """Transitions of some episodes, which all policies are judged on; numpy or JAX arrays."""
 
-    observation: Array  # [N, O]
-    action: Array  # [N, A]
-    reward: Array  # [N]
-    discount: Array  # [N], gamma * (1 - terminal)
-    next_observation: Array  # [N, O]
-    episode: Array  # [N] int32, number of the episode
-    first: Array  # [M] int32, the first row of every episode
+    observation: Any  # [N, O]
+    action: Any  # [N, A]
+    reward: Any  # [N]
+    discount: Any  # [N], gamma * (1 - terminal)
+    next_observation: Any  # [N, O]
+    episode: Any  # [N] int32, number of the episode
+    first: Any  # [M] int32, the first row of every episode
 
 
 class Actions(NamedTuple):
-    """What one policy does; with several policies, leaves [P, ...]."""
+    """What one policy does; with several policies, leaves [P, ...]. Numpy or JAX arrays."""
 
-    following: Array  # [N, K, A] at the next states
-    first: Array  # [M, K, A] at the initial states
+    following: Any  # [N, K, A] at the next states
+    first: Any  # [M, K, A] at the initial states
 
 
 class Units(NamedTuple):
@@ -98,7 +98,7 @@ class Fitted(NamedTuple):
     """What the fit of P policies came to, in raw units."""
 
     members: np.ndarray  # [P, E] value of the initial states by each member
-    bellman: np.ndarray  # [P] root mean square Bellman error over the standard deviation of targets
+    bellman: np.ndarray  # [P] root mean square Bellman error, in deviations of the data's returns
     clipped: np.ndarray  # [P] share of targets beyond what the rewards allow
     params: Any  # leaves [P, E, ...], in units of q
 
@@ -124,7 +124,9 @@ def units(reward: np.ndarray, returns: np.ndarray, gamma: float) -> Units:
     No sum of rewards of [least, largest] discounted by gamma lies outside the bounds, however long
     the episode.
     """
-    centre, scale = float(returns.mean()), float(max(returns.std(), 1e-6))
+    centre, scale = float(returns.mean()), float(returns.std())
+    if scale <= 1e-6 * max(np.abs(returns).max(), 1e-6):  # all returns are the same
+        scale = float(np.abs(returns).max()) or 1.0
     horizon = 1 / (1 - gamma) if gamma < 1 else np.inf
     least, largest = float(reward.min()), float(reward.max())
     low = least * horizon if least < 0 else least
@@ -307,8 +309,7 @@ def _programs(config: Config, net: Net, mesh: Mesh) -> Programs:
         goal = data.reward[rows][None] + data.discount[rows][None] * q
         error = net.apply(state.params, data.observation[rows], data.action[rows]) - goal
         beyond = (goal < bounds[0]) | (goal > bounds[1])
-        spread = jnp.maximum(goal.std(), 1e-6)
-        rms = jnp.sqrt(jnp.square(error).mean()) / spread
+        rms = jnp.sqrt(jnp.square(error).mean())
         return (weight * first).mean(1) / weight.mean(1), rms, beyond.mean()
 
     def rows(params: Any, actions: Actions, data: Data, at: Array) -> tuple[Array, Array]:

@@ -4,12 +4,13 @@ With ratios rho_t = pi(a_t | s_t) / mu(a_t | s_t) of a policy and the behaviour,
 up to step t, and weights w_it = product_it / sum_j b_j product_jt over the episodes:
 
     WIS  =  sum_t gamma^t sum_i b_i w_it r_it
-    WDR  =  sum_i b_i V(s_i0) + sum_t gamma^t sum_i b_i w_it (r_it + gamma V(s_it+1) - Q(s_it, a_it))
+    WDR  =  sum_i b_i V(s_i0)
+            + sum_t gamma^t sum_i b_i w_it (r_it + gamma V(s_it+1) - Q(s_it, a_it))
 
-b_i are the weights of a bootstrap over episodes, with sum 1. WIS is weighted importance sampling for
-each decision (Precup, Sutton and Singh 2000); WDR is its doubly robust form (Thomas and Brunskill
-2016), which is WIS where Q = V = 0. An episode that ends keeps its weight, without further rewards.
-Of an episode that was cut, WIS counts what was recorded, and WDR adds the model's V.
+b_i are the weights of a bootstrap over episodes, with sum 1. WIS is weighted importance sampling
+for each decision (Precup, Sutton and Singh 2000); WDR is its doubly robust form (Thomas and
+Brunskill 2016), which is WIS where Q = V = 0. An episode that ends keeps its weight, without
+further rewards. Of an episode that was cut, WIS counts what was recorded; WDR adds the model's V.
 
 Both need densities: a policy that draws from one, and one of the behaviour. In long episodes the
 weights gather on a few episodes, which `Weighted.effective` shows.

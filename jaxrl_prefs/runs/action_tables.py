@@ -30,7 +30,7 @@ def actions(point: Any, name: str, states: np.ndarray, draws: int, key: int = 0)
     mesh = mesh_for(len(point.seeds), devices.found())
     act = seed_axis.over_seeds(point.method.policies[name].act, mesh, (0, None, 0))
     members = seed_axis.pad(point.state, mesh)
-    seen = np.float32(point.observation.apply(states))
+    seen = point.observation.apply(states).astype(np.float32)
 
     def drawn(count: int, rows: np.ndarray, block: int) -> np.ndarray:
         found = []
@@ -67,8 +67,8 @@ def log_density(
     mesh = mesh_for(len(point.seeds), devices.found())
     over = seed_axis.over_seeds(density, mesh, (0, None, None))
     members = seed_axis.pad(point.state, mesh)
-    seen = np.float32(point.observation.apply(states))
-    taken = np.float32(np.clip(point.action.apply(recorded), -1, 1))
+    seen = point.observation.apply(states).astype(np.float32)
+    taken = np.clip(point.action.apply(recorded), -1, 1).astype(np.float32)
     parts = []
     for (rows, size), (acts, _) in zip(_blocks(seen), _blocks(taken), strict=True):
         found = seed_axis.trim(over(members, rows, acts), len(point.seeds))

@@ -17,7 +17,7 @@ from jaxrl_prefs.runs import tables
 
 CAUTION = "an estimate is not a score: nobody has played these policies"
 SURE = 0.8  # share of resamples in which a sure choice is the best
-POOR_FIT = 0.5  # Bellman error, in standard deviations of its targets
+POOR_FIT = 0.5  # Bellman error, in standard deviations of the data's returns to go
 CLIPPED = 0.01  # share of targets beyond what rewards allow
 FEWEST_EPISODES = 10.0  # that importance weights must be worth
 
@@ -30,7 +30,7 @@ class PolicyValue(NamedTuple):
     seed: int
     members: np.ndarray  # [E] estimates by the members of the ensemble, or by resamples
     distance: float  # root mean square distance to held-out actions, in halves of the action box
-    bellman: float | None = None  # error of the fit, in standard deviations of its targets
+    bellman: float | None = None  # error of the fit, in standard deviations of the data's returns
     clipped: float | None = None  # share of targets beyond what the rewards allow
     effective: float | None = None  # episodes that importance weights are worth
 
@@ -55,8 +55,9 @@ class Group(NamedTuple):
     @property
     def label(self) -> str:
         """What tells it from the others: its settings and its name."""
+        method = str(self.settings.get("method", ""))
         parts = [f"{name}={x}" for name, x in self.settings.items() if name != "method"]
-        return " ".join([*map(str, filter(None, [self.settings.get("method")])), *parts]) or "run"
+        return "+".join(filter(None, [method, *parts])) or "the run"
 
 
 class PolicyValues:
@@ -88,12 +89,12 @@ class PolicyValues:
         return max(self.groups, key=lambda group: group.value)
 
     def of(self, policy: str, settings: Mapping[str, Any] | None = None) -> dict[int, float]:
-        """{seed: estimate} of one policy, at the point with these settings."""
+        """{seed: estimate} of one policy, of a run with points at the one with these settings."""
         wanted = dict(settings or {})
         return {
             each.seed: each.value
             for each in self.values
-            if each.policy == policy and dict(each.settings) == wanted
+            if each.policy == policy and wanted.items() <= each.settings.items()
         }
 
     def choice(self) -> str:
@@ -148,7 +149,7 @@ class PolicyValues:
                 *(str(g.settings.get(name, "")) for name in fields),
                 g.policy,
                 str(len(g.members)),
-                text(g),
+                estimate_text(g),
                 f"{g.certainty:.0%}",
                 f"{_mean(g, 'distance'):.2f}",
                 *(f"{_mean(g, name):.2f}" for name in found),
@@ -178,8 +179,8 @@ class PolicyValues:
             "estimator": self.estimator,
             "dataset": self.dataset,
             "gamma": self.gamma,
-            "data_value": self.recorded[0],
-            "data_largest": self.recorded[1],
+            "recorded": list(self.recorded),
+            "data_distance": self.data_distance,
             "choice": self.choice(),
             "signs": self.signs(),
             "groups": [
@@ -203,12 +204,23 @@ class PolicyValues:
             ],
         }
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> PolicyValues:
+        """From what `as_json` returned."""
+        values = []
+        for each in content["policies"]:
+            known: dict[str, Any] = {name: each[name] for name in PolicyValue._fields}
+            values.append(PolicyValue(**known | {"members": np.asarray(known["members"])}))
+        mean, largest = content["recorded"]
+        names = ("estimator", "dataset", "gamma", "data_distance")
+        return cls(values, recorded=(mean, largest), **{name: content[name] for name in names})
+
     def __repr__(self) -> str:
         lines = tables.plain(self.rows(), 1)
         return "\n".join([self.title, *lines, *self.notes()])
 
 
-def text(group: Group) -> str:
+def estimate_text(group: Group) -> str:
     """`-150.2 (-160.1 to -141.0)`, in four figures."""
     low, high = group.interval
     return f"{group.value:.4g} ({low:.4g} to {high:.4g})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import doctest
 from collections.abc import Callable
 
@@ -93,34 +92,27 @@ PROBE = fqe.Config(critics=3, hidden=(16,), learning_rate=0.01, tau=0.1, batch_s
 
 
 @pytest.mark.parametrize("make", probes.PROBES, ids=lambda make: make.__name__)
-def test_the_probes_have_their_exact_values(make: Callable[[], probes.Probe]) -> None:
-    """Of two policies, one that always takes .5 and one that always takes -.5."""
+def test_the_probes(make: Callable[[], probes.Probe]) -> None:
+    """Policies that take .5 and -.5 have their exact values; the behaviour has the data's return.
+
+    The behaviour's actions are drawn as those of the data were. All lie in their intervals.
+    """
     probe = make()
     data, unit = judged(probe.data, GAMMA)
-    taken = np.array([0.5, -0.5], np.float32)[:, None, None, None]
-    following = np.broadcast_to(taken, (2, len(data.reward), 1, 1))
-    actions = fqe.Actions(following, following[:, data.first])
-    config = dataclasses.replace(PROBE, bootstrap=False)
-    found = fqe.fit(data, actions, config, unit, one_device(), chunk=600)
+    taken = np.full((3, len(data.reward), 4, 1), 0.5, np.float32)
+    taken[1] = -0.5
+    taken[2] = np.random.default_rng(3).uniform(-0.99, 0.99, taken.shape[1:])
+    actions = fqe.Actions(taken, taken[:, data.first])
+    found = fqe.fit(data, actions, PROBE, unit, one_device(), chunk=600)
     starts = data.observation[data.first]
-    exact = [probe.q(starts, np.full_like(starts, action)).mean() for action in (0.5, -0.5)]
-    assert found.members.mean(1) == pytest.approx(exact, abs=0.03)
-    assert found.bellman.max() < 0.2
-
-
-@pytest.mark.parametrize("make", probes.PROBES, ids=lambda make: make.__name__)
-def test_the_behaviour_is_worth_the_return_of_the_data(make: Callable[[], probes.Probe]) -> None:
-    """Within the interval: actions are drawn as those of the data were."""
-    probe = make()
-    data, unit = judged(probe.data, GAMMA)
-    drawn = np.random.default_rng(3).uniform(-0.99, 0.99, (1, len(data.reward), 4, 1))
-    following = drawn.astype(np.float32)
-    actions = fqe.Actions(following, following[:, data.first])
-    (members,) = fqe.fit(data, actions, PROBE, unit, one_device(), chunk=600).members
     returns = fqe.to_go(probe.data.reward, probe.data.discount, probe.data.has_next_action)
-    low, high = ranking.interval(ranking.draws([members[None]])[:, 0])
-    assert low - 0.02 < returns[data.first].mean() < high + 0.02  # 0.02: one draw of the actions
-    assert high - low < 1
+    exact = [probe.q(starts, np.full_like(starts, action)).mean() for action in (0.5, -0.5)]
+    for members, value in zip(found.members, [*exact, returns[data.first].mean()], strict=True):
+        low, high = ranking.interval(ranking.draws([members[None]])[:, 0])
+        assert low - 0.02 < value < high + 0.02
+        assert high - low < 0.8
+        assert abs(members.mean() - value) < 0.12
+    assert found.bellman.max() < 0.3
 
 
 def test_examples() -> None:
