@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _execute(study: Study, folder: Path) -> None:
     lines = []
     for name, words in study.commands.items():
-        line = [*words, *study.common, f"--workdir={folder / name}"]
+        line = [words[0], *study.common, *words[1:], f"--workdir={folder / name}"]
         lines.append(" ".join(["jaxrl-prefs", *line[:-1]]))
         if code := commands.main(["jaxrl-prefs", *line]):
             raise ConfigError(f"{lines[-1]} ended with {code}")
@@ -202,7 +202,7 @@ def _own_q(subject: Subject, seed: int) -> dict[str, float]:
         row = json.loads(text)
         own = all(row.get(name, x) == x for name, x in subject.point.settings.items())
         if own and row.get("seed") == seed and row["step"] <= subject.point.step:
-            found = {"q_data": float(row["q"])} if "q" in row else found
+            found = {"q_data": row["metrics"]["q"]} if "q" in row["metrics"] else found
     return found
 
 

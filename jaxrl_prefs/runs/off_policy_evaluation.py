@@ -24,6 +24,7 @@ from jaxrl_prefs.runs.job import mesh_for
 from jaxrl_prefs.runs.policy_values import PolicyValue, PolicyValues
 
 ESTIMATORS = ("fqe", "wis", "dr")
+DEFAULT = fqe.Config()
 HOLDOUT = 0.1  # share of the episodes on which the Bellman error is measured
 RESAMPLES = 200  # of the episodes, by importance sampling
 GROUP_BYTES = 1_000_000_000  # of the tables of actions that are fitted at a time
@@ -42,7 +43,7 @@ def settings(fields: Mapping[str, Any], assignments: Sequence[str] = ()) -> fqe.
         if name not in types:
             raise ConfigError(overrides.unknown("field", name, types))
     checked = {name: overrides.check(name, x, types[name]) for name, x in fields.items()}
-    return overrides.apply(overrides.replace(fqe.Config(), checked), assignments)
+    return overrides.apply(overrides.replace(DEFAULT, checked), assignments)
 
 
 class Judged(NamedTuple):
@@ -103,7 +104,7 @@ def estimate(
     if estimator not in ESTIMATORS:
         raise ConfigError(f"no estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
     first = points[0].about.get("run", {})
-    config = config or fqe.Config()
+    config = config or DEFAULT
     recording = _recording(points, data)
     gamma = float(first.get("gamma", 0.99) if gamma is None else gamma)
     share = (float(first.get("holdout", 0)) or HOLDOUT) if holdout is None else holdout
@@ -242,46 +243,42 @@ def _distances(entry: Entry, judged: Judged) -> np.ndarray:
 def _by_fqe(
     entries: Sequence[Entry], judged: Judged, config: fqe.Config, say: Say
 ) -> list[PolicyValue]:
-    found: list[PolicyValue] = []
+    found: dict[int, list[PolicyValue]] = {}
     for group in _together(entries):
-        fitted, _, _ = _fitted(group, judged, config, say)
+        fitted, _, _ = _fitted([entries[number] for number in group], judged, config, say)
         place = 0
-        for entry in group:
-            distances = _distances(entry, judged)
-            for own, seed in enumerate(entry.point.seeds):
-                found.append(
-                    PolicyValue(
-                        entry.point.settings,
-                        entry.name,
-                        seed,
-                        fitted.members[place],
-                        float(distances[own]),
-                        float(fitted.bellman[place]),
-                        float(fitted.clipped[place]),
-                    )
+        for number in group:
+            entry = entries[number]
+            for distance, seed in zip(_distances(entry, judged), entry.point.seeds, strict=True):
+                value = PolicyValue(
+                    entry.point.settings,
+                    entry.name,
+                    seed,
+                    fitted.members[place],
+                    float(distance),
+                    float(fitted.bellman[place]),
+                    float(fitted.clipped[place]),
                 )
+                found.setdefault(number, []).append(value)
                 place += 1
-    return found
+    return [value for number in range(len(entries)) for value in found[number]]
 
 
-def _together(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Entries whose tables have one shape and fit into memory together; their order is kept."""
-    groups: list[list[Entry]] = []
-    size = 0
-    for entry in entries:
-        own = entry.actions.following.nbytes
-        alike = groups and groups[-1][0].actions.following.shape[2:] == _shape(entry)
-        if alike and size + own <= GROUP_BYTES:
-            groups[-1].append(entry)
-            size += own
-        else:
-            groups.append([entry])
-            size = own
+def _together(entries: Sequence[Entry]) -> list[list[int]]:
+    """The numbers of the entries in groups, whose tables have one shape and fit into memory."""
+    groups: list[list[int]] = []
+    sizes: list[int] = []
+    latest: dict[tuple[int, ...], int] = {}
+    for number, entry in enumerate(entries):
+        shape, own = entry.actions.following.shape[2:], entry.actions.following.nbytes
+        place = latest.get(shape)
+        if place is None or sizes[place] + own > GROUP_BYTES:
+            place = latest[shape] = len(groups)
+            groups.append([])
+            sizes.append(0)
+        groups[place].append(number)
+        sizes[place] += own
     return groups
-
-
-def _shape(entry: Entry) -> tuple[int, ...]:
-    return entry.actions.following.shape[2:]
 
 
 def _fitted(group: Sequence[Entry], judged: Judged, config: fqe.Config, say: Say) -> tuple:
