@@ -45,6 +45,7 @@ flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 EVAL_SEED = 20_000  # of the first episode
+NEGLIGIBLE = 0.01  # of a discount, beyond which rewards are left out
 ALONG = "checkpoints"  # the run whose checkpoints are policies of their own
 
 
@@ -207,21 +208,26 @@ def _own_q(subject: Subject, seed: int) -> dict[str, float]:
 
 
 def _play(policy: Actor, data: Dataset, gamma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns, plain and discounted, [episodes] each, all episodes side by side."""
+    """Returns up to the time limit, and discounted sums of rewards, [episodes] each.
+
+    The discounted sum goes on beyond the time limit until little is left of it, for that is what is
+    estimated.
+    """
     task = data.task
     assert task is not None
+    horizon = max(task.max_episode_steps, int(np.log(NEGLIGIBLE) / np.log(gamma)))
     copies = [task.make() for _ in range(FLAGS.episodes)]
     starts = [copy.reset(seed=EVAL_SEED + place)[0] for place, copy in enumerate(copies)]
     observation = np.asarray(starts, np.float32)
     plain, discounted = np.zeros(len(copies)), np.zeros(len(copies))
     live = np.ones(len(copies), bool)
-    for step in range(task.max_episode_steps):
+    for step in range(horizon):
         actions = policy(observation)
         for place in np.flatnonzero(live):
-            observation[place], reward, ended, cut, _ = copies[place].step(actions[place])
-            plain[place] += reward
+            observation[place], reward, ended, _, _ = copies[place].step(actions[place])
+            plain[place] += reward * (step < task.max_episode_steps)
             discounted[place] += gamma**step * reward
-            live[place] = not (ended or cut)
+            live[place] = not ended
         if not live.any():
             break
     for copy in copies:

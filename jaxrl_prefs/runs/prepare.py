@@ -372,7 +372,11 @@ def _show(path: Path, console: Console) -> None:
     elif summary["env"] and not summary.get("points"):
         line(console, f"{path / EVALUATIONS} was missing when the run ended: no scores")
     elif not summary.get("points"):
-        line(console, "trained, but not evaluated: the dataset names no environment (see --env)")
+        line(
+            console,
+            "trained, but not evaluated: the dataset names no environment (see --env); "
+            f"jaxrl-prefs evaluate --run={path} estimates the policies from the data",
+        )
     if lost := summary.get("lost_rows"):
         line(console, ledger.describe(lost))
     phases = summary["updates_per_second"].items()
