@@ -141,6 +141,8 @@ def _recording(points: Sequence[Any], data: Dataset | str | Path | None) -> Data
         )
     if isinstance(data, Dataset):
         found = data
+    elif data is None and points[0].data is not None:
+        found = points[0].data
     else:
         name = next(iter(names)) if data is None else data
         try:

@@ -76,11 +76,19 @@ class PolicyValues:
         recorded: tuple[float, float],
         data_distance: float,
     ) -> None:
-        """Args: see the attributes of the same names."""
+        """Groups what was estimated.
+
+        Args:
+            values: one for each policy and seed.
+            estimator: which was used.
+            dataset: name of the data that were judged on.
+            gamma: discount per step.
+            recorded: the mean and the largest discounted return of the data's episodes.
+            data_distance: root mean square distance of the data's actions to their mean.
+        """
         self.values = tuple(values)
         self.estimator, self.dataset, self.gamma = estimator, dataset, gamma
-        self.recorded = recorded  # the mean and the largest discounted return of an episode
-        self.data_distance = data_distance  # of the data's actions to their mean
+        self.recorded, self.data_distance = recorded, data_distance
         self.groups = tuple(_grouped(self.values))
 
     @property

@@ -18,6 +18,7 @@ import jax
 import jax.export
 import numpy as np
 
+from jaxrl_prefs.data.recording import Dataset
 from jaxrl_prefs.data.transforms import Affine
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.errors import LoadError, restated
@@ -112,6 +113,7 @@ class Point:
     folder: Path | None  # None: kept in memory only
     rows: Callable[[str], list[Row]]  # of a file of ROWS, those of this point
     task: Task | None = None  # where it was evaluated; None: not known by more than its id
+    data: Dataset | None = None  # what it was trained on; None: not known by more than its name
 
     @property
     def headline(self) -> str:

@@ -149,6 +149,26 @@ def test_what_has_no_density_is_said_to_be_impossible(folder: Path) -> None:
         jp.load_run(place(folder, "bc+policy=gaussian")).estimate(estimator="dr")
 
 
+def test_a_run_in_memory_is_judged_on_the_data_that_it_was_trained_on() -> None:
+    rng = np.random.default_rng(0)
+    episodes = [
+        {
+            "observations": np.array([[0.0], [1.0], [2.0]]),  # the time
+            "actions": rng.uniform(-1, 1, (2, 1)),
+            "rewards": np.ones(2),
+            "terminal": True,
+        }
+        for _ in range(40)
+    ]
+    data = Dataset.from_episodes(episodes, name="mine")
+    run = jp.train("bc", data, seeds=2, actor_hidden=(8,), batch_size=16, train_steps=4)
+    values = run.estimate(gamma=0.5, updates=400, learning_rate=0.01, tau=0.1)
+    assert values.recorded == pytest.approx((1.5, 1.5))
+    assert [each.value for each in values.values] == pytest.approx([1.5] * 2, abs=0.05)
+    assert set(values.of("actor")) == {0, 1}
+    assert "an estimate is not a score" in repr(values)
+
+
 def test_other_data_and_wrong_names_are_refused(folder: Path) -> None:
     run = jp.load_run(place(folder, "bc"))
     episode = {"observations": np.zeros((3, 2)), "actions": np.zeros((3, 1)), "rewards": [0, 0, 1]}
