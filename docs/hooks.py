@@ -49,6 +49,12 @@ REFERENCE = {
         ]
     ),
     "data": ("jaxrl_prefs.data", "jaxrl_prefs.data.recording", "jaxrl_prefs.data.dataset"),
+    "estimates": (
+        "jaxrl_prefs.runs.policy_values",
+        "jaxrl_prefs.estimation.fqe",
+        "jaxrl_prefs.estimation.importance",
+        "jaxrl_prefs.estimation.ranking",
+    ),
     "environments": ("jaxrl_prefs.environments.task",),
     "testing": ("jaxrl_prefs.testing",),
     "errors": ("jaxrl_prefs.errors",),

@@ -4,8 +4,9 @@
 
 A file of results holds `plots`: the name of a picture in docs/figures/, and how it is drawn. `x` is
 the field along the axis, evenly spaced; `values` are [label, field] pairs; `where` selects records;
-`data` is the data's own score. The picture keeps a digest of what it shows, so that a test finds a
-picture that is older than its data.
+`data` is the data's own score. A layout of `kind` scatter has numbers along the axis, the line of
+equal values, and a colour for each value of the field `colour`. The picture keeps a digest of what
+it shows, so that a test finds a picture that is older than its data.
 """
 
 from __future__ import annotations
@@ -43,11 +44,39 @@ def digest(layout: Mapping[str, Any], records: list[tables.Record]) -> str:
 
 
 def draw(path: Path, layout: Mapping[str, Any], records: list[tables.Record]) -> None:
-    """Draws one picture: a point and its interval, or the seeds' own points, at every place."""
+    """Draws one picture, an interval plot or a scatter plot."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.add_subplot()
+    (_scatter if layout.get("kind") == "scatter" else _intervals)(axes, layout, records)
+    axes.set(xlabel=layout["x_label"], ylabel=layout["y_label"], title=layout["title"])
+    axes.title.set_fontsize("medium")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110, metadata={KEY: digest(layout, records), "Software": None})
+
+
+def _scatter(axes: Any, layout: Mapping[str, Any], records: list[tables.Record]) -> None:
+    """A point and its interval for each record."""
+    ((_, field),) = layout["values"]
+    groups = list(dict.fromkeys(record[layout["colour"]] for record in records))
+    for number, group in enumerate(groups):
+        mine = [record for record in records if record[layout["colour"]] == group]
+        style = {"color": COLOURS[number % 4], "marker": (*MARKS, "v", "P")[number % 6]}
+        for record in mine:
+            low, high = record[field]["interval"]
+            axes.plot([record[layout["x"]]] * 2, [low, high], color=style["color"], alpha=0.25)
+        places = [record[layout["x"]] for record in mine]
+        means = [record[field]["mean"] for record in mine]
+        axes.plot(places, means, label=group, linestyle="none", markersize=5, **style)
+    places = [record[layout["x"]] for record in records]
+    ends = [min(places), max(places)]
+    axes.plot(ends, ends, color="0.4", linestyle="--", linewidth=1, label="equal")
+
+
+def _intervals(axes: Any, layout: Mapping[str, Any], records: list[tables.Record]) -> None:
+    """A point and its interval, or the seeds' own points, at every place."""
     count = len(layout["values"])
     for index, (label, field) in enumerate(layout["values"]):
         shift = 0.12 * (index - (count - 1) / 2)
@@ -67,11 +96,6 @@ def draw(path: Path, layout: Mapping[str, Any], records: list[tables.Record]) ->
     axes.axhline(0, color="0.7", linewidth=1)
     axes.set_xticks(range(len(records)), [tables.shown(record[layout["x"]]) for record in records])
     axes.set_xlim(-0.5, len(records) - 0.5)
-    axes.set(xlabel=layout["x_label"], ylabel=layout["y_label"], title=layout["title"])
-    axes.title.set_fontsize("medium")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small")
-    figure.savefig(path, dpi=110, metadata={KEY: digest(layout, records), "Software": None})
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ COMMANDS = {  # name -> module with `main(argv)`, and what it does
     "compare": ("jaxrl_prefs.cli.compare", "train several methods on several datasets"),
     "sweep": ("jaxrl_prefs.cli.sweep", "train methods over a grid of settings"),
     "table": ("jaxrl_prefs.cli.table", "make one table of finished runs"),
+    "evaluate": ("jaxrl_prefs.cli.evaluate", "estimate policies from data, without playing them"),
     "plan": ("jaxrl_prefs.cli.plan", "tell what memory and time a run needs"),
     "data": ("jaxrl_prefs.cli.data", "list, describe, generate and convert datasets"),
     "export": ("jaxrl_prefs.cli.export", "write a trained policy as one file"),

@@ -61,6 +61,14 @@ class Act(Hashable, Protocol):
         ...
 
 
+class LogDensity(Hashable, Protocol):
+    """The density of a policy that draws."""
+
+    def __call__(self, state: State, observation: Array, action: Array, /) -> Array:
+        """Takes observations [B, O] and actions [B, A]; returns log pi(a | s), [B]."""
+        ...
+
+
 class Diagnose(Hashable, Protocol):
     """Measures diagnostics that reveal problems, such as Q on uniform actions."""
 
@@ -134,6 +142,7 @@ class Policy(NamedTuple):
     candidates: int  # actions sampled per decision
     rule: str  # how one of them is chosen
     last_only: bool = False  # costly to evaluate: only after the last update of a run
+    log_density: LogDensity | None = None  # of what `act` draws; None where it is not known
 
 
 def no_diagnosis(state: State, batch: Transition, key: Key) -> Metrics:

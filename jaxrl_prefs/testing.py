@@ -476,12 +476,12 @@ def gradients_stay_in_the_fields_of_their_phase(subject: Subject) -> None:
 @_check("name in `leaves` every field that the phase and those before it change")
 def phases_leave_all_that_was_changed(subject: Subject) -> None:
     """Another run can begin behind the phase with what it leaves, and nothing is missing."""
-    walked, filled = subject.walked, False
+    history, filled = subject.history, False
     done: set[str] = set()
     for index, phase in enumerate(subject.method.phases):
         filled = filled or bool(phase.columns)
-        done |= changed(*walked.enters[index][:2])
-        done |= set().union(*(changed(s.before, s.after) for s in walked.steps if s.phase == index))
+        done |= changed(*history.enters[index][:2])
+        done |= set().union(*(changed(s.before, s.after) for s in history.steps if s.phase == index))
         if not phase.leaves:
             continue
         assert not filled, f"{phase.name} comes behind columns, and so can leave nothing"

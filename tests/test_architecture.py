@@ -34,11 +34,12 @@ FLOORS: dict[str, set[str]] = {
     },
     "parallel": {"errors", "types"},
     "training": {"errors", "keys", "method", "parallel", "types"},
+    "estimation": {"learner", "nets", "parallel", "types"},
     "environments": {"errors", "types"},
     "data": {"environments", "errors", "types"},
     "evaluation": {"data", "environments", "errors", "keys", "method", "parallel", "types"},
     "runs": {
-        *("data", "environments", "errors", "evaluation", "keys"),
+        *("data", "environments", "errors", "estimation", "evaluation", "keys"),
         *("method", "methods", "parallel", "training", "types"),
     },
     "cli": {

@@ -50,17 +50,20 @@ SHARED = {
     "eval_every": "updates between evaluations in the last phase; others end with one",
     "eval_backend": "gymnasium (on the host's cores), mjx (policies and simulator on the device, "
     "all at once) or auto: gymnasium on a CPU and where there is no such simulator",
+    "holdout": "share of the episodes (0.1) that are not trained on: what a method measures of its "
+    "own, such as the cloning error, is measured on them",
     "log": "what to write besides the JSONL files: tensorboard, wandb, or both, separated by "
     "a comma",
     "overwrite": "start again, removing the runs in --workdir; without it a run goes on, also with "
     "more seeds, updates or evaluation episodes",
     "last": "scores are means over so many evaluations, the last ones",
+    "select": "fqe: estimate the policies from the data, without an environment, and choose one",
     "against": "also show every column's difference to this one",
     "policies": "a column for every policy of a method",
     "help": "show this text",
 }
 EVALUATION = ("eval_episodes", "eval_every", "eval_backend")
-WITH_FLAGS = (*EVALUATION, "log")  # fields of a run that have a flag besides --set
+WITH_FLAGS = (*EVALUATION, "holdout", "log")  # fields of a run that have a flag besides --set
 
 
 def share(own: flags.FlagValues, **defaults: Any) -> None:

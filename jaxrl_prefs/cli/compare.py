@@ -5,22 +5,24 @@
 A variant of a method is written with its settings: `bpr+critic=onestep`. A phase that is the same
 for several variants, such as the pre-training of a behaviour model, is trained once. The same
 command resumes, inside a run as well, and takes more --seeds; a run that fails is reported and the
-others go on.
+others go on. Without an environment, --select=fqe estimates the policies from the data and chooses
+one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 from rich.console import Console
 
-from jaxrl_prefs.cli import commandline, fields, run, table
+from jaxrl_prefs.cli import commandline, fields, run, selection, table
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import config, overrides, tables
+from jaxrl_prefs.runs.policy_values import PolicyValues, estimate_text
 
 FLAGS = flags.FlagValues()
 commandline.share(
@@ -35,8 +37,10 @@ commandline.share(
     eval_episodes="",
     eval_every="",
     eval_backend="",
+    holdout="",
     log="",
     last=1,
+    select="",
     against="",
     policies=False,
     overwrite=False,
@@ -99,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tables.write(console, usage(variants, argv))
             return 0
         check(variants, common, FLAGS.seeds)
+        selection.check(FLAGS.select)
         return _execute(variants, console)
     except commandline.USER_ERRORS as error:
         return commandline.fail(str(error), commandline.WRONG_USE)
@@ -121,16 +126,58 @@ def _execute(variants: Sequence[Variant], console: Console) -> int:
                 _publish(folder, variants, console)
             except ConfigError as error:  # no table yet is no reason not to train the others
                 worst = commandline.fail(str(error), commandline.WRONG_USE)
-    return worst
+    return max(worst, _select(folder, variants, console) if FLAGS.select else 0)
 
 
-def _publish(folder: Path, variants: Sequence[Variant], console: Console) -> None:
+def _select(folder: Path, variants: Sequence[Variant], console: Console) -> int:
+    """Estimates the variants on each dataset, and publishes the table with the choices."""
+    found = []
+    for dataset in FLAGS.dataset:
+        places = [_place(each, dataset, folder) for each in variants]
+        runs = [
+            selection.Candidates(place, [{"method": each.name}])
+            for each, place in zip(variants, places, strict=True)
+        ]
+        path = places[0].parent / selection.ESTIMATES
+        if values := selection.estimated(runs, path, console, FLAGS.select):
+            found.append(values)
+    try:
+        _publish(folder, variants, console, found)
+    except ConfigError as error:
+        return commandline.fail(str(error), commandline.WRONG_USE)
+    return 0 if len(found) == len(FLAGS.dataset) else commandline.FAILED
+
+
+def _publish(
+    folder: Path,
+    variants: Sequence[Variant],
+    console: Console,
+    estimates: Sequence[PolicyValues] = (),
+) -> None:
     grid = table.collect([folder], [each.name for each in variants], FLAGS.last)
+    grid = grid._replace(cells=_with_estimates(grid, estimates))
     if FLAGS.policies:
         grid = table.by_policy(grid)
     if grid.cells:
         against = FLAGS.against if FLAGS.against in grid.columns else ""
-        table.publish(grid, folder, console, table.extras(grid, against))
+        more = [table.Titled(each.title, each.rows(), each.notes()) for each in estimates]
+        table.publish(grid, folder, console, [*table.extras(grid, against), *more])
+
+
+def _with_estimates(
+    grid: table.Grid, estimates: Sequence[PolicyValues]
+) -> dict[table.Cell, Mapping[str, Any]]:
+    """The cells of the grid, with estimates where there are no scores."""
+    cells = dict(grid.cells)
+    for values in estimates:
+        for group in values.groups:
+            cell = (values.dataset, str(group.settings["method"]))
+            if cell in cells:
+                cells[cell] = {
+                    **cells[cell],
+                    "estimate": f"{values.estimator} {estimate_text(group)}",
+                }
+    return cells
 
 
 def _place(each: Variant, dataset: str, folder: Path) -> Path:

@@ -38,6 +38,7 @@ commandline.share(
     eval_episodes="",
     eval_every="",
     eval_backend="",
+    holdout="",
     log="",
     overwrite=False,
 )

@@ -7,12 +7,13 @@
 Several --grid make a product; a method takes those whose field it has. Several methods or datasets
 need none. Here, points that differ only in real numbers train together in one compiled step; phases
 that read none of those numbers are trained once for each seed (not on an accelerator, whose members
-run side by side). Other points train one after the other, and take a phase that they have in common,
-such as a pre-training, from the first that trained it.
+run side by side). Other points train one after the other, and take a phase that they have in
+common, such as a pre-training, from the first that trained it.
 With --launcher=ray every point is a task of its own, on this machine or on a cluster whose nodes
 see the project and --workdir under the same paths. The same command resumes, inside a run as well,
 takes more --seeds, and trains nothing twice; a point that fails is reported and the others go on.
-Writes sweep.json, sweep.md and sweep.png to the workdir.
+Writes sweep.json, sweep.md and sweep.png to the workdir. Without an environment, --select=fqe
+estimates the policies from the data and chooses one.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from typing import Any, NamedTuple
 from absl import flags
 from rich.console import Console
 
-from jaxrl_prefs.cli import commandline, fields, launchers, table
+from jaxrl_prefs.cli import commandline, fields, launchers, selection, table
 from jaxrl_prefs.cli.launchers import Task
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import config, figures, overrides, statistics, tables
 from jaxrl_prefs.runs.display import line
 from jaxrl_prefs.runs.methods import find_method
+from jaxrl_prefs.runs.policy_values import PolicyValues, estimate_text
 from jaxrl_prefs.runs.workdir import RESULT, claim, clear, write_json, write_text
 
 FLAGS = flags.FlagValues()
@@ -50,8 +52,10 @@ commandline.share(
     eval_episodes="",
     eval_every="",
     eval_backend="",
+    holdout="",
     log="",
     last=1,
+    select="",
 )
 flags.DEFINE_enum("launcher", "local", ["local", "ray"], "who trains: local or ray", **_OWN)
 flags.DEFINE_string(
@@ -95,6 +99,7 @@ class Found(NamedTuple):
     kind: str  # what a score is: normalised, or a raw return
     policies: Mapping[str, Mapping[str, Any]]  # as in result.json
     data_score: float | None = None  # of the data's own episodes
+    estimates: Mapping[str, str] = {}  # of policies that were not played, as text
 
 
 def axis(text: str) -> Axis:
@@ -134,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tables.write(console, usage(argv))
             return 0
         cells = _cells([axis(text) for text in FLAGS.grid])
+        selection.check(FLAGS.select)
         devices.prepare()
         return _execute(cells, console)
     except commandline.USER_ERRORS as error:
@@ -211,10 +217,16 @@ def _execute(cells: Sequence[Cell], console: Console) -> int:
             _publish(found, folder)
         except ConfigError as error:  # the other points train all the same
             worst = commandline.fail(str(error), commandline.WRONG_USE)
+    estimates = _selected(plan, folder, console) if FLAGS.select and found else []
+    if estimates:
+        found = _with_estimates(found, estimates)
+        _publish(found, folder)
     if found:
         title = f"score{table.mean_of(FLAGS.last)}, {FLAGS.seeds} seeds, {table.INTERVAL}"
         swept = {name for each in found for name in each.settings}
         tables.show(console, title, rows(found), left=2, first=2 + len(swept))
+    for _, values in estimates:
+        selection.show(values, console)
     return worst
 
 
@@ -223,6 +235,44 @@ def _sharing(task: Task, tasks: Sequence[Task]) -> Task:
     same = [each.path for each in tasks if each.choice.dataset == task.choice.dataset]
     donors = tuple(path for path in same if path != task.path)
     return task._replace(choice=dataclasses.replace(task.choice, donors=donors))
+
+
+def _selected(
+    plan: Sequence[tuple[Task, Cell, Group]], folder: Path, console: Console
+) -> list[tuple[str, PolicyValues]]:
+    """The estimates of all points of the sweep, for each dataset."""
+    found = []
+    for dataset in FLAGS.dataset:
+        runs = [
+            selection.Candidates(task.path, [_named(cell, group, x) for x in group.points])
+            for task, cell, group in plan
+            if cell.dataset == dataset
+        ]
+        path = folder / _slug(dataset) / selection.ESTIMATES
+        if values := selection.estimated(runs, path, console, FLAGS.select):
+            found.append((dataset, values))
+    return found
+
+
+def _named(cell: Cell, group: Group, written: Point) -> Point:
+    settings = group.fixed | written
+    return {"method": cell.algo, **{each.field: settings[each.field] for each in cell.axes}}
+
+
+def _with_estimates(
+    found: Sequence[Found], estimates: Sequence[tuple[str, PolicyValues]]
+) -> list[Found]:
+    texts: dict[str, dict[str, str]] = {}
+    for dataset, values in estimates:
+        for group in values.groups:
+            key = repr((dataset, dict(group.settings)))
+            texts.setdefault(key, {})[group.policy] = f"{values.estimator} {estimate_text(group)}"
+    return [
+        each._replace(
+            estimates=texts.get(repr((each.dataset, {"method": each.algo, **each.settings})), {})
+        )
+        for each in found
+    ]
 
 
 def _slug(text: str) -> str:
@@ -281,20 +331,29 @@ def _results(task: Task, cell: Cell, group: Group) -> Iterator[Found]:
 def _publish(found: Sequence[Found], folder: Path) -> None:
     """Writes sweep.json, sweep.md and sweep.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    points = [{k: v for k, v in each._asdict().items() if k != "data_score"} for each in found]
+    points = [_stored(each) for each in found]
     write_json(folder / table.SWEEP, {"last": FLAGS.last, "points": points})
     write_text(folder / "sweep.md", table.markdown(rows(found)))
     draw(found, folder / "sweep.png", FLAGS.last)
 
 
+def _stored(each: Found) -> dict[str, Any]:
+    known = {name: x for name, x in each._asdict().items() if name != "data_score"}
+    return known if each.estimates else {k: x for k, x in known.items() if k != "estimates"}
+
+
 def rows(found: Sequence[Found]) -> list[list[str]]:
     """The table as text, its head first: dataset, method, the fields of the grid, the policies."""
-    policies = list(dict.fromkeys(name for each in found for name in each.policies))
+    named = [name for each in found for name in (*each.policies, *each.estimates)]
+    policies = list(dict.fromkeys(named))
     swept = list(dict.fromkeys(name for each in found for name in each.settings))
     body = []
     for each in found:
         settings = [each.settings.get(field, "") for field in swept]
-        scores = [table.score(each.policies.get(name)) for name in policies]
+        scores = [
+            table.score(each.policies.get(name)) or each.estimates.get(name, "")
+            for name in policies
+        ]
         body.append([each.dataset, each.algo, *settings, *scores])
     return [["dataset", "algo", *swept, *policies], *body]
 

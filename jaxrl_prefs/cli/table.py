@@ -205,7 +205,9 @@ def headline(result: Mapping[str, Any] | None) -> str:
         return ""
     if "unfinished" in result:
         return str(result["unfinished"])
-    return "not evaluated" if result["score_mean"] is None else score(result)
+    if result["score_mean"] is None:
+        return str(result.get("estimate", "not evaluated"))
+    return score(result)
 
 
 def score(entry: Mapping[str, Any] | None) -> str:

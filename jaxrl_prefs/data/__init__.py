@@ -18,6 +18,7 @@ from jaxrl_prefs.data.dataset import PreparedDataset, prepare
 from jaxrl_prefs.data.families import Processing, defaults
 from jaxrl_prefs.data.progress import Progress, shown
 from jaxrl_prefs.data.recording import Dataset, Environment
+from jaxrl_prefs.data.split import split
 from jaxrl_prefs.data.transforms import Affine
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.environments.trust import Refusal
@@ -39,6 +40,7 @@ __all__ = [
     "load",
     "load_dataset",
     "prepare",
+    "split",
 ]
 
 ALIASES = {"pendulum-mixed": "pendulum/mixed-v0"}

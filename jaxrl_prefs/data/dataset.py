@@ -25,6 +25,7 @@ class PreparedDataset(NamedTuple):
     observation: Affine  # raw observation -> method's observation
     action: Affine  # raw action -> [-1, 1]; `invert` gives the environment its action
     reward: Affine  # raw reward -> method's reward
+    held_out: Transition | None = None  # rows of episodes that are not trained on, see split.py
 
     def score(self, raw_return: np.ndarray | float) -> np.ndarray:
         """As `Dataset.score`: 0 to 100 between the references, raw without them."""

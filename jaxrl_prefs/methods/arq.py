@@ -470,6 +470,13 @@ def act_behavior(state: State, observation: Array, key: Key, *, parts: Parts) ->
     return clip_to_box(action, parts.spec.action_box)
 
 
+def behavior_log_density(state: State, observation: Array, action: Array, *, parts: Parts) -> Array:
+    """The score model's log-density of an action, before samples are clipped."""
+    y = parts.model.action.apply(action)[:, None]
+    density = score.log_density(parts.model, state.behavior.target, observation, y, parts.density)
+    return density[:, 0] + parts.model.action.log_volume
+
+
 def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
     """The score model's loss; Q on the data's and on uniform actions, and the critics' spread.
 
@@ -605,5 +612,10 @@ def _policies(parts: Parts) -> dict[str, Policy]:
             f"softmax({config.alpha} Q) where {inside}{shared}",
             config.implicit_last,
         ),
-        "behavior": Policy(partial(act_behavior, parts=parts), 1, f"single sample{shared}"),
+        "behavior": Policy(
+            partial(act_behavior, parts=parts),
+            1,
+            f"single sample{shared}",
+            log_density=partial(behavior_log_density, parts=parts),
+        ),
     }

@@ -99,6 +99,12 @@ def act_sample(state: State, observation: Array, key: Key, *, parts: Parts) -> A
     return parts.policy.sample(state.actor.params, observation, key, 1)[:, 0]
 
 
+def log_density(state: State, observation: Array, action: Array, *, parts: Parts) -> Array:
+    """The log-density of a sample before it is clipped."""
+    assert isinstance(parts.policy, DiagonalGaussian)
+    return parts.policy.log_density(state.actor.params, observation, action)
+
+
 def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
     """The mean squared error of the mean, and the mean standard deviation."""
     del key
@@ -118,7 +124,12 @@ def make(config: Config, spec: Spec) -> Method:
     parts = build(config, spec)
     policies = {"actor": Policy(partial(act_mean, parts=parts), 1, "mean")}
     if config.policy == "gaussian":
-        policies["sample"] = Policy(partial(act_sample, parts=parts), 1, "single sample")
+        policies["sample"] = Policy(
+            partial(act_sample, parts=parts),
+            1,
+            "single sample",
+            log_density=partial(log_density, parts=parts),
+        )
     return Method(
         init=partial(init, parts=parts),
         phases=(

@@ -150,6 +150,11 @@ def act_sample(state: State, observation: Array, key: Key, *, parts: Parts) -> A
     return parts.policy.sample(state.actor.params, observation, key, 1)[:, 0]
 
 
+def log_density(state: State, observation: Array, action: Array, *, parts: Parts) -> Array:
+    """The log-density of a sample before it is clipped."""
+    return parts.policy.log_density(state.actor.params, observation, action)
+
+
 def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metrics:
     """Mean Q on data, policy and uniform actions, and the weights of the data's actions.
 
@@ -184,7 +189,12 @@ def make(config: Config, spec: Spec) -> Method:
         ),
         policies={
             "actor": Policy(partial(act_mean, parts=parts), 1, "mean"),
-            "sample": Policy(partial(act_sample, parts=parts), 1, "single sample"),
+            "sample": Policy(
+                partial(act_sample, parts=parts),
+                1,
+                "single sample",
+                log_density=partial(log_density, parts=parts),
+            ),
         },
         diagnose=partial(diagnose, parts=parts),
     )

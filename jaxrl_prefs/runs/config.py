@@ -45,6 +45,7 @@ class RunConfig:
     reward_shift: float = 0.0  # added to every reward
     normalize_observations: bool = False  # to mean 0 and standard deviation 1
     clip_actions: bool = False  # to the action space; without it, actions outside are refused
+    holdout: float = 0.0  # share of the episodes that are measured and not trained on
     # --- evaluation: at the end of every phase, and in the last one every eval_every updates
     eval_episodes: int = 10  # episodes for each seed, policy and evaluation
     eval_every: int = 50_000  # updates between evaluations in the last phase
@@ -68,6 +69,8 @@ class RunConfig:
                 raise ValueError(
                     f"field 'log' takes {', '.join(LOGGERS)}, separated by commas, and got {name!r}"
                 )
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"field 'holdout' must lie in 0 to 1, got {self.holdout}")
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"field 'gamma' must lie in 0 to 1, got {self.gamma}")
         if not 0 <= self.eval_seed <= LARGEST_SEED:

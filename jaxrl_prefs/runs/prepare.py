@@ -201,7 +201,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
     run_config, method_config = config.resolve(
         choice, recording.name, recording.family, recording.named_env
     )
-    dataset = data.prepare(recording, run_config.processing)
+    dataset = data.split(data.prepare(recording, run_config.processing), run_config.holdout)
     try:
         numbers = [_numbers(choice.module, point, dataset) for point in points]
         method = _make(choice.module, method_config, dataset, numbers)
@@ -439,7 +439,11 @@ def _show(path: Path, console: Console) -> None:
     elif summary["env"] and not summary.get("points"):
         line(console, f"{path / EVALUATIONS} was missing when the run ended: no scores")
     elif not summary.get("points"):
-        line(console, "trained, but not evaluated: the dataset names no environment (see --env)")
+        line(
+            console,
+            "trained, but not evaluated: the dataset names no environment (see --env); "
+            f"jaxrl-prefs evaluate --run={path} estimates the policies from the data",
+        )
     if lost := summary.get("lost_rows"):
         line(console, ledger.describe(lost))
     phases = summary["updates_per_second"].items()

@@ -94,6 +94,11 @@ class Recorder:
             else None
         )
         self._diagnosis = Diagnosis(method, dataset.transitions, *place, **common)
+        self._held_out = (
+            None
+            if dataset.held_out is None
+            else Diagnosis(method, dataset.held_out, *place, **common)
+        )
         self._files = {name: Rows(job.path / name) for name in (METRICS, EVALUATIONS, TIMINGS)}
         for rows in self._files.values():
             rows.cut(recorded)
@@ -138,6 +143,9 @@ class Recorder:
         metrics = dict(log_point.metrics)
         if self.due(step):
             metrics |= self._diagnosis(log_point.state, log_point.step)
+            if self._held_out:
+                found = self._held_out(log_point.state, log_point.step)
+                metrics |= {f"held_out_{name}": values for name, values in found.items()}
             for name in played(self._job.method.policies, log_point.step == self._job.steps):
                 if self._evaluator or self._names_env:
                     scores[name] = self._score(name, log_point.state, log_point.step)

@@ -49,7 +49,7 @@ RENAMED: dict[str, dict[str, str]] = {  # method -> {earlier name: present name}
 
 
 # Fields that folders of earlier releases lack, at the value that those runs had.
-ADDED: dict[str, Any] = {"clip_actions": False}  # of the run
+ADDED: dict[str, Any] = {"clip_actions": False, "holdout": 0.0}  # of the run
 ADDED_TO_METHOD: dict[str, dict[str, Any]] = {"bdpo": {"value_step_hidden": 64}}
 RUN = {"tensorboard": "log"}  # a field of the run, true for what is now log=tensorboard
 

@@ -18,9 +18,10 @@ import jax
 import jax.export
 import numpy as np
 
+from jaxrl_prefs.data.recording import Dataset
 from jaxrl_prefs.data.transforms import Affine
 from jaxrl_prefs.environments.task import Task
-from jaxrl_prefs.errors import LoadError
+from jaxrl_prefs.errors import LoadError, restated
 from jaxrl_prefs.method import Method, State
 from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.runs import statistics
@@ -30,6 +31,8 @@ from jaxrl_prefs.types import Array, Spec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from jaxrl_prefs.runs.policy_values import PolicyValues
 
 ROWS = (METRICS, EVALUATIONS, TIMINGS)
 Row = Mapping[str, Any]
@@ -110,6 +113,7 @@ class Point:
     folder: Path | None  # None: kept in memory only
     rows: Callable[[str], list[Row]]  # of a file of ROWS, those of this point
     task: Task | None = None  # where it was evaluated; None: not known by more than its id
+    data: Dataset | None = None  # what it was trained on; None: not known by more than its name
 
     @property
     def headline(self) -> str:
@@ -181,6 +185,18 @@ class Run:
             LoadError: if no point has them, or several.
         """
         return Run([self._at(point)], self._workdir)
+
+    def select(self, point: Mapping[str, Any] | None = None) -> list[Point]:
+        """The points that have these settings; all of them without settings.
+
+        Raises:
+            LoadError: if there is none.
+        """
+        wanted = dict(point or {})
+        found = [p for p in self._points if wanted.items() <= p.settings.items()]
+        if not found:
+            self._at(wanted)  # which says what there is
+        return found
 
     def _at(self, point: Mapping[str, Any] | None = None) -> Point:
         wanted = dict(point or {})
@@ -300,6 +316,53 @@ class Run:
         if path is not None:
             write_bytes(Path(path), bytes(whole.serialize()))
         return whole
+
+    def estimate(
+        self,
+        data: Any = None,
+        *,
+        estimator: str = "fqe",
+        policies: Sequence[str] = (),
+        holdout: float | None = None,
+        gamma: float | None = None,
+        behavior: Run | None = None,
+        **fields: Any,
+    ) -> PolicyValues:
+        """Estimates what every policy is worth from recorded data, without playing it.
+
+        >>> values = run.estimate()                                           # doctest: +SKIP
+        >>> values.chosen.policy, values.chosen.seed                          # doctest: +SKIP
+        >>> print(values)                        # table, choice, warning signs # doctest: +SKIP
+
+        Args:
+            data: a `Dataset` or what `load_dataset` takes; None takes the run's own dataset.
+            estimator: "fqe", fitted Q evaluation; "wis", weighted importance sampling; "dr", its
+                doubly robust form. The last two need densities of policy and behaviour.
+            policies: names, or "all"; by default the headline of every point, and for "wis" and
+                "dr" the policies that have a density.
+            holdout: share of the episodes that no Q function is fitted on, on which its Bellman
+                error is measured; None takes the run's own, or 0.1.
+            gamma: discount per step; None takes the run's.
+            behavior: for "wis" and "dr", a run whose policy has the density of the behaviour.
+            fields: of `jaxrl_prefs.estimation.fqe.Config`, such as updates=50_000.
+
+        Raises:
+            ConfigError: for an unknown estimator, policy or field; without a needed density.
+            DataError: if the data cannot be used for these policies.
+        """
+        from jaxrl_prefs.runs import off_policy_evaluation
+
+        with restated():
+            return off_policy_evaluation.estimate(
+                self._points,
+                data,
+                estimator=estimator,
+                policies=policies,
+                holdout=holdout,
+                gamma=gamma,
+                behavior=None if behavior is None else behavior._at(),
+                config=off_policy_evaluation.settings(fields),
+            )
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Draws the learning curves: scores of every policy, then every metric.

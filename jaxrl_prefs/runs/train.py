@@ -142,8 +142,9 @@ def _requested(
 
 
 def _with_task(run: Run, data: Dataset) -> Run:
-    """The run with the environment object of its evaluation; its folder holds only the name."""
-    return Run([dataclasses.replace(each, task=data.task) for each in _points(run)], run.workdir)
+    """The run with its data and the environment of its evaluation; its folder holds only names."""
+    points = [dataclasses.replace(each, task=data.task, data=data) for each in _points(run)]
+    return Run(points, run.workdir)
 
 
 def _in_memory(run: Run) -> Run:

@@ -99,7 +99,7 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
         def act(state: SweptState, observation: Array, key: Key) -> Array:
             return own(state).policies[name].act(state.inner, observation, key)
 
-        return plain.policies[name]._replace(act=act)
+        return plain.policies[name]._replace(act=act, log_density=None)
 
     def diagnose(state: SweptState, batch: Transition, key: Key) -> Metrics:
         return own(state).diagnose(state.inner, batch, key)

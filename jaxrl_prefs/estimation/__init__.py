@@ -1,0 +1,1 @@
+"""Estimation: what a policy is worth, from recorded data alone; and how good such estimates are."""

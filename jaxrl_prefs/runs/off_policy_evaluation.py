@@ -1,0 +1,376 @@
+"""Off-policy evaluation: estimates what trained policies are worth from recorded data alone.
+
+Fitted Q evaluation takes every policy. Importance sampling and its doubly robust form also need two
+densities: the policy's, and that of the behaviour, which is a policy of another run that was cloned
+from the same data. All policies are judged on the same episodes, side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrl_prefs import data as datasets
+from jaxrl_prefs.data import Dataset, PreparedDataset, Processing
+from jaxrl_prefs.data.split import episode_of, held_out
+from jaxrl_prefs.errors import ConfigError, DataError
+from jaxrl_prefs.estimation import fqe, importance
+from jaxrl_prefs.parallel import devices
+from jaxrl_prefs.runs import action_tables, overrides
+from jaxrl_prefs.runs.job import mesh_for
+from jaxrl_prefs.runs.policy_values import PolicyValue, PolicyValues
+
+ESTIMATORS = ("fqe", "wis", "dr")
+DEFAULT = fqe.Config()
+HOLDOUT = 0.1  # share of the episodes on which the Bellman error is measured
+RESAMPLES = 200  # of the episodes, by importance sampling
+GROUP_BYTES = 1_000_000_000  # of the tables of actions that are fitted at a time
+
+Say = Callable[[str], None]
+
+
+def settings(fields: Mapping[str, Any], assignments: Sequence[str] = ()) -> fqe.Config:
+    """The settings of the fit, from Python's values or from `field=value`.
+
+    Raises:
+        ConfigError: for an unknown field, or a value that it does not take.
+    """
+    types = overrides.field_types(fqe.Config)
+    for name in fields:
+        if name not in types:
+            raise ConfigError(overrides.unknown("field", name, types))
+    checked = {name: overrides.check(name, x, types[name]) for name, x in fields.items()}
+    return overrides.apply(overrides.replace(DEFAULT, checked), assignments)
+
+
+class Judged(NamedTuple):
+    """The rows that policies are judged on."""
+
+    dataset: PreparedDataset
+    rows: np.ndarray  # [N] of the dataset
+    data: fqe.Data
+    unit: fqe.Units
+    apart: np.ndarray  # [N] bool, rows of held-out episodes
+    returns: np.ndarray  # [M] discounted returns of the episodes
+
+    @property
+    def episodes(self) -> int:
+        """M."""
+        return len(self.data.first)
+
+
+class Entry(NamedTuple):
+    """One policy of all seeds of a point, and its table of actions [S, ...]."""
+
+    point: Any
+    name: str
+    actions: fqe.Actions
+
+
+def estimate(
+    points: Sequence[Any],
+    data: Dataset | str | Path | None = None,
+    *,
+    estimator: str = "fqe",
+    policies: Sequence[str] = (),
+    holdout: float | None = None,
+    gamma: float | None = None,
+    behavior: Any = None,
+    config: fqe.Config | None = None,
+    say: Say = lambda text: None,
+) -> PolicyValues:
+    """Estimates the value of every policy of some points of a run.
+
+    Args:
+        points: of one dataset (`Run.estimate` passes its own).
+        data: what to judge on; None takes the dataset that the run names.
+        estimator: one of ESTIMATORS.
+        policies: their names, or "all"; by default each point's headline, and for "wis" and "dr"
+            the policies that have a density.
+        holdout: share of the episodes that no Q function is fitted on; None takes the run's own
+            split, or HOLDOUT.
+        gamma: discount per step; None takes the run's.
+        behavior: a point whose first policy with a density is the behaviour; for "wis" and "dr".
+        config: of the Q functions.
+        say: takes lines about progress.
+
+    Raises:
+        ConfigError: for an unknown estimator or policy, and where a density is missing.
+        DataError: if the data cannot be loaded, or have other sizes than the policies.
+    """
+    if estimator not in ESTIMATORS:
+        raise ConfigError(f"no estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
+    first = points[0].about.get("run", {})
+    config = config or DEFAULT
+    recording = _recording(points, data)
+    gamma = float(first.get("gamma", 0.99) if gamma is None else gamma)
+    share = (float(first.get("holdout", 0)) or HOLDOUT) if holdout is None else holdout
+    judged = _judged(recording, bool(first.get("clip_actions")), gamma, share, config)
+    named = [(point, name) for point in points for name in _names(point, policies, estimator)]
+    say(
+        f"{estimator} of {sum(len(point.seeds) for point, _ in named)} policies on "
+        f"{len(judged.rows):,} rows of {judged.episodes:,} episodes"
+    )
+    entries = [_entry(point, name, judged, config) for point, name in named]
+    if estimator == "fqe":
+        values = _by_fqe(entries, judged, config, say)
+    else:
+        values = _by_weights(entries, judged, config, gamma, estimator, behavior, say)
+    spread = judged.data.action - judged.data.action.mean(0)
+    return PolicyValues(
+        values,
+        estimator=estimator,
+        dataset=recording.name,
+        gamma=gamma,
+        recorded=(float(judged.returns.mean()), float(judged.returns.max())),
+        data_distance=float(np.sqrt(np.square(spread).sum(-1).mean())),
+    )
+
+
+# --- The data -------------------------------------------------------------------------------------
+
+
+def _recording(points: Sequence[Any], data: Dataset | str | Path | None) -> Dataset:
+    names = {str(point.about.get("run", {}).get("dataset", "")) for point in points}
+    if data is None and len(names) > 1:
+        raise ConfigError(
+            f"the points were trained on several datasets ({', '.join(sorted(names))}): name one"
+        )
+    if isinstance(data, Dataset):
+        found = data
+    elif data is None and points[0].data is not None:
+        found = points[0].data
+    else:
+        name = next(iter(names)) if data is None else data
+        try:
+            found = datasets.load(name)
+        except DataError as error:
+            if data is not None:
+                raise
+            raise DataError(f"the run's own dataset, {error}; --dataset names another") from error
+    for point in points:
+        sizes = (point.spec.observation_dim, point.spec.action_dim)
+        if (found.observation.shape[1], found.action.shape[1]) != sizes:
+            raise DataError(
+                f"{found.name} has {found.observation.shape[1]} observations and "
+                f"{found.action.shape[1]} actions, and {point.algo} was trained on {sizes[0]} and "
+                f"{sizes[1]}"
+            )
+    return found
+
+
+def _judged(
+    recording: Dataset, clips: bool, gamma: float, share: float, config: fqe.Config
+) -> Judged:
+    """The rows of at most `config.rows`, whole episodes, with raw rewards."""
+    processing = Processing(gamma=gamma, normalize_observations=True, clip_actions=clips)
+    dataset = datasets.prepare(recording, processing)
+    rows, episode = dataset.transitions, episode_of(dataset.transitions)
+    total = int(episode[-1]) + 1
+    apart = held_out(total, share) if share and total > 1 else np.zeros(total, bool)
+    used = _chosen(np.bincount(episode), config.rows)
+    keep = np.flatnonzero(np.isin(episode, used))
+    number = np.unique(episode[keep], return_inverse=True)[1].astype(np.int32)
+    leaves = {name: np.asarray(getattr(rows, name))[keep] for name in fqe.Data._fields[:5]}
+    goes_on = np.asarray(rows.has_next_action)[keep]
+    to_go = fqe.to_go(leaves["reward"].astype(np.float64), leaves["discount"], goes_on)
+    first = np.flatnonzero(np.diff(number, prepend=-1)).astype(np.int32)
+    unit = fqe.units(leaves["reward"], to_go, gamma)
+    leaves["reward"] = fqe.scaled_reward(leaves["reward"], leaves["discount"], unit)
+    held = apart[episode][keep]
+    held = held if held.any() and not held.all() else np.zeros(len(keep), bool)
+    return Judged(
+        dataset, keep, fqe.Data(**leaves, episode=number, first=first), unit, held, to_go[first]
+    )
+
+
+def _chosen(lengths: np.ndarray, most: int) -> np.ndarray:
+    """Episodes of at most `most` rows together; one at least."""
+    if lengths.sum() <= most:
+        return np.arange(len(lengths))
+    order = np.random.default_rng(0).permutation(len(lengths))
+    count = max(int((np.cumsum(lengths[order]) <= most).sum()), 1)
+    return np.sort(order[:count])
+
+
+# --- The policies ---------------------------------------------------------------------------------
+
+
+def _names(point: Any, policies: Sequence[str], estimator: str) -> list[str]:
+    known = point.method.policies
+    if not policies and estimator == "fqe":
+        return [point.headline]
+    if not policies:
+        return [name for name in known if known[name].log_density is not None]
+    if "all" in policies:
+        return list(known)
+    if not (wanted := [name for name in policies if name in known]):
+        raise ConfigError(f"no policy {policies[0]!r}; {point.algo} has {', '.join(known)}")
+    return wanted
+
+
+def _entry(point: Any, name: str, judged: Judged, config: fqe.Config) -> Entry:
+    recording = judged.dataset.recording
+
+    def table(states: np.ndarray) -> np.ndarray:
+        found = judged.dataset.action.apply(
+            action_tables.actions(point, name, states, config.draws)
+        )
+        return np.clip(found, -1, 1).astype(np.float32)
+
+    following = table(recording.next_observation[judged.rows])
+    first = table(recording.observation[judged.rows[judged.data.first]])
+    return Entry(point, name, fqe.Actions(following, first))
+
+
+def _distances(entry: Entry, judged: Judged) -> np.ndarray:
+    """Root mean square distance to the recorded actions of held-out episodes, by seed: [S]."""
+    rows = judged.dataset.transitions
+    goes_on = np.asarray(rows.has_next_action)[judged.rows] > 0
+    at = np.flatnonzero(goes_on & judged.apart)
+    at = at if len(at) else np.flatnonzero(goes_on)
+    if not len(at):
+        return np.full(len(entry.point.seeds), np.nan)
+    recorded = np.asarray(rows.next_action)[judged.rows[at]]
+    gap = entry.actions.following[:, at] - recorded[None, :, None]
+    return np.sqrt(np.square(gap).sum(-1).mean((1, 2)))
+
+
+# --- The estimators -------------------------------------------------------------------------------
+
+
+def _by_fqe(
+    entries: Sequence[Entry], judged: Judged, config: fqe.Config, say: Say
+) -> list[PolicyValue]:
+    found: dict[int, list[PolicyValue]] = {}
+    for group in _together(entries):
+        fitted, _, _ = _fitted([entries[number] for number in group], judged, config, say)
+        place = 0
+        for number in group:
+            entry = entries[number]
+            for distance, seed in zip(_distances(entry, judged), entry.point.seeds, strict=True):
+                value = PolicyValue(
+                    entry.point.settings,
+                    entry.name,
+                    seed,
+                    fitted.members[place],
+                    float(distance),
+                    float(fitted.bellman[place]),
+                    float(fitted.clipped[place]),
+                )
+                found.setdefault(number, []).append(value)
+                place += 1
+    return [value for number in range(len(entries)) for value in found[number]]
+
+
+def _together(entries: Sequence[Entry]) -> list[list[int]]:
+    """The numbers of the entries in groups, whose tables have one shape and fit into memory."""
+    groups: list[list[int]] = []
+    sizes: list[int] = []
+    latest: dict[tuple[int, ...], int] = {}
+    for number, entry in enumerate(entries):
+        shape, own = entry.actions.following.shape[2:], entry.actions.following.nbytes
+        place = latest.get(shape)
+        if place is None or sizes[place] + own > GROUP_BYTES:
+            place = latest[shape] = len(groups)
+            groups.append([])
+            sizes.append(0)
+        groups[place].append(number)
+        sizes[place] += own
+    return groups
+
+
+def _fitted(group: Sequence[Entry], judged: Judged, config: fqe.Config, say: Say) -> tuple:
+    actions = fqe.Actions(
+        *(np.concatenate([getattr(x.actions, k) for x in group]) for k in fqe.Actions._fields)
+    )
+    mesh = mesh_for(len(actions.first), devices.found())
+    ten = max(config.updates // 10, 1)
+
+    def progress(done: int) -> None:
+        if done // ten != (done - 1) // ten or done % ten == 0:
+            say(f"fitted {done:,} of {config.updates:,} updates for {len(actions.first)} policies")
+
+    fitted = fqe.fit(
+        judged.data,
+        actions,
+        config,
+        judged.unit,
+        mesh,
+        measured=judged.apart,
+        progress=progress,
+    )
+    return fitted, actions, mesh
+
+
+def _by_weights(
+    entries: Sequence[Entry],
+    judged: Judged,
+    config: fqe.Config,
+    gamma: float,
+    estimator: str,
+    behavior: Any,
+    say: Say,
+) -> list[PolicyValue]:
+    recording = judged.dataset.recording
+    states, recorded = recording.observation[judged.rows], recording.action[judged.rows]
+    log_mu = _behavior_density(entries, behavior, states, recorded)
+    raw = recording.reward[judged.rows].astype(np.float64)
+    counts = np.random.default_rng(0).exponential(size=(RESAMPLES, judged.episodes))
+    found: list[PolicyValue] = []
+    for entry in entries:
+        log_pi = action_tables.log_density(entry.point, entry.name, states, recorded)
+        if log_pi is None:
+            say(
+                f"{entry.point.algo}/{entry.name}: {estimator} is impossible, for the policy has "
+                "no density"
+            )
+            continue
+        zeros = np.zeros((len(entry.point.seeds), len(raw)))
+        q, after, start = zeros, zeros, np.zeros((len(log_pi), judged.episodes))
+        if estimator == "dr":
+            fitted, actions, mesh = _fitted([entry], judged, config, say)
+            q, after = fqe.row_values(fitted, judged.data, actions, config, judged.unit, mesh)
+            start = fqe.first_values(fitted, judged.data, actions, config, judged.unit, mesh)
+            after = after * judged.data.discount
+        distances = _distances(entry, judged)
+        for own, seed in enumerate(entry.point.seeds):
+            rows = (log_pi[own] - log_mu, raw, q[own], after[own], np.ones(len(raw), bool))
+            steps = importance.Steps(*(importance.padded(x, judged.data.episode) for x in rows))
+            value = importance.weighted(steps, start[own], gamma, counts)
+            found.append(
+                PolicyValue(
+                    entry.point.settings,
+                    entry.name,
+                    seed,
+                    value.members,
+                    float(distances[own]),
+                    effective=value.effective,
+                )
+            )
+    if not found:
+        raise ConfigError(
+            f"{estimator} needs a policy that draws from a density, and none of these does; "
+            "--estimator=fqe takes every policy"
+        )
+    return found
+
+
+def _behavior_density(
+    entries: Sequence[Entry], behavior: Any, states: np.ndarray, recorded: np.ndarray
+) -> np.ndarray:
+    """log mu(a | s) of the behaviour, [N]: of the run that was named, or of the run itself."""
+    where = [behavior] if behavior is not None else [entry.point for entry in entries]
+    for point in where:
+        for name, policy in point.method.policies.items():
+            if policy.log_density is not None and (behavior is not None or name == "behavior"):
+                found = action_tables.log_density(point, name, states, recorded)
+                assert found is not None
+                return found[0]
+    raise ConfigError(
+        "wis and dr need a density of the behaviour: train bc with --set policy=gaussian on the "
+        "same data, and name its folder by --behavior"
+    )
