@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrl_prefs.data import roots
+from jaxrl_prefs.data.hints import Hints
 from jaxrl_prefs.data.readers import container, default_task
 from jaxrl_prefs.data.recording import Dataset, References, Steps, record
 from jaxrl_prefs.environments import spaces, task, trust
@@ -162,7 +163,14 @@ def metadata(folder: Path) -> dict[str, Any]:
     return content
 
 
-def read(folder: Path, dataset_id: str, env: str = "", *, trust_env: bool = False) -> Dataset:
+def read(
+    folder: Path,
+    dataset_id: str,
+    env: str = "",
+    *,
+    trust_env: bool = False,
+    hints: Hints | None = None,
+) -> Dataset:
     """Reads the dataset in `folder`, which holds `metadata.json`.
 
     Minari stores T + 1 observations for T actions, so every step has a successor: the last step of
@@ -195,6 +203,7 @@ def read(folder: Path, dataset_id: str, env: str = "", *, trust_env: bool = Fals
         box,
         _claim(about, env, dataset_id, max(1, int(steps.lengths.max())), trust_env),
         references,
+        hints=hints,
     )
     return recording._replace(notes=recording.notes + _missing_steps(about, steps))
 
