@@ -29,6 +29,7 @@ commandline.share(
     dataset="pendulum-mixed",
     env="",
     trust_env=False,
+    **commandline.HINTS,
     seeds="5",
     workdir="",
     set=(),
@@ -84,6 +85,7 @@ def parse(argv: Sequence[str]) -> Command:
         seeds=config.parse_seeds(FLAGS.seeds),
         assignments=commandline.assignments(FLAGS),
         trust_env=FLAGS.trust_env,
+        hints=commandline.hints(FLAGS),
     )
     workdir = commandline.folder(FLAGS.workdir or f"runs/{usual(choice.algo, choice.dataset)}")
     place = Place(FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes)

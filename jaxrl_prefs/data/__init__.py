@@ -52,7 +52,9 @@ GENERATED = (  # made on this machine on first use
     "antmaze/umaze-v0",
 )
 ROOM = 2**28  # bytes, more than any of them takes
-UNREAD = r"(?i).+\.(pkl|pickle|pt|pth|mat|tfrecord|zarr|arrow|feather|jsonl?|zip|tar|gz|xlsx?|bag|mcap|mp4)"
+UNREAD = (  # endings of files that people have, and that are not read
+    r"(?i).+\.(pkl|pickle|pt|pth|mat|tfrecord|zarr|arrow|feather|jsonl?|zip|tar|gz|xlsx?|bag|mcap)"
+)
 MINARI_ID = r"[-\w/]+-v\d+"
 
 

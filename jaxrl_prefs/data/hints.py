@@ -1,4 +1,4 @@
-"""What the user says about data that do not say it themselves: columns, ends of episodes, bounds."""
+"""What the user says about data that do not say it: columns, ends of episodes, bounds."""
 
 from __future__ import annotations
 

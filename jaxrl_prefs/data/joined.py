@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,9 @@ def joined(name: str, parts: Sequence[Dataset]) -> Dataset:
         if part.has_rewards != first.has_rewards:
             lacking = first if part.has_rewards else part
             raise DataError(f"{lacking.name} has no rewards, other files of {name} have")
-    rows = {key: np.concatenate([getattr(part, key) for part in parts]) for key in ROWS}
+    rows: dict[str, Any] = {
+        key: np.concatenate([getattr(part, key) for part in parts]) for key in ROWS
+    }
     outside = [f"{_file(part)}: {part.outside}" for part in parts if part.outside]
     return first._replace(
         **rows,

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxrl_prefs.data import frames, tables
 from jaxrl_prefs.data import steps as checks
+from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.families import family_of
 from jaxrl_prefs.data.hints import Hints, read_hints
 from jaxrl_prefs.data.steps import Faults, Steps
@@ -256,7 +257,7 @@ class Dataset(NamedTuple):
                 action_low=action_low,
                 action_high=action_high,
             )
-            table = tables.Table(name, frames.columns(name, frame))
+            table = Table(name, frames.columns(name, frame))
             known = _known(references)
             found = record(name, tables.steps_of(table, hints), None, None, known, hints=hints)
         _tell(found)
@@ -409,6 +410,8 @@ def _notes(
     if faults.rows.any():
         told = checks.described(faults, found.lengths)
         notes.append(f"left out, with the episode cut there: {told}")
+    if found.reward is None:
+        notes.append("there are no rewards: only methods that use none can be trained")
     if taken:
         low, high = (np.array2string(each, precision=4, separator=", ") for each in taken)
         notes.append(

@@ -43,7 +43,7 @@ def close(name: str, known: Iterable[str]) -> list[str]:
     parts = set(_plain(name))
     shared = {each: len(parts & set(_plain(each))) for each in known}
     most = max(shared.values(), default=0)
-    same = [each for each in known if shared[each] == most and most >= min(2, len(parts))]
+    same = [each for each in known if shared[each] == most and most >= max(1, min(2, len(parts)))]
     found = list(dict.fromkeys([*same, *alike] if most >= 2 else [*alike, *same]))
     old = OLD.fullmatch(name)
     if old and old["quality"] in MINARI:

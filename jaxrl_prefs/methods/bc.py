@@ -126,4 +126,5 @@ def make(config: Config, spec: Spec) -> Method:
         ),
         policies=policies,
         diagnose=partial(diagnose, parts=parts),
+        uses_rewards=False,
     )

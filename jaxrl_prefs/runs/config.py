@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Dataset, Processing
+from jaxrl_prefs.data import Dataset, Hints, Processing
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import overrides, presets
 from jaxrl_prefs.runs.methods import find_method
@@ -92,6 +92,7 @@ class Choice:
     method: Any = None  # the method itself, where `algo` is only what it is called
     data: Dataset | None = None  # the dataset itself, where `dataset` is only what it is called
     make_env: Callable[[], Any] | None = None  # makes the environment that `env` only names
+    hints: Hints | None = None  # what the data do not say themselves; their checksum tells the rest
 
     @property
     def module(self) -> Any:

@@ -177,5 +177,5 @@ def test_a_dataset_by_its_folder(real_data: Any) -> None:
     for place in (folder, folder / "data"):
         data = jp.load_dataset(place, env=None)
         assert data.name == str(place) and data.family == "adroit" and data.task is None
-    with pytest.raises(jp.DataError, match="is no dataset, but .* is one in Minari's format"):
+    with pytest.raises(jp.DataError, match=r"is no dataset, but .* is one in Minari's format"):
         jp.load_dataset(folder.parent)

@@ -1,4 +1,4 @@
-"""Opens numpy's files: archives of named arrays (.npz), single arrays (.npy). Nothing is unpickled."""
+"""Opens numpy's archives of named arrays (.npz) and single arrays (.npy). Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
+from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.readers import container
-from jaxrl_prefs.data.tables import Table
 from jaxrl_prefs.errors import DataError
 
 MAGIC = b"\x93NUMPY"

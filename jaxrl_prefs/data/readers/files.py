@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrl_prefs.data import tables
+from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.families import family_of
 from jaxrl_prefs.data.hints import COLUMNS, Hints
 from jaxrl_prefs.data.readers import (
@@ -22,12 +23,16 @@ from jaxrl_prefs.data.readers import (
     text,
 )
 from jaxrl_prefs.data.recording import Dataset, References, record
-from jaxrl_prefs.data.tables import Table
 from jaxrl_prefs.environments import task
 from jaxrl_prefs.errors import DataError
 
 HDF5, NPZ = (".hdf5", ".h5"), (".npz",)
-TABLES = {".parquet": parquet.read, ".csv": text.read, ".tsv": text.read, ".npy": archive.structured}
+TABLES = {
+    ".parquet": parquet.read,
+    ".csv": text.read,
+    ".tsv": text.read,
+    ".npy": archive.structured,
+}
 ENDINGS = (*HDF5, *NPZ, *TABLES)
 # The path of a file, and after a # the name of a mask. A # may also stand in the path.
 _ENDINGS = "|".join(ending[1:] for ending in ENDINGS)
@@ -116,7 +121,7 @@ def _archive_format(arrays: Any) -> Any:
 
 def _is_robomimic(path: Path) -> bool:
     with container.hdf5(path) as file:
-        data = file["data"] if "data" in file else None
+        data: Any = file.get("data")
         if not hasattr(data, "keys"):
             return False
         named = any(re.fullmatch(r"demo_\d+", name) for name in data)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxrl_prefs.data import tables
+from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.hints import Hints
 from jaxrl_prefs.data.joined import joined
 from jaxrl_prefs.data.readers import archive, files, lerobot
 from jaxrl_prefs.data.recording import Dataset
-from jaxrl_prefs.data.tables import Table
 from jaxrl_prefs.errors import DataError
 
 VALIDATION = "-val.npz"  # OGBench keeps episodes for validation beside the others
@@ -38,6 +39,7 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
     found = [file for file in found if file not in left]
     notes = (f"{len(left)} files for validation (*{VALIDATION}) are left out",) if left else ()
     kind = _kind(path, found)
+    opened: list[Any]
     if kind == ".npy":
         opened = [archive.folder(place, _in(place, found)) for place in _places(found)]
     elif len(found) == 1:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from jaxrl_prefs.data import layout, tables
+from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.hints import Hints
 from jaxrl_prefs.data.readers import container, files, parquet
 from jaxrl_prefs.data.recording import Dataset
-from jaxrl_prefs.data.tables import Table
 from jaxrl_prefs.errors import DataError
 
 INFO = "meta/info.json"
@@ -59,11 +59,18 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
         names={name: _names(kind) for name, kind in features.items()},
     )
     _check(path, about, table)
-    box = None
-    if (path / OURS).is_file():
-        told = layout.from_json(_json(path / OURS).get("layout"), str(path / OURS))
-        box = np.float32(told.action_low), np.float32(told.action_high)
-    return files.of_table(path, table, env, hints, box)
+    if not (path / OURS).is_file():
+        return files.of_table(path, table, env, hints)
+    told = layout.from_json(_json(path / OURS).get("layout"), str(path / OURS))
+    box = np.array(told.action_low, np.float32), np.array(told.action_high, np.float32)
+    found = files.of_table(path, table, env, hints, box)
+    if hints.observation_keys or hints.action_keys:
+        return found
+    if (told.observation_dim, told.action_dim) != layout.of(found)[:2]:
+        raise DataError(f"{path}: {OURS} tells of other sizes than the columns have")
+    return found._replace(
+        observation_names=told.observation_names, action_names=told.action_names
+    )
 
 
 def _files(path: Path) -> list[Path]:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from jaxrl_prefs.data import tables
+from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.readers import container
-from jaxrl_prefs.data.tables import Table
 from jaxrl_prefs.errors import DataError
 
 EPISODE = re.compile(r"(?P<kind>.*?)_?(?P<number>\d+)")

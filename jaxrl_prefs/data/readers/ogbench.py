@@ -15,7 +15,8 @@ import numpy as np
 
 from jaxrl_prefs.data.hints import Hints
 from jaxrl_prefs.data.readers import container, default_task
-from jaxrl_prefs.data.recording import Dataset, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, record
+from jaxrl_prefs.data.steps import Steps
 from jaxrl_prefs.environments import task
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.errors import DataError

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxrl_prefs.data import frames
+from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.readers import container
-from jaxrl_prefs.data.tables import Table
 from jaxrl_prefs.errors import DataError
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from jaxrl_prefs.data.families import words
 from jaxrl_prefs.data.hints import Hints
 from jaxrl_prefs.data.readers import container, default_task
-from jaxrl_prefs.data.recording import Dataset, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, record
+from jaxrl_prefs.data.steps import Steps
 from jaxrl_prefs.environments import task, trust
 from jaxrl_prefs.environments.trust import Claim, Refusal
 from jaxrl_prefs.errors import DataError
@@ -76,7 +77,7 @@ def read(
         raise DataError(f"{path}: the dataset has no episodes with steps")
     _check_widths(path, full)
     container.check_sizes(path, sizes, parts[0].observation, parts[0].action)
-    reward = np.concatenate([part.reward for part in parts])
+    reward = np.concatenate([np.asarray(part.reward) for part in parts])
     sparse = bool(np.isin(reward, (0, 1)).all())
     where = Claim(task.named(env)) if env else Claim()
     if sparse and not env:
@@ -87,7 +88,7 @@ def read(
         reward=reward,
         terminal=np.concatenate([part.terminal for part in parts]),
         next_observation=np.concatenate([part.next_observation for part in parts]),
-        lengths=np.array([0 if part is None else len(part.reward) for _, part in demonstrations]),
+        lengths=np.array([0 if part is None else len(part.action) for _, part in demonstrations]),
         successor=np.concatenate([part.successor for part in parts]),
     )
     box = default_task.box(where.task if env else None, steps.action.shape[1])
@@ -137,7 +138,8 @@ def _keys(path: Path, demo: Any, chosen: tuple[str, ...]) -> tuple[str, ...]:
     if missing:
         raise DataError(
             f"{path}: missing the observations {', '.join(missing)}; it has "
-            f"{', '.join(stored) or 'none'} (--observation_keys names others; a raw file, or one of images, must be converted)"
+            f"{', '.join(stored) or 'none'} (--observation_keys names "
+            "others; a raw file, or one of images, must be converted)"
         )
     return names
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.readers import container
-from jaxrl_prefs.data.tables import Table
 from jaxrl_prefs.errors import DataError
 
 SEPARATORS = ",;\t"
@@ -76,9 +76,7 @@ def _plain(names: Sequence[str], body: str, separator: str) -> dict[str, np.ndar
     return {name: found[:, place].copy() for place, name in enumerate(names)}
 
 
-def _columns(
-    path: Path, names: Sequence[str], body: str, separator: str
-) -> dict[str, np.ndarray]:
+def _columns(path: Path, names: Sequence[str], body: str, separator: str) -> dict[str, np.ndarray]:
     reader = csv.reader(io.StringIO(body, newline=""), delimiter=separator)
     rows, odd = [], []
     for row in reader:

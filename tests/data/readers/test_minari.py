@@ -253,9 +253,7 @@ def test_an_absent_set_is_downloaded(root: Path, monkeypatch: pytest.MonkeyPatch
         ("", ""),
     ],
 )
-def test_an_unknown_name_is_answered_by_what_comes_close(
-    root: Path, name: str, guess: str
-) -> None:
+def test_an_unknown_name_is_answered_by_what_comes_close(root: Path, name: str, guess: str) -> None:
     files.write_minari(root, "mine/two-v0", files.two_episodes())
     with pytest.raises(DataError, match="unknown dataset") as caught:
         data.load(name)
