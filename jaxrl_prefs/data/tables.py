@@ -93,13 +93,10 @@ def joined(name: str, parts: Sequence[Table]) -> Table:
                 f"{lacking.name} has no column {missing[0]!r}, which other files of {name} have"
             )
         for key, column in part.columns.items():
-            other = first.columns[key]
-            if column.shape[1:] != other.shape[1:] or (column.dtype.kind in "US") != (
-                other.dtype.kind in "US"
-            ):
+            here, there = columns.kind_of(column), columns.kind_of(first.columns[key])
+            if here != there:
                 raise DataError(
-                    f"{part.name}: column {key!r} holds {columns.kind_of(column)}, and {columns.kind_of(other)} in "
-                    f"{first.name}"
+                    f"{part.name}: column {key!r} holds {here}, and {there} in {first.name}"
                 )
     sizes = [len(next(iter(part.columns.values()))) for part in parts]
     begins = np.cumsum([0, *sizes[:-1]]).tolist()

@@ -132,7 +132,4 @@ def _is_d4rl(path: Path) -> bool:
     with container.hdf5(path) as file:
         if container.SIZES in file.attrs:
             return True
-        there = [name for name in d4rl.REQUIRED if name in file and not hasattr(file[name], "keys")]
-        lost = set(d4rl.REQUIRED) - set(there)
-        # Without observations or actions it is a damaged file, and no table of anybody.
-        return not lost or (len(lost) == 1 and not lost & {"rewards", "terminals"})
+        return all(name in file and not hasattr(file[name], "keys") for name in d4rl.REQUIRED)

@@ -68,9 +68,7 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
         return found
     if (told.observation_dim, told.action_dim) != layout.of(found)[:2]:
         raise DataError(f"{path}: {OURS} tells of other sizes than the columns have")
-    return found._replace(
-        observation_names=told.observation_names, action_names=told.action_names
-    )
+    return found._replace(observation_names=told.observation_names, action_names=told.action_names)
 
 
 def _files(path: Path) -> list[Path]:
