@@ -16,7 +16,8 @@ from jaxrl_prefs.data.recording import Dataset
 EDGE = 1e-3  # an action within so much of a bound, in parts of the box's width, lies at it
 GAP = 1.5  # a step that takes so many times the usual time is a gap
 QUERIES, CANDIDATES, NEIGHBOURS = 256, 20_000, 24
-SPLIT = 0.85  # part of the variance that two groups must explain to be two modes
+FAR = 12  # modes lie apart by so many times the usual distance of neighbouring actions
+NARROWEST = 0.05  # and by this part of the bounds
 FEWEST = 4  # actions in a mode
 CELLS = 20  # of a dimension, to measure coverage
 MANY = 0.5  # part of entries at the bounds, or of frozen states, that deserves a warning
@@ -174,8 +175,8 @@ def _rewards(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
         told.append(f"every reward is {reward[0]:g}: there is nothing to learn from them")
     elif np.abs(reward).max() > 1000:
         told.append(
-            f"rewards reach {np.abs(reward).max():.3g}: learning rates are made for returns of "
-            "about 1000 at most (--set reward_scale=...)"
+            f"rewards reach {np.abs(reward).max():.3g}: penalties and temperatures of methods are in "
+            "units of the reward, so that presets may not fit (--set reward_scale=...)"
         )
     measures = {
         "min": reward.min(),
@@ -251,29 +252,15 @@ def _modes(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
 def modes(actions: np.ndarray) -> int:
     """How many groups actions [K, A] of similar states fall into, in parts of their bounds.
 
-    They are split along their principal axis, where two groups explain most of the variance, as
-    long as a group has at least four; groups narrower than a twentieth of the bounds stay whole.
+    They are sorted along their principal axis and parted where the distance to the next is far
+    larger than most distances. A group of fewer than four is no mode.
     """
     centred = actions - actions.mean(0)
     axis = np.linalg.svd(centred, full_matrices=False)[2][0]
-    return _groups(np.sort(centred @ axis))
-
-
-def _groups(values: np.ndarray) -> int:
-    size = len(values)
-    if size < 2 * FEWEST or values[-1] - values[0] < 0.05:
-        return 1
-    cuts = np.arange(FEWEST, size - FEWEST + 1)
-    low = np.cumsum(values)[cuts - 1] / cuts
-    high = (values.sum() - low * cuts) / (size - cuts)
-    between = cuts * (size - cuts) / size * (high - low) ** 2
-    total = ((values - values.mean()) ** 2).sum()
-    best = int(np.argmax(between))
-    gap = values[cuts[best]] - values[cuts[best] - 1]
-    inner = max(np.diff(values[: cuts[best]]).max(), np.diff(values[cuts[best] :]).max())
-    if between[best] < SPLIT * total or gap < 2 * inner:
-        return 1
-    return _groups(values[: cuts[best]]) + _groups(values[cuts[best] :])
+    gaps = np.diff(np.sort(centred @ axis))
+    usual = np.sort(gaps)[: 3 * len(gaps) // 4].mean()
+    sizes = np.diff(np.r_[-1, np.flatnonzero(gaps > max(NARROWEST, FAR * usual)), len(gaps)])
+    return max(1, int((sizes >= FEWEST).sum()))
 
 
 def _coverage(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
