@@ -175,8 +175,8 @@ def _rewards(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
         told.append(f"every reward is {reward[0]:g}: there is nothing to learn from them")
     elif np.abs(reward).max() > 1000:
         told.append(
-            f"rewards reach {np.abs(reward).max():.3g}: penalties and temperatures of methods are in "
-            "units of the reward, so that presets may not fit (--set reward_scale=...)"
+            f"rewards reach {np.abs(reward).max():.3g}: penalties and temperatures are in "
+            "units of the reward, and presets may not fit (--set reward_scale=...)"
         )
     measures = {
         "min": reward.min(),
