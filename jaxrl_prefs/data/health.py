@@ -121,7 +121,7 @@ def _ends(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
 
 def _dimensions(dataset: Dataset, kind: str) -> tuple[dict[str, Any], list[str]]:
     values, names = getattr(dataset, kind), labels(dataset, kind)
-    constant = [names[i] for i in np.flatnonzero((values == values[:1]).all(0))]
+    constant = [names[i] for i in np.flatnonzero((values == values[:1]).all(0)).tolist()]
     seen: dict[bytes, str] = {}
     copies = []
     for place, name in enumerate(names):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxrl_prefs.data import frames, tables
+from jaxrl_prefs.data import arrays, frames, tables
 from jaxrl_prefs.data import steps as checks
 from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.families import family_of
@@ -111,38 +111,8 @@ class Dataset(NamedTuple):
           DataError: if arrays differ in length, have another number of axes, hold a NaN or an
             infinity, or if an action lies outside its bounds; the message names array and row.
         """
-        observation, action = np.asarray(observations), np.asarray(actions)
-        reward = None if rewards is None else _column(np.asarray(rewards))
-        terminal = _flag_column(name, "terminals", terminals)
-        ends = terminal.copy()
-        if timeouts is not None:
-            timeout = _flag_column(name, "timeouts", timeouts)
-            if len(timeout) != len(terminal):
-                raise DataError(
-                    f"{name}: arrays of different lengths: terminals {len(terminal)}, timeouts "
-                    f"{len(timeout)}"
-                )
-            ends |= timeout
-        if not len(ends):
-            raise DataError(f"{name}: the dataset has no episodes")
-        ends[-1] = True
-        if next_observations is not None:
-            following, successor = np.asarray(next_observations), np.ones(len(ends), bool)
-        elif observation.ndim == 2 and len(observation) == len(ends):
-            shifted = np.roll(observation, -1, axis=0)
-            following = np.where(ends[:, None], observation, shifted)
-            successor = terminal | ~ends  # what stands in after a terminal is never looked at
-        else:
-            following, successor = observation, ends  # refused below, by name
-        steps = Steps(
-            observation=observation,
-            action=action,
-            reward=reward,
-            terminal=terminal,
-            next_observation=following,
-            lengths=np.diff(np.flatnonzero(ends), prepend=-1),
-            successor=successor,
-        )
+        parts = (observations, actions, rewards, terminals, timeouts, next_observations)
+        steps = arrays.steps_of_arrays(name, *parts)
         return _recorded(name, steps, (action_low, action_high), env, references, bad_rows)
 
     @classmethod
@@ -183,15 +153,7 @@ class Dataset(NamedTuple):
         Raises:
           DataError: as `from_arrays`, and if an episode lacks an array.
         """
-        if not episodes:
-            raise DataError(f"{name}: the dataset has no episodes")
-        parts = [_episode(f"{name}, episode {i}", each) for i, each in enumerate(episodes)]
-        whole: dict[str, Any] = {
-            key: _joined(name, key, [part.get(key) for part in parts])
-            for key in dict.fromkeys(key for part in parts for key in part)
-        }
-        lengths = np.asarray([len(part["action"]) for part in parts])
-        steps = Steps(**{"reward": None} | whole, lengths=lengths)
+        steps = arrays.steps_of_episodes(name, episodes)
         return _recorded(name, steps, (action_low, action_high), env, references, bad_rows)
 
     @classmethod
@@ -457,76 +419,10 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def _column(values: np.ndarray) -> np.ndarray:
-    """[N, 1] as [N]; anything else as it is."""
-    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
-
-
-def _flag_column(name: str, key: str, values: Any) -> np.ndarray:
-    array = _column(np.asarray(values))
-    if array.ndim != 1 or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
-        raise DataError(f"{name}: {key} must be one axis of 0 and 1, got {_summary(array)}")
-    return array.astype(bool)
-
-
-def _summary(array: np.ndarray) -> str:
-    return f"shape {array.shape} of {array.dtype}"
-
-
 def _bound(action: np.ndarray, bound: Any) -> np.ndarray:
     """A bound of the actions [N, A] as [A], whether it was a number or an array."""
     wide = np.asarray(bound, np.float32)
     return np.full(action.shape[-1:], wide) if wide.ndim == 0 else wide
-
-
-def _episode(name: str, episode: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """An episode's arrays under the names of `Steps`."""
-    if missing := [key for key in ("observations", "actions") if key not in episode]:
-        raise DataError(f"{name}: lacks {', '.join(missing)}")
-    observation, action = (np.asarray(episode[key]) for key in ("observations", "actions"))
-    rewards = {"reward": _column(np.asarray(episode["rewards"]))} if "rewards" in episode else {}
-    steps = len(next(iter(rewards.values()), action))
-    if not steps:
-        raise DataError(f"{name}: has no steps")
-    terminal = np.zeros(steps, bool)
-    if "terminals" in episode:
-        terminal = _flag_column(name, "terminals", episode["terminals"])
-    elif episode.get("terminal", False):
-        terminal[-1] = True
-    successor, following = np.ones(steps, bool), episode.get("next_observations")
-    if following is None and len(observation) == steps + 1:
-        observation, following = observation[:-1], observation[1:]
-    elif following is None:
-        following = np.concatenate([observation[1:], observation[-1:]])
-        successor[-1] = bool(terminal[-1:].all())
-    sizes = {
-        "observations": len(observation),
-        "actions": len(action),
-        "terminals": len(terminal),
-        "next_observations": len(following),
-    }
-    for key, size in sizes.items():
-        if size != steps:
-            raise DataError(f"{name}: {size} {key} for {steps} steps")
-    return {
-        "observation": observation,
-        "action": action,
-        **rewards,
-        "terminal": terminal,
-        "next_observation": np.asarray(following),
-        "successor": successor,
-    }
-
-
-def _joined(name: str, key: str, parts: Sequence[np.ndarray | None]) -> np.ndarray:
-    whole = [part for part in parts if part is not None]
-    if len(whole) < len(parts):
-        lacking = next(place for place, part in enumerate(parts) if part is None)
-        raise DataError(f"{name}: episode {lacking} lacks {key}s, which others have")
-    shapes = {part.shape[1:] for part in whole}
-    if len(shapes) > 1:
-        raise DataError(f"{name}: {key}s of episodes have different shapes: {sorted(shapes)}")
-    return np.concatenate(whole)
 
 
 def _left_out(empty: int, count: int) -> str:
