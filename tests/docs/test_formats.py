@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import warnings
 from pathlib import Path
@@ -32,7 +33,9 @@ def test_an_example(title: str, code: str, tmp_path: Path, monkeypatch: pytest.M
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Minari asks for an author
         exec(code, names)
-    found = names.get("same", names.get("data")) or data.load("mine/pendulum-v0")
+        found = names.get("same", names.get("data")) or data.load("mine/pendulum-v0")
+        names.clear()
+        gc.collect()  # Minari's collector leaves a folder for the interpreter to remove
     assert isinstance(found, Dataset) and found.size > 0
     data.prepare(found, data.Processing())
 

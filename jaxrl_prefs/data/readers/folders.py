@@ -43,7 +43,8 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
     if kind == ".npy":
         opened = [archive.folder(place, _in(place, found)) for place in _places(found)]
     elif len(found) == 1:
-        return files.read(str(found[0]), env, hints=hints)._replace(name=str(path), notes=notes)
+        single = files.read(str(found[0]), env, hints=hints)
+        return single._replace(name=str(path), notes=(*notes, *single.notes))
     else:
         opened = [files.open_file(file, hints) for file in found]
     whole = [each for each in opened if isinstance(each, Table)]

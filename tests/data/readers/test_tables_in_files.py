@@ -139,6 +139,13 @@ def test_a_folder_of_files(name: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.reward, expected().reward.tolist() * 3)
 
 
+def test_a_folder_of_one_file_keeps_what_was_noted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("obs,action,extra\n0,0.1,5\n1,0.2,6\n2,0.3,7\n")
+    found = data.load(tmp_path)
+    assert found.name == str(tmp_path)
+    assert "columns that are not used: extra" in found.notes
+
+
 def test_a_folder_of_a_known_format(tmp_path: Path) -> None:
     """OGBench's large sets are a hundred files, with others for validation beside them."""
     for name in ("set-000.npz", "set-001.npz", "set-000-val.npz"):
