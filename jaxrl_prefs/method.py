@@ -158,3 +158,4 @@ class Method(NamedTuple):
     phases: tuple[Phase, ...]
     policies: Mapping[str, Policy]  # the first is the headline
     diagnose: Diagnose = no_diagnosis  # called at each evaluation
+    uses_rewards: bool = True  # False: no update reads them, so data without rewards will do

@@ -481,7 +481,8 @@ def phases_leave_all_that_was_changed(subject: Subject) -> None:
     for index, phase in enumerate(subject.method.phases):
         filled = filled or bool(phase.columns)
         done |= changed(*history.enters[index][:2])
-        done |= set().union(*(changed(s.before, s.after) for s in history.steps if s.phase == index))
+        steps = [step for step in history.steps if step.phase == index]
+        done |= set().union(*(changed(step.before, step.after) for step in steps))
         if not phase.leaves:
             continue
         assert not filled, f"{phase.name} comes behind columns, and so can leave nothing"

@@ -66,6 +66,7 @@ CONFINED = {
     "minari": {"data"},
     "h5py": {"data"},
     "ogbench": {"data", "environments"},
+    "pyarrow": {"data"},
     "robosuite": {"environments"},
     "mujoco": {"data", "environments"},
     "absl": {"cli", "toy"},
@@ -78,7 +79,7 @@ CONFINED = {
 # imported only inside functions.
 LAZY = (
     *("gymnasium", "gymnasium_robotics", "minari", "mujoco", "h5py", "ogbench", "robosuite"),
-    *("distrax", "diffrax", "matplotlib"),
+    *("distrax", "diffrax", "matplotlib", "pyarrow"),
 )
 
 

@@ -19,6 +19,7 @@ from absl import flags
 from rich.console import Console
 
 from jaxrl_prefs.cli.quiet import quieten_orbax
+from jaxrl_prefs.data import Hints, read_hints
 from jaxrl_prefs.errors import ConfigError, DataError, WorkdirError
 from jaxrl_prefs.runs import interrupt
 from jaxrl_prefs.runs.tables import WIDE
@@ -33,12 +34,24 @@ RENAMED_FLAGS = {"algos": "algo", "datasets": "dataset"}
 SHARED = {
     "algo": "the method: a name such as bdpo or td3_bc, or a module of yours, my_package.my_method",
     "dataset": "pendulum-mixed (made here on first use), a Minari id such as "
-    "mujoco/hopper/medium-v0, or the path of a file of D4RL, Robomimic (.hdf5), OGBench or "
-    "NeoRL-2 (.npz)",
+    "mujoco/hopper/medium-v0, or a file or folder: Parquet, CSV, npz, npy, HDF5, LeRobot, D4RL, "
+    "Robomimic, OGBench, NeoRL-2",
     "env": "evaluate in this Gymnasium environment (my_module:Mine-v0 imports my_module first) "
     "instead of the dataset's own; 'none' trains without",
     "trust_env": "make the environment that the dataset names even if that runs code of the "
     "dataset's choice",
+    "observation_keys": "the columns of the observation in a table, separated by commas, or the "
+    "first part of their names; of Robomimic's files, the observations to take",
+    "action_keys": "the columns of the action in a table",
+    "reward_key": "the column of rewards in a table",
+    "episode_key": "the column of a table that changes where an episode begins",
+    "episode_ends": "what the last step of every episode in a table is: terminal (the task ended) "
+    "or timeout (the recording was cut off)",
+    "bad_rows": "of rows with a NaN or an infinity: error, or drop, which leaves them out and cuts "
+    "the episode there",
+    "action_low": "lower end of the actions, a number or one for each, separated by commas; by "
+    "default what the data name, or the smallest recorded",
+    "action_high": "upper end of the actions",
     "seeds": "how many (5 is 0 to 4), a range (3:8 is 3 to 7), a list (1,4)",
     "workdir": "the folder that everything is written to; without one, runs/<algo>-<dataset>, and "
     "of a sweep runs/sweep-<algo>-<dataset>",
@@ -62,6 +75,7 @@ SHARED = {
     "policies": "a column for every policy of a method",
     "help": "show this text",
 }
+HINTS = {name: "error" if name == "bad_rows" else "" for name in Hints._fields}
 EVALUATION = ("eval_episodes", "eval_every", "eval_backend")
 WITH_FLAGS = (*EVALUATION, "holdout", "log")  # fields of a run that have a flag besides --set
 
@@ -86,6 +100,20 @@ def share(own: flags.FlagValues, **defaults: Any) -> None:
             flags.DEFINE_multi_string(name, list(default), about, flag_values=own)
         else:
             flags.DEFINE_string(name, default, about, flag_values=own)
+
+
+def hints(own: flags.FlagValues) -> Hints:
+    """What the flags of HINTS say about the data.
+
+    Raises:
+        DataError: for a value that one does not take.
+    """
+    return read_hints(**{name: own[name].value for name in HINTS if own[name].value})
+
+
+def hint_words(own: flags.FlagValues) -> list[str]:
+    """The flags of HINTS that were given, as they are typed."""
+    return [f"--{name}={own[name].value}" for name in HINTS if own[name].value != HINTS[name]]
 
 
 def assignments(own: flags.FlagValues) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ commandline.share(
     dataset=["pendulum-mixed"],
     env="",
     trust_env=False,
+    **commandline.HINTS,
     seeds="3",
     workdir="runs/compare",
     set=(),
@@ -104,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         check(variants, common, FLAGS.seeds)
         selection.check(FLAGS.select)
+        commandline.hints(FLAGS)
         return _execute(variants, console)
     except commandline.USER_ERRORS as error:
         return commandline.fail(str(error), commandline.WRONG_USE)
@@ -193,5 +195,6 @@ def _arguments(each: Variant, dataset: str, folder: Path) -> list[str]:
         f"--seeds={FLAGS.seeds}",
         f"--workdir={place}",
         *(f"--{name}" for name in ("trust_env", "overwrite") if FLAGS[name].value),
+        *commandline.hint_words(FLAGS),
         *(f"--set={text}" for text in each.assignments),
     ]

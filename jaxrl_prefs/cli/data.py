@@ -2,18 +2,22 @@
 
     jaxrl-prefs data list
     jaxrl-prefs data info hopper/medium-v0
+    jaxrl-prefs data info logs/ --episode_ends=timeout --json
     jaxrl-prefs data convert hopper/medium-v0 out/hopper_medium-v2.hdf5
+    jaxrl-prefs data convert logs/ mine/arm-v0 --action_low=-1 --action_high=1
     jaxrl-prefs data make maze2d/umaze-v0
 
-`info` also plays a uniformly random policy, whose score should be near 0, and replays single steps
-where the environment can be set to a recorded state. `convert` writes a file of D4RL (.hdf5),
-Robomimic, OGBench or NeoRL-2 (--format), or a Minari id. `make` generates the sets of this library;
+`info` says what deserves a look before you train, plays a uniformly random policy, whose score
+should be near 0, and replays single steps where the environment can be set to a recorded state.
+`convert` writes a Minari id, a folder of LeRobot (--format=lerobot), or a file of D4RL (.hdf5),
+Robomimic, OGBench or NeoRL-2 (--format). `make` generates the sets of this library;
 online/hopper/medium-v0 and its like train an agent for hours first (pip install
 'jaxrl_prefs[online]'), and go on where they were stopped.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +29,18 @@ from rich.console import Console
 
 from jaxrl_prefs import data
 from jaxrl_prefs.cli import commandline
-from jaxrl_prefs.data import Dataset, Task, families, parity, progress, roots, writers
+from jaxrl_prefs.data import (
+    Dataset,
+    Hints,
+    Task,
+    families,
+    health,
+    health_figure,
+    parity,
+    progress,
+    roots,
+    writers,
+)
 from jaxrl_prefs.data.generate import online
 from jaxrl_prefs.data.generate.sbx_agent import SbxAgent
 from jaxrl_prefs.data.readers import default_task, minari
@@ -33,14 +48,18 @@ from jaxrl_prefs.environments import trust
 from jaxrl_prefs.environments.task import check_interface, number
 from jaxrl_prefs.environments.trust import Refusal
 from jaxrl_prefs.errors import ConfigError, DataError
-from jaxrl_prefs.runs import overrides, tables
+from jaxrl_prefs.runs import figures, overrides, tables
 from jaxrl_prefs.runs.display import line
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
-commandline.share(FLAGS, env="", trust_env=False)
+commandline.share(FLAGS, env="", trust_env=False, **commandline.HINTS)
 flags.DEFINE_integer("random", 20, "info: episodes of a random policy; 0 plays none", **_OWN)
-flags.DEFINE_string("format", "", "convert: d4rl, robomimic, ogbench, neorl2 or minari", **_OWN)
+flags.DEFINE_string(
+    "format", "", "convert: minari, lerobot, d4rl, robomimic, ogbench or neorl2", **_OWN
+)
+flags.DEFINE_boolean("json", False, "info: print one JSON object, for programs", **_OWN)
+flags.DEFINE_string("figure", "", "info: the PNG to draw the data's health in", **_OWN)
 flags.DEFINE_string(
     "root", "", "make: the folder to store in, instead of MINARI_DATASETS_PATH", **_OWN
 )
@@ -52,6 +71,7 @@ FORMATS: dict[str, Callable[[Dataset, Any], None]] = {
     "ogbench": writers.ogbench,
     "neorl2": writers.neorl2,
     "minari": writers.minari,
+    "lerobot": writers.lerobot,
 }
 ENDINGS = {".hdf5": "d4rl", ".h5": "d4rl", ".npz": "ogbench"}
 ONLINE_ROOM = 2**30  # bytes, more than a set of an online agent takes
@@ -77,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _execute(command: str, names: Sequence[str], console: Console) -> None:
+    hints = commandline.hints(FLAGS)
     wanted = {"list": 0, "info": 1, "convert": 2, "make": 1}
     if command not in wanted:
         raise ConfigError(overrides.unknown("command", command, wanted))
@@ -85,7 +106,11 @@ def _execute(command: str, names: Sequence[str], console: Console) -> None:
     if command == "list":
         catalogue(console)
     elif command == "convert":
-        refused = convert(*names, env=FLAGS.env, form=FLAGS.format, trust_env=FLAGS.trust_env)
+        refused, notes = convert(
+            *names, env=FLAGS.env, form=FLAGS.format, trust_env=FLAGS.trust_env, hints=hints
+        )
+        for note in notes:
+            line(console, note)
         console.print(f"wrote {names[1]}", highlight=False, markup=False)
         if refused is not None:
             line(console, f"its environment is not kept: {refused} (see --trust_env)")
@@ -98,7 +123,7 @@ def _execute(command: str, names: Sequence[str], console: Console) -> None:
         else:
             inform(names[0], "", 0, console)
     else:
-        inform(names[0], FLAGS.env, FLAGS.random, console, trust_env=FLAGS.trust_env)
+        inform(names[0], FLAGS.env, FLAGS.random, console, trust_env=FLAGS.trust_env, hints=hints)
 
 
 # --- list -----------------------------------------------------------------------------------------
@@ -149,17 +174,34 @@ def _count(value: Any) -> str:
 
 
 def inform(
-    name: str, env: str, episodes: int, console: Console, *, trust_env: bool = False
+    name: str,
+    env: str,
+    episodes: int,
+    console: Console,
+    *,
+    trust_env: bool = False,
+    hints: Hints | None = None,
 ) -> None:
     """Prints what a dataset holds, how it would be prepared, and what a random policy scores."""
-    recording = data.load(name, env=env, trust_env=trust_env)
+    recording = data.load(name, env=env, trust_env=trust_env, hints=hints)
+    found = health.of(recording)
+    if FLAGS.figure:
+        drawn = figures.new(13, 7)
+        health_figure.draw(recording, drawn)
+        figures.save(drawn, commandline.folder(FLAGS.figure))
+    if FLAGS.json:
+        print(json.dumps(health.described(recording, found), indent=2, allow_nan=False))
+        return
     view = [[key, value] for key, value in facts(recording).items()]
+    view += [["note", note] for note in recording.notes]
+    view += [[key, value] for key, value in health.told(recording, found).items()]
     if elsewhere := recorded_elsewhere(name):
         view.append(["recorded in", elsewhere])
     if recording.task is not None:
         view.append(["replayed", replayed(recording)])
         if episodes:
             view.append(["random policy", _played(recording, recording.task, episodes)])
+    view += [["warning", text] for text in found.warnings]
     tables.show(console, recording.name, view, left=2, header=False)
     bar = "#" if console.options.ascii_only else "█"
     for text in ("returns:", *histogram(recording.returns, bar)):
@@ -204,7 +246,7 @@ def facts(recording: Dataset) -> dict[str, str]:
     return {
         "family": recording.family,
         "evaluated in": place,
-        "episodes": "; ".join((f"{len(recording.lengths):,}", *recording.notes)),
+        "episodes": f"{len(recording.lengths):,}",
         "transitions": f"{recording.size:,} (of {recording.lengths.sum():,} steps)",
         "lengths": spread(recording.lengths),
         "ends": f"{over:,} by a terminal, {len(recording.lengths) - over:,} cut off"
@@ -237,11 +279,7 @@ def _range(values: np.ndarray) -> str:
 
 def at_the_edge(recording: Dataset) -> float:
     """The part of the entries of actions that lies within a thousandth of the box's bounds."""
-    width = recording.action_high - recording.action_low
-    near = np.minimum(
-        recording.action - recording.action_low, recording.action_high - recording.action
-    )
-    return float((near <= 1e-3 * width)[:, width > 0].mean())
+    return float(health.at_bounds(recording)[recording.action_high > recording.action_low].mean())
 
 
 def histogram(values: np.ndarray, bar: str = "█") -> list[str]:
@@ -303,11 +341,18 @@ def played(recording: Dataset, returns: np.ndarray) -> str:
 
 
 def convert(
-    source: str, target: str, *, env: str = "", form: str = "", trust_env: bool = False
-) -> Refusal | None:
-    """Writes the dataset `source` to the file or Minari id `target`.
+    source: str,
+    target: str,
+    *,
+    env: str = "",
+    form: str = "",
+    trust_env: bool = False,
+    hints: Hints | None = None,
+) -> tuple[Refusal | None, tuple[str, ...]]:
+    """Writes the dataset `source` to the file, folder or Minari id `target`.
 
-    Returns why the environment that the source names is not kept, if that is so.
+    Returns why the environment that the source names is not kept, if that is so, and what else is
+    to be known of the data.
 
     Raises:
         ConfigError: for an unknown format, or one that does not fit the target's name.
@@ -318,27 +363,31 @@ def convert(
     if form not in FORMATS:
         raise ConfigError(overrides.unknown("format", form, FORMATS))
     fitting = {"d4rl": ".hdf5", "robomimic": ".hdf5", "ogbench": ".npz", "neorl2": ".npz"}
-    if ending != fitting.get(form, ending) or (form == "minari" and ending in ENDINGS):
+    whole = form in ("minari", "lerobot")
+    if ending != fitting.get(form, ending) or (whole and ending in ENDINGS):
         raise ConfigError(f"{target} does not name a dataset of the format {form}")
-    recording = _read(source, env, trust_env)
+    recording = _read(source, env, trust_env, hints)
     if form == "minari":
         if not re.fullmatch(data.MINARI_ID, target):
-            raise ConfigError(f"{target!r} is no Minari id, such as mine/hopper-v0")
+            raise ConfigError(
+                f"{target!r} is no Minari id, such as mine/hopper-v0 (--format=lerobot writes a "
+                "folder)"
+            )
         writers.minari(recording, target)
-        return recording.refused
-    path = Path(target)
+        return recording.refused, recording.notes
+    path = Path(target).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     FORMATS[form](recording, path)
-    return recording.refused
+    return recording.refused, recording.notes
 
 
-def _read(source: str, env: str, trust_env: bool) -> Dataset:
+def _read(source: str, env: str, trust_env: bool, hints: Hints | None) -> Dataset:
     """As `data.load`, of sets of Minari 0.4 too, which are to be converted."""
     for root in roots.roots():
         folder = root / source / "data"
         if minari.is_older(folder):
-            return minari.read(folder, source, env, trust_env=trust_env)
-    return data.load(source, env=env, trust_env=trust_env)
+            return minari.read(folder, source, env, trust_env=trust_env, hints=hints)
+    return data.load(source, env=env, trust_env=trust_env, hints=hints)
 
 
 def make(name: str, root: str = "") -> Path:

@@ -27,7 +27,14 @@ from jaxrl_prefs.runs.config import Choice
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
 commandline.share(
-    FLAGS, algo="bdpo", dataset="pendulum-mixed", env="", trust_env=False, seeds="5", set=()
+    FLAGS,
+    algo="bdpo",
+    dataset="pendulum-mixed",
+    env="",
+    trust_env=False,
+    **commandline.HINTS,
+    seeds="5",
+    set=(),
 )
 flags.DEFINE_integer("devices", 1, "over how many devices the seeds are spread", **_OWN)
 flags.DEFINE_float("rate", 0.0, "TFLOP/s that a device sustains; 0 measures here", **_OWN)
@@ -184,7 +191,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError("--devices is 1 or more, --rate 0 or more")
         seeds = config.parse_seeds(FLAGS.seeds)
         choice = Choice(
-            FLAGS.algo, FLAGS.dataset, FLAGS.env, seeds, tuple(FLAGS.set), FLAGS.trust_env
+            FLAGS.algo,
+            FLAGS.dataset,
+            FLAGS.env,
+            seeds,
+            tuple(FLAGS.set),
+            FLAGS.trust_env,
+            hints=commandline.hints(FLAGS),
         )
         config.check(choice)
         devices.prepare()

@@ -31,6 +31,7 @@ commandline.share(
     dataset="pendulum-mixed",
     env="",
     trust_env=False,
+    **commandline.HINTS,
     seeds="5",
     workdir="",
     init="",
@@ -90,6 +91,7 @@ def parse(argv: Sequence[str], donors: Sequence[Path] = ()) -> Command:
         trust_env=FLAGS.trust_env,
         init=FLAGS.init,
         donors=tuple(donors),
+        hints=commandline.hints(FLAGS),
     )
     workdir = commandline.folder(FLAGS.workdir or f"runs/{usual(choice.algo, choice.dataset)}")
     place = Place(FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes)

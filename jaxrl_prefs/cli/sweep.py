@@ -42,7 +42,13 @@ from jaxrl_prefs.runs.workdir import RESULT, claim, clear, write_json, write_tex
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
 commandline.share(
-    FLAGS, algo=["bdpo"], dataset=["pendulum-mixed"], env="", trust_env=False, seeds="3"
+    FLAGS,
+    algo=["bdpo"],
+    dataset=["pendulum-mixed"],
+    env="",
+    trust_env=False,
+    **commandline.HINTS,
+    seeds="3",
 )
 flags.DEFINE_multi_string("grid", [], "field=value,value,..., repeatable", **_OWN)
 commandline.share(
@@ -162,7 +168,15 @@ def _choice(cell: Cell, fixed: Mapping[str, str]) -> config.Choice:
     own = [text for text in commandline.assignments(FLAGS) if overrides.split(text)[0] in known]
     own += [f"{name}={value}" for name, value in fixed.items()]
     seeds = config.parse_seeds(FLAGS.seeds)
-    return config.Choice(cell.algo, cell.dataset, FLAGS.env, seeds, tuple(own), FLAGS.trust_env)
+    return config.Choice(
+        cell.algo,
+        cell.dataset,
+        FLAGS.env,
+        seeds,
+        tuple(own),
+        FLAGS.trust_env,
+        hints=commandline.hints(FLAGS),
+    )
 
 
 def _cells(axes: Sequence[Axis]) -> list[Cell]:

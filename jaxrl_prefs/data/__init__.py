@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from jaxrl_prefs.data import roots
+from jaxrl_prefs.data import roots, suggestions
 from jaxrl_prefs.data.dataset import PreparedDataset, prepare
-from jaxrl_prefs.data.families import Processing, defaults
+from jaxrl_prefs.data.families import FILES, Processing, defaults
+from jaxrl_prefs.data.hints import Hints, read_hints
 from jaxrl_prefs.data.progress import Progress, shown
 from jaxrl_prefs.data.recording import Dataset, Environment
 from jaxrl_prefs.data.split import split
@@ -30,6 +33,7 @@ __all__ = [
     "Affine",
     "DataError",
     "Dataset",
+    "Hints",
     "PreparedDataset",
     "Processing",
     "Progress",
@@ -40,6 +44,7 @@ __all__ = [
     "load",
     "load_dataset",
     "prepare",
+    "read_hints",
     "split",
 ]
 
@@ -49,7 +54,9 @@ GENERATED = (  # made on this machine on first use
     "antmaze/umaze-v0",
 )
 ROOM = 2**28  # bytes, more than any of them takes
-FILES = r"(?i).+\.(hdf5|h5|npz)(#[^#/]+)?"
+UNREAD = (  # endings of files that people have, and that are not read
+    r"(?i).+\.(pkl|pickle|pt|pth|mat|tfrecord|zarr|arrow|feather|jsonl?|zip|tar|gz|xlsx?|bag|mcap)"
+)
 MINARI_ID = r"[-\w/]+-v\d+"
 
 
@@ -59,35 +66,44 @@ def load(
     env: str = "",
     trust_env: bool = False,
     on_progress: Progress | None = None,
+    hints: Hints | None = None,
 ) -> Dataset:
     """Loads a dataset, generating or downloading it first where needed.
 
     Args:
-      name: 'pendulum-mixed', 'maze2d/umaze-v0' (medium, large), 'antmaze/umaze-v0', any Minari id,
+      name: 'pendulum-mixed', 'maze2d/umaze-v0' (medium, large), 'antmaze/umaze-v0', any Minari id;
         the path of a file of D4RL, Robomimic (.hdf5; `file.hdf5#train` takes the mask `train`),
-        OGBench or NeoRL-2 (.npz), or the folder of a dataset in Minari's format.
+        OGBench or NeoRL-2 (.npz), or of a table (.parquet, .csv, .npz, .npy, .hdf5); or a folder
+        of such files, of a dataset of LeRobot, or of one in Minari's format.
       env: id of the environment to evaluate in; replaces the one that the dataset names.
       trust_env: make the environment that the dataset names even if that runs code of the dataset's
         choice. Without it, such an environment is not made: the dataset has no task, and
         `refused` says why.
       on_progress: called with (what, done, of) while a set is generated; by default a bar is drawn.
+      hints: what the data do not say themselves.
 
     Raises:
       DataError: if there is no such dataset, or it cannot be used; the message says what to do.
     """
-    name = str(name)
-    if re.fullmatch(FILES, name):
-        from jaxrl_prefs.data.readers import files
-
-        return files.read(name, env, trust_env=trust_env)
-    from jaxrl_prefs.data.readers import minari
-
+    name, hints = str(name), hints or Hints()
+    place = Path(name).expanduser()
     dataset_id = ALIASES.get(name, name)
     folder = roots.find(dataset_id)
+    if folder is None and _is_file(name):
+        from jaxrl_prefs.data.readers import files
+
+        return files.read(name, env, trust_env=trust_env, hints=hints)
+    from jaxrl_prefs.data.readers import minari
+
     if folder is None and (folder := _folder(name)) is not None:
         dataset_id = name
+    if folder is None and dataset_id not in GENERATED and _is_other_folder(name):
+        from jaxrl_prefs.data.readers import folders
+
+        return folders.read(place, env, hints)
     folder = folder or _obtain(dataset_id, on_progress)
-    return minari.read(folder, dataset_id, env, trust_env=trust_env)
+    hints.check_fixed(name, "Minari")
+    return minari.read(folder, dataset_id, env, trust_env=trust_env, hints=hints)
 
 
 def simulate(dataset_id: str, root: Path, progress: Progress) -> Path:
@@ -106,29 +122,94 @@ def simulate(dataset_id: str, root: Path, progress: Progress) -> Path:
     return maze.generate(root, progress, dataset_id)
 
 
-def load_dataset(name: str | Path, *, env: Environment = "", trust_env: bool = False) -> Dataset:
+def load_dataset(
+    name: str | Path,
+    *,
+    env: Environment = "",
+    trust_env: bool = False,
+    observation_keys: Sequence[str] = (),
+    action_keys: Sequence[str] = (),
+    reward_key: str = "",
+    episode_key: str = "",
+    episode_ends: str = "",
+    bad_rows: str = "error",
+    action_low: Any = None,
+    action_high: Any = None,
+) -> Dataset:
     """Loads a dataset, making or downloading it first where needed.
 
     >>> import jaxrl_prefs as jp
     >>> jp.load_dataset("pendulum-mixed")                                     # doctest: +SKIP
     Dataset 'pendulum/mixed-v0': 50,000 transitions of 250 episodes, 3 observations, ...
+    >>> jp.load_dataset("logs/", action_keys=["valve"], episode_ends="timeout")  # doctest: +SKIP
+
+    The arguments after `trust_env` are for tables and LeRobot's datasets, whose columns may have
+    any name; `observation_keys` also for Robomimic's files, `bad_rows` and the bounds for all.
 
     Args:
-      name: 'pendulum-mixed', 'maze2d/umaze-v0' (medium, large), 'antmaze/umaze-v0', any Minari id,
+      name: 'pendulum-mixed', 'maze2d/umaze-v0' (medium, large), 'antmaze/umaze-v0', any Minari id;
         the path of a file of D4RL, Robomimic (.hdf5; `file.hdf5#train` takes the mask `train`),
-        OGBench or NeoRL-2 (.npz), or the folder of a dataset in Minari's format.
+        OGBench or NeoRL-2 (.npz), or of a table (.parquet, .csv, .npz, .npy, .hdf5); or a folder
+        of such files, of a dataset of LeRobot, or of one in Minari's format.
       env: where to evaluate: an id of Gymnasium's ('my_module:Mine-v0' imports my_module first), a
         function that makes an environment, "" for the one that the dataset names, None for none.
       trust_env: make the environment that the dataset names even if that runs code of the dataset's
         choice. Without it, such an environment is not made, and `train` asks for another.
+      observation_keys: the columns of the observation in their order, or the first part of their
+        names.
+      action_keys: those of the action.
+      reward_key: the column of rewards.
+      episode_key: the column whose value changes where an episode begins.
+      episode_ends: what the last step of every episode is, whatever the columns say: 'terminal'
+        (the task ended) or 'timeout' (the recording was cut off).
+      bad_rows: of rows with a NaN or an infinity: 'error', or 'drop', which leaves them out and
+        cuts the episode there.
+      action_low: lower end of the actions, a number or [A]; by default what the data name, or the
+        smallest recorded.
+      action_high: upper end of the actions.
 
     Raises:
       DataError: if there is no such dataset, or it cannot be used; the message says what to do.
     """
     with restated():
+        hints = read_hints(
+            observation_keys=observation_keys,
+            action_keys=action_keys,
+            reward_key=reward_key,
+            episode_key=episode_key,
+            episode_ends=episode_ends,
+            bad_rows=bad_rows,
+            action_low=action_low,
+            action_high=action_high,
+        )
         if isinstance(env, str):
-            return load(name, env=env, trust_env=trust_env)
-        return load(name, trust_env=trust_env).with_env(env)
+            return load(name, env=env, trust_env=trust_env, hints=hints)
+        return load(name, trust_env=trust_env, hints=hints).with_env(env)
+
+
+def _is_file(name: str) -> bool:
+    """Whether a name is that of a file which is read, there or not; a folder may end like one."""
+    bare = name.rpartition("#")[0] or name
+    return not Path(name).expanduser().is_dir() and any(
+        each.lower().endswith(FILES) for each in (name, bare)
+    )
+
+
+def _is_other_folder(name: str) -> bool:
+    """Whether a name is that of a folder which is not one of datasets in Minari's format.
+
+    Raises:
+      DataError: if it is a file that is not read.
+    """
+    place = Path(name).expanduser()
+    if place.is_file() or (re.fullmatch(UNREAD, name) and not place.is_dir()):
+        kind = place.suffix.lower() or "no ending"
+        why = "which is never unpickled" if kind in (".pkl", ".pickle") else f"of the kind {kind}"
+        raise DataError(
+            f"{name} is a file {why}. Read are {', '.join(FILES)} ({suggestions.PAGE} says what "
+            "each must hold)"
+        )
+    return bool(name) and place.is_dir()
 
 
 def _folder(name: str) -> Path | None:
@@ -156,11 +237,7 @@ def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
             f"{dataset_id} comes from an agent that is trained for hours: make it by "
             f"jaxrl-prefs data make {dataset_id}"
         )
-    if not re.fullmatch(MINARI_ID, dataset_id):
-        raise DataError(
-            f"unknown dataset {dataset_id!r}. Known here: "
-            f"{', '.join((*ALIASES, *sorted({*GENERATED, *roots.local_ids()})))}; or a Minari id "
-            "such as mujoco/hopper/medium-v0; or the path of a file (.hdf5, .npz), or of a folder "
-            "in Minari's format"
-        )
+    known = (*ALIASES, *sorted({*GENERATED, *roots.local_ids()}))
+    if not re.fullmatch(MINARI_ID, dataset_id) or "/" not in dataset_id:
+        raise DataError(suggestions.unknown(dataset_id, known))
     return minari.download(dataset_id)

@@ -101,6 +101,8 @@ def _check(processing: Processing) -> None:
 
 
 def _reward_map(recording: Dataset, processing: Processing) -> Affine:
+    if not recording.has_rewards:
+        return transforms.line(1.0, 0.0)
     slope = processing.reward_scale
     if processing.reward == "range":
         returns = recording.returns

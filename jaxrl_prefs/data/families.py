@@ -19,6 +19,7 @@ FAMILIES = {
     "locomotion": r"\w*(hopper|halfcheetah|walker2d)|walker|ant|humanoid\w*|swimmer",
 }
 OTHER = "other"
+FILES = (".hdf5", ".h5", ".npz", ".npy", ".parquet", ".csv", ".tsv")
 
 
 class Processing(NamedTuple):
@@ -60,7 +61,7 @@ def words(name: str) -> list[str]:
 
 def family_of(name: str, env_id: str = "") -> str:
     """The family of a dataset, by its name and its environment; 'other' if none fits."""
-    stem = PurePath(name).stem if name.lower().endswith((".hdf5", ".h5", ".npz")) else name
+    stem = PurePath(name).stem if name.lower().endswith(FILES) else name
     found = words(stem) + words(env_id)
     for family, pattern in FAMILIES.items():
         if any(re.fullmatch(pattern, word) for word in found):

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxrl_prefs.data import arrays, frames, tables
+from jaxrl_prefs.data import steps as checks
+from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.families import family_of
+from jaxrl_prefs.data.hints import Hints, read_hints
+from jaxrl_prefs.data.steps import Faults, Steps
 from jaxrl_prefs.environments import task as tasks
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.environments.trust import Claim, Refusal
-from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.errors import DataError, in_python, restated
 
 if TYPE_CHECKING:
     import gymnasium
 
 ROUNDING = 1e-6  # what differs by less in proportion is equal: its numbers are 32-bit floats
-ACTION_SLACK = 1e-3  # how far beyond its box an action may lie, in parts of the box's width
 
 
 class Dataset(NamedTuple):
@@ -47,6 +52,10 @@ class Dataset(NamedTuple):
     outside: str = ""
     notes: tuple[str, ...] = ()  # what was left out, for the user to know
     named_env: str = ""  # id of the environment that the data came with, a refused one's too
+    has_rewards: bool = True  # False: `reward` is 0 everywhere, as none were recorded
+    time: np.ndarray | None = None  # [N] float64, as recorded, for the health report
+    observation_names: tuple[str, ...] = ()  # of each dimension, or none
+    action_names: tuple[str, ...] = ()
 
     @classmethod
     def from_arrays(
@@ -63,6 +72,7 @@ class Dataset(NamedTuple):
         next_observations: Any = None,
         env: Environment = None,
         references: tuple[float, float] | None = None,
+        bad_rows: str = "error",
     ) -> Dataset:
         """A dataset of N steps, the episodes laid end to end.
 
@@ -81,12 +91,12 @@ class Dataset(NamedTuple):
         Args:
           observations: [N, O], what the agent saw before each step.
           actions: [N, A], in the environment's own units.
-          rewards: [N], or [N, 1].
+          rewards: [N], or [N, 1]; None where none were recorded, which suits methods that clone.
           terminals: [N] of 0 and 1: the episode ended by itself here, so nothing follows.
           timeouts: [N] of 0 and 1: the episode was cut off here, by a time limit. Without it every
             episode must end by a terminal, but for the last.
-          action_low: lower end of every action, a number or [A].
-          action_high: upper end of every action, a number or [A].
+          action_low: lower end of every action, a number or [A]; None for the smallest recorded.
+          action_high: upper end of every action, a number or [A]; None for the largest recorded.
           name: what the dataset is called in reports and in the names of folders.
           next_observations: [N, O], what the agent saw after each step. Without it, it is the next
             row of the same episode, and the last step of an episode that was cut off is dropped,
@@ -94,44 +104,16 @@ class Dataset(NamedTuple):
           env: where to evaluate: an id of Gymnasium's, a function that makes an environment, or
             None.
           references: the raw returns that score 0 and 100; without them scores are raw returns.
+          bad_rows: of rows with a NaN or an infinity: 'error', or 'drop', which leaves them out and
+            cuts the episode there.
 
         Raises:
           DataError: if arrays differ in length, have another number of axes, hold a NaN or an
             infinity, or if an action lies outside its bounds; the message names array and row.
         """
-        observation, action = np.asarray(observations), np.asarray(actions)
-        reward = _column(np.asarray(rewards))
-        terminal = _flag_column(name, "terminals", terminals)
-        ends = terminal.copy()
-        if timeouts is not None:
-            timeout = _flag_column(name, "timeouts", timeouts)
-            if len(timeout) != len(terminal):
-                raise DataError(
-                    f"{name}: arrays of different lengths: terminals {len(terminal)}, timeouts "
-                    f"{len(timeout)}"
-                )
-            ends |= timeout
-        if not len(ends):
-            raise DataError(f"{name}: the dataset has no episodes")
-        ends[-1] = True
-        if next_observations is not None:
-            following, successor = np.asarray(next_observations), np.ones(len(ends), bool)
-        elif observation.ndim == 2 and len(observation) == len(ends):
-            shifted = np.roll(observation, -1, axis=0)
-            following = np.where(ends[:, None], observation, shifted)
-            successor = terminal | ~ends  # what stands in after a terminal is never looked at
-        else:
-            following, successor = observation, ends  # refused below, by name
-        steps = Steps(
-            observation=observation,
-            action=action,
-            reward=reward,
-            terminal=terminal,
-            next_observation=following,
-            lengths=np.diff(np.flatnonzero(ends), prepend=-1),
-            successor=successor,
-        )
-        return _recorded(name, steps, action_low, action_high, env, references)
+        parts = (observations, actions, rewards, terminals, timeouts, next_observations)
+        steps = arrays.steps_of_arrays(name, *parts)
+        return _recorded(name, steps, (action_low, action_high), env, references, bad_rows)
 
     @classmethod
     def from_episodes(
@@ -143,6 +125,7 @@ class Dataset(NamedTuple):
         name: str = "episodes",
         env: Environment = None,
         references: tuple[float, float] | None = None,
+        bad_rows: str = "error",
     ) -> Dataset:
         """A dataset of episodes, each a dict of arrays.
 
@@ -156,25 +139,91 @@ class Dataset(NamedTuple):
 
         Args:
           episodes: for an episode of T steps, "observations" [T + 1, O] or [T, O], "actions"
-            [T, A] and "rewards" [T]; optionally "terminals" [T] of 0 and 1, or "terminal", whether
-            the episode ended by itself (by default it was cut off). With [T, O] observations,
-            "next_observations" [T, O] or the last step of a cut-off episode is dropped.
+            [T, A] and "rewards" [T], which all episodes may lack; optionally "terminals" [T] of 0
+            and 1, or "terminal", whether the episode ended by itself (by default it was cut off).
+            With [T, O] observations, "next_observations" [T, O] or the last step of a cut-off
+            episode is dropped.
           action_low: as in `from_arrays`, and so are the others.
           action_high: upper end of every action.
           name: what the dataset is called in reports and in the names of folders.
           env: where to evaluate.
           references: the raw returns that score 0 and 100.
+          bad_rows: 'error' or 'drop'.
 
         Raises:
           DataError: as `from_arrays`, and if an episode lacks an array.
         """
-        if not episodes:
-            raise DataError(f"{name}: the dataset has no episodes")
-        parts = [_episode(f"{name}, episode {i}", each) for i, each in enumerate(episodes)]
-        whole = {key: _joined(name, key, [part[key] for part in parts]) for key in parts[0]}
-        lengths = np.asarray([len(part["reward"]) for part in parts])
-        steps = Steps(**whole, lengths=lengths)
-        return _recorded(name, steps, action_low, action_high, env, references)
+        steps = arrays.steps_of_episodes(name, episodes)
+        return _recorded(name, steps, (action_low, action_high), env, references, bad_rows)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        observation_keys: Sequence[str] = (),
+        action_keys: Sequence[str] = (),
+        reward_key: str = "",
+        episode_key: str = "",
+        episode_ends: str = "",
+        bad_rows: str = "error",
+        action_low: Any = None,
+        action_high: Any = None,
+        name: str = "frame",
+        env: Environment = None,
+        references: tuple[float, float] | None = None,
+    ) -> Dataset:
+        """A dataset of a table with named columns: of pandas, polars, Arrow, or a dict of columns.
+
+        >>> frame = {
+        ...     "episode": [0, 0, 0, 1, 1],
+        ...     "obs.level": [0.2, 0.4, 0.6, 0.9, 0.8],
+        ...     "action": [0.5, 1.0, 0.0, -1.0, 0.5],
+        ...     "reward": [0.0, 0.0, 1.0, 0.0, 0.0],
+        ...     "terminated": [0, 0, 1, 0, 0],
+        ... }
+        >>> Dataset.from_frame(frame, action_low=-1, action_high=1, name="my-arm")
+        Dataset 'my-arm': 4 transitions of 2 episodes, 1 observation, 1 action, no environment
+
+        A column holds a number in each row, or a list of numbers. Columns are found by the names
+        that are in use (docs/formats.md lists them), or named here. What was taken, assumed and
+        left out stands in `notes`.
+
+        Args:
+          frame: the table, a row for each step, in the order of time.
+          observation_keys: the columns of the observation, or the first part of their names.
+          action_keys: those of the action.
+          reward_key: the column of rewards; a table may have none.
+          episode_key: the column whose value changes where an episode begins.
+          episode_ends: what the last step of every episode is, whatever the columns say:
+            'terminal' (the task ended) or 'timeout' (the recording was cut off).
+          bad_rows: of rows with a NaN, an infinity or an empty cell: 'error', or 'drop', which
+            leaves them out and cuts the episode there.
+          action_low: lower end of every action, a number or [A]; None for the smallest recorded.
+          action_high: upper end of every action, a number or [A]; None for the largest recorded.
+          name: what the dataset is called in reports and in the names of folders.
+          env: where to evaluate.
+          references: the raw returns that score 0 and 100.
+
+        Raises:
+          DataError: if a column is missing or holds something else, and as `from_arrays`.
+        """
+        with restated():
+            hints = read_hints(
+                observation_keys=observation_keys,
+                action_keys=action_keys,
+                reward_key=reward_key,
+                episode_key=episode_key,
+                episode_ends=episode_ends,
+                bad_rows=bad_rows,
+                action_low=action_low,
+                action_high=action_high,
+            )
+            table = Table(name, frames.columns(name, frame))
+            known = _known(references)
+            found = record(name, tables.steps_of(table, hints), None, None, known, hints=hints)
+        _tell(found)
+        return found if env is None else found.with_env(env)
 
     def with_env(self, env: Environment) -> Dataset:
         """The same data, evaluated in another environment.
@@ -226,18 +275,6 @@ def scaled(raw: np.ndarray, references: tuple[float, float]) -> np.ndarray:
     return 100.0 * (raw - low) / (high - low)
 
 
-class Steps(NamedTuple):
-    """What a source hands over: episodes laid end to end, before any check."""
-
-    observation: np.ndarray  # [N, O]
-    action: np.ndarray  # [N, A]
-    reward: np.ndarray  # [N]
-    terminal: np.ndarray  # [N]
-    next_observation: np.ndarray  # [N, O]; anything where `successor` is False
-    lengths: np.ndarray  # [episodes], adding up to N; an episode of 0 steps is left out
-    successor: np.ndarray  # [N] bool; rows without a successor are dropped
-
-
 class References(NamedTuple):
     """The raw returns that score 0 and 100, if known, and where they come from."""
 
@@ -247,67 +284,103 @@ class References(NamedTuple):
 
 def record(
     name: str,
-    steps: Steps,
-    box: tuple[np.ndarray, np.ndarray],
+    found: Steps,
+    box: tuple[np.ndarray, np.ndarray] | None,
     where: Claim | Task | None,
     references: References,
     family: str = "",
+    hints: Hints | None = None,
 ) -> Dataset:
     """Checks the arrays of a source and makes a Dataset of them.
 
     `where` is the evaluation environment; what a file says about it is a Claim. Without a `family`,
-    the names of dataset and environment tell it, a refused one's too.
+    the names of dataset and environment tell it, a refused one's too. Without a `box`, the bounds
+    of the actions are the smallest and largest that were recorded, and a note says so.
 
     Raises:
-      DataError: naming the dataset, the array and the first bad row.
+      DataError: naming the dataset, the array and the bad rows.
     """
-    _check_lengths(name, steps)
-    observation, action, reward = (
-        _finite(name, key, value, steps.lengths)
-        for key, value in (
-            ("observations", steps.observation),
-            ("actions", steps.action),
-            ("rewards", steps.reward),
-        )
-    )
-    found = where if isinstance(where, Claim) else Claim(where)
-    low, high = _check_box(name, action, box)
-    outside = _outside(action, low, high, steps.lengths)
-    terminal = _flags(name, steps)
+    hints = hints or Hints()
+    checks.check_shapes(name, found)
+    claim = where if isinstance(where, Claim) else Claim(where)
+    faults = checks.faults(found)
+    _check_rows(name, found, faults, hints.bad_rows)
+    box = hints.box(found.action.shape[1], box)
+    good = found.action[~faults.rows]
+    low, high = checks.check_box(name, found.action, box or (good.min(0), good.max(0)))
+    outside = checks.outside(checks.small(found.action), low, high, found.lengths, faults.rows)
+    notes = _notes(found, faults, None if box else (low, high))
+    if faults.rows.any():
+        found = checks.without(found, faults.rows)
     references = _checked_references(name, references)
-    keep = np.asarray(steps.successor, bool)
+    keep = np.asarray(found.successor, bool)
     if not keep.any():
         raise DataError(f"{name}: no step has a successor, so there is nothing to learn from")
-    following = np.where(keep[:, None], steps.next_observation, 0.0)
-    following = _finite(name, "next observations", following, steps.lengths)
-    lengths = np.asarray(steps.lengths, np.int64)
-    empty, lengths = int((lengths == 0).sum()), lengths[lengths > 0]
+    following = np.where(keep[:, None], found.next_observation, 0.0)
+    lengths = np.asarray(found.lengths, np.int64)
+    lengths = lengths[lengths > 0]
     ends = np.cumsum(lengths)
     inside = np.ones(len(keep), bool)
     inside[ends - 1] = False
     # A row whose next row was dropped has a true next observation but no next action.
     continues = inside & np.append(keep[1:], False)
+    reward = np.zeros(len(keep)) if found.reward is None else found.reward
     return Dataset(
         name=name,
-        family=family or family_of(name, found.env_id),
-        observation=observation[keep],
-        action=action[keep],
-        reward=reward[keep],
-        terminal=terminal[keep],
-        next_observation=following[keep],
+        family=family or family_of(name, claim.env_id),
+        observation=checks.small(found.observation)[keep],
+        action=checks.small(found.action)[keep],
+        reward=checks.small(reward)[keep],
+        terminal=found.terminal.astype(bool)[keep],
+        next_observation=checks.small(following)[keep],
         continues=continues[keep],
         action_low=low,
         action_high=high,
-        task=found.task,
+        task=claim.task,
         references=references.values,
         reference_source=references.source,
-        returns=np.add.reduceat(np.asarray(steps.reward, np.float64), ends - lengths),
+        returns=np.add.reduceat(np.asarray(reward, np.float64), ends - lengths),
         lengths=lengths,
-        refused=found.refused,
-        named_env=found.env_id,
+        refused=claim.refused,
+        named_env=claim.env_id,
         outside=outside,
-        notes=(_left_out(empty, empty + len(lengths)),) if empty else (),
+        notes=notes,
+        has_rewards=found.reward is not None,
+        time=None if found.time is None else np.asarray(found.time, np.float64)[keep],
+        observation_names=found.observation_names,
+        action_names=found.action_names,
     )
+
+
+def _check_rows(name: str, found: Steps, faults: Faults, bad_rows: str) -> None:
+    if faults.rows.any() and bad_rows != "drop":
+        told = checks.described(faults, found.lengths)
+        raise DataError(
+            f"{name}: {told}. Repair the data, or --bad_rows=drop leaves such rows out and cuts "
+            "the episode there"
+        )
+    if faults.rows.all():
+        raise DataError(f"{name}: no row is good: {faults.first}")
+
+
+def _notes(
+    found: Steps, faults: Faults, taken: tuple[np.ndarray, np.ndarray] | None
+) -> tuple[str, ...]:
+    empty, notes = int((np.asarray(found.lengths) == 0).sum()), list(found.notes)
+    if empty:
+        notes.append(_left_out(empty, len(found.lengths)))
+    if faults.rows.any():
+        told = checks.described(faults, found.lengths)
+        notes.append(f"left out, with the episode cut there: {told}")
+    if found.reward is None:
+        notes.append("there are no rewards: only methods that use none can be trained")
+    if taken:
+        low, high = (np.array2string(each, precision=4, separator=", ") for each in taken)
+        notes.append(
+            f"action bounds are taken from the data: low {low}, high {high} (--action_low and "
+            "--action_high give others)"
+        )
+    return tuple(" ".join(note.split()) for note in notes)
 
 
 # --- From arrays ----------------------------------------------------------------------------------
@@ -316,35 +389,34 @@ def record(
 def _recorded(
     name: str,
     steps: Steps,
-    action_low: Any,
-    action_high: Any,
+    bounds: tuple[Any, Any],
     env: Environment,
     references: tuple[float, float] | None,
+    bad_rows: str,
 ) -> Dataset:
-    box = _bound(steps.action, action_low), _bound(steps.action, action_high)
-    known = References(references, "given with the arrays" if references else "none were given")
-    found = record(name, steps, box, None, known)
+    with restated():
+        hints = read_hints(bad_rows=bad_rows)
+        low, high = (None if each is None else _bound(steps.action, each) for each in bounds)
+        if (low is None) != (high is None):
+            raise DataError(f"{name}: give both action_low and action_high, or neither")
+        box = None if low is None or high is None else (low, high)
+        found = record(name, steps, box, None, _known(references), hints=hints)
+    _tell(found)
     return found if env is None else found.with_env(env)
+
+
+def _known(references: tuple[float, float] | None) -> References:
+    return References(references, "given with the arrays" if references else "none were given")
+
+
+def _tell(found: Dataset) -> None:
+    """Warns of what was assumed about data that a program handed over."""
+    for note in found.notes:
+        warnings.warn(f"{found.name}: {in_python(note)}", stacklevel=4)
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-def _column(values: np.ndarray) -> np.ndarray:
-    """[N, 1] as [N]; anything else as it is."""
-    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
-
-
-def _flag_column(name: str, key: str, values: Any) -> np.ndarray:
-    array = _column(np.asarray(values))
-    if array.ndim != 1 or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
-        raise DataError(f"{name}: {key} must be one axis of 0 and 1, got {_summary(array)}")
-    return array.astype(bool)
-
-
-def _summary(array: np.ndarray) -> str:
-    return f"shape {array.shape} of {array.dtype}"
 
 
 def _bound(action: np.ndarray, bound: Any) -> np.ndarray:
@@ -353,150 +425,8 @@ def _bound(action: np.ndarray, bound: Any) -> np.ndarray:
     return np.full(action.shape[-1:], wide) if wide.ndim == 0 else wide
 
 
-def _episode(name: str, episode: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """An episode's arrays under the names of `Steps`."""
-    if missing := [key for key in ("observations", "actions", "rewards") if key not in episode]:
-        raise DataError(f"{name}: lacks {', '.join(missing)}")
-    observation, action = (np.asarray(episode[key]) for key in ("observations", "actions"))
-    reward = _column(np.asarray(episode["rewards"]))
-    steps = len(reward)
-    if not steps:
-        raise DataError(f"{name}: has no steps")
-    terminal = np.zeros(steps, bool)
-    if "terminals" in episode:
-        terminal = _flag_column(name, "terminals", episode["terminals"])
-    elif episode.get("terminal", False):
-        terminal[-1] = True
-    successor, following = np.ones(steps, bool), episode.get("next_observations")
-    if following is None and len(observation) == steps + 1:
-        observation, following = observation[:-1], observation[1:]
-    elif following is None:
-        following = np.concatenate([observation[1:], observation[-1:]])
-        successor[-1] = bool(terminal[-1:].all())
-    sizes = {
-        "observations": len(observation),
-        "actions": len(action),
-        "terminals": len(terminal),
-        "next_observations": len(following),
-    }
-    for key, size in sizes.items():
-        if size != steps:
-            raise DataError(f"{name}: {size} {key} for {steps} rewards")
-    return {
-        "observation": observation,
-        "action": action,
-        "reward": reward,
-        "terminal": terminal,
-        "next_observation": np.asarray(following),
-        "successor": successor,
-    }
-
-
-def _joined(name: str, key: str, parts: Sequence[np.ndarray]) -> np.ndarray:
-    shapes = {part.shape[1:] for part in parts}
-    if len(shapes) > 1:
-        raise DataError(f"{name}: {key}s of episodes have different shapes: {sorted(shapes)}")
-    return np.concatenate(parts)
-
-
-# --- The checks -----------------------------------------------------------------------------------
-
-
-def _check_lengths(name: str, steps: Steps) -> None:
-    if len(steps.lengths) == 0:
-        raise DataError(f"{name}: the dataset has no episodes")
-    rows = {
-        "observations": len(steps.observation),
-        "actions": len(steps.action),
-        "rewards": len(steps.reward),
-        "terminals": len(steps.terminal),
-        "next observations": len(steps.next_observation),
-    }
-    if len(set(rows.values())) > 1:
-        found = ", ".join(f"{key} {count}" for key, count in rows.items())
-        raise DataError(f"{name}: arrays of different lengths: {found}")
-    if not len(steps.reward):
-        raise DataError(f"{name}: the dataset has no episodes with steps")
-    for key, value, rank in (
-        ("observations", steps.observation, 2),
-        ("actions", steps.action, 2),
-        ("rewards", steps.reward, 1),
-        ("terminals", steps.terminal, 1),
-    ):
-        if value.ndim != rank:
-            raise DataError(f"{name}: {key} have shape {value.shape}, expected {rank} axes")
-        if value.dtype.kind not in "biuf":
-            raise DataError(f"{name}: {key} are not numbers but {value.dtype}")
-    if steps.next_observation.shape != steps.observation.shape:
-        raise DataError(
-            f"{name}: observations have shape {steps.observation.shape}, but next observations "
-            f"{steps.next_observation.shape}"
-        )
-
-
 def _left_out(empty: int, count: int) -> str:
     return f"{empty} of {count} episodes {'has' if empty == 1 else 'have'} no steps: left out"
-
-
-def _finite(name: str, key: str, value: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        small = np.asarray(value, np.float32)
-    good = np.isfinite(small)
-    if not good.all():
-        row = int(np.argmin(good.reshape(len(good), -1).all(-1)))
-        bad = np.asarray(value[row]).reshape(-1)[~good[row].reshape(-1)][0]
-        fault = f"{bad:g} is too large for 32-bit floats" if np.isfinite(bad) else f"a {bad}"
-        raise DataError(f"{name}: {fault} in {key} at {_place(row, lengths)}: repair or drop it")
-    return small
-
-
-def _place(row: int, lengths: np.ndarray) -> str:
-    ends = np.cumsum(lengths)
-    episode = int(np.searchsorted(ends, row, side="right"))
-    return f"row {row} (episode {episode}, step {row - int(ends[episode] - lengths[episode])})"
-
-
-def _check_box(
-    name: str, action: np.ndarray, box: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in box)
-    bounded = np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()
-    if not (bounded and (low < high).any()):  # entries of equal bounds are constants
-        raise DataError(
-            f"{name}: the action space is not a bounded box (low {low}, high {high}); only "
-            "continuous actions between finite bounds are supported"
-        )
-    if low.shape != action.shape[1:]:
-        raise DataError(
-            f"{name}: actions have {action.shape[1]} dimensions, the action space {low.size}"
-        )
-    return low, high
-
-
-def _outside(action: np.ndarray, low: np.ndarray, high: np.ndarray, lengths: np.ndarray) -> str:
-    """Which actions lie outside of the box; empty if none does."""
-    slack = ACTION_SLACK * (high - low) + np.float32(1e-6) * (np.abs(low) * (low == high))
-    bad = ~((action >= low - slack) & (action <= high + slack)).all(-1)
-    if not bad.any():
-        return ""
-    row = int(np.argmax(bad))
-    return (
-        f"{int(bad.sum())} of {len(bad)} actions, the first is the action {action[row]} at "
-        f"{_place(row, lengths)}, lie outside the action space (low {low}, high {high})"
-    )
-
-
-def _flags(name: str, steps: Steps) -> np.ndarray:
-    """The terminals as booleans; NaN too would count as true."""
-    terminal = np.asarray(steps.terminal)
-    good = np.isin(terminal, (0, 1))
-    if not good.all():
-        row = int(np.argmin(good))
-        raise DataError(
-            f"{name}: a terminal flag is {terminal[row]} at {_place(row, steps.lengths)}, expected "
-            "0 or 1"
-        )
-    return terminal.astype(bool)
 
 
 def _checked_references(name: str, references: References) -> References:

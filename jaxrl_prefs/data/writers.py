@@ -1,8 +1,9 @@
 """Writes a Dataset in the formats that `load` reads.
 
 Only what every format holds is written: transitions and ends of episodes, in raw units. Minari's
-keeps environment and references too; of the others, `load` knows them by the file's name or not at
-all. Steps that a source dropped, because they had no successor, are gone.
+and LeRobot's keep the names of dimensions and the bounds of actions too, Minari's also environment
+and references; of the others, `load` knows them by the file's name or not at all. Steps that a
+source dropped, because they had no successor, are gone.
 
 Every array has a checksum, of which the readers are told by HDF5 or by the archive: bytes that
 change later are found when the array is read. A file appears when it is complete.
@@ -19,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxrl_prefs.data import checked_files, roots
+from jaxrl_prefs.data import checked_files, layout, lerobot_writer, roots
 from jaxrl_prefs.data.readers import container
+from jaxrl_prefs.data.readers.minari import LAYOUT, REWARDS
 from jaxrl_prefs.data.recording import Dataset
 from jaxrl_prefs.errors import DataError
 
@@ -141,7 +143,14 @@ def _new(path: Path) -> Iterator[Path]:
 
 
 def _unit(recording: Dataset) -> np.ndarray:
-    """The actions; refuses those of another box than [-1, 1], which these formats do not name."""
+    """The actions; refuses those of another box than [-1, 1], which these formats do not name, and
+    data without rewards.
+    """
+    if not recording.has_rewards:
+        raise DataError(
+            f"{recording.name} has no rewards, and this format must have some; take Minari's or "
+            "LeRobot's"
+        )
     if not ((recording.action_low == -1).all() and (recording.action_high == 1).all()):
         raise DataError(
             f"{recording.name}: actions lie in [{recording.action_low.min():g}, "
@@ -149,6 +158,15 @@ def _unit(recording: Dataset) -> np.ndarray:
             "take Minari's"
         )
     return recording.action
+
+
+def lerobot(recording: Dataset, path: Path) -> None:
+    """A folder in LeRobot's format v3.0, with next observations and bounds of actions.
+
+    Raises:
+      DataError: if terminals lie inside episodes, or pyarrow is missing.
+    """
+    lerobot_writer.write(recording, path, episodes(recording))
 
 
 def minari(recording: Dataset, dataset_id: str) -> None:
@@ -196,6 +214,8 @@ def _minari_writer(
         "minari_version": version("minari"),
         "code_permalink": "jaxrl_prefs.data",
         "description": f"converted from {Path(recording.name).name} by jaxrl_prefs",
+        LAYOUT: layout.to_json(layout.of(recording)),
+        REWARDS: recording.has_rewards,
         **({} if low is None else {"ref_min_score": low, "ref_max_score": high}),
     }
 

@@ -137,4 +137,5 @@ def make(config: Config, spec: Spec) -> Method:
         ),
         policies=policies,
         diagnose=partial(diagnose, parts=parts),
+        uses_rewards=False,
     )

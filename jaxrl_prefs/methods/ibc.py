@@ -149,4 +149,5 @@ def make(config: Config, spec: Spec) -> Method:
         phases=(Phase("train", config.train_steps, step, config.batch_size, sampler=sampler),),
         policies={"actor": Policy(partial(act, parts=parts), *parts.model.rule)},
         diagnose=partial(diagnose, parts=parts),
+        uses_rewards=False,
     )

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Dataset, Processing
+from jaxrl_prefs.data import Dataset, Hints, Processing
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import overrides, presets
 from jaxrl_prefs.runs.methods import find_method
@@ -98,6 +98,7 @@ class Choice:
     make_env: Callable[[], Any] | None = None  # makes the environment that `env` only names
     init: str = ""  # RUN or RUN:phase, a run whose phase this one begins behind
     donors: tuple[Path, ...] = ()  # runs of the same command, whose phases may be the same
+    hints: Hints | None = None  # what the data do not say themselves; their checksum tells the rest
 
     @property
     def module(self) -> Any:

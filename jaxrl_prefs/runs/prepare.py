@@ -18,10 +18,11 @@ import numpy as np
 from rich.console import Console
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Dataset, PreparedDataset, parity
+from jaxrl_prefs.data import Dataset, PreparedDataset, layout, parity
 from jaxrl_prefs.errors import ConfigError, WorkdirError
 from jaxrl_prefs.evaluation import rollout
 from jaxrl_prefs.method import Method
+from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import devices, processes
 from jaxrl_prefs.runs import (
     changes,
@@ -107,6 +108,7 @@ def complete(
         if overwrite:
             workdir.clear(path)
         seeds_added.finish(path)
+        _check_layout(path, about)
         seeds = changes.adopt(path, about, COMPARED, lambda fields: _obstacle(job, fields))
         _note_other_versions(path, about["versions"], console)
         return seeds, workdir.is_finished(path)
@@ -168,6 +170,19 @@ def _obstacle(job: Job, fields: Mapping[str, Any]) -> str:
     return changes.obstacle(method, job.method, job.dataset.spec)
 
 
+def _check_layout(path: Path, about: Mapping[str, Any]) -> None:
+    """Refuses to go on with data of other columns or bounds, naming the first that differs."""
+    if not (path / CONFIG).exists():
+        return
+    found = workdir.read_json(path / CONFIG)
+    if found.get("layout") is None:  # of an older release
+        return
+    expected = layout.from_json(found["layout"], str(path / CONFIG))
+    given = layout.from_json(about["layout"], about["data"]["name"])
+    names = f"the run in --workdir={path}", about["data"]["name"]
+    layout.check(expected, given, names)
+
+
 def _check_same_run(about: Mapping[str, Any]) -> None:
     """Refuses, in every process, to train a run that not all of them were asked for."""
     first, *others = processes.gathered({name: about[name] for name in COMPARED})
@@ -209,6 +224,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    _check_rewards(choice, method, dataset)
     if not any(phase.steps for phase in method.phases):
         raise ConfigError("every phase has 0 steps: nothing to train")
     mesh = mesh_for(len(run_config.seeds) * max(1, len(points)), found)
@@ -230,6 +246,21 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
     about = _config_record(job, method_config)
     about["init"] = processes.run_on_leader(lambda: warm_start.given(choice.init, path, job, about))
     return job, about
+
+
+def _check_rewards(choice: Choice, method: Method, dataset: PreparedDataset) -> None:
+    """Refuses to learn from rewards that were not recorded."""
+    if dataset.recording.has_rewards or not method.uses_rewards:
+        return
+    others = [
+        name
+        for name, module in METHODS.items()
+        if not module.make(module.Config(), dataset.spec).uses_rewards
+    ]
+    raise ConfigError(
+        f"{dataset.recording.name} has no rewards, from which {choice.algo} learns: name their "
+        f"column (--reward_key), or take a method that uses none: {', '.join(others)}"
+    )
 
 
 def _env_at_start(path: Path) -> str:
@@ -272,7 +303,7 @@ def _load(choice: Choice, path: Path) -> Dataset:
     found = [] if choice.data is None else [choice.data]
 
     def load() -> Dataset:
-        return data.load(choice.dataset, env=named, trust_env=choice.trust_env)
+        return data.load(choice.dataset, env=named, trust_env=choice.trust_env, hints=choice.hints)
 
     if not found:
         processes.run_on_leader(lambda: found.append(load()))
@@ -328,6 +359,7 @@ def _config_record(job: Job, method_config: Any) -> dict[str, Any]:
             "reference_source": recording.reference_source,
             "score": float(np.mean(recording.score(recording.returns))),
         },
+        "layout": layout.to_json(layout.of(recording)),
         "recorded_with": recording.task.recorded_with if recording.task else (),
         "settings": settings.describe(
             job.config, method_config, recording.family, recording.named_env, job.settings

@@ -106,7 +106,10 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
 
     phases = tuple(swept_phase(place) for place in range(len(plain.phases)))
     policies = {name: policy(name) for name in plain.policies}
-    return _checked(Method(init, phases, policies, diagnose), spec.example())
+    return _checked(
+        plain._replace(init=init, phases=phases, policies=policies, diagnose=diagnose),
+        spec.example(),
+    )
 
 
 def _checked(method: Method, row: Transition) -> Method:

@@ -91,6 +91,59 @@ def test_convert_and_list(pendulum_file: Path, root: Path, say: Callable[..., st
     assert "no Minari id" in say("convert", *source, "a b", code=2)
 
 
+def logs(folder: Path) -> Path:
+    """A folder of three text files, of a valve that drives a level."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for run in range(3):
+        level, lines = 0.0, ["t,level,flow,valve,gain"]
+        for step in range(40):
+            valve = 50 + 20 * generator.normal()
+            lines.append(f"{step / 10},{level},{level / 2},{valve},{-abs(level - 1)}")
+            level += 0.001 * valve
+        (folder / f"run-{run}.csv").write_text("\n".join(lines))
+    return folder
+
+
+LOGS = ("--observation_keys=level,flow", "--action_keys=valve", "--reward_key=gain")
+
+
+def test_info_for_programs_and_for_people(root: Path, say: Callable[..., str]) -> None:
+    folder = logs(root / "logs")
+    words = (str(folder), *LOGS, "--action_low=0", "--action_high=100")
+    told = json.loads(say("info", *words, "--json"))
+    assert told["episodes"] == 3 and told["transitions"] == 117  # what followed the last is unknown
+    assert told["layout"]["action_high"] == [100.0]
+    assert told["layout"]["observation_names"] == ["level", "flow"]
+    assert told["health"]["ends_cut"] == 1.0
+    assert told["health"]["time_gaps"] == 0
+    assert any("no column says how episodes end" in note for note in told["notes"])
+    text = say("info", *words, f"--figure={root / 'a.png'}")
+    for part in ("modes of actions", "observation names  level, flow", "0.1 for a step, 0 gaps"):
+        assert part in text
+    assert (root / "a.png").is_file()
+    assert "name the columns of the observation" in say("info", str(folder), code=2)
+    assert "--episode_ends takes terminal or timeout" in say(
+        "info", *words, "--episode_ends=end", code=2
+    )
+
+
+def test_logs_become_minari_and_lerobot(root: Path, say: Callable[..., str]) -> None:
+    pytest.importorskip("pyarrow")
+    source = (str(logs(root / "logs")), *LOGS, "--episode_ends=timeout")
+    text = say("convert", *source, "mine/valve-v0")
+    assert "action bounds are taken from the data" in text
+    say("convert", "mine/valve-v0", str(root / "lerobot"), "--format=lerobot")
+    say("convert", str(root / "lerobot"), "mine/again-v0")
+    first, second = data.load("mine/valve-v0"), data.load("mine/again-v0")
+    for name in ("observation", "action", "reward", "next_observation", "continues", "action_low"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    assert second.observation_names == ("level", "flow") and second.action_names == ("valve",)
+    assert "does not name a dataset of the format lerobot" in say(
+        "convert", *source, "a.npz", "--format=lerobot", code=2
+    )
+
+
 @pytest.mark.usefixtures("root")
 def test_wrong_use(say: Callable[..., str]) -> None:
     assert "no command 'inform'. Did you mean 'info'?" in say("inform", code=2)

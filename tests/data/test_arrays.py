@@ -147,7 +147,14 @@ def test_bad_arrays_are_refused(changes: dict[str, Any], message: str) -> None:
     ("episodes", "message"),
     [
         ([], "episodes: the dataset has no episodes"),
-        ([{"observations": [[1.0]], "actions": [[0.0]]}], "episode 0: lacks rewards"),
+        ([{"observations": [[1.0]], "rewards": [0.0]}], "episode 0: lacks actions"),
+        (
+            [
+                {"observations": [[1.0]] * 3, "actions": [[0.0]] * 2, "rewards": [0, 0]},
+                {"observations": [[1.0]] * 3, "actions": [[0.0]] * 2},
+            ],
+            "episode 1 lacks rewards, which others have",
+        ),
         ([{"observations": [[1.0]], "actions": [[0.0]], "rewards": []}], "has no steps"),
         ([{"observations": [[1.0]] * 4, "actions": [[0.0]] * 2, "rewards": [0, 0]}], "4 observ"),
         ([{"observations": [[1.0]], "actions": [[0.0]], "rewards": [0]}], "no step has a succ"),
@@ -170,5 +177,5 @@ def test_a_dataset_by_its_folder(real_data: Any) -> None:
     for place in (folder, folder / "data"):
         data = jp.load_dataset(place, env=None)
         assert data.name == str(place) and data.family == "adroit" and data.task is None
-    with pytest.raises(jp.DataError, match="unknown dataset"):
+    with pytest.raises(jp.DataError, match=r"is no dataset, but .* is one in Minari's format"):
         jp.load_dataset(folder.parent)

@@ -1,14 +1,16 @@
-"""Opens numpy's archives of named arrays (.npz). Nothing is ever unpickled."""
+"""Opens numpy's archives of named arrays (.npz) and single arrays (.npy). Nothing is unpickled."""
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 
+from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.readers import container
 from jaxrl_prefs.errors import DataError
 
@@ -38,6 +40,70 @@ def read(path: Path) -> dict[str, np.ndarray]:
     except Exception as fault:  # zipfile and numpy raise errors of any kind on a damaged file
         why = container.first_line(fault)
         raise DataError(f"{path} cannot be read, it was cut short or damaged: {why}") from fault
+
+
+def table(path: Path) -> Table:
+    """The arrays of an archive as a table.
+
+    Raises:
+      DataError: as `read`.
+    """
+    return Table(str(path), read(path))
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Reads a file of one array (.npy).
+
+    Raises:
+      DataError: if there is no such file, it is damaged, or it holds pickled objects.
+    """
+    container.check_exists(path)
+    try:
+        with path.open("rb") as file:
+            shape, _, dtype = _header(str(path), file)
+            if dtype.hasobject:
+                raise DataError(
+                    f"{path} holds pickled objects, which are never unpickled, because that would "
+                    "run whatever code they name"
+                )
+            declared = int(np.prod(shape, dtype=object)) * dtype.itemsize
+            held = path.stat().st_size - file.tell()
+            if declared != held:
+                raise DataError(f"{path} declares {declared} bytes, but {held} are there")
+            container.check_size(str(path), declared, held)
+            file.seek(0)
+            return npy.read_array(file, allow_pickle=False)
+    except DataError:
+        raise
+    except MemoryError as fault:
+        raise DataError(f"{path} does not fit in memory") from fault
+    except Exception as fault:
+        why = container.first_line(fault)
+        raise DataError(f"{path} cannot be read, it was cut short or damaged: {why}") from fault
+
+
+def structured(path: Path) -> Table:
+    """A file of one array (.npy) whose type names its columns.
+
+    Raises:
+      DataError: as `read_array`, and if the array has no such type.
+    """
+    array = read_array(path)
+    if array.dtype.names is None or array.ndim != 1:
+        raise DataError(
+            f"{path} holds one array {array.shape} without names of columns: save named arrays "
+            "(numpy.savez), or name the folder with observations.npy, actions.npy and so on"
+        )
+    return Table(str(path), {name: array[name] for name in array.dtype.names})
+
+
+def folder(path: Path, files: Sequence[Path]) -> Table:
+    """Files of one array each (.npy), which are the columns of a table.
+
+    Raises:
+      DataError: as `read_array`.
+    """
+    return Table(str(path), {file.stem: read_array(file) for file in files})
 
 
 def _check_kind(path: Path, start: bytes) -> None:

@@ -15,8 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrl_prefs.data.families import words
+from jaxrl_prefs.data.hints import Hints
 from jaxrl_prefs.data.readers import container, default_task
-from jaxrl_prefs.data.recording import Dataset, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, record
+from jaxrl_prefs.data.steps import Steps
 from jaxrl_prefs.environments import spaces, task
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.errors import DataError
@@ -73,7 +75,7 @@ OWN = {
 }
 
 
-def read(path: Path, env: str = "") -> Dataset:
+def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
     """Reads a file with `observations`, `actions`, `rewards`, `terminals`, each [N, ...].
 
     `timeouts` mark steps after which an episode was cut off; they are never terminals. Where the
@@ -124,7 +126,7 @@ def read(path: Path, env: str = "") -> Dataset:
         lengths=np.diff(np.flatnonzero(ends), prepend=-1),
         successor=successor,
     )
-    return record(str(path), steps, box, where, _references(path, where))
+    return record(str(path), steps, box, where, _references(path, where), hints=hints)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

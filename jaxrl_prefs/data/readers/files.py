@@ -4,17 +4,45 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
-from jaxrl_prefs.data.readers import archive, container, d4rl, neorl2, ogbench, robomimic
-from jaxrl_prefs.data.recording import Dataset
+from jaxrl_prefs.data import tables
+from jaxrl_prefs.data.columns import Table
+from jaxrl_prefs.data.families import family_of
+from jaxrl_prefs.data.hints import COLUMNS, Hints
+from jaxrl_prefs.data.readers import (
+    archive,
+    container,
+    d4rl,
+    default_task,
+    neorl2,
+    nested,
+    ogbench,
+    parquet,
+    robomimic,
+    text,
+)
+from jaxrl_prefs.data.recording import Dataset, References, record
+from jaxrl_prefs.environments import task
 from jaxrl_prefs.errors import DataError
 
+HDF5, NPZ = (".hdf5", ".h5"), (".npz",)
+TABLES = {
+    ".parquet": parquet.read,
+    ".csv": text.read,
+    ".tsv": text.read,
+    ".npy": archive.structured,
+}
+ENDINGS = (*HDF5, *NPZ, *TABLES)
 # The path of a file, and after a # the name of a mask. A # may also stand in the path.
-NAME = re.compile(r"(?P<place>.+\.(?:hdf5|h5|npz))(?:#(?P<mask>[^#/]+))?", re.IGNORECASE)
+_ENDINGS = "|".join(ending[1:] for ending in ENDINGS)
+NAME = re.compile(rf"(?P<place>.+\.(?:{_ENDINGS}))(?:#(?P<mask>[^#/]+))?", re.IGNORECASE)
 
 
-def read(name: str, env: str = "", *, trust_env: bool = False) -> Dataset:
-    """Reads a file of D4RL or Robomimic (.hdf5, .h5), of OGBench or NeoRL-2 (.npz).
+def read(
+    name: str, env: str = "", *, trust_env: bool = False, hints: Hints | None = None
+) -> Dataset:
+    """Reads a file of D4RL or Robomimic (.hdf5, .h5), of OGBench or NeoRL-2 (.npz), or a table.
 
     `file.hdf5#train` takes those demonstrations of a Robomimic file that its mask `train` lists.
     `trust_env` as in `data.load`; of these files, only Robomimic's name an environment.
@@ -22,20 +50,86 @@ def read(name: str, env: str = "", *, trust_env: bool = False) -> Dataset:
     Raises:
       DataError: if the file is none of these, is damaged or incomplete.
     """
+    hints = hints or Hints()
     found = NAME.fullmatch(name)
     if found is None:
-        raise DataError(f"{name} has none of the endings .hdf5, .h5 and .npz")
+        raise DataError(f"{name} has none of the endings {', '.join(ENDINGS)}")
     path, mask = Path(found["place"]).expanduser(), found["mask"] or ""
-    if path.suffix.lower() == ".npz":
-        if mask:
-            raise DataError(f"{name}: only Robomimic's files have masks")
-        arrays = archive.read(path)
-        source = neorl2 if "obs" in arrays else ogbench
-        return source.read(path, arrays, env)
-    with container.hdf5(path) as file:
-        nested = "data" in file and hasattr(file["data"], "keys")
-    if nested:
-        return robomimic.read(path, mask, env, trust_env=trust_env)
+    if path.suffix.lower() in HDF5 and _is_robomimic(path):
+        return robomimic.read(path, mask, env, trust_env=trust_env, hints=hints)
     if mask:
         raise DataError(f"{name}: only Robomimic's files have masks")
-    return d4rl.read(path, env)
+    opened = open_file(path, hints)
+    if isinstance(opened, Table):
+        return of_table(path, opened, env, hints)
+    return opened(env)
+
+
+def open_file(path: Path, hints: Hints) -> Any:
+    """The table in a file, or a function of `env` that reads it where it is of a known format.
+
+    Raises:
+      DataError: if the file is damaged.
+    """
+    ending = path.suffix.lower()
+    asked = any(getattr(hints, name) for name in COLUMNS)
+    if ending in TABLES:
+        return TABLES[ending](path)
+    if ending in NPZ:
+        arrays = archive.read(path)
+        source = _archive_format(arrays)
+        if source is None or asked:
+            return Table(str(path), arrays)
+        return lambda env: source.read(path, arrays, env, hints)
+    if _is_robomimic(path):
+        return lambda env: robomimic.read(path, "", env, hints=hints)
+    if _is_d4rl(path) and not asked:
+        return lambda env: d4rl.read(path, env, hints)
+    return nested.read(path)
+
+
+def of_table(
+    path: Path,
+    table: Table,
+    env: str,
+    hints: Hints,
+    box: Any = None,
+) -> Dataset:
+    """The dataset in a table; `box` are the bounds of the actions where the data have them.
+
+    Raises:
+      DataError: as `tables.steps_of` and `record`.
+    """
+    where = task.named(env) if env else None
+    steps = tables.steps_of(table, hints)
+    if where is not None:
+        box = default_task.box(where, steps.action.shape[1])
+    references = References(None, "none: a table has no references")
+    family = family_of(path.stem, where.env_id if where else "")
+    return record(table.name, steps, box, where, references, family=family, hints=hints)
+
+
+def _archive_format(arrays: Any) -> Any:
+    """The reader of an archive's format; None if it is a table."""
+    ours = container.SIZES in arrays
+    if all(name in arrays for name in neorl2.REQUIRED) or (ours and "obs" in arrays):
+        return neorl2
+    # Only OGBench has masks. Its files for goal-conditioned learning have no rewards.
+    goals = all(name in arrays for name in ogbench.REQUIRED) and "rewards" not in arrays
+    return ogbench if ours or "masks" in arrays or goals else None
+
+
+def _is_robomimic(path: Path) -> bool:
+    with container.hdf5(path) as file:
+        data: Any = file.get("data")
+        if not hasattr(data, "keys"):
+            return False
+        named = any(re.fullmatch(r"demo_\d+", name) for name in data)
+        return named or "mask" in file or "total" in data.attrs or "env_args" in data.attrs
+
+
+def _is_d4rl(path: Path) -> bool:
+    with container.hdf5(path) as file:
+        if container.SIZES in file.attrs:
+            return True
+        return all(name in file and not hasattr(file[name], "keys") for name in d4rl.REQUIRED)

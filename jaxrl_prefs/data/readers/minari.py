@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrl_prefs.data import roots
+from jaxrl_prefs.data import layout, roots
+from jaxrl_prefs.data.hints import Hints
 from jaxrl_prefs.data.readers import container, default_task
-from jaxrl_prefs.data.recording import Dataset, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, record
+from jaxrl_prefs.data.steps import Steps
 from jaxrl_prefs.environments import spaces, task, trust
 from jaxrl_prefs.environments.trust import Claim
 from jaxrl_prefs.errors import DataError
@@ -27,6 +29,7 @@ HDF5 = "hdf5"  # the format of most sets; of the others, Minari itself reads the
 FORMATS = (HDF5, "arrow", "parquet")
 FILE = "main_data.hdf5"
 LARGEST_SPACE = 10**6  # numbers in one observation or action
+LAYOUT, REWARDS = "jaxrl_prefs_layout", "jaxrl_prefs_rewards"  # of sets that we wrote
 STALLED = 120.0  # seconds without a new byte after which a download is given up
 
 
@@ -162,7 +165,14 @@ def metadata(folder: Path) -> dict[str, Any]:
     return content
 
 
-def read(folder: Path, dataset_id: str, env: str = "", *, trust_env: bool = False) -> Dataset:
+def read(
+    folder: Path,
+    dataset_id: str,
+    env: str = "",
+    *,
+    trust_env: bool = False,
+    hints: Hints | None = None,
+) -> Dataset:
     """Reads the dataset in `folder`, which holds `metadata.json`.
 
     Minari stores T + 1 observations for T actions, so every step has a successor: the last step of
@@ -191,17 +201,34 @@ def read(folder: Path, dataset_id: str, env: str = "", *, trust_env: bool = Fals
         steps = _api_steps(_storage(dataset_id, form, stored), dataset_id)
     recording = record(
         dataset_id,
-        steps,
+        _known(about, steps),
         box,
         _claim(about, env, dataset_id, max(1, int(steps.lengths.max())), trust_env),
         references,
+        hints=hints,
     )
     return recording._replace(notes=recording.notes + _missing_steps(about, steps))
 
 
+def _known(about: dict[str, Any], steps: Steps) -> Steps:
+    """The steps with the names of their dimensions, and without rewards if none were recorded.
+
+    Only sets that we wrote say so; another set of the same sizes may have taken their metadata.
+    """
+    if about.get(REWARDS) is False:
+        steps = steps._replace(reward=None)
+    if about.get(LAYOUT) is None:
+        return steps
+    told = layout.from_json(about[LAYOUT], "jaxrl_prefs_layout in metadata.json")
+    sizes = steps.observation.shape[1], steps.action.shape[1]
+    if (told.observation_dim, told.action_dim) != sizes:
+        raise DataError(f"jaxrl_prefs_layout in metadata.json is of other sizes than {sizes}")
+    return steps._replace(observation_names=told.observation_names, action_names=told.action_names)
+
+
 def _missing_steps(about: dict[str, Any], steps: Steps) -> tuple[str, ...]:
     """A note where the metadata tell of another number of steps than there are."""
-    told, found = about.get("total_steps"), len(steps.reward)
+    told, found = about.get("total_steps"), len(steps.action)
     if told is None or told == found:
         return ()
     return (f"metadata.json tells of {str(told)[:20]} steps, the episodes have {found}",)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxrl_prefs.data.hints import Hints
 from jaxrl_prefs.data.readers import container, default_task
-from jaxrl_prefs.data.recording import Dataset, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, record
+from jaxrl_prefs.data.steps import Steps
 from jaxrl_prefs.environments import task
 from jaxrl_prefs.errors import DataError
 
@@ -30,7 +32,9 @@ PUBLISHED = {
 }
 
 
-def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Dataset:
+def read(
+    path: Path, arrays: Mapping[str, np.ndarray], env: str = "", hints: Hints | None = None
+) -> Dataset:
     """Makes a Dataset of an archive's arrays, each [N, ...].
 
     An episode ends at `done` or `truncated`, before every row that `index` names as a first one,
@@ -71,7 +75,7 @@ def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Dataset
     values = PUBLISHED.get(name)
     source = f"NeoRL-2's table for {path.stem.split('-')[0]}" if values else "none: not NeoRL-2's"
     box = default_task.box(where if env else None, action.shape[1])
-    return record(str(path), steps, box, where, References(values, source))
+    return record(str(path), steps, box, where, References(values, source), hints=hints)
 
 
 def _starts(path: Path, index: np.ndarray, count: int) -> np.ndarray:

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxrl_prefs.data.hints import Hints
 from jaxrl_prefs.data.readers import container, default_task
-from jaxrl_prefs.data.recording import Dataset, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, record
+from jaxrl_prefs.data.steps import Steps
 from jaxrl_prefs.environments import task
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.errors import DataError
@@ -23,7 +25,9 @@ REQUIRED = ("observations", "actions", "terminals")
 LABELS = ("rewards", "masks")
 
 
-def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Dataset:
+def read(
+    path: Path, arrays: Mapping[str, np.ndarray], env: str = "", hints: Hints | None = None
+) -> Dataset:
     """Makes a Dataset of an archive's arrays, each [N, ...].
 
     In OGBench's files an episode of T steps takes T + 1 rows, and `terminals` mark the last, whose
@@ -67,7 +71,7 @@ def read(path: Path, arrays: Mapping[str, np.ndarray], env: str = "") -> Dataset
     )
     box = default_task.box(where if env else None, action.shape[1])
     references = References(None, "none: OGBench reports success rates")
-    return record(str(path), steps, box, where, references, family="ogbench")
+    return record(str(path), steps, box, where, references, family="ogbench", hints=hints)
 
 
 def _labels(

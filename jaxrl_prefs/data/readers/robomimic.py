@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from jaxrl_prefs.data.families import words
+from jaxrl_prefs.data.hints import Hints
 from jaxrl_prefs.data.readers import container, default_task
-from jaxrl_prefs.data.recording import Dataset, References, Steps, record
+from jaxrl_prefs.data.recording import Dataset, References, record
+from jaxrl_prefs.data.steps import Steps
 from jaxrl_prefs.environments import task, trust
 from jaxrl_prefs.environments.trust import Claim, Refusal
 from jaxrl_prefs.errors import DataError
@@ -40,7 +42,14 @@ def keys(robots: int) -> tuple[str, ...]:
     return (*(f"robot{i}_{part}" for i in range(robots) for part in ROBOT), OBJECT)
 
 
-def read(path: Path, mask: str = "", env: str = "", *, trust_env: bool = False) -> Dataset:
+def read(
+    path: Path,
+    mask: str = "",
+    env: str = "",
+    *,
+    trust_env: bool = False,
+    hints: Hints | None = None,
+) -> Dataset:
     """Reads all demonstrations by their number, or those that the filter key `mask` lists.
 
     Rewards and dones are taken as stored: an episode goes on after a done, which may come again. In
@@ -52,11 +61,13 @@ def read(path: Path, mask: str = "", env: str = "", *, trust_env: bool = False) 
     Raises:
       DataError: if the file is damaged or incomplete, or has no such mask.
     """
+    hints = hints or Hints()
+    hints.check_fixed(path, "Robomimic", "observation_keys")
     with container.hdf5(path) as file:
         demos = _demos(path, file, mask)
         about = file["data"].attrs.get("env_args", "")
         sizes = file["data"].attrs.get(container.SIZES)
-        names = _keys(path, demos[0])
+        names = _keys(path, demos[0], hints.observation_keys)
         demonstrations = [
             (demo.name, _demo(path, f"{path}: {demo.name}", demo, names)) for demo in demos
         ]
@@ -66,7 +77,7 @@ def read(path: Path, mask: str = "", env: str = "", *, trust_env: bool = False) 
         raise DataError(f"{path}: the dataset has no episodes with steps")
     _check_widths(path, full)
     container.check_sizes(path, sizes, parts[0].observation, parts[0].action)
-    reward = np.concatenate([part.reward for part in parts])
+    reward = np.concatenate([np.asarray(part.reward) for part in parts])
     sparse = bool(np.isin(reward, (0, 1)).all())
     where = Claim(task.named(env)) if env else Claim()
     if sparse and not env:
@@ -77,7 +88,7 @@ def read(path: Path, mask: str = "", env: str = "", *, trust_env: bool = False) 
         reward=reward,
         terminal=np.concatenate([part.terminal for part in parts]),
         next_observation=np.concatenate([part.next_observation for part in parts]),
-        lengths=np.array([0 if part is None else len(part.reward) for _, part in demonstrations]),
+        lengths=np.array([0 if part is None else len(part.action) for _, part in demonstrations]),
         successor=np.concatenate([part.successor for part in parts]),
     )
     box = default_task.box(where.task if env else None, steps.action.shape[1])
@@ -88,7 +99,7 @@ def read(path: Path, mask: str = "", env: str = "", *, trust_env: bool = False) 
     )
     name = f"{path}#{mask}" if mask else str(path)
     family = "" if names == (FLAT,) else "robomimic"
-    recording = record(name, steps, box, where, references, family=family)
+    recording = record(name, steps, box, where, references, family=family, hints=hints)
     return recording._replace(returns=np.minimum(recording.returns, 1.0)) if sparse else recording
 
 
@@ -112,9 +123,14 @@ def _demos(path: Path, file: Any, mask: str) -> list[Any]:
     return [file["data"][name] for name in sorted(names, key=lambda name: int(name[5:]))]
 
 
-def _keys(path: Path, demo: Any) -> tuple[str, ...]:
+def _keys(path: Path, demo: Any, chosen: tuple[str, ...]) -> tuple[str, ...]:
     group = demo.get("obs", {}) if hasattr(demo, "keys") else {}
     stored = list(group) if hasattr(group, "keys") else []
+    if chosen:
+        for name in chosen:
+            if name not in stored:
+                raise DataError(f"{path}: no observations {name!r}; it has {', '.join(stored)}")
+        return chosen
     if stored == [FLAT]:
         return (FLAT,)
     names = keys(2 if "robot1_eef_pos" in stored else 1)
@@ -122,7 +138,8 @@ def _keys(path: Path, demo: Any) -> tuple[str, ...]:
     if missing:
         raise DataError(
             f"{path}: missing the observations {', '.join(missing)}; it has "
-            f"{', '.join(stored) or 'none'} (a raw file, or one of images, must be converted)"
+            f"{', '.join(stored) or 'none'} (--observation_keys names "
+            "others; a raw file, or one of images, must be converted)"
         )
     return names
 

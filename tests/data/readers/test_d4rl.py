@@ -232,11 +232,11 @@ def test_bad_values_are_refused(tmp_path: Path, changes: dict[str, Any], message
         data.prepare(data.load(str(path)), Processing())
 
 
-@pytest.mark.parametrize("key", list(ARRAYS))
+@pytest.mark.parametrize("key", ["observations", "actions"])
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     rest = {name: value for name, value in ARRAYS.items() if name != key}
     path = files.write_d4rl(tmp_path / "a.hdf5", **rest, timeouts=TIMEOUTS)
-    with pytest.raises(DataError, match=f"missing {key};"):
+    with pytest.raises(DataError, match=f"no column is called {key}, .* Its columns: "):
         data.load(str(path))
 
 

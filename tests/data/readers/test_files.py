@@ -111,7 +111,7 @@ def test_bad_ogbench_files(changes: dict[str, Any], message: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"next_obs": None}, "missing next_obs; NeoRL-2's format has"),
+        ({"next_obs": None, "truncated": None}, "done is the only flag, and does not say"),
         ({"next_obs": np.zeros((3, 2))}, "observations have shape|operands"),
         ({"done": np.array([0, 2, 0])}, "done hold other values than 0 and 1"),
         ({"index": np.array([0, 3])}, "index must hold numbers of rows below 3"),

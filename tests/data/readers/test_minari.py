@@ -240,11 +240,35 @@ def test_an_absent_set_is_downloaded(root: Path, monkeypatch: pytest.MonkeyPatch
     assert (root / "far/two-v0/data/metadata.json").is_file()
 
 
-@pytest.mark.parametrize("name", ["nonsense", "hopper", "mine/two", "a b-v0", ""])
-def test_an_unknown_name_lists_the_known_ones(root: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "guess"),
+    [
+        ("nonsense", ""),
+        ("mine/two", "mine/two-v0"),
+        ("mine-two-v2", "mine/two-v0"),
+        ("pendulum_mixed", "pendulum-mixed"),
+        ("hopper-medium-v2", "mujoco/hopper/medium-v0"),
+        ("maze2d-umaze-v1", "maze2d/umaze-v0"),
+        ("a b-v0", ""),
+        ("", ""),
+    ],
+)
+def test_an_unknown_name_is_answered_by_what_comes_close(root: Path, name: str, guess: str) -> None:
     files.write_minari(root, "mine/two-v0", files.two_episodes())
-    with pytest.raises(DataError, match=r"unknown dataset .*pendulum-mixed.*mine/two-v0"):
+    with pytest.raises(DataError, match="unknown dataset") as caught:
         data.load(name)
+    text = str(caught.value)
+    assert f"Did you mean '{guess}'" in text if guess else "Did you mean" not in text
+    assert "a LeRobot dataset" in text and "docs/formats.md" in text
+
+
+def test_a_path_beside_another_is_answered_by_it(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "arm-logs").mkdir()
+    with pytest.raises(DataError, match=r"There is .*arm-logs\. A dataset is"):
+        data.load(tmp_path / "arm_logs")
+    (tmp_path / "a.pkl").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.pkl is a file which is never unpickled. Read are"):
+        data.load(tmp_path / "a.pkl")
 
 
 def changed(folder: Path, **metadata: Any) -> None:

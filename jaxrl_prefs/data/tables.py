@@ -1,0 +1,263 @@
+"""The episodes of a table of named columns, a row for each step: where they end, and how."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrl_prefs.data import columns
+from jaxrl_prefs.data.columns import (
+    ACTION,
+    DONE,
+    EPISODE,
+    FIRST,
+    FOLLOWING,
+    LISTED,
+    OBSERVATION,
+    REWARD,
+    RLDS,
+    TERMINAL,
+    TIME,
+    TIMEOUT,
+    Table,
+)
+from jaxrl_prefs.data.hints import Hints
+from jaxrl_prefs.data.steps import Steps
+from jaxrl_prefs.errors import DataError
+
+
+class _Ends(NamedTuple):
+    """Where episodes end, and how."""
+
+    last: np.ndarray  # [N] bool
+    terminal: np.ndarray  # [N] of 0 and 1; NaN where a cell is empty
+    used: tuple[str, ...]  # columns
+    notes: tuple[str, ...]
+
+
+def steps_of(table: Table, hints: Hints) -> Steps:
+    """The episodes of a table.
+
+    The observation after a step is the next row of the same episode, unless the table has columns
+    of next observations. Without them the last step of an episode that was cut off has no
+    successor.
+
+    Raises:
+      DataError: if the table lacks observations or actions, has images that are not left out by
+        `observation_keys`, or does not say what the end of an episode is.
+    """
+    count = _check_rows(table)
+    observed = columns.chosen(table, "observation", hints.observation_keys, OBSERVATION)
+    acted = columns.chosen(table, "action", hints.action_keys, ACTION)
+    columns.check_images(table, hints)
+    reward = columns.one(table, "reward_key", hints.reward_key, REWARD)
+    time = columns.one(table, "", "", TIME)
+    observation, observation_names = columns.matrix(table, observed)
+    action, action_names = columns.matrix(table, acted)
+    ends = _ends(table, hints, time)
+    following, successor, after = _following(table, observed, observation, ends)
+    used = {*observed, *acted, *after, *ends.used, *filter(None, (reward, time))}
+    steps = Steps(
+        observation=observation,
+        action=action,
+        reward=columns.numbers(table, reward) if reward else None,
+        terminal=ends.terminal,
+        next_observation=following,
+        lengths=np.diff(np.flatnonzero(ends.last), prepend=-1),
+        successor=successor,
+        time=columns.numbers(table, time) if time else None,
+        observation_names=observation_names,
+        action_names=action_names,
+        notes=(*table.notes, *ends.notes, *columns.unused(table, used)),
+    )
+    asked = bool(hints.episode_ends)
+    rlds = all(name in table.columns for name in RLDS) and not asked and not after
+    return _without_last_rows(table, steps, count) if rlds else steps
+
+
+def joined(name: str, parts: Sequence[Table]) -> Table:
+    """One table of several, each of which begins a new episode.
+
+    Raises:
+      DataError: if they have different columns.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        if missing := sorted({*first.columns} ^ {*part.columns}):
+            lacking = part if missing[0] in first.columns else first
+            raise DataError(
+                f"{lacking.name} has no column {missing[0]!r}, which other files of {name} have"
+            )
+        for key, column in part.columns.items():
+            here, there = columns.kind_of(column), columns.kind_of(first.columns[key])
+            if here != there:
+                raise DataError(
+                    f"{part.name}: column {key!r} holds {here}, and {there} in {first.name}"
+                )
+    sizes = [len(next(iter(part.columns.values()))) for part in parts]
+    begins = np.cumsum([0, *sizes[:-1]]).tolist()
+    starts = [b + s for b, part in zip(begins, parts, strict=True) for s in part.starts]
+    return first._replace(
+        name=name,
+        columns={key: np.concatenate([p.columns[key] for p in parts]) for key in first.columns},
+        starts=tuple(starts),
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
+
+
+def _check_rows(table: Table) -> int:
+    counts = {name: len(column) for name, column in table.columns.items() if column.ndim}
+    single = [name for name, column in table.columns.items() if not column.ndim]
+    if single:
+        raise DataError(f"{table.name}: {single[0]} is a single value, expected one per row")
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise DataError(f"{table.name}: arrays of different lengths: {found}")
+    if not counts or not next(iter(counts.values())):
+        raise DataError(f"{table.name}: the dataset has no episodes")
+    return next(iter(counts.values()))
+
+
+# --- Episodes -------------------------------------------------------------------------------------
+
+
+def _ends(table: Table, hints: Hints, time: str) -> _Ends:
+    count = len(next(iter(table.columns.values())))
+    names = {
+        role: columns.one(table, "", "", usual)
+        for role, usual in (
+            *(("terminal", TERMINAL), ("timeout", TIMEOUT)),
+            *(("done", DONE), ("first", FIRST)),
+        )
+    }
+    flags = {role: columns.flags(table, name) for role, name in names.items() if name}
+    episode = columns.one(table, "episode_key", hints.episode_key, EPISODE)
+    last = np.zeros(count, bool)
+    last[np.asarray(table.starts[1:], int) - 1] = True
+    for role in ("terminal", "timeout", "done"):
+        if role in flags:
+            last |= flags[role] != 0  # an empty cell is a bad row, and ends an episode too
+    if "first" in flags:
+        last[:-1] |= flags["first"][1:] != 0
+    if episode:
+        last |= _changes(table, episode)
+    notes: list[str] = []
+    if not episode and not flags:
+        last, notes = _by_time(table, time, last)
+    last[-1] = True
+    if hints.episode_ends:
+        terminal = last.astype(np.float64) * (hints.episode_ends == "terminal")
+    else:
+        terminal = _terminals(table, flags, names["done"], count)
+        if not flags:
+            notes.append(
+                "no column says how episodes end: they are taken as cut off "
+                "(--episode_ends=terminal if nothing can follow)"
+            )
+    used = tuple(filter(None, (*names.values(), episode)))
+    return _Ends(last, terminal, used, tuple(notes))
+
+
+def _terminals(table: Table, flags: Mapping[str, np.ndarray], done: str, count: int) -> np.ndarray:
+    """Where the task itself ended [N]; asks where one flag leaves that open."""
+    if "terminal" in flags:
+        return flags["terminal"]
+    if "done" in flags and "timeout" in flags:
+        ended = (flags["done"] == 1) & (flags["timeout"] == 0)
+        return np.where(np.isnan(flags["done"] + flags["timeout"]), np.nan, ended)
+    if "done" in flags and (flags["done"] != 0).any():
+        raise DataError(
+            f"{table.name}: {done} is the only flag, and does not say what the end of an episode "
+            "is. --episode_ends=terminal if the task itself ended there, so that no reward can "
+            "follow; --episode_ends=timeout if a time limit or the recording ended"
+        )
+    return np.zeros(count)
+
+
+def _changes(table: Table, name: str) -> np.ndarray:
+    """Where the number or the name of the episode is another one in the next row [N]."""
+    column = table.columns[name]
+    column = column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column
+    if column.ndim != 1 or column.dtype.kind not in "biufUS":
+        raise DataError(f"{table.name}: {name} holds no numbers or names of episodes")
+    if column.dtype.kind == "f" and np.isnan(column).any():
+        row = int(np.argmax(np.isnan(column)))
+        raise DataError(f"{table.name}: {name} is empty at row {row}, so its episode is unknown")
+    ends = np.append(column[1:] != column[:-1], True)
+    bounds = [*table.starts, len(column)]
+    for first, stop in itertools.pairwise(bounds):
+        begins = first + np.flatnonzero(np.append(True, ends[first : stop - 1]))
+        ids, where = np.unique(column[begins], return_index=True)
+        if len(ids) < len(begins):
+            again = np.setdiff1d(np.arange(len(begins)), where)[0]
+            raise DataError(
+                f"{table.name}: episode {column[begins[again]]} ({name}) comes back at row "
+                f"{begins[again]} after others: sort the rows by episode and time"
+            )
+    return ends
+
+
+def _by_time(table: Table, time: str, last: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Episodes of a table that names none: they begin where time goes back."""
+    back = np.zeros(len(last), bool)
+    if time:
+        back[:-1] = np.diff(np.asarray(columns.numbers(table, time), np.float64)) < 0
+    what = f"an episode begins where {time} goes back" if back.any() else "each file is one"
+    single = not back.any() and len(table.starts) == 1
+    told = "all rows are one episode" if single else what
+    return last | back, [f"no column tells episodes apart: {told} (see --episode_key)"]
+
+
+def _following(
+    table: Table, observed: Sequence[str], observation: np.ndarray, ends: _Ends
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Next observations [N, O], whether each is known [N], and the columns that they are from."""
+    twins = [[f"{prefix}{name}" for name in observed] for prefix in ("next_", "next.")]
+    known = [twin for twin in twins if all(name in table.columns for name in twin)]
+    for found in (*known, *(columns.matching(table, base) for base in FOLLOWING)):
+        if found:
+            order = found if known else _matched(observed, found)
+            following = columns.matrix(table, order)[0]
+            if following.shape != observation.shape:
+                raise DataError(
+                    f"{table.name}: observations have {observation.shape[1]} numbers, but next "
+                    f"observations ({', '.join(found[:LISTED])}) {following.shape[1]}"
+                )
+            return following, np.ones(len(following), bool), tuple(order)
+    shifted = np.roll(observation, -1, axis=0)
+    following = np.where(ends.last[:, None], observation, shifted)
+    return following, (ends.terminal == 1) | ~ends.last, ()
+
+
+def _matched(observed: Sequence[str], following: Sequence[str]) -> list[str]:
+    """The columns of next observations in the order of the observation's, by their last part."""
+    tail = {re.split(r"[./\[]|_(?=[^_]*$)", name)[-1].lower(): name for name in following}
+    wanted = [re.split(r"[./\[]|_(?=[^_]*$)", name)[-1].lower() for name in observed]
+    if len(tail) == len(following) and all(part in tail for part in wanted):
+        return [tail[part] for part in wanted]
+    return list(following)
+
+
+def _without_last_rows(table: Table, steps: Steps, count: int) -> Steps:
+    """Steps of RLDS, whose last row of an episode is an observation without a step."""
+    last = np.zeros(count, bool)
+    last[np.cumsum(steps.lengths) - 1] = True
+    kept: dict[str, Any] = {
+        "observation": steps.observation,
+        "action": steps.action,
+        "reward": steps.reward,
+        "time": steps.time,
+        "terminal": np.roll(steps.terminal, -1),
+        "next_observation": np.roll(steps.observation, -1, axis=0),
+    }
+    rows = ~last
+    kept = {key: None if value is None else value[rows] for key, value in kept.items()}
+    return steps._replace(
+        **kept,
+        lengths=steps.lengths - 1,
+        successor=np.ones(int(rows.sum()), bool),
+    )
