@@ -18,6 +18,7 @@ from jaxrl_prefs.data.transforms import Affine
 from jaxrl_prefs.errors import ExportError
 from jaxrl_prefs.method import State
 from jaxrl_prefs.runs import arithmetic, onnx_operations
+from jaxrl_prefs.runs.export import one_row
 from jaxrl_prefs.runs.onnx_graph import Graph, NotConvertible
 from jaxrl_prefs.types import Array
 
@@ -45,17 +46,12 @@ def to_onnx(
         ConfigError: if the package onnx is missing.
     """
     width = observation.shift.shape[0]
-
-    def row(raw: Array, words: Array) -> Array:
-        seen = (raw - observation.shift) / observation.scale
-        return act(state, seen[None], words)[0] * action.scale + action.shift
-
     seen = jax.ShapeDtypeStruct((width,), np.float32)
     words = jax.ShapeDtypeStruct((2,), np.uint32)
     (batch,) = jax.export.symbolic_shape("batch")
     graph = Graph(OBSERVATION, batch)
     try:
-        one = arithmetic.plain(row, seen, words)
+        one = arithmetic.plain(one_row(act, state, observation, action), seen, words)
 
         def whole(raw: Array, draw: Array) -> Array:
             key = jnp.stack([jnp.zeros_like(draw), draw])

@@ -47,15 +47,23 @@ class Graph:
         self._batch_name = ""
         self._nodes: list[Any] = []
         self._constants: dict[tuple[Any, ...], str] = {}
+        self._known: dict[tuple[Any, ...], Any] = {}
         self._initializers: list[Any] = []
 
     def add(self, operator: str, *inputs: Value, count: int = 0, **attributes: Any) -> Any:
-        """Adds a node; returns the name of its output, or a list of `count` names."""
+        """Adds a node; returns the name of its output, or a list of `count` names.
+
+        A node that is there already is used again.
+        """
         names = [self.name(each) for each in inputs]
+        key = (operator, tuple(names), str(sorted(attributes.items())))
+        if key in self._known:
+            return self._known[key]
         first = f"v{len(self._nodes)}"
         outputs = [f"{first}_{place}" for place in range(count)] if count else [first]
         self._nodes.append(self._onnx.helper.make_node(operator, names, outputs, **attributes))
-        return outputs if count else first
+        self._known[key] = outputs if count else first
+        return self._known[key]
 
     def name(self, value: Value) -> str:
         """The name of a value; a number becomes a constant of the file, once."""

@@ -1,7 +1,8 @@
 """The operations of JAX that policies are made of, as nodes of ONNX.
 
-Whatever does not depend on the observation or the draw is computed while converting: schedules,
-embeddings of time, normalised weights. Loops are unrolled, as their lengths are known.
+Loops are unrolled, as their lengths are known, and numbers that do not depend on the observation or
+the draw, such as a loop's counter, are computed while converting. Arrays of that kind are left to
+the runtime, which computes them once, when it loads the file.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ def _convert(graph: Graph, equation: Any, inputs: list[Any]) -> list[Value]:
         if inner is not None:
             consts = getattr(inner, "consts", ())
             return convert(graph, getattr(inner, "jaxpr", inner), consts, inputs)
-    sizes = [size for place in equation.outvars for size in place.aval.shape]
-    if not any(isinstance(x, str) for x in inputs) and all(isinstance(x, int) for x in sizes):
+    is_known = not any(isinstance(each, str) for each in inputs)
+    if is_known and all(_is_number(place.aval) for place in equation.outvars):
         found = equation.primitive.bind(*map(jax.numpy.asarray, inputs), **params)
         several = found if equation.primitive.multiple_results else [found]
         return [np.asarray(each) for each in several]
@@ -72,6 +73,12 @@ def _convert(graph: Graph, equation: Any, inputs: list[Any]) -> list[Value]:
     if operation is None:
         raise NotConvertible(f"the operation {name}")
     return [operation(graph, inputs, params, equation)]
+
+
+def _is_number(array: Any) -> bool:
+    """Whether an array is one number, or integers: places, counters."""
+    is_whole = array.dtype in (np.int32, bool)
+    return array.shape == () or (is_whole and all(isinstance(size, int) for size in array.shape))
 
 
 # --- Element by element ---------------------------------------------------------------------------
