@@ -11,7 +11,6 @@ observation takes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from rich.console import Console
 
 from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.errors import ConfigError, ExportError
-from jaxrl_prefs.runs import latency, overrides, tables
+from jaxrl_prefs.runs import latency, tables
 from jaxrl_prefs.runs.exported import load_policy
 from jaxrl_prefs.runs.memory import amount
 from jaxrl_prefs.runs.workdir import write_bytes
@@ -69,24 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return commandline.fail(str(error), commandline.FAILED)
 
 
-def _point(texts: Sequence[str]) -> dict[str, Any]:
-    """Settings from `field=value`; a value is read as JSON where it can be, else as text."""
-    settings: dict[str, Any] = {}
-    for name, text in map(overrides.split, texts):
-        try:
-            settings[name] = json.loads(text)
-        except ValueError:
-            settings[name] = text
-    return settings
-
-
 def _execute(console: Console) -> None:
     if not FLAGS.run:
         raise ConfigError("--run names the folder of a run")
     from jaxrl_prefs.runs.load import load_run
 
     folder = Path(FLAGS.run)
-    trained = load_run(folder, method=FLAGS.algo or None).at(_point(FLAGS.point))
+    trained = load_run(folder, method=FLAGS.algo or None).at(commandline.point(FLAGS.point))
     seed = trained.seeds[0] if FLAGS.seed is None else FLAGS.seed
     name = FLAGS.policy or next(iter(trained.method.policies))
     kind = FLAGS.format or ("onnx" if FLAGS.out.endswith(SUFFIXES["onnx"]) else "jax")
