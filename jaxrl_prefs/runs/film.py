@@ -17,7 +17,7 @@ EXTRA = "pip install 'jaxrl_prefs[video]'"
 WIDE = 240  # pixels of a picture in a GIF or on a sheet
 MOST = 200  # pictures that are kept of an episode
 TILES, ACROSS, GAP = 12, 4, 4
-BACKGROUND = (255, 255, 255)
+BACKGROUND = (120, 120, 120)  # between the pictures
 SLOWEST = 5  # frames a second of a GIF
 
 
