@@ -3,9 +3,9 @@
     jaxrl-prefs export --run=runs/bdpo-pendulum-mixed
     jaxrl-prefs export --run=runs/bdpo-pendulum-mixed --format=onnx --check
 
-The file takes raw observations [batch, O] float32 and the number of a draw (uint32), and returns raw
-actions [batch, A]. --format=jax needs only JAX to run, --format=onnx only onnxruntime, in C++ too.
---check opens the file again: it compares its actions with the run's and measures how long one
+The file takes raw observations [batch, O] float32 and the number of a draw (uint32), and returns
+raw actions [batch, A]. --format=jax needs only JAX to run, --format=onnx only onnxruntime, in C++
+too. --check opens the file again: it compares its actions with the run's and measures how long one
 observation takes.
 """
 
@@ -80,7 +80,9 @@ def _execute(console: Console) -> None:
     kind = FLAGS.format or ("onnx" if FLAGS.out.endswith(SUFFIXES["onnx"]) else "jax")
     target = Path(FLAGS.out) if FLAGS.out else folder / f"policy{SUFFIXES[kind]}"
     if (target.suffix == SUFFIXES["onnx"]) != (kind == "onnx"):
-        raise ConfigError(f"--out={target}: the name of an ONNX file, and of no other, ends in .onnx")
+        raise ConfigError(
+            f"--out={target}: the names of ONNX files, and of no others, end in .onnx"
+        )
     if kind == "onnx":
         content = trained.export_onnx(seed, name)
     else:
@@ -108,7 +110,7 @@ def _compared(trained: Run, seed: int, name: str, file: Path) -> str:
     spec, policy = trained.spec, load_policy(file)
     noise = np.random.default_rng(0).normal(size=(ROWS, spec.observation_dim))
     seen = spec.observation_mean + spec.observation_std * noise
-    raw = np.float32(trained.observation.invert(np.float32(seen)))
+    raw = trained.observation.invert(seen.astype(np.float32)).astype(np.float32)
     program = jax.jit(trained.export(seed, name, [jax.default_backend()]).call)
     expected, found = np.asarray(program(raw, np.uint32(1))), policy(raw, 1)
     width = np.abs(trained.action.scale) * (spec.action_high - spec.action_low)

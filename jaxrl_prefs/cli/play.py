@@ -4,13 +4,14 @@
     jaxrl-prefs play --run=runs/bdpo-pendulum-mixed --video=play.mp4 --gif
 
 A video comes with a contact sheet of its first episode, play.png beside play.mp4. Without a display
-MuJoCo draws with EGL, unless MUJOCO_GL says otherwise. Videos need `pip install 'jaxrl_prefs[video]'`.
+MuJoCo draws with EGL, unless MUJOCO_GL says otherwise. `pip install 'jaxrl_prefs[video]'` brings
+what videos need.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _execute(console: Console) -> None:
     folder, video = commandline.folder(FLAGS.run), commandline.folder(FLAGS.video)
     _check()
-    from jaxrl_prefs.data.recording import scaled
     from jaxrl_prefs.runs import playback
     from jaxrl_prefs.runs.evaluate import where
     from jaxrl_prefs.runs.load import load_run
@@ -81,22 +81,27 @@ def _execute(console: Console) -> None:
     draws = bool(FLAGS.video or FLAGS.gif or FLAGS.sheet)
     if draws:
         film.prepare()
-    with _film(task.make, video if FLAGS.video else None, draws) as reel:
+    with _film(video if FLAGS.video else None, draws) as reel:
         watch = None
         if reel is not None:
-            watch = lambda env, episode: reel.add(film.frame(env, task.env_id), episode == 0)  # noqa: E731
+            watch = lambda env, episode: reel.add(env, task.env_id, episode)  # noqa: E731
         totals = []
         for each in playback.played(policy, task, FLAGS.episodes, FLAGS.eval_seed, watch):
             totals.append(each.total)
-            score = f", score {scaled(each.total, references):.1f}" if references else ""
-            line = f"environment seed {each.seed}: return {each.total:.2f}{score}, {each.steps} steps"
-            tables.write(console, line)
+            reached = f"{each.total:.2f}{_score(each.total, references)}, {each.steps} steps"
+            tables.write(console, f"environment seed {each.seed}: return {reached}")
     mean = float(np.mean(totals))
-    score = f", score {scaled(mean, references):.1f}" if references else ""
     who = f"{trained.algo}'s {policy.name}, seed {seed}, in {task.env_id}"
-    tables.write(console, f"{who}: mean return {mean:.2f}{score}, {len(totals)} episode(s)")
+    reached = f"{mean:.2f}{_score(mean, references)}, {len(totals)} episode(s)"
+    tables.write(console, f"{who}: mean return {reached}")
     if reel is not None:
         _write(reel, folder, console)
+
+
+def _score(total: float, references: tuple[float, float] | None) -> str:
+    from jaxrl_prefs.data.recording import scaled
+
+    return f", score {scaled(np.asarray(total), references):.1f}" if references else ""
 
 
 def _check() -> None:
@@ -113,15 +118,12 @@ def _check() -> None:
 
 
 @contextlib.contextmanager
-def _film(make: Any, video: Path | None, draws: bool) -> Any:
+def _film(video: Path | None, draws: bool) -> Iterator[Film | None]:
     """The film of the episodes, finished at the end, and removed if they fail."""
     if not draws:
         yield None
         return
-    env = make()
-    per_second = float(env.metadata.get("render_fps") or 30)
-    env.close()
-    reel = film.Film(video, per_second)
+    reel = film.Film(video)
     try:
         yield reel
         reel.close()

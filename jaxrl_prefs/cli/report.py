@@ -3,12 +3,12 @@
     jaxrl-prefs report runs/bdpo-pendulum-mixed --html
     jaxrl-prefs report runs/compare --html=compare.html
 
-Takes the folders of runs, comparisons and sweeps. The page says what was run, shows the scores (and
-estimates, where `jaxrl-prefs evaluate` has written them) with their intervals, the curves of every
-seed, the warning signs of the method and the data. The video and contact sheet of `jaxrl-prefs play`
-are on it if they are in the run's folder under the names play.mp4, play.gif and play.png, and so is
-what `jaxrl-prefs data info NAME --json` says of the data, under the name data.json. The file needs no
-network and can be sent to others. Writing it needs `pip install 'jaxrl_prefs[report]'`.
+Takes the folders of runs, comparisons and sweeps. The page says what was run and shows the scores
+with their intervals, the curves of every seed, the warning signs of the method, and the data. These
+files are shown where they are in a run's folder: estimates.json, an estimate without playing;
+play.mp4, play.gif and play.png, of `jaxrl-prefs play`; data.json, a report on the data. The page
+needs no network and can be sent to others. `pip install 'jaxrl_prefs[report]'` brings the package
+that it needs.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from jaxrl_prefs.cli import table
 from jaxrl_prefs.errors import WorkdirError
 from jaxrl_prefs.page import parts
 from jaxrl_prefs.page.parts import Curves, Interval, Intervals, Line, Media, Part, Rows, Section
-from jaxrl_prefs.runs import statistics
 from jaxrl_prefs.runs import signs as warning_signs
+from jaxrl_prefs.runs import statistics
 from jaxrl_prefs.runs import workdir as folders_of_runs
 from jaxrl_prefs.runs.workdir import CONFIG, EVALUATIONS, METRICS, RESULT, read_json
 
@@ -153,7 +153,9 @@ def _intervals(run: Shown) -> list[Interval]:
     for name, entry in run.result["policies"].items():
         if (mean := entry["score_mean"]) is not None:
             low, high = entry["score_ci"] or (mean, mean)
-            values.append(Interval(f"{run.column}/{name}" if several else run.column, mean, low, high))
+            values.append(
+                Interval(f"{run.column}/{name}" if several else run.column, mean, low, high)
+            )
     return values
 
 
@@ -192,7 +194,9 @@ def _curves(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
         mine = [run for run in runs if run.dataset == dataset]
         lines = [line for run in mine for line in _score_lines(run, len(mine) > 1)]
         large = [
-            Curves(f"{dataset}: score", "updates", _kind(mine[0]), lines, _data_level(mine[0]), True)
+            Curves(
+                f"{dataset}: score", "updates", _kind(mine[0]), lines, _data_level(mine[0]), True
+            )
         ]
         several = len({run.dataset for run in runs}) > 1
         head = f": {dataset}" if several else ""
@@ -301,7 +305,9 @@ def _settings(about: Mapping[str, Any]) -> str:
 
 def _facts(content: Mapping[str, Any]) -> list[list[str]]:
     """Names and values, one a row; what is nested is written as it is."""
-    return [[str(name), _shown(value)] for name, value in content.items() if value not in ("", None)]
+    return [
+        [str(name), _shown(value)] for name, value in content.items() if value not in ("", None)
+    ]
 
 
 def _shown(value: Any) -> str:

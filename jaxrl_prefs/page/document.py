@@ -75,10 +75,11 @@ const watcher = new IntersectionObserver(seen => seen.forEach(each => {
   if (each.isIntersecting) { watcher.unobserve(each.target); draw(each.target); }
 }), {rootMargin: '400px'});
 document.querySelectorAll('.plot').forEach(place => watcher.observe(place));
-document.querySelectorAll('.seeds button').forEach(button => button.addEventListener('click', () => {
+const switches = document.querySelectorAll('.seeds button');
+switches.forEach(button => button.addEventListener('click', () => {
   const on = button.getAttribute('aria-pressed') === 'true';
   const name = JSON.parse(button.dataset.name);
-  document.querySelectorAll('.seeds button').forEach(other => {
+  switches.forEach(other => {
     if (other.dataset.name === button.dataset.name) other.setAttribute('aria-pressed', String(!on));
   });
   if (on) hidden.add(name); else hidden.delete(name);

@@ -91,7 +91,7 @@ def _apply(equation: Any, inputs: list[Any]) -> list[Any]:
 
 def _has_keys(equation: Any) -> bool:
     places = (*equation.invars, *equation.outvars)
-    return any(jax.dtypes.issubdtype(place.aval.dtype, jax.dtypes.prng_key) for place in places)
+    return any(jnp.issubdtype(place.aval.dtype, jax.dtypes.prng_key) for place in places)
 
 
 # --- Random keys: Threefry in its partitionable form, of two words [..., 2] -----------------------
@@ -103,7 +103,7 @@ def fold_in(keys: Array, number: Array) -> Array:
     return jnp.stack(threefry(keys, jnp.zeros_like(number), number), -1)
 
 
-def _counters(keys: Array, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
+def _counters(keys: Array, shape: tuple[int, ...]) -> tuple[Array, Any, Any]:
     """Keys [..., 1s, 2] and the places of an array [shape] as pairs of words."""
     if np.prod(shape, dtype=float) >= 2**32:
         raise NotArithmetic(f"a draw of {shape} numbers")
@@ -134,17 +134,21 @@ def _wrap(words: Array, impl: Any) -> Array:
 
 def _bitcast(bits: Array, new_dtype: Any) -> Array:
     """The floats in [1, 2) that JAX makes of random bits; no other float is read from its bits."""
-    if (bits.dtype, new_dtype) != (np.uint32, np.float32):
+    if bits.dtype != np.uint32 or new_dtype != np.float32:
         raise NotArithmetic(f"{bits.dtype} read as {new_dtype}")
     fraction = (bits - np.uint32(ONE)).astype(np.float32)
     return 1 + fraction * np.float32(2.0**-MANTISSA)
 
 
 # Giles (2010), "Approximating the erfinv function": as XLA's, for floats.
-CENTRE = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087)
-CENTRE += (-0.00125372503, -0.00417768164, 0.246640727, 1.50140941)
-TAILS = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773)
-TAILS += (-0.0076224613, 0.00943887047, 1.00167406, 2.83297682)
+CENTRE = (
+    *(2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087),
+    *(-0.00125372503, -0.00417768164, 0.246640727, 1.50140941),
+)
+TAILS = (
+    *(-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773),
+    *(-0.0076224613, 0.00943887047, 1.00167406, 2.83297682),
+)
 
 
 def _erf_inv(x: Array) -> Array:

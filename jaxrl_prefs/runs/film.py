@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrl_prefs.environments.task import WAYS_OUT
 from jaxrl_prefs.errors import DataError
 
 EXTRA = "pip install 'jaxrl_prefs[video]'"
@@ -18,14 +20,24 @@ WIDE = 240  # pixels of a picture in a GIF or on a sheet
 MOST = 200  # pictures that are kept of an episode
 TILES, ACROSS, GAP = 12, 4, 4
 BACKGROUND = (120, 120, 120)  # between the pictures
+USUAL = 30.0  # frames a second of an environment that does not say
 SLOWEST = 5  # frames a second of a GIF
 
 
 def prepare() -> None:
     """Lets simulators draw without a display; call it before an environment is made."""
     if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        for name, value in {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy"}.items():
+            os.environ[name] = os.environ.get(name) or value
+
+
+def follow(env: Any) -> None:
+    """Lets the camera follow the robot, where a MuJoCo model has a camera for that."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    with contextlib.suppress(AttributeError, KeyError):
+        camera = env.unwrapped.model.camera("track").id
+        if renderer is not None:
+            renderer.camera_id = camera
 
 
 def frame(env: Any, env_id: str) -> np.ndarray:
@@ -45,7 +57,8 @@ def frame(env: Any, env_id: str) -> np.ndarray:
 
 def advice(fault: Exception) -> str:
     """What went wrong in drawing, and what to install."""
-    text = " ".join(str(fault).split()).rstrip(".") or type(fault).__name__
+    text = " ".join(str(fault).split()).partition(f". {WAYS_OUT}")[0].rstrip(".")
+    text = text or type(fault).__name__
     if "pygame" in text:
         return f"{text}. The extra brings it: {EXTRA}"
     backend = os.environ.get("MUJOCO_GL", "")
@@ -61,16 +74,22 @@ class Film:
     A long episode keeps every second, fourth, ... frame, so that at most `MOST` are held.
     """
 
-    def __init__(self, video: Path | None, per_second: float) -> None:
-        self._per_second, self._every, self._count = per_second, 1, 0
+    def __init__(self, video: Path | None) -> None:
+        self._per_second, self._every, self._count = USUAL, 1, 0
         self._pictures: list[Any] = []
-        self._video = None if video is None else _Video(video, per_second)
+        self._video = None if video is None else _Video(video)
 
-    def add(self, drawn: np.ndarray, keep: bool) -> None:
-        """Adds a frame, uint8 [H, W, 3]; `keep` is true in the first episode."""
+    def add(self, env: Any, env_id: str, episode: int) -> None:
+        """Adds the environment as it looks; small pictures are kept of episode 0.
+
+        Raises:
+            DataError: if it cannot be drawn.
+        """
+        drawn = frame(env, env_id)
+        self._per_second = float(env.metadata.get("render_fps") or USUAL)
         if self._video is not None:
-            self._video.add(drawn)
-        if not keep:
+            self._video.add(drawn, self._per_second)
+        if episode:
             return
         if self._count % self._every == 0:
             self._pictures.append(_small(drawn))
@@ -93,9 +112,7 @@ class Film:
         shown = max(SLOWEST, self._per_second / self._every)
         first, *others = self._pictures
         draft = path.with_name(f".{path.name}")
-        first.save(
-            draft, "GIF", save_all=True, append_images=others, duration=1000 / shown, loop=0
-        )
+        first.save(draft, "GIF", save_all=True, append_images=others, duration=1000 / shown, loop=0)
         draft.replace(path)
 
     def sheet(self, path: Path) -> None:
@@ -131,16 +148,16 @@ def _tiled(pictures: Sequence[Any], path: Path) -> None:
 class _Video:
     """An MP4 file in the making, written by ffmpeg; its name appears when it is whole."""
 
-    def __init__(self, path: Path, per_second: float) -> None:
-        self._path, self._per_second = path, per_second
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._draft = path.with_name(f".{path.stem}.part{path.suffix}")
         self._program = ffmpeg()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def add(self, drawn: np.ndarray) -> None:
+    def add(self, drawn: np.ndarray, per_second: float) -> None:
         height, width = (2 * (size // 2) for size in drawn.shape[:2])  # the codec wants even sizes
         if self._process is None:
-            self._process = self._started(width, height)
+            self._process = self._started(width, height, per_second)
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(np.ascontiguousarray(drawn[:height, :width]).data)
@@ -161,9 +178,9 @@ class _Video:
             self._process.communicate()
         self._draft.unlink(missing_ok=True)
 
-    def _started(self, width: int, height: int) -> subprocess.Popen[bytes]:
+    def _started(self, width: int, height: int, per_second: float) -> subprocess.Popen[bytes]:
         frames = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
-        source = ["-r", f"{self._per_second:g}", "-i", "-"]
+        source = ["-r", f"{per_second:g}", "-i", "-"]
         film = ["-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
         command = [self._program, "-y", "-loglevel", "error", *frames, *source, *film]
         return subprocess.Popen(

@@ -1,8 +1,8 @@
 """A trained policy as an ONNX file, for programs without JAX and without Python.
 
-The file has the inputs `observation`, float32 [batch, O] in raw units, and `draw`, a uint32, and the
-output `action`, float32 [batch, A] in raw units. For the same draw number it draws what the file of
-`exported` draws: the arithmetic of the random generator is part of the graph.
+The file has the inputs `observation`, float32 [batch, O] in raw units, and `draw`, a uint32, and
+the output `action`, float32 [batch, A] in raw units. For the same draw number it draws what the
+file of `exported` draws: the arithmetic of the random generator is part of the graph.
 """
 
 from __future__ import annotations

@@ -15,7 +15,12 @@ from jaxrl_prefs.errors import ConfigError
 OPSET, IR_VERSION = 18, 8
 PRODUCER = "jaxrl_prefs"
 
-Value = str | np.ndarray  # the name of a node's output, or a number that is known already
+Value = str | np.ndarray | np.generic  # the name of a node's output, or a known number
+
+
+def whole(*numbers: int) -> np.ndarray:
+    """Numbers that say places or sizes: int64, as ONNX wants them."""
+    return np.asarray(numbers, np.int64)
 
 
 class NotConvertible(Exception):
@@ -32,8 +37,7 @@ def library() -> Any:
         import onnx
     except ImportError as error:
         raise ConfigError(
-            "ONNX files need the packages onnx and onnxruntime: "
-            "pip install 'jaxrl_prefs[onnx]'"
+            "ONNX files need the packages onnx and onnxruntime: pip install 'jaxrl_prefs[onnx]'"
         ) from error
     return onnx
 
@@ -87,9 +91,9 @@ class Graph:
     def extent(self, size: Any) -> Value:
         """A size of an array, int64 [1]: a number, or a multiple of the batch."""
         if isinstance(size, int | np.integer):
-            return np.int64([size])
+            return whole(int(size))
         if not self._batch_name:
-            ends = (np.int64([0]), np.int64([1]), np.int64([0]))
+            ends = (whole(0), whole(1), whole(0))
             self._batch_name = self.add("Slice", self.add("Shape", self._observation), *ends)
         factor, rest = 0, size
         while not isinstance(rest, int):
@@ -98,8 +102,8 @@ class Graph:
                 raise NotConvertible(f"an array of size {size}")
         found = self._batch_name
         if factor != 1:
-            found = self.add("Mul", found, np.int64([factor]))
-        return self.add("Add", found, np.int64([rest])) if rest else found
+            found = self.add("Mul", found, whole(factor))
+        return self.add("Add", found, whole(rest)) if rest else found
 
     def shape(self, sizes: Sequence[Any]) -> Value:
         """The sizes of an array, int64 [rank]."""
@@ -114,7 +118,9 @@ class Graph:
             return np.asarray(value).reshape([int(size) for size in sizes])
         if known.count(False) == 1:
             return self.add(
-                "Reshape", value, np.int64([s if k else -1 for s, k in zip(sizes, known, strict=True)])
+                "Reshape",
+                value,
+                whole(*(s if k else -1 for s, k in zip(sizes, known, strict=True))),
             )
         return self.add("Reshape", value, self.shape(sizes))
 
@@ -122,7 +128,7 @@ class Graph:
         """0, 1, ... as int64 [size]."""
         if isinstance(size, int | np.integer):
             return np.arange(size, dtype=np.int64)
-        end = self.add("Squeeze", self.extent(size), np.int64([0]))
+        end = self.add("Squeeze", self.extent(size), whole(0))
         return self.add("Range", np.int64(0), end, np.int64(1))
 
     def model(

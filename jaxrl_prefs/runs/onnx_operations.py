@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from jaxrl_prefs.runs.onnx_graph import Graph, NotConvertible, Value
+from jaxrl_prefs.runs.onnx_graph import Graph, NotConvertible, Value, whole
 
 LONGEST = 1000  # iterations of a loop that are written out
 
@@ -35,7 +35,9 @@ REDUCTIONS = {"reduce_sum": "Sum", "reduce_max": "Max", "reduce_min": "Min", "re
 IDENTICAL = ("stop_gradient", "copy", "copy_p", "optimization_barrier", "reduce_precision")
 
 
-def convert(graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Value]) -> list[Value]:
+def convert(
+    graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Value]
+) -> list[Value]:
     """Adds the nodes of a jaxpr to a graph; returns its outputs.
 
     Raises:
@@ -267,7 +269,7 @@ def _gather(graph: Graph, inputs: list[Value], params: Any, equation: Any) -> Va
         stride = np.prod([int(x) for x in sizes[axis + 1 :]], dtype=np.int64)
         for piece in pieces:
             flat = graph.add("Add", flat, graph.add("Mul", piece, stride))
-    return graph.add("Gather", graph.add("Reshape", inputs[0], np.int64([-1])), flat, axis=0)
+    return graph.add("Gather", graph.add("Reshape", inputs[0], whole(-1)), flat, axis=0)
 
 
 # --- Sums and products ----------------------------------------------------------------------------
@@ -294,9 +296,7 @@ def _arg(graph: Graph, inputs: list[Value], params: Any, equation: Any) -> Value
 
 
 def _cumsum(graph: Graph, inputs: list[Value], params: Any, equation: Any) -> Value:
-    return graph.add(
-        "CumSum", inputs[0], np.int64(params["axis"]), reverse=int(params["reverse"])
-    )
+    return graph.add("CumSum", inputs[0], np.int64(params["axis"]), reverse=int(params["reverse"]))
 
 
 def _dot(graph: Graph, inputs: list[Value], params: Any, equation: Any) -> Value:
@@ -363,7 +363,7 @@ def _row(graph: Graph, column: Value, place: int) -> Value:
 def _stacked(graph: Graph, rows: list[Value]) -> Value:
     if not any(isinstance(row, str) for row in rows):
         return np.stack([np.asarray(row) for row in rows])
-    zero = np.int64([0])
+    zero = whole(0)
     return graph.add("Concat", *(graph.add("Unsqueeze", row, zero) for row in rows), axis=0)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.runs import film
 from jaxrl_prefs.runs.evaluate import Policy
 
 Watch = Callable[[Any, int], None]  # (environment, number of the episode), at every state
@@ -37,7 +38,7 @@ def played(
     Raises:
         DataError: if the environment cannot be made or drawn, fails, or has other sizes.
     """
-    env = task.make("rgb_array" if watch else None)
+    env = _made(task) if watch else task.make()
     try:
         for episode in range(episodes):
             observation, _ = env.reset(seed=seed + episode)
@@ -52,6 +53,16 @@ def played(
             yield Episode(seed + episode, total, steps)
     finally:
         env.close()
+
+
+def _made(task: Task) -> Any:
+    """The environment, to be drawn."""
+    try:
+        env = task.make("rgb_array")
+    except DataError as error:
+        raise DataError(film.advice(error)) from error
+    film.follow(env)
+    return env
 
 
 def _step(env: Any, task: Task, policy: Policy, observation: Any) -> tuple[Any, float, bool]:

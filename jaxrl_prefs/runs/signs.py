@@ -1,7 +1,7 @@
 """The warning signs that a run measured of itself: what each means, and which call for a look.
 
-`Method.diagnose` measures them at every evaluation, on the same rows of the data. A mark is a reason
-to look at the curves, and no verdict.
+`Method.diagnose` measures them at every evaluation, on the same rows of the data. A mark is a
+reason to look at the curves, and no verdict.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ MEANINGS = {
     "advantage": "mean advantage of the data's actions",
     "weight_saturation": "share of recorded actions at the largest weight. A large share clones an "
     "arbitrary part of the data: the temperature is too high for the reward's scale",
-    "certainty_data": "certainty of recorded actions. Low: the kernel is too narrow, or the network "
-    "was trained too little",
+    "certainty_data": "certainty of recorded actions. Low: the kernel is too narrow, or the "
+    "network was trained too little",
     "certainty_policy": "certainty of the policy's actions. Low: the policy has left the data",
     "certainty_uniform": "certainty of uniform actions. High: the negatives have no effect",
     "certainty_shuffled": "certainty of actions of other states. High: the states are ignored",
@@ -63,7 +63,9 @@ def signs(rows: Sequence[Mapping[str, Any]], algo: str, seeds: Sequence[int]) ->
     means = _means(rows)
     for name in (name for name in names if name in MEANINGS):
         mine = [row for row in rows if name in row["metrics"]]
-        last = {row["seed"]: row["metrics"][name] for row in mine if row["step"] == mine[-1]["step"]}
+        last = {
+            row["seed"]: row["metrics"][name] for row in mine if row["step"] == mine[-1]["step"]
+        }
         values = tuple(_finite(last.get(seed)) for seed in seeds)
         reason = "not finite" if None in values else _reason(name, means, algo)
         found.append(Sign(name, values, MEANINGS[name], reason))
