@@ -11,6 +11,7 @@ import difflib
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -202,6 +203,11 @@ def guarded(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
 def folder(text: str) -> Path:
     """The folder that a flag names; ~ is the user's own."""
     return Path(text).expanduser()
+
+
+def page(folder: Path) -> str:
+    """The line with which a command names the page about what it trained."""
+    return f"a page to look at: {COMMAND} report {shlex.quote(str(folder))} --html"
 
 
 def leave(code: int) -> NoReturn:

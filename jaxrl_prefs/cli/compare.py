@@ -118,6 +118,7 @@ def _execute(variants: Sequence[Variant], console: Console) -> int:
                 _publish(folder, variants, console)
             except ConfigError as error:  # no table yet is no reason not to train the others
                 worst = commandline.fail(str(error), commandline.WRONG_USE)
+    tables.write(console, commandline.page(folder))
     return worst
 
 

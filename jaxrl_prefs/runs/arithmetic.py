@@ -107,9 +107,10 @@ def _counters(keys: Array, shape: tuple[int, ...]) -> tuple[Array, Any, Any]:
     """Keys [..., 1s, 2] and the places of an array [shape] as pairs of words."""
     if np.prod(shape, dtype=float) >= 2**32:
         raise NotArithmetic(f"a draw of {shape} numbers")
-    places = np.arange(np.prod(shape, dtype=int), dtype=np.uint32).reshape(shape)
-    ones = (1,) * len(shape)
-    return keys.reshape(*keys.shape[:-1], *ones, 2), np.zeros_like(places), places
+    places = np.arange(np.prod(shape, dtype=int), dtype=np.uint32)
+    places = places.reshape((1,) * (keys.ndim - 1) + shape)
+    keys = keys.reshape(*keys.shape[:-1], *(1,) * len(shape), 2)
+    return keys, np.zeros_like(places), places
 
 
 def _split(keys: Array, shape: tuple[int, ...]) -> Array:
