@@ -20,6 +20,7 @@ from jaxrl_prefs.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    ExportError,
     LoadError,
     NonFiniteError,
     WorkdirError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from jaxrl_prefs.environments.task import Task
     from jaxrl_prefs.runs.config import RunConfig
     from jaxrl_prefs.runs.evaluate import Evaluation, evaluate
+    from jaxrl_prefs.runs.exported import ExportedPolicy, load_policy
     from jaxrl_prefs.runs.load import load_run
     from jaxrl_prefs.runs.run import Run
     from jaxrl_prefs.runs.sinks import Logger
@@ -47,6 +49,8 @@ __all__ = [
     "DataError",
     "Dataset",
     "Evaluation",
+    "ExportError",
+    "ExportedPolicy",
     "LoadError",
     "Logger",
     "Method",
@@ -65,6 +69,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "load_dataset",
+    "load_policy",
     "load_run",
     "prepare",
     "train",
@@ -73,6 +78,7 @@ __all__ = [
 _LATER = {  # name -> where it is, imported when it is first asked for
     "Dataset": ("jaxrl_prefs.data", "Dataset"),
     "Evaluation": ("jaxrl_prefs.runs.evaluate", "Evaluation"),
+    "ExportedPolicy": ("jaxrl_prefs.runs.exported", "ExportedPolicy"),
     "Logger": ("jaxrl_prefs.runs.sinks", "Logger"),
     "PreparedDataset": ("jaxrl_prefs.data", "PreparedDataset"),
     "Processing": ("jaxrl_prefs.data", "Processing"),
@@ -81,6 +87,7 @@ _LATER = {  # name -> where it is, imported when it is first asked for
     "Task": ("jaxrl_prefs.environments.task", "Task"),
     "evaluate": ("jaxrl_prefs.runs.evaluate", "evaluate"),
     "load_dataset": ("jaxrl_prefs.data", "load_dataset"),
+    "load_policy": ("jaxrl_prefs.runs.exported", "load_policy"),
     "load_run": ("jaxrl_prefs.runs.load", "load_run"),
     "prepare": ("jaxrl_prefs.data", "prepare"),
     "train": ("jaxrl_prefs.runs.train", "train"),

@@ -16,6 +16,8 @@ COMMANDS = {  # name -> module with `main(argv)`, and what it does
     "plan": ("jaxrl_prefs.cli.plan", "tell what memory and time a run needs"),
     "data": ("jaxrl_prefs.cli.data", "list, describe, generate and convert datasets"),
     "export": ("jaxrl_prefs.cli.export", "write a trained policy as one file"),
+    "play": ("jaxrl_prefs.cli.play", "play a trained policy, and draw it"),
+    "report": ("jaxrl_prefs.cli.report", "write a page about runs, to be opened in a browser"),
     "toy": ("jaxrl_prefs.toy.command", "train on 2-D tasks whose best policy is known"),
 }
 

@@ -53,6 +53,10 @@ class EvaluationError(ValueError):
     policy, seed, episode and step. The training is not at fault, and may go on."""
 
 
+class ExportError(ValueError):
+    """A policy that a file format cannot hold; the message names the operation."""
+
+
 class LoadError(ValueError):
     """A folder from which no policy can be loaded, or a policy that the run does not have."""
 

@@ -108,6 +108,16 @@ def pendulum_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def short_run(pendulum_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of TD3+BC, seeds 0 and 1. Tests must not write to it."""
+    folder = tmp_path_factory.mktemp("short") / "run"
+    settings = [f"--set={name}={value}" for name, value in (SHORT | {"eval_every": "2"}).items()]
+    place = [f"--dataset={pendulum_file}", "--env=Pendulum-v1", f"--workdir={folder}"]
+    assert run.main(["run", "--algo=td3_bc", "--seeds=2", *place, *settings]) == 0
+    return folder
+
+
 @pytest.fixture
 def command(pendulum_file: Path, tmp_path: Path) -> Callable[..., list[str]]:
     """Gives `command(*more, field=value)`: a small run's command line, in `tmp_path / "run"`."""

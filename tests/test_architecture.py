@@ -42,9 +42,10 @@ FLOORS: dict[str, set[str]] = {
         *("data", "environments", "errors", "estimation", "evaluation", "keys"),
         *("method", "methods", "parallel", "training", "types"),
     },
+    "page": {"errors"},
     "cli": {
-        *("data", "environments", "errors", "evaluation", "keys"),
-        *("method", "methods", "parallel", "runs", "training", "types"),
+        *("data", "environments", "errors", "evaluation", "keys", "method", "methods"),
+        *("page", "parallel", "runs", "training", "types"),
     },
     "testing": {"keys", "method", "parallel", "training", "types"},
     "toy": {
@@ -71,6 +72,9 @@ CONFINED = {
     "mujoco": {"data", "environments"},
     "absl": {"cli", "toy"},
     "ray": {"cli"},
+    "onnx": {"runs"},
+    "onnxruntime": {"runs"},
+    "plotly": {"page"},
     "torch": set(),
     "tensorflow": set(),
 }
@@ -79,7 +83,7 @@ CONFINED = {
 # imported only inside functions.
 LAZY = (
     *("gymnasium", "gymnasium_robotics", "minari", "mujoco", "h5py", "ogbench", "robosuite"),
-    *("distrax", "diffrax", "matplotlib", "pyarrow"),
+    *("distrax", "diffrax", "matplotlib", "onnx", "onnxruntime", "plotly", "pyarrow"),
 )
 
 

@@ -33,7 +33,8 @@ FIELDS = {
 PATIENCE = 400  # seconds until the first checkpoint
 # Of the extras in pyproject.toml, and robosuite, which wants another MuJoCo (BUILD.md).
 OPTIONAL = {
-    *("ogbench", "pandas", "ray", "rliable", "robosuite", "sbx", "stable_baselines3"),
+    *("imageio_ffmpeg", "ogbench", "onnx", "onnxruntime", "pandas", "plotly", "ray", "rliable"),
+    *("robosuite", "sbx", "stable_baselines3"),
     *("tensorboardX", "wandb"),
 }
 
@@ -171,7 +172,18 @@ def imported(tree: ast.AST) -> set[str]:
 
 def test_the_command_lists_its_commands(installed: Installed) -> None:
     listed = installed.run().stdout
-    for name in ("run", "compare", "sweep", "table", "plan", "data", "export", "toy"):
+    for name in (
+        "run",
+        "compare",
+        "sweep",
+        "table",
+        "plan",
+        "data",
+        "export",
+        "play",
+        "report",
+        "toy",
+    ):
         (line,) = [line for line in listed.splitlines() if line.split()[:1] == [name]]
         assert len(line.split()) > 3
     assert "no command 'trian'" in installed.run("trian", code=2).stderr

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import difflib
 import io
+import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +23,7 @@ from rich.console import Console
 from jaxrl_prefs.cli.quiet import quieten_orbax
 from jaxrl_prefs.data import Hints, read_hints
 from jaxrl_prefs.errors import ConfigError, DataError, WorkdirError
-from jaxrl_prefs.runs import interrupt
+from jaxrl_prefs.runs import interrupt, overrides
 from jaxrl_prefs.runs.tables import WIDE
 
 USER_ERRORS = (flags.Error, ConfigError, DataError, WorkdirError)
@@ -121,6 +123,17 @@ def assignments(own: flags.FlagValues) -> tuple[str, ...]:
     written: list[str] = own.flag_values_dict()["set"]
     others = [f"{name}={own[name].value}" for name in WITH_FLAGS if own[name].value]
     return (*written, *others)
+
+
+def point(texts: Sequence[str]) -> dict[str, Any]:
+    """The settings of a point from `field=value`; a value is read as JSON where it can be."""
+    settings: dict[str, Any] = {}
+    for name, text in map(overrides.split, texts):
+        try:
+            settings[name] = json.loads(text)
+        except ValueError:
+            settings[name] = text
+    return settings
 
 
 def words(own: flags.FlagValues, argv: Sequence[str] | None) -> list[str]:
@@ -225,6 +238,11 @@ def guarded(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
 def folder(text: str) -> Path:
     """The folder that a flag names; ~ is the user's own."""
     return Path(text).expanduser()
+
+
+def page(folder: Path) -> str:
+    """The line with which a command names the page about what it trained."""
+    return f"a page to look at: {COMMAND} report {shlex.quote(str(folder))} --html"
 
 
 def leave(code: int) -> NoReturn:

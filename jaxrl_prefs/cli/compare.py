@@ -128,7 +128,9 @@ def _execute(variants: Sequence[Variant], console: Console) -> int:
                 _publish(folder, variants, console)
             except ConfigError as error:  # no table yet is no reason not to train the others
                 worst = commandline.fail(str(error), commandline.WRONG_USE)
-    return max(worst, _select(folder, variants, console) if FLAGS.select else 0)
+    worst = max(worst, _select(folder, variants, console) if FLAGS.select else 0)
+    tables.write(console, commandline.page(folder))
+    return worst
 
 
 def _select(folder: Path, variants: Sequence[Variant], console: Console) -> int:

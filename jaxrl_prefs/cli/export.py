@@ -1,26 +1,37 @@
-"""Writes a trained policy as one file that needs only JAX to run.
+"""Writes a trained policy as one file.
 
     jaxrl-prefs export --run=runs/bdpo-pendulum-mixed
+    jaxrl-prefs export --run=runs/bdpo-pendulum-mixed --format=onnx --check
 
-The README shows how to load it. It takes raw observations [batch, O] float32 and the number of a
-draw (uint32), and returns raw actions [batch, A].
+The file takes raw observations [batch, O] float32 and the number of a draw (uint32), and returns
+raw actions [batch, A]. --format=jax needs only JAX to run, --format=onnx only onnxruntime, in C++
+too. --check opens the file again: it compares its actions with the run's and measures how long one
+observation takes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from absl import flags
 from rich.console import Console
 
 from jaxrl_prefs.cli import commandline
-from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.runs import overrides, tables
+from jaxrl_prefs.errors import ConfigError, ExportError
+from jaxrl_prefs.runs import latency, tables
+from jaxrl_prefs.runs.exported import load_policy
 from jaxrl_prefs.runs.memory import amount
 from jaxrl_prefs.runs.workdir import write_bytes
+
+if TYPE_CHECKING:
+    from jaxrl_prefs.runs.run import Run
+
+SUFFIXES = {"jax": ".jaxexport", "onnx": ".onnx"}
+ROWS = 64  # observations on which a file is compared with its run
+CLOSE = 1e-4  # of the range of an action
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
@@ -31,7 +42,11 @@ flags.DEFINE_multi_string(
 )
 flags.DEFINE_string("policy", "", "one of the method's policies (default: the headline)", **_OWN)
 flags.DEFINE_integer("seed", None, "one of the run's seeds (default: its first)", **_OWN)
-flags.DEFINE_string("out", "", "the file (default: policy.jaxexport in the run's folder)", **_OWN)
+flags.DEFINE_enum("format", None, list(SUFFIXES), "default: by the name of --out, else jax", **_OWN)
+flags.DEFINE_string(
+    "out", "", "the file (default: policy.jaxexport or policy.onnx in the run's folder)", **_OWN
+)
+flags.DEFINE_boolean("check", False, "compare the file's actions and measure its latency", **_OWN)
 commandline.share(FLAGS, help=False)
 
 
@@ -47,21 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         _execute(console)
         return 0
-    except (*commandline.USER_ERRORS, LoadError) as error:
+    except (*commandline.USER_ERRORS, LoadError, ExportError) as error:
         return commandline.fail(str(error), commandline.WRONG_USE)
     except OSError as error:
         return commandline.fail(str(error), commandline.FAILED)
-
-
-def _point(texts: Sequence[str]) -> dict[str, Any]:
-    """Settings from `field=value`; a value is read as JSON where it can be, else as text."""
-    settings: dict[str, Any] = {}
-    for name, text in map(overrides.split, texts):
-        try:
-            settings[name] = json.loads(text)
-        except ValueError:
-            settings[name] = text
-    return settings
 
 
 def _execute(console: Console) -> None:
@@ -70,16 +74,54 @@ def _execute(console: Console) -> None:
     from jaxrl_prefs.runs.load import load_run
 
     folder = Path(FLAGS.run)
-    trained = load_run(folder, method=FLAGS.algo or None).at(_point(FLAGS.point))
+    trained = load_run(folder, method=FLAGS.algo or None).at(commandline.point(FLAGS.point))
     seed = trained.seeds[0] if FLAGS.seed is None else FLAGS.seed
     name = FLAGS.policy or next(iter(trained.method.policies))
-    content = bytes(trained.export(seed, name).serialize())
-    target = Path(FLAGS.out) if FLAGS.out else folder / "policy.jaxexport"
+    kind = FLAGS.format or ("onnx" if FLAGS.out.endswith(SUFFIXES["onnx"]) else "jax")
+    target = Path(FLAGS.out) if FLAGS.out else folder / f"policy{SUFFIXES[kind]}"
+    if (target.suffix == SUFFIXES["onnx"]) != (kind == "onnx"):
+        raise ConfigError(
+            f"--out={target}: the names of ONNX files, and of no others, end in .onnx"
+        )
+    if kind == "onnx":
+        content = trained.export_onnx(seed, name)
+    else:
+        content = bytes(trained.export(seed, name).serialize())
     write_bytes(target, content)
     spec = trained.spec
-    console.print(
+    tables.write(
+        console,
         f"{target}: {trained.algo}'s {name} of seed {seed} after {trained.step} updates, "
         f"{spec.observation_dim} observations to {spec.action_dim} actions, {amount(len(content))}",
-        highlight=False,
-        soft_wrap=True,
     )
+    if FLAGS.check:
+        tables.write(console, _compared(trained, seed, name, target))
+        tables.write(console, str(latency.measured(target)))
+
+
+def _compared(trained: Run, seed: int, name: str, file: Path) -> str:
+    """Compares the file's actions with those of the run's own program; says how they agree.
+
+    Raises:
+        ExportError: if they differ in more than one row in ten, or are not finite.
+    """
+    import jax
+
+    spec, policy = trained.spec, load_policy(file)
+    noise = np.random.default_rng(0).normal(size=(ROWS, spec.observation_dim))
+    seen = spec.observation_mean + spec.observation_std * noise
+    raw = trained.observation.invert(seen.astype(np.float32)).astype(np.float32)
+    program = jax.jit(trained.export(seed, name, [jax.default_backend()]).call)
+    expected, found = np.asarray(program(raw, np.uint32(1))), policy(raw, 1)
+    width = np.abs(trained.action.scale) * (spec.action_high - spec.action_low)
+    if not np.isfinite(found).all():
+        raise ExportError(f"{file} answers observations like the data's with a NaN; do not use it")
+    gaps = np.abs(found - expected) / np.where(width > 0, width, 1)
+    apart = int((gaps.max(-1) > CLOSE).sum())
+    if 10 * apart > ROWS:
+        raise ExportError(f"{file} differs from the run's policy on {apart} of {ROWS} observations")
+    text = f"same actions as the run's policy on {ROWS - apart} of {ROWS} observations"
+    if apart:  # a policy that takes the best of several actions may find two equally good
+        text += f" (on {apart} another of the actions that it chose among)"
+    close = gaps[gaps.max(-1) <= CLOSE].max()
+    return f"{text}, to {close:.1g} of an action's range; a NaN or a wrong shape is refused"

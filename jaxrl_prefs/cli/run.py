@@ -168,6 +168,8 @@ def _execute(command: Command, console: Console) -> None:
 
     prepare.train_in(command.choice, command.workdir, console, overwrite=command.overwrite)
     prepare.report(command.workdir, console)
+    if processes.is_leader():
+        tables.write(console, commandline.page(command.workdir))
 
 
 def _join(coordinator: str, process_id: int | None, num_processes: int | None) -> None:

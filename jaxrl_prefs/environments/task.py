@@ -40,20 +40,23 @@ class Task(NamedTuple):
     without: tuple[str, ...] = ()
     maker: Callable[[], gymnasium.Env] | None = None  # makes it, where no spec_json says how
 
-    def make(self) -> gymnasium.Env:
+    def make(self, render_mode: str | None = None) -> gymnasium.Env:
         """Makes the environment; its observations are float32 vectors [O] in `flatten`'s order.
+
+        Args:
+          render_mode: "rgb_array" for an environment that can be drawn.
 
         Raises:
           DataError: if a package that the environment needs is missing or fails.
         """
         try:
-            return spaces.flat(self.bare(), self.env_id)
+            return spaces.flat(self.bare(render_mode), self.env_id)
         except DataError:
             raise
         except Exception as fault:  # whatever a simulator raises, the user must see one line
             raise DataError(_not_made(self.env_id, fault)) from fault
 
-    def bare(self) -> gymnasium.Env:
+    def bare(self, render_mode: str | None = None) -> gymnasium.Env:
         """As `make`, with the environment's own observations."""
         import gymnasium
 
@@ -61,6 +64,8 @@ class Task(NamedTuple):
             return gymnasium.wrappers.TimeLimit(self.maker(), self.max_episode_steps)
         spec = self.spec()
         spec.kwargs.pop("render_mode", None)  # evaluations draw nothing, and may have no display
+        if render_mode is not None:
+            spec.kwargs["render_mode"] = render_mode
         if str(spec.entry_point).startswith(("gymnasium_robotics", __package__)):
             _import_robotics()
         try:

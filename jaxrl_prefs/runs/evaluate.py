@@ -62,7 +62,7 @@ def evaluate(
         raise DataError(f"episodes must be at least 1, got {episodes}")
     players, point = _players(run_or_policy)
     with restated():
-        task, references = _where(env, point)
+        task, references = where(env, point)
     found = Evaluation({}, {}, {}, task.env_id)
     copies = [task.make() for _ in range(episodes)]
     try:
@@ -92,8 +92,12 @@ def _players(subject: Run | Policy) -> tuple[list[tuple[str, int, Policy]], Poin
     return [(getattr(subject, "__name__", "policy"), 0, subject)], None
 
 
-def _where(env: Environment, point: Point | None) -> tuple[Task, tuple[float, float] | None]:
-    """The environment, and the references of its scores if it is the run's own."""
+def where(env: Environment, point: Point | None) -> tuple[Task, tuple[float, float] | None]:
+    """The environment, and the references of its scores if it is the run's own.
+
+    Raises:
+        DataError: if there is no environment, or it is not registered.
+    """
     about: Mapping[str, Any] = point.about.get("data", {}) if point else {}
     own, known = str(about.get("env") or ""), about.get("references")
     if env is not None:

@@ -1,8 +1,13 @@
-"""A trained policy as one program that needs only JAX (jax.export)."""
+"""A trained policy as one program that needs only JAX (jax.export), and what such programs take.
+
+`onnx_export.py` writes the same policy for programs without JAX; `exported.py` opens both files.
+"""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.export
@@ -14,6 +19,7 @@ from jaxrl_prefs.method import State
 from jaxrl_prefs.types import Array, Key
 
 PLATFORMS = ("cpu", "cuda", "tpu")  # an exported policy runs on all of them
+DRAWS = 2**32  # draw numbers are below it
 
 
 def exported(
@@ -30,10 +36,7 @@ def exported(
     number and other ones for another; every row draws by itself, whatever the batch.
     """
     width = observation.shift.shape[0]
-
-    def row(raw: Array, key: Key) -> Array:
-        seen = (raw - observation.shift) / observation.scale
-        return act(state, seen[None], key)[0] * action.scale + action.shift
+    row = one_row(act, state, observation, action)
 
     def whole(raw: Array, draw: Array) -> Array:
         # Row by row, so that no shape inside the policy depends on the batch.
@@ -45,3 +48,50 @@ def exported(
     seen = jax.ShapeDtypeStruct((batch, width), np.float32)
     draw = jax.ShapeDtypeStruct((), np.uint32)
     return jax.export.export(jax.jit(whole), platforms=tuple(platforms))(seen, draw)
+
+
+def one_row(
+    act: Callable[..., Array], state: State, observation: Affine, action: Affine
+) -> Callable[[Array, Key], Array]:
+    """A policy of raw observations [O] and a key, to raw actions [A]."""
+
+    def row(raw: Array, key: Key) -> Array:
+        seen = (raw - observation.shift) / observation.scale
+        return act(state, seen[None], key)[0] * action.scale + action.shift
+
+    return row
+
+
+def checked_observation(observation: Any, width: int) -> np.ndarray:
+    """Observations as a policy takes them, float32 [O] or [B, O].
+
+    Raises:
+        ValueError: for another shape, and for numbers that are not finite: a policy would answer
+            them with actions that mean nothing.
+    """
+    with np.errstate(over="ignore"):
+        raw = np.asarray(observation, np.float32)
+    if raw.ndim not in (1, 2) or raw.shape[-1] != width:
+        raise ValueError(
+            f"an observation has shape [{width}] or [batch, {width}], got {list(raw.shape)}"
+        )
+    if not np.isfinite(raw).all():
+        row, column = np.argwhere(~np.isfinite(np.atleast_2d(raw)))[0]
+        place = f"dimension {column}" + (f" of row {row}" if raw.ndim == 2 else "")
+        raise ValueError(f"the observation has a NaN or an infinity in {place}; no action is given")
+    return raw
+
+
+def checked_draw(draw: Any) -> np.ndarray:
+    """The number of a draw as a policy takes it, uint32 [].
+
+    Raises:
+        ValueError: for anything but a whole number from 0 to 4294967295.
+    """
+    try:
+        number = operator.index(draw)
+    except TypeError:
+        number = -1
+    if not 0 <= number < DRAWS:
+        raise ValueError(f"a draw is a whole number from 0 to {DRAWS - 1}, got {draw!r}")
+    return np.asarray(number, np.uint32)

@@ -21,11 +21,11 @@ import numpy as np
 from jaxrl_prefs.data.recording import Dataset
 from jaxrl_prefs.data.transforms import Affine
 from jaxrl_prefs.environments.task import Task
-from jaxrl_prefs.errors import LoadError, restated
+from jaxrl_prefs.errors import ExportError, LoadError, restated
 from jaxrl_prefs.method import Method, State
 from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.runs import statistics
-from jaxrl_prefs.runs.export import PLATFORMS, exported
+from jaxrl_prefs.runs.export import PLATFORMS, checked_observation, exported
 from jaxrl_prefs.runs.workdir import EVALUATIONS, METRICS, TIMINGS, write_bytes
 from jaxrl_prefs.types import Array, Spec
 
@@ -68,13 +68,9 @@ class Actor:
         """Acts on one observation [O] or a batch [B, O]; returns [A] or [B, A].
 
         Raises:
-            ValueError: for observations of another shape.
+            ValueError: for observations of another shape, or with a NaN or an infinity.
         """
-        raw, width = np.asarray(observation, np.float32), self._point.spec.observation_dim
-        if raw.ndim not in (1, 2) or raw.shape[-1] != width:
-            raise ValueError(
-                f"an observation has shape [{width}] or [batch, {width}], got {list(raw.shape)}"
-            )
+        raw = checked_observation(observation, self._point.spec.observation_dim)
         seen = np.float32(self._point.observation.apply(np.atleast_2d(raw)))
         key = jax.random.fold_in(self._key, self._calls)
         self._calls += 1
@@ -363,6 +359,44 @@ class Run:
                 behavior=None if behavior is None else behavior._at(),
                 config=off_policy_evaluation.settings(fields),
             )
+
+    def export_onnx(
+        self,
+        seed: int,
+        name: str = "",
+        *,
+        point: Mapping[str, Any] | None = None,
+        path: str | Path | None = None,
+    ) -> bytes:
+        """Returns one seed's policy as the content of an ONNX file, see `to_onnx`.
+
+        Args:
+            seed: as in `policy`, and so are `name` and `point`.
+            name: of the policy.
+            point: settings of one point.
+            path: also write the content to this file.
+
+        Raises:
+            LoadError: as `policy`.
+            ExportError: if ONNX cannot hold the policy; the message names it and the operation.
+            ConfigError: if the package onnx is missing.
+        """
+        from jaxrl_prefs.runs.onnx_export import to_onnx
+
+        found = self._at(point)
+        name = name or found.headline
+        notes = {"method": found.algo, "policy": name, "seed": str(seed)}
+        maps = (found.observation, found.action)
+        try:
+            content = to_onnx(*found.find(seed, name), *maps, notes)
+        except ExportError as error:
+            raise ExportError(
+                f"the policy {name!r} of {found.algo} cannot be written as ONNX: {error}. "
+                "A file for JAX takes any policy"
+            ) from error
+        if path is not None:
+            write_bytes(Path(path), content)
+        return content
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Draws the learning curves: scores of every policy, then every metric.

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.small_runs import brisk, command, fails, pendulum_file
+from tests.small_runs import brisk, command, fails, pendulum_file, short_run
 
-__all__ = ["brisk", "command", "fails", "pendulum_file"]
+__all__ = ["brisk", "command", "fails", "pendulum_file", "short_run"]

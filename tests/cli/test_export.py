@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import jaxrl_prefs as jp
 from jaxrl_prefs.cli import export
 
 
@@ -17,6 +18,7 @@ from jaxrl_prefs.cli import export
         (["--run=nowhere"], "nowhere does not exist"),
         (["more", "--run=nowhere"], "unexpected argument 'more'"),
         (["--seed=x"], "seed"),
+        (["--run=.", "--format=tf"], "format"),
     ],
 )
 def test_wrong_use(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,3 +47,28 @@ def test_a_seed_and_a_policy_by_name(
     assert out.stat().st_size > 1000
     assert export.main(["export", *words[:1], "--seed=9"]) == 2
     assert "no seed 9; it has [0, 1]" in capsys.readouterr().err
+
+
+def test_onnx_with_its_check(
+    short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    out = tmp_path / "policy.onnx"
+    capsys.readouterr()
+    assert export.main(["export", f"--run={short_run}", f"--out={out}", "--check"]) == 0
+    first, compared, timed = capsys.readouterr().out.splitlines()
+    assert "td3_bc's actor of seed 0 after 4 updates" in first
+    assert compared.startswith("same actions as the run's policy on 64 of 64 observations")
+    assert "with onnxruntime" in timed and "99th percentile" in timed
+    policy = jp.load_run(short_run).policy(seed=0)
+    assert jp.load_policy(out)([1, 0, 0.5]) == pytest.approx(policy([1, 0, 0.5]), abs=1e-5)
+    with pytest.raises(ValueError, match="a NaN or an infinity in dimension 2"):
+        policy([1, 0, float("nan")])
+
+
+def test_a_format_and_a_name_that_disagree(
+    short_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", f"--run={short_run}", "--format=jax", "--out=policy.onnx"]
+    assert export.main(words) == 2
+    assert "the names of ONNX files, and of no others, end in .onnx" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import py_compile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tests.small_runs import brisk  # noqa: F401 - for the runs here too
 FOLDER = Path(__file__).parents[2] / "examples"
 SMALL: dict[str, Any] = {"train_steps": 4, "eval_episodes": 2, "log_every": 2, "batch_size": 16}
 TESTED = {"quickstart.py", "quickstart.ipynb", "own_arrays.py", "own_method.py"}
+COMPILED = {"ros2_policy_node.py"}  # needs ROS 2
+BUILT = {"cpp/policy.cpp"}  # by tests/runs/test_onnx.py
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +34,14 @@ def ten_episodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def test_every_example_has_a_test() -> None:
-    assert {path.name for path in FOLDER.iterdir() if path.is_file()} == TESTED
+    files = [path for path in FOLDER.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    names = {path.relative_to(FOLDER).as_posix() for path in files}
+    assert names == TESTED | COMPILED | BUILT
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_other_examples_compile(name: str, tmp_path: Path) -> None:
+    py_compile.compile(str(FOLDER / name), str(tmp_path / "compiled"), doraise=True)
 
 
 def test_quickstart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

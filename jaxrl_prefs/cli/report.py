@@ -1,0 +1,71 @@
+"""Writes a page about runs: one HTML file, to be opened in a browser.
+
+    jaxrl-prefs report runs/bdpo-pendulum-mixed --html
+    jaxrl-prefs report runs/compare --html=compare.html
+
+Takes the folders of runs, comparisons and sweeps. The page says what was run and shows the scores
+with their intervals, the curves of every seed, the warning signs of the method, and the data. These
+files are shown where they are in a run's folder: estimates.json, an estimate without playing;
+play.mp4, play.gif and play.png, of `jaxrl-prefs play`; data.json, a report on the data. The page
+needs no network and can be sent to others. `pip install 'jaxrl_prefs[report]'` brings the package
+that it needs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from rich.console import Console
+
+from jaxrl_prefs.cli import commandline, shown
+from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.page import document
+from jaxrl_prefs.runs import tables
+from jaxrl_prefs.runs.memory import amount
+from jaxrl_prefs.runs.workdir import write_text
+
+FILE = "report.html"
+
+FLAGS = flags.FlagValues()
+_OWN: dict[str, Any] = {"flag_values": FLAGS}
+flags.DEFINE_string("html", "", f"the file (default: {FILE} in the first folder)", **_OWN)
+commandline.share(FLAGS, last=1, help=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
+    console = commandline.console()
+    try:
+        words = [f"{x}=" if x == "--html" else x for x in (sys.argv if argv is None else argv)]
+        folders = commandline.words(FLAGS, words)
+        if FLAGS.help:
+            tables.write(console, commandline.usage(__doc__, FLAGS, argv))
+            return 0
+        _execute([commandline.folder(each) for each in folders], console)
+        return 0
+    except commandline.USER_ERRORS as error:
+        return commandline.fail(str(error), commandline.WRONG_USE)
+    except OSError as error:
+        return commandline.fail(str(error), commandline.FAILED)
+
+
+def _execute(folders: Sequence[Path], console: Console) -> None:
+    if not folders:
+        raise ConfigError("report takes the folder of a run, a comparison or a sweep")
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is no folder")
+    target = commandline.folder(FLAGS.html) if FLAGS.html else folders[0] / FILE
+    if not target.absolute().parent.is_dir():
+        raise ConfigError(f"--html={target}: there is no folder {target.absolute().parent}")
+    runs = shown.found(folders, FLAGS.last)
+    if not runs:
+        raise ConfigError(f"no run below {' '.join(map(str, folders))}")
+    page = document.document(shown.title(runs), shown.sections(folders, runs), shown.foot())
+    write_text(target, page)
+    count = f"{len(runs)} run{'s' * (len(runs) != 1)}"
+    tables.write(console, f"{target}: {count}, {amount(len(page.encode()))}; open it in a browser")

@@ -1,0 +1,1 @@
+"""Pages: one HTML file with tables, plots and pictures, which needs no network."""
