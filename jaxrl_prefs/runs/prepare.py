@@ -225,10 +225,11 @@ def _load(choice: Choice, path: Path) -> Dataset:
 def _numbers(module: Any, point: Mapping[str, str], dataset: PreparedDataset) -> dict[str, float]:
     """A point's values; a field whose text stands for a number is read with the data's sizes."""
     readers = overrides.number_readers(module.Config)
+    whole = sweep.lengths(module.Config)
     return {
         name: float(readers[name](text, dataset.spec))
         if name in readers
-        else overrides.parse(name, text, float)
+        else float(overrides.parse(name, text, int if name in whole else float))
         for name, text in point.items()
     }
 
@@ -240,9 +241,8 @@ def _make(
     if not points:
         return make(method_config, dataset.spec)
     for point in points:  # every value by itself may be one that the method refuses
-        make(dataclasses.replace(method_config, **point), dataset.spec)
-    first = dataclasses.replace(method_config, **points[0])
-    return sweep.vary(make, first, dataset.spec, tuple(points[0]))
+        make(sweep.with_settings(method_config, point), dataset.spec)
+    return sweep.vary(make, sweep.longest(method_config, points), dataset.spec, tuple(points[0]))
 
 
 def _about(job: Job, method_config: Any) -> dict[str, Any]:

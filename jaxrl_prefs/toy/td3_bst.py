@@ -199,7 +199,7 @@ def learned(
 
     @jax.jit
     def seen(action: Array) -> Array:
-        return morse.certainty(parts.morse, params, jnp.zeros((len(action), 1)), action)
+        return morse.certainty(parts.supervisor.morse, params, jnp.zeros((len(action), 1)), action)
 
     grid = jnp.stack(jnp.meshgrid(AXIS, AXIS), -1).reshape(-1, 2)
     corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.float32)
@@ -257,7 +257,7 @@ def _walks(
     def title(name: str, goal: str, after: str = "") -> str:
         return f"{name}, {f'goal {goal}' if goal else 'no value'}{after}"
 
-    asking, others = losses(config, parts.morse, data)
+    asking, others = losses(config, parts.supervisor.morse, data)
     walkers = {key: walker(loss) for key, loss in asking.items()}
     walks = [
         Walk(title(*key, f" ({net.steps})"), GOALS.get(key[1]), go(net.params), net.height)
