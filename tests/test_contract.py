@@ -102,7 +102,7 @@ TINY: dict[str, dict[str, Any]] = {
         "clone_steps": 3,
         "near": 0.5,
         "input_noise": 0.1,
-        "stop_uncertainty": 0.01,
+        "stop_uncertainty": 1.0,  # after the first update
         "pretrain_steps": 3,
         "train_steps": 3,
         "batch_size": 8,

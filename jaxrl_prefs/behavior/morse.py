@@ -299,14 +299,15 @@ def update(
     held-out rows' actions (count 0 in a batch without such rows) and of the uniform negatives.
     """
     held_out = is_held_out(batch.index).astype(batch.action.dtype)
+    near_key, noise_key = (jax.random.fold_in(key, number) for number in (1, 2))
     samples, is_uniform = sample_negatives(morse, batch.action, key, negatives)
     if near is not None:
         samples, is_uniform = _with_near(
-            morse.near, near, batch.observation, samples, is_uniform, jax.random.fold_in(key, 1)
+            morse.near, near, batch.observation, samples, is_uniform, near_key
         )
     noise = None
     if isinstance(morse.input_noise, jax.Array) or morse.input_noise:
-        z = jax.random.normal(jax.random.fold_in(key, 2), batch.action.shape, batch.action.dtype)
+        z = jax.random.normal(noise_key, batch.action.shape, batch.action.dtype)
         noise = morse.input_noise * expand_rank(morse.box.radius, 2).astype(z.dtype) * z
 
     def objective(params: Params) -> tuple[Array, tuple[Array, LossTerms]]:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -113,12 +112,11 @@ def update_clone(
     """One step of the clone on the negative log-likelihood of the rows that are not held out."""
     del key, step
     assert supervisor.clone is not None
-    log_density = partial(supervisor.clone.log_density)
+    clone = supervisor.clone
 
     def loss(params: Params) -> tuple[Array, Metrics]:
-        value, metrics = split_loss(
-            -log_density(params, batch.observation, batch.action), batch.index
-        )
+        log_density = clone.log_density(params, batch.observation, batch.action)
+        value, metrics = split_loss(-log_density, batch.index)
         names = {"behavior_loss": "clone_loss", "held_out_loss": "clone_held_out_loss"}
         return value, {names[name]: x for name, x in metrics.items()}
 
@@ -150,9 +148,11 @@ def update_morse(
     if supervisor.clone is None or not _is_on(supervisor.stop_uncertainty):
         return train(state)
 
+    asking_key = jax.random.fold_in(key, 3)
+
     def train_and_ask(state: Any) -> tuple[Any, Metrics]:
         state, metrics = train(state)
-        away = jnp.mean(uncertainty_at(1.0, state, batch, key, supervisor=supervisor))
+        away = jnp.mean(uncertainty_at(1.0, state, batch, asking_key, supervisor=supervisor))
         stops = away <= supervisor.stop_uncertainty
         state = replace(state, stopped_at=jnp.where(stops, step + 1, -1).astype(jnp.int32))
         return state, metrics | learner.measured(uncertainty_one_std=away)
@@ -211,10 +211,15 @@ def diagnosis(
     if supervisor.clone is None:
         return found
     mean, std = supervisor.clone.moments(state.clone.params, batch.observation)
-    ask = partial(uncertainty_at, state=state, batch=batch, key=key, supervisor=supervisor)
+    here, away = (
+        uncertainty_at(
+            float(t), state, batch, jax.random.fold_in(key, t + 1), supervisor=supervisor
+        )
+        for t in (0, 1)
+    )
     return found | learner.measured(
-        uncertainty_clone=ask(0.0),
-        uncertainty_one_std=ask(1.0),
+        uncertainty_clone=here,
+        uncertainty_one_std=away,
         policy_std=jnp.sqrt(jnp.mean(jnp.square((policy - mean) / std))),
     )
 

@@ -13,8 +13,9 @@ values: Kostrikov et al. 2022, arXiv 2110.06169 (values/iql.py).
     Q_k, V      critic, value            [2, B], [B]
     lambda, mu  config.kernel_scale, .mu
 
-Phases: `morse` (every 20th row is held out and measured) -> `train` (Morse network frozen). Q and V
-do not depend on the policy: they are those of IQL, bit for bit.
+Phases: `clone`, if `clone_steps` is not 0 -> `morse` -> `train` (Morse network frozen). Of the
+first two every 20th row is held out and measured. Q and V do not depend on the policy: they are
+those of IQL, bit for bit.
 
 Choices of ours:
  1. The policy maximises the first online critic, as in TD3-BST, at every update, as in IQL. It has

@@ -19,7 +19,8 @@ TD3+BC's constant one. The paper aims at one setting for every dataset; our pres
     lambda      config.kernel_scale      how narrow the kernel is
     mu          config.mu                temperature of the weight, which is at most exp(1 / mu) - 1
 
-Phases: `morse` (every 20th row is held out and measured) -> `train` (Morse network frozen).
+Phases: `clone`, if `clone_steps` is not 0 -> `morse` -> `train` (Morse network frozen). Of the
+first two every 20th row is held out and measured.
 
 The paper's full text, its table of settings and its code were not available to us. We know its
 objective, its two hyperparameters and the values of lambda that it tries. All other choices are
@@ -42,6 +43,12 @@ ours:
     distinguish states; the presets for adroit and kitchen take half of the negatives from other
     rows.
  9. Kernels other than the RBF have parameterisations of ours (behavior/morse.py).
+10. A network that is trained to the optimum of its loss is a plateau with a cliff, on which the
+    method has no slope. The remedies are options, off by default: fewer `pretrain_steps`, a rule
+    that ends training (`stop_uncertainty`), negatives from a widened Gaussian clone (`near`), noise
+    on the network's input (`input_noise`), weight decay (behavior/supervisor.py). The clone also
+    measures the slope; a run warns where there is none.
+11. `weight_floor` is 0. With a floor the weight is max(exp(C / mu) - 1, floor).
 """
 
 from __future__ import annotations
