@@ -8,7 +8,7 @@ and C(1), one standard deviation away, to be clearly larger: a slope. The optimu
 has none, as the certainty is 1 wherever the data are denser than the negatives (morse.py). The
 clone serves three ends, each an option of ours:
 
-- it shows C(0) and C(1) at every evaluation, and `warnings` names a network that is flat;
+- it shows C(0) and C(1) at every evaluation, for `warnings` to name a network without a slope;
 - training of the Morse network ends where C(1) of a batch has fallen to `stop_uncertainty`;
 - negatives come from the clone widened by `near_width`, so that the optimum itself has a slope.
 
@@ -34,7 +34,7 @@ from jaxrl_prefs.ops.shapes import clip_to_box
 from jaxrl_prefs.policies.gaussian import DiagonalGaussian
 from jaxrl_prefs.types import Array, Key, Metrics, Params, Spec, Transition
 
-FLAT = 0.05  # C(1) of a step function: certainty is above .95 at the clone and at one sigma
+FLAT = 0.05  # C(1) of a step function: up to there the certainty is above .95
 METRICS = ("morse_loss", "certainty_data", "certainty_held_out", "certainty_uniform")
 
 
@@ -225,17 +225,21 @@ def diagnosis(
 
 
 def warnings(metrics: Mapping[str, float]) -> tuple[str, ...]:
-    """Names a Morse network without a slope, from the means that `diagnosis` measured.
+    """Names a Morse network that is a step function, from the means that `diagnosis` measured.
 
-    >>> warnings({"uncertainty_clone": 0.05, "uncertainty_one_std": 0.3})
+    It is one where C(1) is below `FLAT` although at least half of a uniform action's certainty is
+    gone. Without a clone the data's own actions take the place of C(1): they too are about one
+    standard deviation from the behaviour's mean.
+
+    >>> warnings({"certainty_data": 0.7, "certainty_uniform": 0.1})
     ()
     """
-    away = metrics.get("uncertainty_one_std", 1.0)
-    if "uncertainty_clone" not in metrics or away >= FLAT:
+    away = metrics.get("uncertainty_one_std", 1 - metrics.get("certainty_data", 0.0))
+    if not away < FLAT or not metrics.get("certainty_uniform", 1.0) < 0.5:
         return ()
     return (
-        "the Morse network is a step function: it is certain at the clone's mean and one standard "
-        "deviation away alike (above 0.95), so that nothing pulls the policy until it has left the "
-        "data. Train it less (pretrain_steps or stop_uncertainty), narrow the kernel "
-        "(kernel_scale=2k), or set input_noise or near",
+        "the Morse network is a step function: its certainty is above 0.95 at the mean of the "
+        "data's actions and one standard deviation away alike, so nothing pulls the policy until "
+        "it has left the data. Where scores stay low, train it less (pretrain_steps, "
+        "stop_uncertainty), narrow the kernel (kernel_scale=2k), or set near",
     )

@@ -111,15 +111,19 @@ def test_the_diagnosis_adds_what_the_clone_knows():
 
 
 def test_a_step_function_is_named_and_a_slope_is_not():
-    def told(clone: float, away: float) -> int:
-        found = {"uncertainty_clone": clone, "uncertainty_one_std": away}
-        return len(supervisor.warnings(found))
+    """Rows that were measured on halfcheetah/medium-v0 (docs/methods/td3_bst.md)."""
 
-    # Rows of a table that were measured on halfcheetah/medium-v0 (docs/methods/td3_bst.md).
-    assert told(0.007, 0.013) == told(0.012, 0.029) == 1
-    assert told(0.026, 0.061) == told(0.268, 0.580) == told(0.051, 0.237) == 0
-    assert supervisor.warnings({"certainty_data": 1.0}) == ()  # no clone, nothing to say
-    (text,) = supervisor.warnings({"uncertainty_clone": 0.0, "uncertainty_one_std": 0.0})
+    def told(clone: float, away: float, uniform: float = 0.01) -> int:
+        found = {"uncertainty_clone": clone, "uncertainty_one_std": away}
+        return len(supervisor.warnings(found | {"certainty_uniform": uniform}))
+
+    assert told(0.007, 0.013) == told(0.016, 0.030) == told(0.005, 0.009) == 1
+    assert told(0.031, 0.073) == told(0.286, 0.529) == told(0.051, 0.237) == 0
+    assert told(0.001, 0.002, uniform=0.9) == 0  # certain everywhere: no step
+    without = [{"certainty_data": x, "certainty_uniform": 0.01} for x in (0.974, 0.939)]
+    assert [len(supervisor.warnings(found)) for found in without] == [1, 0]
+    assert supervisor.warnings({}) == ()
+    (text,) = supervisor.warnings(without[0])
     assert "step function" in text and "pretrain_steps" in text
 
 
@@ -311,7 +315,8 @@ def test_a_clone_has_a_phase_of_its_own_and_only_then(module):
     assert [phase.name for phase in plain.phases] == ["morse", "train"]
     method = module.make(module.Config(clone_steps=7), SPEC)
     assert [(p.name, p.steps) for p in method.phases][:2] == [("clone", 7), ("morse", 100_000)]
-    assert method.warn({"uncertainty_clone": 0.0, "uncertainty_one_std": 0.01})
+    for each in (plain, method):
+        assert each.warn({"certainty_data": 0.99, "certainty_uniform": 0.01})
 
 
 def test_weight_decay_reaches_the_morse_network_alone():
