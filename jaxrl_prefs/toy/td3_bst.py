@@ -45,8 +45,8 @@ STEPS, RATE, EVERY = 4_000, 5e-3, 40  # of a walk; positions kept
 AXIS = np.linspace(-1, 1, 101, dtype=np.float32)  # of the landscape
 
 # Ours: small networks, on a CPU. After 300 updates a kernel of k/2 still slopes towards the mean of
-# all modes, where a tenth of the walks ends; with 2k every walk ends in a mode. Other fields are the
-# method's defaults.
+# all modes, where a tenth of the walks ends; with 2k every walk ends in a mode. Other fields are
+# the method's defaults.
 SETTINGS: dict[str, Any] = {
     "kernel_scale": "2k",
     "behavior_hidden": (64, 64),
