@@ -26,14 +26,21 @@ class Trainable:
 
 
 def optimizer(
-    learning_rate: float, *, decay_steps: int = 0, clip_norm: float = 0.0
+    learning_rate: float,
+    *,
+    decay_steps: int = 0,
+    clip_norm: float = 0.0,
+    weight_decay: float | Array = 0.0,
 ) -> optax.GradientTransformation:
     """Adam; with a cosine decay to 0 over `decay_steps` updates and a global-norm clip if given.
 
-    Zero means "without" for both: a rate that never decays, a gradient that is never clipped.
+    Zero means "without" for all three: a rate that never decays, a gradient that is never clipped,
+    parameters that are not pulled to 0. With `weight_decay` every step also subtracts
+    learning_rate * weight_decay * params (AdamW).
     """
     rate = optax.cosine_decay_schedule(learning_rate, decay_steps) if decay_steps else learning_rate
-    adam = optax.adam(rate)
+    decays = isinstance(weight_decay, jax.Array) or weight_decay > 0
+    adam = optax.adamw(rate, weight_decay=weight_decay) if decays else optax.adam(rate)
     return optax.chain(optax.clip_by_global_norm(clip_norm), adam) if clip_norm else adam
 
 

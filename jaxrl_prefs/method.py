@@ -14,7 +14,7 @@ hashable, because compiled programs are cached by them.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -74,6 +74,14 @@ class Diagnose(Hashable, Protocol):
 
     def __call__(self, state: State, batch: Transition, key: Key, /) -> Metrics:
         """Returns {name: (sum, count)} over the rows of the batch."""
+        ...
+
+
+class Warn(Protocol):
+    """Reads warning signs off what `Diagnose` measured."""
+
+    def __call__(self, metrics: Mapping[str, float], /) -> Sequence[str]:
+        """Takes one seed's means; returns a sentence for each sign, with the remedy."""
         ...
 
 
@@ -151,6 +159,12 @@ def no_diagnosis(state: State, batch: Transition, key: Key) -> Metrics:
     return {}
 
 
+def no_warning(metrics: Mapping[str, float]) -> Sequence[str]:
+    """Finds no sign of trouble."""
+    del metrics
+    return ()
+
+
 class Method(NamedTuple):
     """A method bound to its config and to the data's sizes."""
 
@@ -158,4 +172,5 @@ class Method(NamedTuple):
     phases: tuple[Phase, ...]
     policies: Mapping[str, Policy]  # the first is the headline
     diagnose: Diagnose = no_diagnosis  # called at each evaluation
+    warn: Warn = no_warning  # of what it measured; a run prints every sentence once
     uses_rewards: bool = True  # False: no update reads them, so data without rewards will do

@@ -98,7 +98,11 @@ TINY: dict[str, dict[str, Any]] = {
         "actor_hidden": (8,),
         "critic_hidden": (8,),
     },
-    "iql_bst": {
+    "iql_bst": {  # with every option that its supervisor shares with td3_bst
+        "clone_steps": 3,
+        "near": 0.5,
+        "input_noise": 0.1,
+        "stop_uncertainty": 1.0,  # after the first update
         "pretrain_steps": 3,
         "train_steps": 3,
         "batch_size": 8,
@@ -131,7 +135,11 @@ CHANGES: dict[str, dict[str, set[str]]] = {
     "td3_bst": {"morse": {"morse"}, "train": {"actor", "critic"}},
     "iql": {"train": {"actor", "critic", "value"}},
     "one_step": {"critic": {"critic"}, "train": {"actor"}},
-    "iql_bst": {"morse": {"morse"}, "train": {"actor", "critic", "value"}},
+    "iql_bst": {
+        "clone": {"clone"},
+        "morse": {"morse", "stopped_at"},
+        "train": {"actor", "critic", "value"},
+    },
     "probe": {"model": {"model"}, "guess": set(), "train": {"critic", "actor"}},
 }
 

@@ -52,6 +52,13 @@ def test_clipping_bounds_the_norm_that_adam_sees() -> None:
     np.testing.assert_allclose(leaves[0], [0.06, -0.08], rtol=1e-5)
 
 
+def test_weight_decay_pulls_to_zero_besides_adam_s_step() -> None:
+    """AdamW: Adam's first step is the rate; the decay takes rate * 0.5 * params more."""
+    opt = learner.optimizer(0.1, weight_decay=0.5)
+    part, _ = learner.gradient_step(learner.init(PARAMS, opt), opt, square)
+    np.testing.assert_allclose(part.params["w"], [2.9 - 0.15, -3.9 + 0.2], rtol=1e-6)
+
+
 def test_a_cosine_decay_ends_at_zero() -> None:
     opt = learner.optimizer(0.1, decay_steps=4)
     part = learner.init(PARAMS, opt)

@@ -14,7 +14,13 @@ computed from log K, because log(exp(.)) would underflow a few kernel widths fro
 
 In many action dimensions no uniform action comes near the data, and a network that knows p(a) but
 not p(a|s) has the same loss as one that knows both (docs/methods/td3_bst.md). A share of the u_j
-may therefore be the actions of other rows of the batch; u is then the mixture of both.
+may therefore be the actions of other rows of the batch; u is then the mixture of both. Another
+share may lie near the data (supervisor.py).
+
+With `input_noise` f reads the data's actions with noise, a + z, and still has to return a. Its
+optimum on the data is then the denoiser E[a | a + z], which differs from a everywhere but at the
+modes: for behaviour N(m, s^2) and noise of variance n^2 the energy at a is that of
+n^2 / (n^2 + s^2) (m - a). The certainty keeps its slope however long the network trains.
 """
 
 from __future__ import annotations
@@ -31,8 +37,9 @@ import optax
 
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.behavior.held_out import is_held_out
+from jaxrl_prefs.behavior.proposals import Proposal
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.ops.shapes import uniform_in
+from jaxrl_prefs.ops.shapes import expand_rank, uniform_in
 from jaxrl_prefs.types import Array, Box, Key, Metrics, Net, Params, Spec, Transition
 
 Kernel = Callable[[Array, float | Array], Array]  # (squared distance, scale) -> log K
@@ -107,6 +114,8 @@ def scale_of(text: str | float | Array, action_dim: int) -> float | Array:
 
 # Of a config's field `kernel_scale`: how a sweep reads its values (runs/overrides.py).
 SCALE = {"as_number": lambda text, spec: scale_of(text, spec.action_dim)}
+# Of a config's field `pretrain_steps`: it is the length of this phase (training/sweep.py).
+LENGTH = {"length_of": "morse"}
 
 
 # ------------------------------------------------------------------------------- the network
@@ -120,6 +129,8 @@ class Morse(NamedTuple):
     box: Box  # of the uniform actions
     negative_weight: float | Array = 1.0  # of the negatives' term
     shuffled: float | Array = 0.0  # share of the negatives that are other rows' actions
+    near: float | Array = 0.0  # share that comes from a given proposal
+    input_noise: float | Array = 0.0  # std of the noise on the actions that f reads
 
 
 def network(
@@ -130,6 +141,8 @@ def network(
     scale: str | float | Array,
     negative_weight: float | Array = 1.0,
     shuffled: float | Array = 0.0,
+    near: float | Array = 0.0,
+    input_noise: float | Array = 0.0,
 ) -> Morse:
     """A ReLU perceptron with a linear output of the action's size, under a kernel.
 
@@ -140,10 +153,13 @@ def network(
         scale: as `scale_of` reads it.
         negative_weight: of the negatives, for each dimension: their term has its k-th power.
         shuffled: share of the negatives that are other rows' actions; the rest is uniform.
+        near: share of all negatives that a proposal gives to `update` (the others as above).
+        input_noise: standard deviation of the noise on the data's actions that f reads in training,
+            in halves of the box.
 
     Raises:
         ValueError: for an unknown kernel, a scale that cannot be read, a weight that is not above
-            0, and a share that is not in 0 to 1.
+            0, a share that is not in 0 to 1, and a negative noise.
     """
     if kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, not {kernel!r}")
@@ -151,6 +167,8 @@ def network(
         raise ValueError(f"negative_weight must be above 0, it is {negative_weight}")
     if not isinstance(shuffled, jax.Array) and not 0 <= shuffled <= 1:
         raise ValueError(f"shuffled must be in 0 to 1, it is {shuffled}")
+    if not isinstance(input_noise, jax.Array) and not input_noise >= 0:
+        raise ValueError(f"input_noise must not be negative, it is {input_noise}")
     width = scale_of(scale, spec.action_dim)
     return Morse(
         net=nets.mlp(hidden, spec.action_dim, activation="relu", initialiser="lecun"),
@@ -158,12 +176,19 @@ def network(
         box=spec.action_box,
         negative_weight=negative_weight**spec.action_dim,
         shuffled=shuffled,
+        near=near,
+        input_noise=input_noise,
     )
 
 
 def energy(morse: Morse, params: Params, observation: Array, action: Array) -> Array:
     """E = -log M(s, a) >= 0: [...]. Gradients reach the action as f's input and as its target."""
-    miss = morse.net.apply(params, observation, action) - action
+    return _energy(morse, params, observation, action, action)
+
+
+def _energy(morse: Morse, params: Params, observation: Array, read: Array, target: Array) -> Array:
+    """-log K(f(s, read), target): [...]."""
+    miss = morse.net.apply(params, observation, read) - target
     return -morse.kernel(jnp.sum(jnp.square(miss), -1))
 
 
@@ -207,8 +232,30 @@ def sample_negatives(morse: Morse, action: Array, key: Key, count: int) -> tuple
     return jnp.where(is_other[..., None], other, uniform), 1 - is_other.astype(action.dtype)
 
 
+def _with_near(
+    share: float | Array,
+    near: Proposal,
+    observation: Array,
+    negatives: Array,
+    is_uniform: Array,
+    key: Key,
+) -> tuple[Array, Array]:
+    """Replaces a share of the negatives [B, J, A] by samples of `near`, and marks them as not
+    uniform."""
+    sample_key, share_key = jax.random.split(key)
+    samples = near.sample(observation, sample_key, negatives.shape[1])
+    is_near = jax.random.bernoulli(share_key, share, negatives.shape[:2])
+    return jnp.where(is_near[..., None], samples, negatives), jnp.where(is_near, 0, is_uniform)
+
+
 def loss(
-    params: Params, *, morse: Morse, batch: Transition, negatives: Array, weight: Array
+    params: Params,
+    *,
+    morse: Morse,
+    batch: Transition,
+    negatives: Array,
+    weight: Array,
+    noise: Array | None = None,
 ) -> tuple[Array, LossTerms]:
     """sum_i w_i [-log M(s_i, a_i) + c mean_j M(s_i, u_ij)] / sum_i w_i.
 
@@ -221,12 +268,14 @@ def loss(
         batch: [B] transitions, of which observation and action are read.
         negatives: [B, J, A], the u_ij.
         weight: [B]; 0 leaves a row out.
+        noise: [B, A], added to the data's actions that f reads and not to their targets.
     """
     chex.assert_rank([batch.action, negatives, weight], [2, 3, 1])
     chex.assert_equal_shape_prefix([batch.action, negatives, weight], 1)
     chex.assert_equal(negatives.shape[2], batch.action.shape[1])
     action = jnp.concatenate([batch.action[:, None], negatives], 1)  # one pass for both terms
-    energies = energy(morse, params, batch.observation[:, None], action)
+    read = action if noise is None else action.at[:, 0].add(noise)
+    energies = _energy(morse, params, batch.observation[:, None], read, action)
     terms = LossTerms(energies[:, 0], jnp.exp(-energies[:, 1:]))
     per_row = terms.energy + morse.negative_weight * terms.negative.mean(1)
     return jnp.sum(weight * per_row) / jnp.maximum(jnp.sum(weight), 1), terms
@@ -240,19 +289,30 @@ def update(
     morse: Morse,
     opt: optax.GradientTransformation,
     negatives: int,
+    near: Proposal | None = None,
 ) -> tuple[Trainable, Metrics]:
     """One step on the loss, with `negatives` negative actions per row.
 
+    A share `morse.near` of the negatives comes from the proposal `near`, if there is one.
     Held-out rows (held_out.py) are not in the loss, though their actions may be other rows'
     negatives. Metrics: the loss, and the mean certainty of the trained rows' actions, of the
     held-out rows' actions (count 0 in a batch without such rows) and of the uniform negatives.
     """
     held_out = is_held_out(batch.index).astype(batch.action.dtype)
+    near_key, noise_key = (jax.random.fold_in(key, number) for number in (1, 2))
     samples, is_uniform = sample_negatives(morse, batch.action, key, negatives)
+    if near is not None:
+        samples, is_uniform = _with_near(
+            morse.near, near, batch.observation, samples, is_uniform, near_key
+        )
+    noise = None
+    if isinstance(morse.input_noise, jax.Array) or morse.input_noise:
+        z = jax.random.normal(noise_key, batch.action.shape, batch.action.dtype)
+        noise = morse.input_noise * expand_rank(morse.box.radius, 2).astype(z.dtype) * z
 
     def objective(params: Params) -> tuple[Array, tuple[Array, LossTerms]]:
         value, terms = loss(
-            params, morse=morse, batch=batch, negatives=samples, weight=1 - held_out
+            params, morse=morse, batch=batch, negatives=samples, weight=1 - held_out, noise=noise
         )
         return value, (value, terms)
 

@@ -309,12 +309,13 @@ def _tasks(cell: Cell, folder: Path, console: Console) -> Iterator[tuple[Task, C
 def _together(cell: Cell, folder: Path, console: Console) -> list[str]:
     """The fields in which members that train together can differ, found by trying each."""
     from jaxrl_prefs.runs import prepare
-    from jaxrl_prefs.training.sweep import NotSweepable
+    from jaxrl_prefs.training.sweep import NotSweepable, lengths
 
     free, module = [], find_method(cell.algo)
+    numbers = {**overrides.number_readers(module.Config), **lengths(module.Config)}
     for each in cell.axes:
         kind = overrides.field_types(module.Config).get(each.field)
-        if kind is not float and each.field not in overrides.number_readers(module.Config):
+        if kind is not float and each.field not in numbers:
             continue
         others = {a.field: a.values[0] for a in cell.axes if a is not each}
         try:

@@ -13,8 +13,9 @@ values: Kostrikov et al. 2022, arXiv 2110.06169 (values/iql.py).
     Q_k, V      critic, value            [2, B], [B]
     lambda, mu  config.kernel_scale, .mu
 
-Phases: `morse` (every 20th row is held out and measured) -> `train` (Morse network frozen). Q and V
-do not depend on the policy: they are those of IQL, bit for bit.
+Phases: `clone`, if `clone_steps` is not 0 -> `morse` -> `train` (Morse network frozen). Of the
+first two every 20th row is held out and measured. Q and V do not depend on the policy: they are
+those of IQL, bit for bit.
 
 Choices of ours:
  1. The policy maximises the first online critic, as in TD3-BST, at every update, as in IQL. It has
@@ -35,8 +36,8 @@ import jax
 import optax
 
 from jaxrl_prefs import learner, validation
-from jaxrl_prefs.behavior import morse
-from jaxrl_prefs.behavior.morse import Morse
+from jaxrl_prefs.behavior import morse, supervisor
+from jaxrl_prefs.behavior.supervisor import Supervisor
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops.shapes import uniform_in
@@ -63,6 +64,7 @@ class Config:
     mu: float = 1.0  # [ours] temperature of the weight exp(C / mu) - 1
     # [ours] whether the weight is differentiated with respect to the policy
     weight_gradient: Literal["full", "detached"] = "full"
+    weight_floor: float = 0.0  # [ours] least weight; 1 / alpha and a large mu give TD3+BC
     # [ours] how |pi - a|^2 is reduced over the action dimensions
     distance: Literal["mean", "sum"] = "mean"
     actor_hidden: tuple[int, ...] = (256, 256)  # widths of the policy's hidden layers
@@ -79,7 +81,20 @@ class Config:
     # [ours] the negatives' term has weight negative_weight^k; 2 makes certainty an absolute density
     negative_weight: float = 1.0
     behavior_batch_size: int = 1024  # [ours] rows per update of the Morse network
-    pretrain_steps: int = 100_000  # [ours] updates of the Morse network
+    # [ours] negatives near the data: the share that a widened Gaussian clone of the data gives
+    near: float = 0.0
+    near_width: float = 2.0  # [ours] by how much the clone is widened for them
+    # [ours] noise on the actions that the Morse network reads in training, in halves of the box
+    input_noise: float = 0.0
+    behavior_weight_decay: float = 0.0  # [ours] AdamW's, of the Morse network
+    # [ours] the Morse network stops where its uncertainty one standard deviation of the clone from
+    # the clone's mean has fallen to this; 0: never
+    stop_uncertainty: float = 0.0
+    # [ours] updates of the Gaussian clone, which near and stop_uncertainty need, and the warning of
+    # a Morse network that is flat; 0: no clone
+    clone_steps: int = 0
+    # [ours] updates of the Morse network, at most
+    pretrain_steps: int = dataclasses.field(default=100_000, metadata=morse.LENGTH)
     batch_size: int = 256  # rows per update
     train_steps: int = 1_000_000  # updates of V, Q and the policy
 
@@ -89,6 +104,8 @@ class State:
     """Everything that training changes; arrays only."""
 
     morse: Trainable  # f; without a target network
+    clone: Trainable | None  # the Gaussian clone, if there is one
+    stopped_at: Array | None  # updates after which f stopped by `stop_uncertainty`, or -1
     actor: Trainable
     critic: Trainable  # twin Q, leaves [2, ...], with its target network
     value: Trainable
@@ -98,10 +115,9 @@ class Parts(NamedTuple):
     """What the losses are computed with; no arrays."""
 
     config: Config
-    morse: Morse
+    supervisor: Supervisor
     iql: Iql
     policy: Deterministic
-    morse_optimizer: optax.GradientTransformation
     actor_optimizer: optax.GradientTransformation
     box: Box  # of the actions
 
@@ -110,17 +126,9 @@ def build(config: Config, spec: Spec) -> Parts:
     """Makes the networks and optimisers. Raises ValueError for a value that no field allows."""
     return Parts(
         config=config,
-        morse=morse.network(
-            config.behavior_hidden,
-            spec,
-            kernel=config.kernel,
-            scale=config.kernel_scale,
-            negative_weight=config.negative_weight,
-            shuffled=config.shuffled,
-        ),
+        supervisor=supervisor.from_config(config, spec),
         iql=iql.from_config(config),
         policy=deterministic.relu_policy(config.actor_hidden, spec),
-        morse_optimizer=learner.optimizer(config.behavior_learning_rate),
         actor_optimizer=learner.optimizer(config.actor_learning_rate),
         box=spec.action_box,
     )
@@ -130,11 +138,10 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
     """The initial state; the batch is read for shapes only. Q and V start as IQL's do."""
     actor_key, iql_key = jax.random.split(key)
     morse_key, actor_key = jax.random.split(actor_key)
-    morse_params = parts.morse.net.init(morse_key, batch.observation, batch.action)
     actor = parts.policy.init(actor_key, batch.observation)
     critic, value = iql.init(iql_key, batch, iql=parts.iql)
     return State(
-        morse=learner.init(morse_params, parts.morse_optimizer),
+        **supervisor.init(morse_key, batch, supervisor=parts.supervisor),
         actor=learner.init(actor, parts.actor_optimizer),
         critic=critic,
         value=value,
@@ -142,22 +149,6 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
 
 
 # --------------------------------------------------------------------------------- updates
-
-
-def update_morse(
-    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
-) -> tuple[State, Metrics]:
-    """One step of the Morse network."""
-    del step
-    part, metrics = morse.update(
-        state.morse,
-        batch,
-        key,
-        morse=parts.morse,
-        opt=parts.morse_optimizer,
-        negatives=parts.config.negative_samples,
-    )
-    return replace(state, morse=part), metrics
 
 
 def update(
@@ -173,12 +164,13 @@ def update(
             policy=parts.policy.act,
             critic=parts.iql.critic,
             critic_params=critic.params,
-            morse=parts.morse,
+            morse=parts.supervisor.morse,
             morse_params=state.morse.params,
             batch=batch,
             mu=parts.config.mu,
             gradient=parts.config.weight_gradient,
             over=parts.config.distance,
+            floor=parts.config.weight_floor,
         )
 
     actor, more = learner.gradient_step(state.actor, parts.actor_optimizer, loss)
@@ -200,7 +192,7 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     uniform = uniform_in(parts.box, key, action.shape, action.dtype)
     policy = parts.policy.act(state.actor.params, batch.observation)
     q = critics.q_diagnostics(parts.iql.critic, state.critic.params, batch, policy, uniform)
-    return q | morse.diagnosis(parts.morse, state.morse.params, batch, policy, uniform)
+    return q | supervisor.diagnosis(state, batch, key, policy, uniform, supervisor=parts.supervisor)
 
 
 # ------------------------------------------------------------------------------------ make
@@ -214,16 +206,22 @@ def make(config: Config, spec: Spec) -> Method:
     parts = build(config, spec)
     return Method(
         init=partial(init, parts=parts),
-        phases=(
-            Phase(
-                "morse",
-                config.pretrain_steps,
-                partial(update_morse, parts=parts),
-                config.behavior_batch_size,
-                leaves=("morse",),
-            ),
-            Phase("train", config.train_steps, partial(update, parts=parts), config.batch_size),
-        ),
+        phases=_phases(config, parts),
         policies={"actor": Policy(partial(act, parts=parts), 1, "deterministic")},
         diagnose=partial(diagnose, parts=parts),
+        warn=supervisor.warnings,
+    )
+
+
+def _phases(config: Config, parts: Parts) -> tuple[Phase, ...]:
+    """The clone's phase exists only where there is a clone: phases choose the random numbers."""
+    clone = partial(supervisor.update_clone, supervisor=parts.supervisor)
+    certain = partial(supervisor.update_morse, supervisor=parts.supervisor)
+    size = config.behavior_batch_size
+    first = [Phase("clone", config.clone_steps, clone, size, leaves=("clone",))]
+    known = ("morse", "clone", "stopped_at") if config.clone_steps else ("morse",)
+    return (
+        *(first if config.clone_steps else []),
+        Phase("morse", config.pretrain_steps, certain, size, leaves=known),
+        Phase("train", config.train_steps, partial(update, parts=parts), config.batch_size),
     )

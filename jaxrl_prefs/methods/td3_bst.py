@@ -19,7 +19,8 @@ TD3+BC's constant one. The paper aims at one setting for every dataset; our pres
     lambda      config.kernel_scale      how narrow the kernel is
     mu          config.mu                temperature of the weight, which is at most exp(1 / mu) - 1
 
-Phases: `morse` (every 20th row is held out and measured) -> `train` (Morse network frozen).
+Phases: `clone`, if `clone_steps` is not 0 -> `morse` -> `train` (Morse network frozen). Of the
+first two every 20th row is held out and measured.
 
 The paper's full text, its table of settings and its code were not available to us. We know its
 objective, its two hyperparameters and the values of lambda that it tries. All other choices are
@@ -42,6 +43,12 @@ ours:
     distinguish states; the presets for adroit and kitchen take half of the negatives from other
     rows.
  9. Kernels other than the RBF have parameterisations of ours (behavior/morse.py).
+10. A network that is trained to the optimum of its loss is a plateau with a cliff, on which the
+    method has no slope. The remedies are options, off by default: fewer `pretrain_steps`, a rule
+    that ends training (`stop_uncertainty`), negatives from a widened Gaussian clone (`near`), noise
+    on the network's input (`input_noise`), weight decay (behavior/supervisor.py). The clone also
+    measures the slope; a run warns where there is none.
+11. `weight_floor` is 0. With a floor the weight is max(exp(C / mu) - 1, floor).
 """
 
 from __future__ import annotations
@@ -53,11 +60,10 @@ from typing import Literal, NamedTuple
 
 import flax.struct
 import jax
-import optax
 
-from jaxrl_prefs import learner, validation
-from jaxrl_prefs.behavior import morse
-from jaxrl_prefs.behavior.morse import Morse
+from jaxrl_prefs import validation
+from jaxrl_prefs.behavior import morse, supervisor
+from jaxrl_prefs.behavior.supervisor import Supervisor
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops.shapes import uniform_in
@@ -76,6 +82,7 @@ class Config:
     mu: float = 1.0  # [ours] temperature of the weight exp(C / mu) - 1
     # [ours] whether the weight is differentiated with respect to the policy
     weight_gradient: Literal["full", "detached"] = "full"
+    weight_floor: float = 0.0  # [ours] least weight; 1 / alpha and a large mu give TD3+BC
     # [ours] how |pi - a|^2 is reduced over the action dimensions
     distance: Literal["mean", "sum"] = "mean"
     # --- Morse network
@@ -90,7 +97,20 @@ class Config:
     # [ours] the negatives' term has weight negative_weight^k; 2 makes certainty an absolute density
     negative_weight: float = 1.0
     behavior_batch_size: int = 1024  # [ours] rows per update of the Morse network
-    pretrain_steps: int = 100_000  # [ours] updates of the Morse network
+    # [ours] negatives near the data: the share that a widened Gaussian clone of the data gives
+    near: float = 0.0
+    near_width: float = 2.0  # [ours] by how much the clone is widened for them
+    # [ours] noise on the actions that the Morse network reads in training, in halves of the box
+    input_noise: float = 0.0
+    behavior_weight_decay: float = 0.0  # [ours] AdamW's, of the Morse network
+    # [ours] the Morse network stops where its uncertainty one standard deviation of the clone from
+    # the clone's mean has fallen to this; 0: never
+    stop_uncertainty: float = 0.0
+    # [ours] updates of the Gaussian clone, which near and stop_uncertainty need, and the warning of
+    # a Morse network that is flat; 0: no clone
+    clone_steps: int = 0
+    # [ours] updates of the Morse network, at most
+    pretrain_steps: int = dataclasses.field(default=100_000, metadata=morse.LENGTH)
     # --- policy and critics: TD3+BC's
     actor_hidden: tuple[int, ...] = (256, 256)  # widths of the policy's hidden layers
     critic_hidden: tuple[int, ...] = (256, 256)  # widths of each critic's hidden layers
@@ -111,6 +131,8 @@ class State:
     """Everything that training changes; arrays only."""
 
     morse: Trainable  # f; without a target network
+    clone: Trainable | None  # the Gaussian clone, if there is one
+    stopped_at: Array | None  # updates after which f stopped by `stop_uncertainty`, or -1
     actor: Trainable  # with its target network
     critic: Trainable  # twin Q, leaves [2, ...], with its target network
 
@@ -119,53 +141,28 @@ class Parts(NamedTuple):
     """What the losses are computed with; no arrays."""
 
     config: Config
-    morse: Morse
+    supervisor: Supervisor
     td3: Td3
-    morse_optimizer: optax.GradientTransformation
 
 
 def build(config: Config, spec: Spec) -> Parts:
     """Makes the networks and optimisers. Raises ValueError for a value that no field allows."""
     return Parts(
         config=config,
-        morse=morse.network(
-            config.behavior_hidden,
-            spec,
-            kernel=config.kernel,
-            scale=config.kernel_scale,
-            negative_weight=config.negative_weight,
-            shuffled=config.shuffled,
-        ),
+        supervisor=supervisor.from_config(config, spec),
         td3=td3.from_config(config, spec),
-        morse_optimizer=learner.optimizer(config.behavior_learning_rate),
     )
 
 
 def init(key: Key, batch: Transition, *, parts: Parts) -> State:
     """The initial state; the batch is read for shapes only."""
     morse_key, td3_key = jax.random.split(key)
-    params = parts.morse.net.init(morse_key, batch.observation, batch.action)
     actor, critic = td3.init(td3_key, batch, td3=parts.td3)
-    return State(learner.init(params, parts.morse_optimizer), actor, critic)
+    known = supervisor.init(morse_key, batch, supervisor=parts.supervisor)
+    return State(**known, actor=actor, critic=critic)
 
 
 # --------------------------------------------------------------------------------- updates
-
-
-def update_morse(
-    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
-) -> tuple[State, Metrics]:
-    """One step of the Morse network."""
-    del step
-    part, metrics = morse.update(
-        state.morse,
-        batch,
-        key,
-        morse=parts.morse,
-        opt=parts.morse_optimizer,
-        negatives=parts.config.negative_samples,
-    )
-    return replace(state, morse=part), metrics
 
 
 def actor_loss(
@@ -177,12 +174,13 @@ def actor_loss(
         policy=parts.td3.policy.act,
         critic=parts.td3.critic,
         critic_params=critic_params,
-        morse=parts.morse,
+        morse=parts.supervisor.morse,
         morse_params=state.morse.params,
         batch=batch,
         mu=parts.config.mu,
         gradient=parts.config.weight_gradient,
         over=parts.config.distance,
+        floor=parts.config.weight_floor,
     )
 
 
@@ -217,7 +215,7 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     uniform = uniform_in(parts.td3.box, key, batch.action.shape, batch.action.dtype)
     policy = parts.td3.policy.act(state.actor.params, batch.observation)
     q = critics.q_diagnostics(parts.td3.critic, state.critic.params, batch, policy, uniform)
-    return q | morse.diagnosis(parts.morse, state.morse.params, batch, policy, uniform)
+    return q | supervisor.diagnosis(state, batch, key, policy, uniform, supervisor=parts.supervisor)
 
 
 # ------------------------------------------------------------------------------------ make
@@ -233,21 +231,22 @@ def make(config: Config, spec: Spec) -> Method:
 
     return Method(
         init=partial(init, parts=parts),
-        phases=(
-            Phase(
-                "morse",
-                config.pretrain_steps,
-                partial(update_morse, parts=parts),
-                config.behavior_batch_size,
-                leaves=("morse",),
-            ),
-            Phase(
-                "train",
-                config.train_steps,
-                partial(update, parts=parts),
-                config.batch_size,
-            ),
-        ),
+        phases=_phases(config, parts),
         policies={"actor": Policy(partial(act, parts=parts), 1, "deterministic")},
         diagnose=partial(diagnose, parts=parts),
+        warn=supervisor.warnings,
+    )
+
+
+def _phases(config: Config, parts: Parts) -> tuple[Phase, ...]:
+    """The clone's phase exists only where there is a clone: phases choose the random numbers."""
+    clone = partial(supervisor.update_clone, supervisor=parts.supervisor)
+    certain = partial(supervisor.update_morse, supervisor=parts.supervisor)
+    size = config.behavior_batch_size
+    first = [Phase("clone", config.clone_steps, clone, size, leaves=("clone",))]
+    known = ("morse", "clone", "stopped_at") if config.clone_steps else ("morse",)
+    return (
+        *(first if config.clone_steps else []),
+        Phase("morse", config.pretrain_steps, certain, size, leaves=known),
+        Phase("train", config.train_steps, partial(update, parts=parts), config.batch_size),
     )

@@ -28,7 +28,7 @@ from jaxrl_prefs.runs import overrides, renamed
 from jaxrl_prefs.runs.methods import find_method, known_method, name_of
 from jaxrl_prefs.runs.run import Point, Row, Run, Settings, damage_is_named
 from jaxrl_prefs.runs.workdir import CHECKPOINTS, CONFIG, Rows, is_hidden, is_joining
-from jaxrl_prefs.training.sweep import SweptState
+from jaxrl_prefs.training.sweep import SweptState, with_settings
 from jaxrl_prefs.types import Spec
 
 DEEPEST = 4  # folders between that of a sweep or a comparison and a run's config.json
@@ -104,7 +104,7 @@ def _read(folder: Path, given: Any) -> list[Point]:
     swept = dict(about.get("sweep") or {})
     values = list(zip(*swept.values(), strict=True)) if swept else [()]
     settings = [dict(zip(swept, map(float, each), strict=True)) for each in values]
-    configs = [dataclasses.replace(config, **each) for each in settings]
+    configs = [with_settings(config, each) for each in settings]
     methods = [module.make(each, spec) for each in configs]
     state, step = _restored(folder, methods[0], spec, len(seeds), settings if swept else [])
     cache: dict[str, list[Row]] = {}

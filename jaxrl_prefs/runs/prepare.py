@@ -321,10 +321,11 @@ def _numbers(module: Any, point: Mapping[str, str], dataset: PreparedDataset) ->
     Text that stands for a number (such as TD3-BST's kernel scale) is read with the data's Spec.
     """
     readers = overrides.number_readers(module.Config)
+    whole = sweep.lengths(module.Config)
     return {
         name: float(readers[name](text, dataset.spec))
         if name in readers
-        else overrides.parse(name, text, float)
+        else float(overrides.parse(name, text, int if name in whole else float))
         for name, text in point.items()
     }
 
@@ -336,9 +337,8 @@ def _make(
     if not points:
         return make(method_config, dataset.spec)
     for point in points:  # any point may hold an invalid value
-        make(dataclasses.replace(method_config, **point), dataset.spec)
-    first = dataclasses.replace(method_config, **points[0])
-    return sweep.vary(make, first, dataset.spec, tuple(points[0]))
+        make(sweep.with_settings(method_config, point), dataset.spec)
+    return sweep.vary(make, sweep.longest(method_config, points), dataset.spec, tuple(points[0]))
 
 
 def _config_record(job: Job, method_config: Any) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class Recorder:
     ) -> None:
         self._job, self._console = job, console
         self._told: set[tuple[str, str]] = set()  # policies that were not played, and why
+        self._warned: set[str] = set()
         config, method, dataset = job.config, job.method, job.dataset
         common: dict[str, Any] = {"eval_seed": config.eval_seed, "mapping": config.mapping}
         place = (job.seeds, job.mesh)
@@ -142,7 +143,9 @@ class Recorder:
         scores: dict[str, Score] = {}
         metrics = dict(log_point.metrics)
         if self.due(step):
-            metrics |= self._diagnosis(log_point.state, log_point.step)
+            found = self._diagnosis(log_point.state, log_point.step)
+            self._warn(found, log_point)
+            metrics |= found
             if self._held_out:
                 found = self._held_out(log_point.state, log_point.step)
                 metrics |= {f"held_out_{name}": values for name, values in found.items()}
@@ -159,6 +162,20 @@ class Recorder:
         }
         self._write(log_point, timing, metrics, scores)
         self._show(step, scores)
+
+    def _warn(self, found: Mapping[str, np.ndarray], log_point: loop.LogPoint) -> None:
+        """Prints what the method reads off a diagnosis, each sentence once, with its members."""
+        members: dict[str, list[str]] = {}
+        for place, label in enumerate(self._job.labels):
+            one = {name: float(values[place]) for name, values in found.items()}
+            for text in self._job.method.warn(one):
+                told = " ".join(f"{name} {value:g}" for name, value in label.items())
+                members.setdefault(text, []).append(told)
+        for text, who in members.items():
+            if text not in self._warned:
+                self._warned.add(text)
+                where = f"{log_point.phase} {log_point.phase_step}"
+                line(self._console, f"warning, {where}, {', '.join(who)}: {text}")
 
     def passed(self, step: int) -> None:
         """Shows that training has come to global step `step`."""

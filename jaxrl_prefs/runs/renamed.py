@@ -50,7 +50,20 @@ RENAMED: dict[str, dict[str, str]] = {  # method -> {earlier name: present name}
 
 # Fields that folders of earlier releases lack, at the value that those runs had.
 ADDED: dict[str, Any] = {"clip_actions": False, "holdout": 0.0}  # of the run
-ADDED_TO_METHOD: dict[str, dict[str, Any]] = {"bdpo": {"value_step_hidden": 64}}
+_BST = {
+    "weight_floor": 0.0,
+    "near": 0.0,
+    "near_width": 2.0,
+    "input_noise": 0.0,
+    "behavior_weight_decay": 0.0,
+    "stop_uncertainty": 0.0,
+    "clone_steps": 0,
+}
+ADDED_TO_METHOD: dict[str, dict[str, Any]] = {
+    "bdpo": {"value_step_hidden": 64},
+    "td3_bst": _BST,
+    "iql_bst": _BST,
+}
 RUN = {"tensorboard": "log"}  # a field of the run, true for what is now log=tensorboard
 
 

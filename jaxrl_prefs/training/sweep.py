@@ -9,6 +9,10 @@ The swept numbers are part of the state, so that all members share one compiled 
 listed in `seeds` once for each setting; its members draw the same random numbers. They are
 identical until a phase reads a swept number. Earlier phases, such as the pre-training of a
 behaviour model, are therefore trained once per seed.
+
+A field declared with `dataclasses.field(metadata=length_of("morse"))` is the number of updates of
+that phase, and nothing else. Members may differ in it too: the phase runs for the largest number,
+and members with a smaller one skip the updates beyond it.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.types import Array, Key, Metrics, Spec, Transition
 
 Make = Callable[[Any, Spec], Method]
+LENGTH = "length_of"  # key in the metadata of a config's field
 
 
 class NotSweepable(ValueError):
@@ -56,33 +61,65 @@ class SweptState:
     inner: Any
 
 
+def length_of(phase: str) -> dict[str, str]:
+    """Metadata of a config's field that is the number of updates of a phase, and nothing else."""
+    return {LENGTH: phase}
+
+
+def lengths(config_class: type) -> dict[str, str]:
+    """{field: the phase whose number of updates it is}, of the fields declared so."""
+    fields = dataclasses.fields(config_class)
+    return {f.name: f.metadata[LENGTH] for f in fields if LENGTH in f.metadata}
+
+
+def with_settings(config: Any, settings: Mapping[str, float]) -> Any:
+    """The config with the values of one point of a sweep; numbers of updates as integers."""
+    whole = lengths(type(config))
+    values = {name: int(x) if name in whole else x for name, x in settings.items()}
+    return dataclasses.replace(config, **values)
+
+
+def longest(config: Any, points: Sequence[Mapping[str, float]]) -> Any:
+    """The config for `vary`: the first point's values, and the most updates of every phase."""
+    first = with_settings(config, points[0])
+    most = {x: max(p[x] for p in points) for x in lengths(type(config)) if x in points[0]}
+    return with_settings(first, most)
+
+
 def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
     """The method `make(config, spec)` whose fields `names` are read from each member's state.
 
-    `init` takes them from `config`; `assign` gives every member its own. Every function is traced,
-    none is run.
+    `init` takes them from `config`; `assign` gives every member its own. Where members differ in
+    the length of a phase, `config` has the longest. Every function is traced, none is run.
 
     Raises:
         ValueError: as `make`.
-        NotSweepable: if a field is no real number; if the program itself, and not only its
-            numbers, depends on a setting; if a phase that all seeds share comes after a setting
-            was read.
+        NotSweepable: if a field is no real number and no phase's length; if the program itself,
+            and not only its numbers, depends on a setting; if a phase that all seeds share comes
+            after a setting was read.
     """
     plain = make(config, spec)
-    for name in names:
+    ends = {name: x for name, x in lengths(type(config)).items() if name in names}
+    for name in set(names) - set(ends):
         if isinstance(getattr(config, name), bool) or not isinstance(getattr(config, name), float):
             raise NotSweepable(f"field {name!r} is no real number: members cannot differ in it")
 
     def own(state: SweptState) -> Method:
-        return make(dataclasses.replace(config, **state.settings), spec)
+        numbers = {name: x for name, x in state.settings.items() if name not in ends}
+        return make(dataclasses.replace(config, **numbers), spec)
 
     def init(key: Key, batch: Transition) -> SweptState:
         settings = {name: jnp.float32(getattr(config, name)) for name in names}
         return SweptState(settings, plain.init(key, batch))
 
     def swept_phase(place: int) -> Phase:
+        end = [name for name, phase in ends.items() if phase == plain.phases[place].name]
+
         def update(state: SweptState, *rest: Any) -> tuple:
-            inner, *more = own(state).phases[place].update(state.inner, *rest)
+            method_update = own(state).phases[place].update
+            if end:
+                method_update = _up_to(state.settings[end[0]], method_update)
+            inner, *more = method_update(state.inner, *rest)
             return (dataclasses.replace(state, inner=inner), *more)
 
         def enter(state: SweptState, key: Key) -> SweptState:
@@ -90,6 +127,8 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
             return dataclasses.replace(state, inner=inner)
 
         phase = plain.phases[place]
+        if end and phase.columns:
+            raise NotSweepable(f"phase {phase.name!r} fills columns: its length cannot differ")
         shared, leaves = (
             tuple(f"inner.{field}" for field in fields) for fields in (phase.shared, phase.leaves)
         )
@@ -106,10 +145,24 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
 
     phases = tuple(swept_phase(place) for place in range(len(plain.phases)))
     policies = {name: policy(name) for name in plain.policies}
-    return _checked(
-        plain._replace(init=init, phases=phases, policies=policies, diagnose=diagnose),
-        spec.example(),
-    )
+    varied = plain._replace(init=init, phases=phases, policies=policies, diagnose=diagnose)
+    return _checked(varied, spec.example())
+
+
+def _up_to(length: Array, update: Callable[..., tuple]) -> Callable[..., tuple]:
+    """An update that leaves the state as it is from step `length` on, and measures nothing."""
+
+    def limited(state: Any, batch: Transition, key: Key, step: Array) -> tuple:
+        def train(state: Any) -> tuple:
+            return update(state, batch, key, step)
+
+        def skip(state: Any) -> tuple:
+            _, metrics = jax.eval_shape(train, state)
+            return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+
+        return jax.lax.cond(step < length, train, skip, state)
+
+    return limited
 
 
 def _checked(method: Method, row: Transition) -> Method:

@@ -89,11 +89,13 @@ def td3_bst_loss(
     mu: float,
     gradient: Gradient,
     over: Reduction,
+    floor: float | Array = 0.0,
 ) -> tuple[Array, Metrics]:
     """-mean[ Q1(s, pi(s)) ] / mean|Q1| + mean[ (exp(C / mu) - 1) |pi(s) - a|^2 ], C = 1 - M(s, pi).
 
     Source: TD3-BST (Srinivasan and Knottenbelt 2024), negated. The weight is 0 where the policy's
-    own action is certain, and at most exp(1 / mu) - 1.
+    own action is certain, and at most exp(1 / mu) - 1. A floor of at least that much, 1 / alpha,
+    gives TD3+BC's gradient divided by alpha.
 
     Args:
         params: of the policy.
@@ -106,12 +108,15 @@ def td3_bst_loss(
         mu: temperature of the weight.
         gradient: "full" also differentiates the weight, "detached" does not.
         over: "mean" or "sum" over the action dimensions.
+        floor: least value of the weight.
     """
     action = policy(params, batch.observation)
     q = critics.first_q(critic, critic_params, batch.observation, action)
     _check_shapes(batch, action, q)
     weighed = action if gradient == "full" else jax.lax.stop_gradient(action)
     weight = tuning_weight(uncertainty(morse, morse_params, batch.observation, weighed), mu)
+    if isinstance(floor, jax.Array) or floor:
+        weight = jnp.maximum(weight, floor)
     bc_error = squared_distance(action, batch.action, over)
     loss = jnp.mean(weight * bc_error) - jnp.mean(values.normalised(q))
     return loss, learner.measured(actor_loss=loss, bc_error=bc_error, bst_weight=weight)
@@ -135,8 +140,9 @@ def tuning_weight(uncertainty: Array, mu: float) -> Array:
 def check_td3_bst_fields(config: Any) -> None:
     """Raises ValueError if a field that the methods with `td3_bst_loss` share is out of range."""
     validation.require_positive(config, "mu", "batch_size", "behavior_batch_size")
-    validation.require_positive(config, "negative_samples")
-    validation.require_nonnegative(config, "pretrain_steps", "train_steps")
+    validation.require_positive(config, "negative_samples", "near_width")
+    validation.require_nonnegative(config, "input_noise", "behavior_weight_decay", "clone_steps")
+    validation.require_nonnegative(config, "pretrain_steps", "train_steps", "weight_floor")
 
 
 def _check_shapes(batch: Transition, action: Array, q: Array) -> None:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from jaxrl_prefs.cli import commandline, run, sweep
 from jaxrl_prefs.cli.sweep import Axis, Group
+from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import prepare
 from jaxrl_prefs.runs.config import Choice
 from tests.small_runs import SHORT
@@ -100,6 +101,17 @@ def test_a_scale_in_action_dimensions_is_a_number_to_a_sweep(pendulum_file: Path
     task, about = prepare.prepare(choice, Path("unused"), points)
     assert task.settings == {"kernel_scale": [0.5, 0.5, 2.0, 2.0]} and task.seeds == (0, 1) * 2
     assert about["sweep"] == {"kernel_scale": [0.5, 2.0]}
+
+
+def test_the_length_of_a_phase_is_a_number_to_a_sweep(pendulum_file: Path) -> None:
+    choice = Choice("td3_bst", str(pendulum_file), "Pendulum-v1", (0, 1), ())
+    points = [{"pretrain_steps": text, "mu": "2"} for text in ("300", "1e3")]
+    task, about = prepare.prepare(choice, Path("unused"), points)
+    assert task.settings["pretrain_steps"] == [300, 300, 1000, 1000]
+    assert about["sweep"]["pretrain_steps"] == [300, 1000]
+    assert next(phase.steps for phase in task.method.phases) == 1000
+    with pytest.raises(ConfigError, match="'pretrain_steps' takes an int"):
+        prepare.prepare(choice, Path("unused"), [{"pretrain_steps": "0.5"}])
 
 
 def test_the_figures_axis_names_what_a_score_is() -> None:

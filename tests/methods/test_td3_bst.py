@@ -38,7 +38,7 @@ def test_values_that_no_field_allows_are_refused(field, value, message):
 def test_the_kernel_scale_follows_the_action_dimension():
     for text, scale in (("k/10", 0.6), ("k/2", 3.0), ("2k", 12.0), ("1.5", 1.5)):
         parts = td3_bst.build(td3_bst.Config(kernel_scale=text), SPEC)
-        found = parts.morse.kernel(jnp.float32(0.06))
+        found = parts.supervisor.morse.kernel(jnp.float32(0.06))
         assert float(found) == pytest.approx(-(scale**2) * 0.06 / 2, rel=1e-5)
 
 

@@ -8,17 +8,20 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control import PendulumEnv
+from rich.console import Console
 
 from jaxrl_prefs.cli import run, table
 from jaxrl_prefs.evaluation.evaluator import Evaluator
 from jaxrl_prefs.runs import curves, prepare
 from jaxrl_prefs.runs.load import load_run
+from jaxrl_prefs.runs.recorder import Recorder
 from tests.small_runs import SHORT
 
 FIELDS = SHORT | {"train_steps": "8", "eval_every": "4", "checkpoint_every": "8"}
@@ -43,6 +46,21 @@ def flags(pendulum_file: Path, tmp_path: Path) -> Flags:
 
 def rows(path: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (path / name).read_text().splitlines()]
+
+
+def test_warnings_of_a_method_are_printed_once_with_their_seeds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    method = SimpleNamespace(warn=lambda metrics: ["it is flat"] if metrics["slope"] < 1 else [])
+    labels = [{"mu": 0.5, "seed": 0}, {"mu": 0.5, "seed": 1}, {"mu": 2.0, "seed": 0}]
+    job = SimpleNamespace(labels=labels, method=method)
+    recorder: Any = SimpleNamespace(_job=job, _warned=set(), _console=Console())
+    found = {"slope": np.array([0.5, 3.0, 0.9])}
+    log_point: Any = SimpleNamespace(phase="morse", phase_step=300)
+    for _ in range(2):
+        Recorder._warn(recorder, found, log_point)
+    told = capsys.readouterr().out.strip()
+    assert told == "warning, morse 300, mu 0.5 seed 0, mu 2 seed 0: it is flat"
 
 
 @pytest.fixture

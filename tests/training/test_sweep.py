@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.method import Method, Phase, sequential
-from jaxrl_prefs.methods import bdpo
+from jaxrl_prefs.methods import bdpo, iql_bst, td3_bst
 from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.training import chunk, loop, sweep
 from jaxrl_prefs.types import Spec, Transition
@@ -165,6 +165,63 @@ def test_seeds_may_share_a_phase_that_reads_no_setting(data: Transition) -> None
     for own in (slice(0, 2), slice(2, 4)):
         members = jax.tree.map(lambda x, own=own: x[own], varied.inner)
         chex.assert_trees_all_close(members, plain, rtol=1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """A config whose integer is the length of a phase."""
+
+    first_steps: int = dataclasses.field(default=4, metadata=sweep.length_of("first"))
+    rate: float = 1.0
+
+
+def walking(config: Lengths, spec: Spec) -> Method:
+    """Two phases, whose random steps depend on the phase's key and step."""
+
+    def init(key: jax.Array, batch: Transition) -> Walker:
+        del batch
+        return Walker(jax.random.normal(key), jnp.zeros(()))
+
+    def first(state: Walker, batch: Transition, key: jax.Array, step: jax.Array) -> tuple:
+        place = state.place + jax.random.normal(key) + batch.reward.mean()
+        return state.replace(place=place), {"place": (place, jnp.ones(()))}
+
+    def second(state: Walker, batch: Transition, key: jax.Array, step: jax.Array) -> tuple:
+        gain = config.rate * (state.place + jax.random.normal(key))
+        return state.replace(scaled=state.scaled + gain), {"gain": (gain, jnp.ones(()))}
+
+    phases = Phase("first", config.first_steps, first, 8), Phase("second", 2, second, 8)
+    return Method(init, phases, {})
+
+
+@pytest.mark.parametrize("mapping", ["loop", "vmap"])
+def test_members_may_differ_in_the_length_of_a_phase(data: Transition, mapping: str) -> None:
+    """A member that ends its phase early is the plain method with that length, bit for bit."""
+    spec, points = Spec.of(data), ({"first_steps": 1.0}, {"first_steps": 5.0})
+    config = sweep.longest(Lengths(), points)
+    assert config == Lengths(first_steps=5) and isinstance(config.first_steps, int)
+    method = sweep.vary(walking, config, spec, ("first_steps",))
+    assert [phase.steps for phase in method.phases] == [5, 2]
+    assert not any(phase.update.identical for phase in method.phases)
+    start = sweep.assign(begin(method, data, SEEDS * 2), {"first_steps": [1, 1, 5, 5]})
+    mesh = seed_axis.seed_mesh(jax.devices()[:2])
+    found = list(loop.run(method, data, SEEDS * 2, mesh, every=100, state=start, mapping=mapping))
+    metrics, last = found[0].metrics["place"], seed_axis.trim(found[-1].state, 4).inner
+    for place, point in enumerate(points):
+        plain = walking(sweep.with_settings(Lengths(), point), spec)
+        own, only = slice(2 * place, 2 * place + 2), None
+        for log_point in loop.run(plain, data, SEEDS, mesh, every=100, mapping=mapping):
+            if log_point.phase == "first":  # a mean over the updates that were made
+                only = log_point.metrics["place"]
+            state = seed_axis.trim(log_point.state, 2)
+        np.testing.assert_allclose(metrics[own], only, rtol=1e-6)
+        chex.assert_trees_all_equal(jax.tree.map(lambda x, own=own: x[own], last), state)
+
+
+def test_the_length_of_the_morse_network_s_phase_is_declared() -> None:
+    for module in (td3_bst, iql_bst):
+        assert sweep.lengths(module.Config) == {"pretrain_steps": "morse"}
+    assert sweep.lengths(bdpo.Config) == {}
 
 
 def test_a_field_that_shapes_the_program_is_refused(data: Transition) -> None:

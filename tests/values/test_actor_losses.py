@@ -61,7 +61,7 @@ def of_bc(weight, alpha, scale=1.0):
     )
 
 
-def of_bst(weight, network, mu=1.0, gradient="full", over="mean", scale=1.0):
+def of_bst(weight, network, mu=1.0, gradient="full", over="mean", scale=1.0, floor=0.0):
     return actor_losses.td3_bst_loss(
         weight,
         policy=linear,
@@ -73,6 +73,7 @@ def of_bst(weight, network, mu=1.0, gradient="full", over="mean", scale=1.0):
         mu=mu,
         gradient=gradient,
         over=over,
+        floor=floor,
     )
 
 
@@ -148,6 +149,24 @@ def test_a_constant_certainty_is_td3_bc_with_a_known_alpha(miss, mu, gradient):
     np.testing.assert_allclose(slope, w * by_hand, rtol=1e-9, atol=1e-14)
     _, _, total = slope_of(of_bst, network, mu=mu, gradient=gradient, over="sum")
     assert np.abs(total - slope).max() > 1e-3  # the sum over two dimensions pulls harder
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_floor_above_every_weight_is_td3_bc(gradient):
+    """alpha = 1 / floor, whatever the Morse network says; a floor below every weight is none."""
+    network, floor = modes.exact(4.0), 0.4
+    least = np.exp(1 / 3.0) - 1  # of mu = 3: the largest weight is .396
+    assert least < floor
+    value, metrics, slope = slope_of(of_bst, network, mu=3.0, gradient=gradient, floor=floor)
+    expected, by_hand = td3_bc_by_hand(WEIGHT, 1 / floor)
+    assert value == pytest.approx(floor * expected, rel=1e-10)
+    np.testing.assert_allclose(slope, floor * by_hand, rtol=1e-9, atol=1e-14)
+    assert metrics["bst_weight"][0] == pytest.approx(floor)
+    _, _, free = slope_of(of_bst, network, mu=3.0, gradient=gradient)
+    _, _, low = slope_of(of_bst, modes.shifted([3.0, 0.0], 2.0), gradient=gradient, floor=0.1)
+    _, _, none = slope_of(of_bst, modes.shifted([3.0, 0.0], 2.0), gradient=gradient)
+    np.testing.assert_array_equal(low, none)
+    assert np.abs(free - slope).max() > 1e-3
 
 
 @pytest.mark.parametrize("scale", [1e-6, 7.0, 1e6])
