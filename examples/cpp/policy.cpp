@@ -1,6 +1,6 @@
 // Asks a policy for one action: ./policy policy.onnx 0 1.0 0.0 0.5
 //
-// policy.onnx comes from `jaxrl-prefs export --format=onnx`, 0 is the number of the draw, and the
+// policy.onnx comes from `jaxrl-prefs export --onnx`, 0 is the number of the draw, and the
 // observation follows. Build it with ONNX Runtime's C++ library, whose archive is unpacked to $ORT:
 //   g++ -std=c++17 policy.cpp -I$ORT/include -L$ORT/lib -lonnxruntime -o policy
 #include <onnxruntime_cxx_api.h>

@@ -1,12 +1,12 @@
 """Writes a trained policy as one file.
 
     jaxrl-prefs export --run=runs/bdpo-pendulum-mixed
-    jaxrl-prefs export --run=runs/bdpo-pendulum-mixed --format=onnx --check
+    jaxrl-prefs export --run=runs/bdpo-pendulum-mixed --onnx --check
 
 The file takes raw observations [batch, O] float32 and the number of a draw (uint32), and returns
-raw actions [batch, A]. --format=jax needs only JAX to run, --format=onnx only onnxruntime, in C++
-too. --check opens the file again: it compares its actions with the run's and measures how long one
-observation takes.
+raw actions [batch, A]. It needs only JAX to run, with --onnx only ONNX Runtime, in C++ too. --check
+opens the file again: it compares its actions with the run's and measures how long one observation
+takes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from rich.console import Console
 from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.errors import ConfigError, ExportError
 from jaxrl_prefs.runs import latency, tables
-from jaxrl_prefs.runs.exported import load_policy
+from jaxrl_prefs.runs.exported import ONNX_SUFFIX, load_policy
 from jaxrl_prefs.runs.memory import amount
 from jaxrl_prefs.runs.workdir import write_bytes
 
 if TYPE_CHECKING:
     from jaxrl_prefs.runs.run import Run
 
-SUFFIXES = {"jax": ".jaxexport", "onnx": ".onnx"}
 ROWS = 64  # observations on which a file is compared with its run
 CLOSE = 1e-4  # of the range of an action
 
@@ -42,7 +41,7 @@ flags.DEFINE_multi_string(
 )
 flags.DEFINE_string("policy", "", "one of the method's policies (default: the headline)", **_OWN)
 flags.DEFINE_integer("seed", None, "one of the run's seeds (default: its first)", **_OWN)
-flags.DEFINE_enum("format", None, list(SUFFIXES), "default: by the name of --out, else jax", **_OWN)
+flags.DEFINE_boolean("onnx", None, "write an ONNX file (default: if --out ends in .onnx)", **_OWN)
 flags.DEFINE_string(
     "out", "", "the file (default: policy.jaxexport or policy.onnx in the run's folder)", **_OWN
 )
@@ -77,13 +76,14 @@ def _execute(console: Console) -> None:
     trained = load_run(folder, method=FLAGS.algo or None).at(commandline.point(FLAGS.point))
     seed = trained.seeds[0] if FLAGS.seed is None else FLAGS.seed
     name = FLAGS.policy or next(iter(trained.method.policies))
-    kind = FLAGS.format or ("onnx" if FLAGS.out.endswith(SUFFIXES["onnx"]) else "jax")
-    target = Path(FLAGS.out) if FLAGS.out else folder / f"policy{SUFFIXES[kind]}"
-    if (target.suffix == SUFFIXES["onnx"]) != (kind == "onnx"):
+    is_onnx = FLAGS.out.endswith(ONNX_SUFFIX) if FLAGS.onnx is None else FLAGS.onnx
+    usual = f"policy{ONNX_SUFFIX}" if is_onnx else "policy.jaxexport"
+    target = commandline.folder(FLAGS.out) if FLAGS.out else folder / usual
+    if (target.suffix == ONNX_SUFFIX) != is_onnx:
         raise ConfigError(
-            f"--out={target}: the names of ONNX files, and of no others, end in .onnx"
+            f"--out={target}: the names of ONNX files, and of no others, end in {ONNX_SUFFIX}"
         )
-    if kind == "onnx":
+    if is_onnx:
         content = trained.export_onnx(seed, name)
     else:
         content = bytes(trained.export(seed, name).serialize())

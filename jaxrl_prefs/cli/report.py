@@ -13,10 +13,8 @@ that it needs.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from rich.console import Console
@@ -31,8 +29,17 @@ from jaxrl_prefs.runs.workdir import write_text
 FILE = "report.html"
 
 FLAGS = flags.FlagValues()
-_OWN: dict[str, Any] = {"flag_values": FLAGS}
-flags.DEFINE_string("html", "", f"the file (default: {FILE} in the first folder)", **_OWN)
+flags.DEFINE_flag(  # --html alone takes the usual file
+    flags.Flag(
+        flags.ArgumentParser(),
+        flags.ArgumentSerializer(),
+        "html",
+        "",
+        f"the file; without a name, {FILE} in the first folder",
+        boolean=True,
+    ),
+    FLAGS,
+)
 commandline.share(FLAGS, last=1, help=False)
 
 
@@ -40,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
     console = commandline.console()
     try:
-        words = [f"{x}=" if x == "--html" else x for x in (sys.argv if argv is None else argv)]
-        folders = commandline.words(FLAGS, words)
+        folders = commandline.words(FLAGS, argv)
         if FLAGS.help:
             tables.write(console, commandline.usage(__doc__, FLAGS, argv))
             return 0
@@ -59,7 +65,8 @@ def _execute(folders: Sequence[Path], console: Console) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(f"{folder} is no folder")
-    target = commandline.folder(FLAGS.html) if FLAGS.html else folders[0] / FILE
+    is_named = FLAGS.html not in ("", "true", "false")
+    target = commandline.folder(FLAGS.html) if is_named else folders[0] / FILE
     if not target.absolute().parent.is_dir():
         raise ConfigError(f"--html={target}: there is no folder {target.absolute().parent}")
     runs = shown.found(folders, FLAGS.last)

@@ -103,7 +103,7 @@ def document(title: str, sections: Sequence[Section], foot: str) -> str:
     """
     writer = _Writer()
     body = [writer.section(each) for each in sections if each.parts]
-    scripts = [_safe(plots.library()), SCRIPT] if writer.count else []
+    scripts = [_safe(plots.javascript()), SCRIPT] if writer.count else []
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "

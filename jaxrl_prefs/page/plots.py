@@ -18,7 +18,7 @@ MOST = 1000  # points of a line; of more, every second, third, ... is drawn
 TALL, LOW, ROW = 400, 200, 34  # pixels of a large plot, of a small one, and of an interval
 
 
-def library() -> str:
+def javascript() -> str:
     """Plotly's JavaScript.
 
     Raises:

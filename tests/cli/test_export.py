@@ -18,7 +18,7 @@ from jaxrl_prefs.cli import export
         (["--run=nowhere"], "nowhere does not exist"),
         (["more", "--run=nowhere"], "unexpected argument 'more'"),
         (["--seed=x"], "seed"),
-        (["--run=.", "--format=tf"], "format"),
+        (["--run=.", "--onnx=maybe"], "onnx"),
     ],
 )
 def test_wrong_use(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +69,6 @@ def test_onnx_with_its_check(
 def test_a_format_and_a_name_that_disagree(
     short_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["export", f"--run={short_run}", "--format=jax", "--out=policy.onnx"]
+    words = ["export", f"--run={short_run}", "--noonnx", "--out=policy.onnx"]
     assert export.main(words) == 2
     assert "the names of ONNX files, and of no others, end in .onnx" in capsys.readouterr().err

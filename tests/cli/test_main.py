@@ -42,7 +42,8 @@ def test_help_version_and_typos(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_flag_means_the_same_in_every_command() -> None:
     texts: dict[str, set[str]] = {}
-    for name in ("run", "compare", "sweep", "table", "evaluate", "plan", "data", "export"):
+    commands = ("run", "compare", "sweep", "table", "evaluate", "plan", "data", "export")
+    for name in (*commands, "play", "report"):
         own = importlib.import_module(f"jaxrl_prefs.cli.{name}").FLAGS
         for flag in (own[each] for each in own):
             text = flag.help.partition(";\n")[0].removesuffix("; or several, separated by commas")

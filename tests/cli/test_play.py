@@ -49,8 +49,8 @@ def test_a_gif_and_a_sheet(short_run: Path, tmp_path: Path) -> None:
 
 def test_a_long_episode_keeps_few_pictures(tmp_path: Path) -> None:
     class Counter:
-        metadata = {"render_fps": 50}
-        now = 0
+        def __init__(self) -> None:
+            self.metadata, self.now = {"render_fps": 50}, 0
 
         def render(self) -> np.ndarray:
             return np.full((24, 48, 3), self.now % 256, np.uint8)

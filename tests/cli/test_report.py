@@ -199,6 +199,7 @@ def test_a_browser_hovers_and_switches(page: Path, browser: Any) -> None:
     width = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", width)
     browser.get(page.as_uri())
+    browser.execute_script("document.querySelector('.plot').scrollIntoView()")  # drawn when seen
     wait_for(browser, "document.querySelector('.plot .scatterlayer .trace') !== null")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     place = browser.find_element(By.CSS_SELECTOR, ".plot .nsewdrag")
