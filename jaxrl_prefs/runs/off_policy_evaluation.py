@@ -137,7 +137,8 @@ def _recording(points: Sequence[Any], data: Dataset | str | Path | None) -> Data
     names = {str(point.about.get("run", {}).get("dataset", "")) for point in points}
     if data is None and len(names) > 1:
         raise ConfigError(
-            f"the points were trained on several datasets ({', '.join(sorted(names))}): name one"
+            f"the points were trained on several datasets ({', '.join(sorted(names))}): choose "
+            "those of one, --point=dataset=NAME, or name the data to judge on, --dataset=NAME"
         )
     if isinstance(data, Dataset):
         found = data
