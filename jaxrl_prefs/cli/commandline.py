@@ -44,6 +44,7 @@ SHARED = {
     "dataset's choice",
     "observation_keys": "the columns of the observation in a table, separated by commas, or the "
     "first part of their names; of Robomimic's files, the observations to take",
+    "out": "where to write: a file for a policy, a folder for tables (default: the run's folder)",
     "action_keys": "the columns of the action in a table",
     "reward_key": "the column of rewards in a table",
     "episode_key": "the column of a table that changes where an episode begins",

@@ -4,7 +4,8 @@
     jaxrl-prefs export --run=runs/bdpo-pendulum-mixed --onnx --check
 
 The file takes raw observations [batch, O] float32 and the number of a draw (uint32), and returns
-raw actions [batch, A]. It needs only JAX to run, with --onnx only ONNX Runtime, in C++ too. --check
+raw actions [batch, A]. Without --out it goes to the run's folder, as policy.jaxexport or
+policy.onnx. It needs only JAX to run, with --onnx only ONNX Runtime, in C++ too. --check
 opens the file again: it compares its actions with the run's and measures how long one observation
 takes.
 """
@@ -42,11 +43,8 @@ flags.DEFINE_multi_string(
 flags.DEFINE_string("policy", "", "one of the method's policies (default: the headline)", **_OWN)
 flags.DEFINE_integer("seed", None, "one of the run's seeds (default: its first)", **_OWN)
 flags.DEFINE_boolean("onnx", None, "write an ONNX file (default: if --out ends in .onnx)", **_OWN)
-flags.DEFINE_string(
-    "out", "", "the file (default: policy.jaxexport or policy.onnx in the run's folder)", **_OWN
-)
 flags.DEFINE_boolean("check", False, "compare the file's actions and measure its latency", **_OWN)
-commandline.share(FLAGS, help=False)
+commandline.share(FLAGS, out="", help=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -45,8 +45,7 @@ _OWN: dict[str, Any] = {"flag_values": FLAGS}
 commandline.share(FLAGS, against="", last=1, policies=False)
 flags.DEFINE_boolean("published", False, "also show what papers printed", **_OWN)
 flags.DEFINE_boolean("iqm", False, "also show the interquartile mean over datasets", **_OWN)
-flags.DEFINE_string("out", "", "the folder that the files go to", **_OWN)
-commandline.share(FLAGS, help=False)
+commandline.share(FLAGS, out="", help=False)
 
 INTERVAL = "95 % bootstrap interval over seeds"
 
