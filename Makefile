@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+TOOLS := $(VENV)/tools-installed
 RECORDER := $(VENV)/mujoco-4.0.0
 GENERATOR := $(VENV)/docs-installed
 
@@ -24,7 +25,7 @@ test: lint $(RECORDER)
 	$(BIN)/python -m pytest -n 2 --dist=loadscope --no-loadscope-reorder
 	PYTHONPATH=$(RECORDER) $(BIN)/python -m pytest tests/data/test_parity.py
 
-lint: $(STAMP)
+lint: $(TOOLS)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -42,16 +43,21 @@ $(STAMP): pyproject.toml constraints.txt
 	    echo "jaxrl_prefs needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { \
 	    echo "cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+# What only developers need.
+$(TOOLS): $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-$(GENERATOR): $(STAMP)
+$(GENERATOR): $(TOOLS)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 # The MuJoCo that recorded the seeded datasets, beside the pinned one, which rounds otherwise: whole
 # episodes of a tumbling robot are only compared with the physics that made them.
-$(RECORDER): $(STAMP)
+$(RECORDER): $(TOOLS)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps \
 	    --target $@.part mujoco==4.0.0 mujoco-core==4.0.0
 	rm -rf $@ && mv $@.part $@ && touch $@

@@ -49,8 +49,8 @@ class Agreement(NamedTuple):
 
     correlation: float
     ceiling: float  # of a Q without fault
-    gain: float  # of the action that Q prefers over the mean action, in deviations of returns
-    spread: float  # deviation of Q within a state
+    gain: float  # of the action that Q prefers over the mean action, in stds of returns
+    spread: float  # standard deviation of Q within a state
     spread_of_returns: float
 
 

@@ -69,7 +69,7 @@ class Twin(nn.Module):
 
 
 class Gaussian(nn.Module):
-    """Mean by a network, one deviation for all states."""
+    """Mean by a network, one standard deviation for all states."""
 
     size: int
 
@@ -140,10 +140,10 @@ def iql(batch: Transition) -> Plain:
         del key, turn
         models = dict(models)
         observation, action = batch.observation, batch.action
-        judged = call(models["q'"], observation, action).min(0)
+        target_q = call(models["q'"], observation, action).min(0)
 
         def value_loss(p: Any) -> Array:
-            error = judged - models["v"].apply_fn(p, observation)[..., 0]
+            error = target_q - models["v"].apply_fn(p, observation)[..., 0]
             return jnp.mean(jnp.where(error > 0, EXPECTILE, 1 - EXPECTILE) * error**2)
 
         models["v"] = stepped(models["v"], value_loss)
@@ -179,13 +179,13 @@ def runner(plain: Plain, data: Transition) -> Callable[[int], None]:
             models = plain.update(models, batch, noise, turn)
         return models
 
-    held = {"models": jax.tree.map(jnp.copy, plain.models), "key": jax.random.key(1)}
+    carry = {"models": jax.tree.map(jnp.copy, plain.models), "key": jax.random.key(1)}
 
     def run(calls: int) -> None:
         for _ in range(calls):
-            held["key"], key = jax.random.split(held["key"])
-            held["models"] = several(held["models"], key, data)
-        jax.block_until_ready(held["models"])
+            carry["key"], key = jax.random.split(carry["key"])
+            carry["models"] = several(carry["models"], key, data)
+        jax.block_until_ready(carry["models"])
 
     run(2)
     return run

@@ -3,10 +3,10 @@
     python -m benchmarks.quality --figure=samplers.png
     python -m benchmarks.quality --dataset=hopper/medium-v0 --figure=samplers.png
 
-First with the exact score of two modes of weights .7 and .3: the weight found, and the deviation of
-the samples over the mode's. Then, with --dataset, with a score model that is trained on it: the
-share of samples that the threshold on the log-density keeps, and the mean log-density, both under
-the model. The log-density comes by 32 evaluations.
+First with the exact score of two modes of weights .7 and .3: the weight found, and the standard
+deviation of the samples divided by the mode's. Then, with --dataset, with a score model that is
+trained on it: the share of samples that the threshold on the log-density keeps, and the mean
+log-density, both under the model. The log-density comes by 32 evaluations.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def tell(
     threshold: float,
 ) -> Table:
     """The table of both parts, and the few-step sampler with other numbers of evaluations."""
-    table = Table(title=f"the exact first mode has weight {WEIGHT}, the exact deviation 1")
-    for name in ("sampler", "evaluations", "weight", "deviation", "kept", "log-density", "CPU-s"):
+    table = Table(title=f"the exact first mode has weight {WEIGHT}, the exact standard deviation 1")
+    for name in ("sampler", "evaluations", "weight", "std", "kept", "log-density", "CPU-s"):
         table.add_column(name, justify="left" if name == "sampler" else "right")
     for name, found in space.items():
         quality = []
@@ -172,7 +172,7 @@ def draw_figure(
     models: Mapping[str, Learned],
     threshold: float,
 ) -> None:
-    """Densities in one dimension; deviations in three; log-densities under the model."""
+    """Densities in one dimension; standard deviations in three; log-densities under the model."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * (2 + bool(models)), 4), layout="constrained")
@@ -188,7 +188,7 @@ def draw_figure(
     for name, found in list(space.items())[1:]:
         middle.plot(CASES[name][0], found.spread, "o", label=name)
     middle.axhspan(0.95, 1.05, color="black", alpha=0.1)
-    middle.set(xscale="log", xlabel="evaluations of the score", ylabel="deviation over the exact")
+    middle.set(xscale="log", xlabel="evaluations of the score", ylabel="standard deviation / exact")
     middle.set_title("exact score, three dimensions")
     middle.legend(fontsize=7)
     for panel in right:

@@ -257,12 +257,12 @@ def report(env_id: str) -> None:
         found = difference(env_id, FLAGS.episodes, FLAGS.steps)
     spent = time.process_time() - start
     itself = own_growth(env_id, FLAGS.episodes, FLAGS.steps, FLAGS.moved)
-    alone = "" if itself is None else f" (MuJoCo against itself: {itself})"
+    against_itself = "" if itself is None else f" (MuJoCo against itself: {itself})"
     print(
         f"{env_id}: {FLAGS.episodes} episodes, {found.steps} steps: observations differ by "
         f"{found.observation:.1e}, rewards by {found.reward:.1e}, by more than {LIMIT:g} in "
-        f"{found.beyond} episodes{alone}; single steps by {found.single[0]:.1e} and "
-        f"{found.single[1]:.1e}; {found.ended} ended alike, {found.apart} differently "
+        f"{found.beyond} episodes{against_itself}; single steps by {found.single[0]:.1e} and "
+        f"{found.single[1]:.1e}; {found.ended} ended at the same step, {found.apart} did not "
         f"({spent:.0f} CPU-s)",
         flush=True,
     )

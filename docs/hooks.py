@@ -85,7 +85,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Leads links out of docs/ to the pages that these documents have become."""
+    """Points links out of docs/ at the pages that these documents have become."""
     here = page.file.src_uri
     if here in OUTSIDE.values() or here.startswith("reference/"):
         return markdown

@@ -171,8 +171,8 @@ def _names(value: ast.expr) -> set[str]:
     return {str(each.value) for each in ast.walk(value) if isinstance(each, ast.Constant)}
 
 
-def rooms() -> str:
-    """The rooms of the package: what each is, by its docstring, and what it may import."""
+def parts() -> str:
+    """The parts of the package: what each is, by its docstring, and what it may import."""
     rows = []
     for name, below in floors().items():
         path = ROOT / "jaxrl_prefs" / name
@@ -187,7 +187,7 @@ def tables() -> Iterator[tuple[str, str]]:
     """Every table by its name."""
     known = files()
     yield "runs", runs(known)
-    yield "rooms", rooms()
+    yield "parts", parts()
     for source in known.values():
         for name, layout in source.get("tables", {}).items():
             records = selected(source, known)

@@ -17,7 +17,7 @@ Tarasov, Kurenkov, Nikulin and Kolesnikov, NeurIPS 2023, arXiv 2305.09836.
 
 Squared distances are sums over the action's dimensions. Networks have three hidden layers.
 
-Phases: `train` alone. Rewards are the paper's raw ones, and antmaze's times 100 (`reward_scale`).
+Phases: `train` only. Rewards are the paper's raw ones, and antmaze's times 100 (`reward_scale`).
 
 Deviations:
  1. Layers normalise before their ReLU, the authors' after it.
@@ -85,7 +85,7 @@ class Config:
     actor_learning_rate: float = 1e-3
     critic_learning_rate: float = 1e-3
     tau: float = 0.005  # rate of both moving averages, which move with the policy
-    noise: float = 0.2  # of the target's next action, in halves of the action box
+    noise: float = 0.2  # of the target's next action, as a fraction of half the action range
     noise_clip: float = 0.5
     actor_interval: int = 2  # critic steps per policy step
     batch_size: int = 1024
@@ -125,7 +125,7 @@ def parts_of(config: Config, spec: Spec) -> Parts:
 
 
 def init(key: Key, batch: Transition, *, parts: Parts) -> State:
-    """A fresh state; the batch is read for shapes only."""
+    """The initial state; the batch is read for shapes only."""
     actor_key, critic_key = jax.random.split(key)
     actor = parts.policy.init(actor_key, batch.observation)
     critic = parts.critic.init(critic_key, batch.observation, batch.action)
@@ -178,7 +178,10 @@ def actor_loss(
 
 
 def smoothed(action: Array, key: Key, *, box: Box, noise: float, clip: float) -> Array:
-    """An action [B, A] plus clipped normal noise, in halves of the box, clipped to the box."""
+    """An action [B, A] plus clipped normal noise, clipped to the box.
+
+    `noise` and `clip` are fractions of half the action range.
+    """
     drawn = noise * jax.random.normal(key, action.shape, action.dtype)
     radius = expand_rank(jnp.asarray(box.radius, action.dtype), action.ndim)
     return clip_to_box(action + radius * jnp.clip(drawn, -clip, clip), box)

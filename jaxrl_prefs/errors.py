@@ -1,4 +1,4 @@
-"""The exceptions that users meet. Each message names what is wrong and the remedy."""
+"""The exceptions that users see. Each message names what is wrong and the remedy."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ Training (training/loop.py) owns keys, steps, batches and columns; a method owns
     action = method.policies["actor"].act(state, observation, key)
 
 State holds arrays only. `step` counts the updates of the phase and is never batched over seeds,
-so that `lax.cond` on it stays a branch when the update is mapped over seeds.
+so that `lax.cond` on it stays a branch when the update is mapped over seeds. The functions are
+hashable, because compiled programs are cached by them.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Act(Hashable, Protocol):
 
 
 class Diagnose(Hashable, Protocol):
-    """Measures quantities that show trouble, such as Q on uniform actions."""
+    """Measures diagnostics that reveal problems, such as Q on uniform actions."""
 
     def __call__(self, state: State, batch: Transition, key: Key, /) -> Metrics:
         """Returns {name: (sum, count)} over the rows of the batch."""
@@ -119,7 +120,8 @@ class Phase(NamedTuple):
     enter: Enter = identity  # called once, before step 0
     sampler: Sampler = uniform
     columns: Mapping[str, jax.ShapeDtypeStruct] = {}  # shape and dtype per row
-    shared: tuple[str, ...] = ()  # state fields trained once for all seeds; () trains each seed's
+    # state fields trained, and columns filled, once for all seeds; () does so per seed
+    shared: tuple[str, ...] = ()
     # State fields that another run can begin behind this phase with: all that this phase and those
     # before it change. () keeps nothing of its end; so must a phase at or behind one with columns.
     leaves: tuple[str, ...] = ()

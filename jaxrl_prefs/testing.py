@@ -113,8 +113,8 @@ class Step(NamedTuple):
     after: Any
 
 
-class Walk(NamedTuple):
-    """The first seed's way through the phases."""
+class History(NamedTuple):
+    """The first seed's states through all phases."""
 
     steps: list[Step]
     enters: list[tuple[Any, Any, Any]]  # around each phase's enter: before, after, after once more
@@ -211,28 +211,28 @@ class Subject:
         return points
 
     @functools.cached_property
-    def walked(self) -> Walk:
+    def history(self) -> History:
         """Every state of the first seed in `whole`."""
         points = iter(self.whole)
         state = seed_axis.one(loop.init_members(self.method, self.data, self.placement()), 0)
-        walk = Walk([], [])
+        history = History([], [])
         for index, phase in enumerate(self.method.phases):
             enter_key = phase_keys(seed_keys(SEEDS[:1]), index)[0][0]
             enter = jax.jit(phase.enter)
             entered, again = (enter(state, enter_key) for _ in range(2))
-            walk.enters.append((state, entered, again))
+            history.enters.append((state, entered, again))
             state = entered
             for _ in range(phase.steps):
                 after = seed_axis.one(next(points).state, 0)
-                walk.steps.append(Step(index, state, after))
+                history.steps.append(Step(index, state, after))
                 state = after
-        return walk
+        return history
 
     @functools.cached_property
     def updates(self) -> list[Program]:
         """Every phase's update."""
         found, held = [], dict[str, Any]()
-        for phase, (_, state, _) in zip(self.method.phases, self.walked.enters, strict=True):
+        for phase, (_, state, _) in zip(self.method.phases, self.history.enters, strict=True):
             batch = program.take(self.data, jnp.arange(phase.batch_size), held)
             arguments = (state, batch, _key(), jnp.int32(0))
             found.append(Program(f"update of {phase.name}", jax.jit(phase.update), arguments))
@@ -243,7 +243,7 @@ class Subject:
     def programs(self) -> list[Program]:
         """Every update, enter, policy and the diagnosis."""
         found = list(self.updates)
-        for phase, (before, _, _) in zip(self.method.phases, self.walked.enters, strict=True):
+        for phase, (before, _, _) in zip(self.method.phases, self.history.enters, strict=True):
             found.append(Program(f"enter of {phase.name}", jax.jit(phase.enter), (before, _key())))
         state, batch, *_ = self.updates[-1].arguments
         for name, policy in self.method.policies.items():
@@ -360,7 +360,7 @@ def _small(module: Any) -> Any:
 
 @_check("give each phase a name that no other has, and declare what every phase changes")
 def phases_have_names_of_their_own(subject: Subject) -> None:
-    """Rows and forecasts are told apart by the phase's name."""
+    """The rows of a run, and its estimate of time, name the phase."""
     names = [phase.name for phase in subject.method.phases]
     assert len(set(names)) == len(names), names
     if subject.changes is not None:
@@ -399,8 +399,8 @@ def updates_are_traced_once(subject: Subject) -> None:
 @_check("return a state with the tree, shapes and dtypes of the one that came in")
 def updates_keep_structure_shapes_and_dtypes(subject: Subject) -> None:
     """A loop in a compiled program carries the state."""
-    pairs = [step[1:] for step in subject.walked.steps]
-    for before, after in pairs + [entered[:2] for entered in subject.walked.enters]:
+    pairs = [step[1:] for step in subject.history.steps]
+    for before, after in pairs + [entered[:2] for entered in subject.history.enters]:
         chex.assert_trees_all_equal_structs(before, after)
         chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
 
@@ -408,12 +408,12 @@ def updates_keep_structure_shapes_and_dtypes(subject: Subject) -> None:
 @_check("make State a flax.struct.dataclass of JAX arrays and nothing else, and keep them finite")
 def states_hold_arrays_of_finite_numbers(subject: Subject) -> None:
     """A state is saved, restored and mapped over seeds."""
-    first = subject.walked.enters[0][0]
+    first = subject.history.enters[0][0]
     assert isinstance(first, subject.module.State), f"the state is a {type(first).__name__}"
     for leaf in jax.tree.leaves(first):
         assert isinstance(leaf, jax.Array), type(leaf)
         assert not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key), "a key is no number"
-    for step in subject.walked.steps:
+    for step in subject.history.steps:
         chex.assert_tree_all_finite(step.after)
 
 
@@ -449,24 +449,26 @@ def gradients_stay_in_the_fields_of_their_phase(subject: Subject) -> None:
     """What may change does, in some step; the rest keeps its bits in every step."""
     if subject.changes is None:
         return
-    walked = subject.walked
+    history = subject.history
     for index, phase in enumerate(subject.method.phases):
-        found = [changed(s.before, s.after) for s in walked.steps if s.phase == index]
+        found = [changed(s.before, s.after) for s in history.steps if s.phase == index]
         named, expected = set().union(*found), subject.changes[phase.name]
         assert named == expected, f"{phase.name} changes {sorted(named)}, not {sorted(expected)}"
-        entered = changed(*walked.enters[index][:2]) - subject.enters.get(phase.name, set())
+        entered = changed(*history.enters[index][:2]) - subject.enters.get(phase.name, set())
         assert not entered, f"entering {phase.name} changes {sorted(entered)}"
 
 
 @_check("name in `leaves` every field that the phase and those before it change")
 def phases_leave_all_that_was_changed(subject: Subject) -> None:
     """Another run can begin behind the phase with what it leaves, and nothing is missing."""
-    walked, filled = subject.walked, False
+    history, filled = subject.history, False
     done: set[str] = set()
     for index, phase in enumerate(subject.method.phases):
         filled = filled or bool(phase.columns)
-        done |= changed(*walked.enters[index][:2])
-        done |= set().union(*(changed(s.before, s.after) for s in walked.steps if s.phase == index))
+        done |= changed(*history.enters[index][:2])
+        done |= set().union(
+            *(changed(s.before, s.after) for s in history.steps if s.phase == index)
+        )
         if not phase.leaves:
             continue
         assert not filled, f"{phase.name} comes behind columns, and so can leave nothing"
@@ -490,12 +492,12 @@ def changed(before: Any, after: Any) -> set[str]:
 @_check("draw from the key that `enter` is given, and from nothing else")
 def enter_is_deterministic(subject: Subject) -> None:
     """A resumed run enters a phase again."""
-    for _, once, again in subject.walked.enters:
+    for _, once, again in subject.history.enters:
         chex.assert_trees_all_equal(once, again)
 
 
 @_check("return the columns that the phase declares, and give it `sampler=sequential`")
-def filling_phases_walk_and_fill_what_they_declare(subject: Subject) -> None:
+def filling_phases_are_sequential_and_fill_what_they_declare(subject: Subject) -> None:
     """Every row is computed once."""
     for phase, (_, update, arguments) in zip(subject.method.phases, subject.updates, strict=True):
         _, _, *filled = jax.eval_shape(update, *arguments)
@@ -520,15 +522,15 @@ def a_method_trains_inside_anybodys_scan(subject: Subject) -> None:
         return jax.lax.scan(body, state, jnp.arange(3))
 
     keys = jnp.stack([update_key, update_key])
-    after, _ = jax.jit(jax.vmap(one, (None, 0)))(subject.walked.enters[0][1], keys)
+    after, _ = jax.jit(jax.vmap(one, (None, 0)))(subject.history.enters[0][1], keys)
     for member in range(2):
-        close(seed_axis.one(after, member), subject.walked.steps[2].after)
+        close(seed_axis.one(after, member), subject.history.steps[2].after)
 
 
 @_check("clip or squash actions to the Spec's bounds, as float32, and draw only from the key")
 def policies_act_inside_the_bounds_and_repeat_themselves(subject: Subject) -> None:
     """An evaluation is repeated by a resumed run."""
-    state, data, spec = subject.walked.steps[-1].after, subject.data, subject.spec
+    state, data, spec = subject.history.steps[-1].after, subject.data, subject.spec
     assert subject.method.policies, "there is no policy"
     for name, policy in subject.method.policies.items():
         act = jax.jit(policy.act)
@@ -545,7 +547,7 @@ def policies_act_inside_the_bounds_and_repeat_themselves(subject: Subject) -> No
 @_check("return {name: (sum, count)} of finite scalars from diagnose")
 def a_diagnosis_measures_finite_numbers(subject: Subject) -> None:
     """It is measured at every evaluation."""
-    state = subject.walked.steps[-1].after
+    state = subject.history.steps[-1].after
     metrics = jax.jit(subject.method.diagnose)(state, subject.data, _key())
     for total, count in metrics.values():
         chex.assert_shape((total, count), ())

@@ -1,7 +1,7 @@
 """Every method of ours under the checks of jaxrl_prefs/testing.py.
 
-A new method needs two entries: a tiny config in TINY, and in CHANGES the fields of its state that
-each phase may change.
+A new method needs three entries: a tiny config in TINY, the state fields that each phase's updates
+may change in CHANGES, and those that entering a phase may change in ENTERS.
 """
 
 from __future__ import annotations

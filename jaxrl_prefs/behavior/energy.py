@@ -99,9 +99,9 @@ class EnergyModel(NamedTuple):
         params = self.net.init(net_key, observation, action)
         return params, self.net.start(vector_key, params)
 
-    def advance(self, params: Params, vectors: Vectors) -> Vectors:
+    def power_iteration(self, params: Params, vectors: Vectors) -> Vectors:
         """One power iteration, before each gradient step."""
-        return self.net.advance(params, vectors)
+        return self.net.power_iteration(params, vectors)
 
     def energy(self, params: Params, vectors: Vectors) -> EnergyFn:
         """E(s, a) as a function, at fixed parameters."""
@@ -176,7 +176,7 @@ class GaussianModel(NamedTuple):
         del action
         return self.policy.init(key, observation), {}
 
-    def advance(self, params: Params, vectors: Vectors) -> Vectors:
+    def power_iteration(self, params: Params, vectors: Vectors) -> Vectors:
         """Returns the vectors as they are: there are none."""
         del params
         return vectors
@@ -238,9 +238,9 @@ class TiltedModel(NamedTuple):
         gaussian, _ = self.gaussian.init(gaussian_key, observation, action)
         return {"tilt": tilt, "gaussian": gaussian}, self.net.start(vector_key, tilt)
 
-    def advance(self, params: Params, vectors: Vectors) -> Vectors:
+    def power_iteration(self, params: Params, vectors: Vectors) -> Vectors:
         """One power iteration, before each gradient step."""
-        return self.net.advance(params["tilt"], vectors)
+        return self.net.power_iteration(params["tilt"], vectors)
 
     def energy(self, params: Params, vectors: Vectors) -> EnergyFn:
         """E(s, a) as a function; gradients reach the network only, not the Gaussian."""
@@ -292,7 +292,7 @@ def train(
     key: Key,
 ) -> tuple[Trainable, Vectors, Metrics]:
     """One power iteration and one gradient step of a model on a batch."""
-    vectors = model.advance(part.params, vectors)
+    vectors = model.power_iteration(part.params, vectors)
     part, metrics = learner.gradient_step(
         part, opt, lambda params: model.loss(params, vectors, batch, key)
     )

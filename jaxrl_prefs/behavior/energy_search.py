@@ -1,7 +1,7 @@
 """Finding actions of low energy: Langevin chains and derivative-free search.
 
-Both are those of Florence et al. 2022, "Implicit behavioral cloning"; sizes are in halves of the
-action box.
+Both are those of Florence et al. 2022, "Implicit behavioral cloning"; sizes are fractions
+of half the action range.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
     """Plans a choice on `devices` that sustain `rate` FLOP/s each; 0 measures on this one.
 
     Raises:
-        ConfigError, DataError: for what the user can put right.
+        ConfigError, DataError: for errors that the user can correct.
     """
     import jax
 
@@ -124,18 +124,18 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
                 flops / rate if rate else measured.get(phase.name, 0.0),
             )
         )
-    held = jax.tree.leaves(abstract_state(method, job.dataset.spec, 1))
+    state_leaves = jax.tree.leaves(abstract_state(method, job.dataset.spec, 1))
     return Plan(
         seeds=len(job.seeds),
         devices=devices,
-        state=sum(x.size * x.dtype.itemsize for x in held),
+        state=sum(x.size * x.dtype.itemsize for x in state_leaves),
         data=sum(x.nbytes for x in jax.tree.leaves(data)),
         columns=sum(memory.column_bytes(method, len(data.reward), len(job.seeds)).values()),
         stretches=tuple(stretches),
     )
 
 
-def rows(found: Plan) -> list[list[str]]:
+def phase_table(found: Plan) -> list[list[str]]:
     """A row for each phase, below a head."""
     from jaxrl_prefs.runs.estimate import duration
     from jaxrl_prefs.runs.memory import amount
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config.check(choice)
         devices.prepare()
         found = plan(choice, FLAGS.devices, 1e12 * FLAGS.rate)
-        tables.show(console, "", rows(found))
+        tables.show(console, "", phase_table(found))
         for text in summary(found):
             tables.write(console, text)
         return 0

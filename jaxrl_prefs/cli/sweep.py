@@ -5,8 +5,8 @@
         --grid=alpha=2.5,40 --grid=expectile=0.7,0.9 --launcher=ray --cpus=2
 
 Several --grid make a product; a method takes those whose field it has. Several methods or datasets
-need none. Here, points that differ only in real numbers train together, as further members of one
-ensemble in one compiled step; phases that read none of those numbers are trained once for each seed
+need none. Here, points that differ only in real numbers train together in one
+compiled step; phases that read none of those numbers are trained once for each seed
 (not on an accelerator, whose members run side by side). Other points train one after the other, and
 take a phase that they have in common, such as a pre-training, from the first that trained it.
 With --launcher=ray every point is a task of its own, on this machine or on a cluster whose nodes
@@ -243,7 +243,7 @@ def _tasks(cell: Cell, folder: Path, console: Console) -> Iterator[tuple[Task, C
 
 
 def _together(cell: Cell, folder: Path, console: Console) -> list[str]:
-    """The fields in which members of one ensemble can differ, found by trying each."""
+    """The fields in which members that train together can differ, found by trying each."""
     from jaxrl_prefs.runs import prepare
     from jaxrl_prefs.training.sweep import NotSweepable
 

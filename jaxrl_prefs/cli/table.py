@@ -296,8 +296,8 @@ def printed(grid: Grid) -> tuple[list[list[str]], list[str]]:
 def _printed(score: published.Score | None) -> str:
     if score is None:
         return ""
-    mean, deviation = score
-    return f"{mean:g}" if deviation is None else f"{mean:g} ± {deviation:g}"
+    mean, std = score
+    return f"{mean:g}" if std is None else f"{mean:g} ± {std:g}"
 
 
 def matrices(grid: Grid) -> dict[str, np.ndarray]:
@@ -408,7 +408,7 @@ def extras(grid: Grid, against: str = "", papers: bool = False, iqm: bool = Fals
         title = "what papers printed: other code, their seeds and episodes"
         found.append(Titled(title, table, refused))
     if iqm:
-        table = aggregate.rows(matrices(grid), len(grid.datasets))
+        table = aggregate.iqm_table(matrices(grid), len(grid.datasets))
         found.append(Titled(aggregate.TITLE, table))
     return found
 

@@ -16,7 +16,7 @@ from jaxrl_prefs.types import Spec, Transition
 
 
 class PreparedDataset(NamedTuple):
-    """Transitions in a method's units, and the maps that lead there from raw units."""
+    """Transitions in a method's units, and the maps from raw units to these."""
 
     recording: Dataset
     processing: Processing

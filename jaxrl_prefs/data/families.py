@@ -33,7 +33,7 @@ class Processing(NamedTuple):
     reward: str = "affine"  # 'affine' or 'range'
     reward_scale: float = 1.0
     reward_shift: float = 0.0
-    normalize_observations: bool = False  # to mean 0 and deviation 1
+    normalize_observations: bool = False  # to mean 0 and standard deviation 1
     clip_actions: bool = False  # to the action space; without it, actions outside are refused
 
 

@@ -52,7 +52,10 @@ def box_to_unit(low: np.ndarray, high: np.ndarray) -> Affine:
 
 
 def standardise(x: np.ndarray, floor: float = 1e-3) -> Affine:
-    """Maps rows [N, D] to mean 0 and deviation 1; `floor` is added to every deviation."""
+    """Maps rows [N, D] to mean 0 and standard deviation 1.
+
+    `floor` is added to every standard deviation.
+    """
     mean, std = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
     return _affine(mean, std + floor)
 

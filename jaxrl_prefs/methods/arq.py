@@ -14,10 +14,11 @@ inside the support, so that no penalty is needed.
 
     symbol        name in code                         shape
     f_psi         behavior, model (behavior/score)     parameters [M, ...] of M members
-    Q_theta       critic                               [E, B] or [E, B, K]
+    Q_theta       critic                               [E, B] or [E, B, C]
     pi_phi        policy                               [B, A]
     N             config.candidates                    columns [rows, N, A] and [rows, N]
-    K, log eps    config.kth, config.threshold         numbers
+    C             N, or N + 1 with the recorded one    an axis of shapes only
+    K, log eps    config.kth, config.threshold         numbers; K is a rank, never an axis
     alpha         config.alpha, .actor_alpha          per unit of the transformed reward
 
 Phases: `behavior` (score matching) -> `candidates` (one pass over the data that fills the columns)
@@ -25,7 +26,8 @@ Phases: `behavior` (score matching) -> `candidates` (one pass over the data that
 `policies=behavior` trains only the score model; `q_target=sarsa` is the ablation Q^beta (with
 `critic_ensemble_size=1`, `critic_learning_rate=1e-4`).
 
-Deviations and choices (where paper and code differ, the field says so):
+Deviations and choices (where paper and code differ, the comment on the field says which is
+followed):
  1. The recorded action is a candidate too and is always kept (code; the paper has the N samples).
     It counts in the ranking of which the K-th value is backed up.
  2. The backup is never below Q of the recorded next action (code; not in equation 5). If `floor`
@@ -37,8 +39,8 @@ Deviations and choices (where paper and code differ, the field says so):
     `density=adaptive`, its own step size for each sample (code: one for 3,000 samples together).
  6. `sampler=few_step` (24 evaluations instead of 1,000) and `density=fixed` are ours.
  7. The members of an ensemble take consecutive shares of one shuffled stream of all data (code: a
-    stream for each; paper: different random samples). All networks have the same random frequencies
-    of time (code: each its own).
+    stream for each; paper: different random samples). All networks have the same random Fourier
+    features of time (code: each its own).
  8. Rows cut short by a time limit are left out of Q's loss but not of the other losses (code: they
     are dropped from the data).
  9. Candidates and their log-densities are stored in float16. A sample that is not finite has
@@ -285,13 +287,13 @@ def fill_candidates(
         clip=False,
     )
     low, high = (expand_rank(bound, 3) for bound in parts.spec.action_box)
-    dense = jnp.isfinite(density)
+    finite = jnp.isfinite(density)
     metrics = learner.measured(
         kept=jnp.float32(density > parts.config.threshold),
         outside=jnp.float32(jnp.any((action < low) | (action > high), -1)),
-        unsolved=1 - jnp.float32(dense),
+        unsolved=1 - jnp.float32(finite),
     )
-    metrics["log_density"] = (jnp.sum(jnp.where(dense, density, 0)), jnp.sum(jnp.float32(dense)))
+    metrics["log_density"] = (jnp.sum(jnp.where(finite, density, 0)), jnp.sum(jnp.float32(finite)))
     limited = jnp.clip(action, -LARGEST_STORED, LARGEST_STORED)
     return state, metrics, {"candidates": limited.astype(STORED), "log_density": stored(density)}
 
@@ -304,7 +306,7 @@ def stored(density: Array) -> Array:
 def support_of(
     batch: Transition, parts: Parts, *, successor: bool, data: bool
 ) -> tuple[Array, Array]:
-    """A row's candidates, or its successor's, and which are kept: [B, K, A], [B, K].
+    """A row's candidates, or its successor's, and which are kept: [B, C, A], [B, C].
 
     With `data`, the recorded action comes first and is always kept.
     """
@@ -474,7 +476,7 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     Q may be far higher for uniform actions than for data actions without harm: no backup uses it.
     """
     score_key, uniform_key = jax.random.split(key)
-    share = (
+    usable_rows = (  # as many for every member of the score model
         len(batch.reward)
         // parts.config.behavior_ensemble_size
         * parts.config.behavior_ensemble_size
@@ -482,8 +484,8 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     _, metrics = score.denoising_loss(
         state.behavior.target,
         model=parts.model,
-        observation=batch.observation[:share],
-        action=batch.action[:share],
+        observation=batch.observation[:usable_rows],
+        action=batch.action[:usable_rows],
         key=score_key,
     )
     if state.critic is None:
@@ -564,16 +566,18 @@ def _check(config: Config) -> None:
 def _phases(parts: Parts) -> list[Phase]:
     config, spec = parts.config, parts.spec
     shared = ("behavior",) if config.share_behavior else ()
-    sampler = BATCH_SAMPLERS[config.batches]
+    row_sampler = BATCH_SAMPLERS[config.batches]
 
     def phase(name: str, steps: int, update: Callable[..., Any], size: int, **more: Any) -> Phase:
         return Phase(
-            name, steps, partial(update, parts=parts), size, **{"sampler": sampler, **more}
+            name, steps, partial(update, parts=parts), size, **{"sampler": row_sampler, **more}
         )
 
-    whole = config.behavior_ensemble_size * config.behavior_batch_size
-    pretrain = phase("behavior", config.pretrain_steps, update_behavior, whole, shared=shared)
-    phases = [pretrain._replace(leaves=("behavior",))]
+    behavior_rows = config.behavior_ensemble_size * config.behavior_batch_size
+    behavior = phase(
+        "behavior", config.pretrain_steps, update_behavior, behavior_rows, shared=shared
+    )
+    phases = [behavior._replace(leaves=("behavior",))]
     if needs_candidates(config):
         size = min(config.candidate_batch_size, spec.size)
         columns = {

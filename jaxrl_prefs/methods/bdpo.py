@@ -7,8 +7,9 @@ reverse paths, which is a sum of analytic one-step penalties l_n. There are two 
 over environment time, V_n over diffusion time. The actor is improved one reverse step at a time,
 without back-propagation through the chain.
 
-    l_n(s, a^n) = w_n |eps_pi - eps_nu|^2                                          (17)
-    Q(s, a)    <- r + discount * ( LCB mean_M Q(s', a') - eta * sum_n l_n(s', a'^n) )   (13, 18)
+    l_n(s, a^n) = w_n |eps_pi - eps_nu|^2,  w_n = beta_n / (2 alpha_n (1 - abar_n))     (17)
+    Q(s, a)    <- r + discount * ( LCB mean_M Q(s', a') - eta * mean_M sum_n l_n(s', a'^n) )
+                  with a' = a'^0, the end of the path a'^N, ..., a'^0               (13, 18)
     V_n(s,a^n) <- LCB mean_M V_{n-1}(s, a^{n-1}) - eta * l_n(s, a^n),   V_0 = Q         (15)
     actor      -> maximise the right-hand side of (15), a^{n-1} drawn by the actor        (16)
 
@@ -18,19 +19,20 @@ without back-propagation through the chain.
     Q_k, V_n,k      critic, value          [E, B] or [E, B, K]
     eta             config.eta             scalar, in units of the transformed reward per nat
     rho             config.rho             scalar, a number of standard deviations
-    N, M, E         diffusion_steps, *_samples, critic_ensemble_size
+    N, M, E         diffusion_steps, *_samples, critic_ensemble_size; N is the paper's, and the
+                    shapes of ops/schedules.py and policies/diffusion.py write T
 
 Phases: `behavior` (noise regression) -> `critic` (warm-up; starts by copying the behaviour's target
 network into the actor) -> `train` (critic every step, actor every `actor_interval` steps).
 
-Deviations and choices; "(code)" marks what follows the author's code where the paper differs or is
+Deviations and choices; "(code)" marks what follows the authors' code where the paper differs or is
 silent:
  1. The penalty is inside the discount, as in equation 13. The code of the published runs
     subtracts it outside the discount, at terminals too; here it is multiplied by gamma and
     vanishes at terminals.
- 2. Reverse steps have variance beta_n in sampler and penalty, because equation 8's exact posterior
-    variance is zero at n = 1. Penalties use raw noise predictions; the sampler clips the clean
-    action.
+ 2. The penalty uses variance beta_n at every step, because equation 8's exact posterior variance
+    is zero at n = 1. The sampler uses beta_n for n > 1 and adds no noise at n = 1. Penalties use
+    raw noise predictions; the sampler clips the clean action.
  3. The LCB also enters the actor's objective (code; the paper does not say).
  4. With `max_backup` the penalty is still the mean over the M paths (code).
  5. `behavior_continues`: the behaviour takes one more step with each actor update (code only).
@@ -46,9 +48,10 @@ silent:
 10. `policy = "gaussian"` or `"deterministic"`: the paper's ablation of the policy class, of actor
     and behaviour. An action is sampled in one step, so there is no V. The penalty is the analytic
     KL, or half the squared distance. The bounds are ours (policies/gaussian.py).
-11. `value_tau` is the rate of V's target network, by default that of the others. Value
-    information from the clean action reaches V_N through N target networks, in about N / value_tau
-    updates: too many where N is 50.
+11. `value_tau` is the rate of V's target network, 0.005 by default, like `tau`, which it
+    does not follow. V_n bootstraps on V_{n-1}, so the value of the clean action reaches V_N through
+    N successive bootstraps on one slow target network, in about N / value_tau updates: too many
+    where N is 50.
 12. `q_samples = 0` evaluates no next state, for bandits, where every discount is 0.
 """
 
@@ -122,7 +125,8 @@ class Config:
     critic_ensemble_size: int = 10  # E, members of Q and of V
     critic_hidden: tuple[int, ...] = (256, 256, 256)  # widths of the hidden layers of Q and V
     critic_layer_norm: bool = False  # layer normalisation in Q (antmaze); V always has it
-    # width of the first layer of V's step feature; the second has 64 (the newer code has 128)
+    # width of the first layer of V's step feature; 64 in the published runs, 128 in the
+    # authors' code since February 2026. The second layer has 64
     value_step_hidden: int = 64
     # --- optimisation
     behavior_learning_rate: float = 3e-4  # Adam's rate for the behaviour
@@ -145,7 +149,8 @@ class Config:
     behavior_continues: bool = True  # one behaviour step with each actor step (code only)
     # --- acting
     candidates: int = 10  # actions sampled per decision
-    temperature: float = 0.0  # 0 takes the candidate of highest mean Q, else softmax(Q / T)
+    # 0 takes the candidate of highest mean Q, else softmax(mean Q / temperature)
+    temperature: float = 0.0
 
 
 @flax.struct.dataclass
@@ -301,8 +306,8 @@ def actor_loss(
 ) -> tuple[Array, Metrics]:
     """Minus the mean of equation 16's objective.
 
-    Its gradient passes the samples of the reverse step, which the critics evaluate, and the
-    penalty.
+    Its gradient flows through the samples of the reverse step, which the critics evaluate, and
+    through the penalty.
     """
     objective, step = step_value(params, state, parts, batch, key, parts.config.actor_samples)
     loss = -jnp.mean(objective)
@@ -336,7 +341,10 @@ def enter_critic(state: State, key: Key, *, parts: Parts) -> State:
 def update_critic(
     state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
 ) -> tuple[State, Metrics]:
-    """One step of Q and one of V, both targets by the old target networks; then these move."""
+    """One step of Q and one of V.
+
+    Both targets use the target networks as they were; these are updated afterwards.
+    """
     del step
     q_key, v_key = jax.random.split(key)
     critic, metrics = _regress(
@@ -370,7 +378,8 @@ def _regress(
     target: Array,
     predict: Callable[[Params], Array],
 ) -> tuple[Trainable, Metrics]:
-    # Not `critics.regress`: the gradient is clipped over all members, of the mean over them.
+    # Not `critics.regress`: the loss is the mean over members, and one global norm over all members
+    # clips its gradient.
     def loss(params: Params) -> tuple[Array, Metrics]:
         error = regression_loss(predict(params), target)
         return error, learner.measured(**{f"{name}_loss": error, f"{name}_target": target})

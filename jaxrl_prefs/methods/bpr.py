@@ -1,7 +1,7 @@
 """BPR: behaviour preference regression.
 
-Srinivasan, Knottenbelt, AAAI 2025, arXiv 2503.00930; equation numbers are the paper's. No code of
-the authors is public, and the appendices that the paper refers to are not in it.
+Srinivasan, Knottenbelt, AAAI 2025, arXiv 2503.00930; equation numbers are the paper's. The
+authors have published no code, and the appendices that the paper refers to are not in it.
 
 An energy model E of the behaviour is fitted once. For two of its own actions in one state, the
 actor then regresses the difference of its log-densities on the difference of Q - E / lam. The
@@ -11,7 +11,7 @@ partition function cancels. A large lam follows Q, a small one the behaviour.
     Q(s, a)     <- r + discount * (min_k Q_k(s', a') - alpha log pi(a' | s')),   a' ~ pi
     g(s, a)      = lam (log pi(a | s) - Q(s, a)) + E(s, a)
     actor       -> minimise (g(s, a1) - g(s, a2))^2,   a1, a2 ~ pi, no gradient      (7)
-    pi*(a | s)  ~ exp(Q(s, a)) pi_beta(a | s)^(1 / lam)                            (2, 8)
+    pi*(a | s)  ∝ exp(Q(s, a)) pi_beta(a | s)^(1 / lam)                            (2, 8)
 
 With both actions sampled from the actor (self-play), the expected gradient of (7) is 4 lam^2 times
 that of KL[pi || pi*]: a score-function estimate of SAC's actor step with the other action as
@@ -23,7 +23,6 @@ that KL. The loss is above 0 there, so a loss that stops falling is not a failur
     pi         actor              parameters of a tanh-Gaussian; log_density [B, K]
     Q_k        critic             [E, B] or [E, B, K]
     lambda     config.lam         scalar; divides the energy, not Q
-    u          State.vectors      power-iteration vectors of the energy's spectral norms
 
 Phases: `behavior` (the energy only) -> `train` (actor, then critic, at every step). The one-step
 and ensemble critics do not depend on the actor, so they are trained in the same phase as it; a

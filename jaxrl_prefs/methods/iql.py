@@ -14,9 +14,10 @@ Kostrikov, Nair and Levine, ICLR 2022, arXiv 2110.06169; equation numbers are th
     alpha       config.tau            rate of the critic's target network
 
 Phases: `train` only. Rewards are scaled as the paper does (locomotion: returns span 1000; antmaze:
-r - 1), by the run's fields.
+r - 1), through the run's `reward*` fields.
 
-Deviations:
+Deviations and choices; in `Config`, "(code)" marks what only the authors' code has, "(ours)" what
+neither paper nor code has:
  1. Advantages use V before its step, as in the PyTorch versions; the authors' JAX code evaluates V
     again after the step.
  2. The log standard deviation is clipped to [-5, 1] (policies/gaussian.py); the authors clip it
@@ -127,7 +128,7 @@ def actor_loss(
 def update(
     state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
 ) -> tuple[State, Metrics]:
-    """A step of V, Q and the policy, which sees the advantages of V before its step."""
+    """A step of V, Q and the policy; the policy uses advantages computed before V's step."""
     del key, step
     critic, value, advantage, metrics = iql.update(state.critic, state.value, batch, iql=parts.iql)
     loss = partial(actor_loss, batch=batch, advantage=advantage, parts=parts)

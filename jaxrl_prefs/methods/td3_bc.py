@@ -8,12 +8,12 @@ Fujimoto and Gu, NeurIPS 2021, arXiv 2106.06860; equation numbers are the paper'
     symbol      name in code     shape
     pi          actor            policy network [B, A], tanh onto the action box
     Q_k         critic           [2, B]
-    alpha       config.alpha     scalar; the divisor mean|Q_1| makes it free of the reward's scale
+    alpha       config.alpha     scalar; mean|Q_1| makes alpha independent of the reward scale
 
-Phases: `train` only. The paper normalises observations (eps 1e-3): by normalize_observations, a
-field of the run. Rewards are the paper's raw ones.
+Phases: `train` only. The paper normalises observations (eps 1e-3) and uses raw rewards; for
+locomotion the presets set the run's fields `normalize_observations` and `reward` accordingly.
 
-Deviations:
+Deviations; in `Config`, "(ours)" marks what the paper does not have:
  1. Dense layers are initialised as by Flax (LeCun normal, zero biases). The authors' PyTorch draws
     weights and biases uniformly, weights with a third of that variance.
  2. The policy is updated at steps 0, 2, 4, ...; the authors' code updates it one step later.
@@ -47,8 +47,9 @@ class Config:
     actor_decays: bool = False  # cosine decay of the actor's rate to 0 over train_steps (ours)
     critic_learning_rate: float = 3e-4  # Adam's rate for the critics
     tau: float = 0.005  # rate of both target networks, which move with the policy
-    noise: float = 0.2  # std of the noise on the target's next action, in halves of the action box
-    noise_clip: float = 0.5  # bound of that noise, in halves of the action box
+    # std of the noise on the target's next action, as a fraction of half the action range
+    noise: float = 0.2
+    noise_clip: float = 0.5  # bound of that noise, as a fraction of half the action range
     actor_interval: int = 2  # critic steps per policy step
     batch_size: int = 256  # rows per update
     train_steps: int = 1_000_000  # updates of the critics

@@ -7,7 +7,7 @@ has no bias: an energy is meant up to a constant, and a parameter without a grad
 only by rounding errors.
 
 The vectors of the power iteration are not parameters. The training code keeps them beside the
-parameters, moves them by `advance`, and stops doing so when the network is frozen.
+parameters, moves them by `power_iteration`, and stops doing so when the network is frozen.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Residual(NamedTuple):
 
     init: Callable[..., Params]  # (key, *inputs) -> params, for shapes
     start: Callable[[Key, Params], Vectors]
-    advance: Callable[[Params, Vectors], Vectors]  # one power iteration of every kernel
+    power_iteration: Callable[[Params, Vectors], Vectors]  # one for every kernel
     apply: Callable[..., Array]
     blocks: int
 
@@ -67,7 +67,7 @@ def scalar(width: int, blocks: int) -> Residual:
             x = x + dense(second, dense(first, x))
         return gain(params) * (jax.nn.relu(x) @ kernel(OUTPUT)).squeeze(-1)
 
-    return Residual(init, _start, _advance, apply, blocks)
+    return Residual(init, _start, _power_iteration, apply, blocks)
 
 
 def gain(params: Params) -> Array:
@@ -103,7 +103,7 @@ def _start(key: Key, params: Params) -> Vectors:
     }
 
 
-def _advance(params: Params, vectors: Vectors) -> Vectors:
+def _power_iteration(params: Params, vectors: Vectors) -> Vectors:
     return {
         name: spectral.power_step(layer["kernel"], vectors[name])
         for name, layer in params["layers"].items()

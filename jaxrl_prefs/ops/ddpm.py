@@ -4,8 +4,9 @@ Notation: x_n = sqrt(abar_n) x_0 + sqrt(1 - abar_n) eps, n = 0..T, x_0 data, x_T
 are free and the last axis is the action; `n` is a scalar or has shapes that broadcast against the
 leading axes. A network enters as a function `eps_fn(x, n) -> eps`, never as parameters.
 
-The variance of a reverse step is beta_n, in the sampler and in the penalty. The exact
-posterior variance (BDPO, equation 8) vanishes at n = 1 and would make the penalty infinite.
+The penalty uses variance beta_n at every step: the exact posterior variance (BDPO, equation 8)
+vanishes at n = 1 and would make it infinite. The sampler uses beta_n for n > 1 and adds no noise at
+n = 1.
 """
 
 from __future__ import annotations

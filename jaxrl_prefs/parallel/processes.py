@@ -1,4 +1,4 @@
-"""Several processes as one run: who leads, and how the others learn what the leader found.
+"""Several processes as one run: the leader, and how its results reach the others.
 
 Every process runs the same program on its own devices. The leader, process 0, owns the workdir, and
 what it reads there reaches the others by `run_on_leader`. Only the checkpoints are read and written

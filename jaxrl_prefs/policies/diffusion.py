@@ -1,4 +1,4 @@
-"""Diffusion policies by noise prediction, with the path KL that BDPO regularises."""
+"""Diffusion policies by noise prediction, with the path KL by which BDPO regularises them."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ class DiffusionPolicy(NamedTuple):
     ) -> Refinement:
         """One reverse step from the noised data action (BDPO, equations 15 and 16).
 
-        The network is evaluated once per row: the K samples differ only by the noise of the step,
-        through which gradients reach `actor`.
+        The network is evaluated once per row; the K samples share its prediction and differ only in
+        the step's noise. Gradients reach `actor` through that prediction.
         """
         level_key, noise_key, step_key = jax.random.split(key, 3)
         rows = action.shape[0]

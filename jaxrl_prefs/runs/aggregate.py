@@ -40,7 +40,7 @@ def iqm(
     }
 
 
-def rows(scores: Mapping[str, np.ndarray], datasets: int) -> list[list[str]]:
+def iqm_table(scores: Mapping[str, np.ndarray], datasets: int) -> list[list[str]]:
     """As a table with its head; columns that lack a dataset are not in `scores`, nor here."""
     found = iqm(scores) if scores else {}
     body = [

@@ -7,8 +7,8 @@ weight) and the way back to the checkpoint before a damaged one.
 
 Of several processes all must call the same functions in the same order with the same arrays and the
 same folder, which they share: Orbax lets the first of them write. Each save is waited for, since
-Orbax's background thread has the processes meet on the devices, as ours do, and two meetings in
-another order wait for ever.
+Orbax's background thread synchronises the processes on the devices, as ours do, and processes that
+reach two such points in different orders wait for ever.
 """
 
 from __future__ import annotations

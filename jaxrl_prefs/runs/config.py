@@ -1,7 +1,7 @@
 """What a run is made of: the run's own fields, the method's fields, and where values come from.
 
 Later sources win: dataclass defaults, the data family (reward transform, gamma, normalisation),
-tuned rows, `--set`.
+presets, `--set`.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def resolve(choice: Choice, name: str, family: str, env_id: str = "") -> tuple[R
 
     Args:
         choice: the command line.
-        name: the dataset's full name, by which tuned rows are found.
+        name: the dataset's full name, by which presets are found.
         family: the data family, whose defaults hold where there is no row.
         env_id: of the environment that the dataset names, which may tell the robot.
 

@@ -78,12 +78,12 @@ def seconds_per_update(
     stream: bool = False,
     start: int = 0,
 ) -> dict[str, float]:
-    """Measures one update of all seeds, by phase, from fresh states; compilation is left out.
+    """Measures one update of all seeds, by phase, from initial states; compilation is left out.
 
     Phases that end at global step `start` or before are left out.
 
     What is traced and compiled here is the very program that training runs next. A phase that
-    breaks from a fresh state is left out.
+    breaks from an initial state is left out.
     """
     measured, end = {}, 0
     for index, phase in enumerate(method.phases):

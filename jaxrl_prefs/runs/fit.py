@@ -1,8 +1,8 @@
-"""From a claimed workdir to a trained ensemble, or from where the last process was stopped.
+"""Trains all members of a run in its claimed workdir, from where the last process stopped.
 
-A log point that is saved or evaluated is saved first, with the sums of its metrics, so that neither
-an evaluation nor a kill costs what was trained. A process that goes on from such a checkpoint first
-does what was left: the evaluation, and the rows.
+A checkpoint, with the metric sums, is written before the evaluation and before the log rows, so an
+interruption during them loses no training. On resuming, a missing evaluation and missing rows are
+made up first.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Begin(NamedTuple):
     state: Any  # [S, ...]; None at the start of a run
     step: int
     progress: Mapping[str, Any]  # as `_progress` made it; empty in checkpoints of earlier versions
-    inside: bool = False  # between two log points
+    between_log_points: bool = False
 
     @property
     def totals(self) -> dict[str, np.ndarray]:
@@ -75,7 +75,7 @@ def run(job: Job, console: Console, loggers: Sequence[Logger] = ()) -> None:
             line(console, job.streamed)
         filled = _columns(job, begin, console)
         with Recorder(job, begin.step, console, loggers, recorded=recorded) as recorder:
-            if recorded < begin.step and not begin.inside:
+            if recorded < begin.step and not begin.between_log_points:
                 recorder.record(_unrecorded(job, begin, filled))
             _train(job, begin, filled, recorder, checkpoints, stopped, folder.parent)
 
@@ -106,7 +106,7 @@ def _train(
         start=begin.step,
         mapping=config.mapping,
         stream=bool(job.streamed),
-        totals=begin.totals if begin.inside else None,
+        totals=begin.totals if begin.between_log_points else None,
         should_stop=should_stop,
     )
     steps, checksums = _timed(log_points, begin), columns.Checksums(job.method)
@@ -117,17 +117,17 @@ def _train(
                 return
             log_point = step.log_point
             columns.write(job.path / COLUMNS, job.method, log_point)
-            leaves = bool(processes.largest(float(flag()))[0]) or not log_point.complete
+            stopping = bool(processes.largest(float(flag()))[0]) or not log_point.complete
             due = log_point.complete and recorder.due(step)
-            if due or leaves or _saves(job, step):
+            if due or stopping or _saves(job, step):
                 recorder.sync()
                 state = seed_axis.trim(log_point.state, len(job.seeds))
                 if log_point.step in _phase_ends(job):
                     warm_start.keep(folder, job, log_point.phase, log_point.step, state)
                 checkpoints.save(log_point.step, state, _progress(job, step, checksums))
-                if due or leaves:
+                if due or stopping:
                     checkpoints.wait()
-        if leaves:
+        if stopping:
             raise KeyboardInterrupt
         recorder.record(step)
 
@@ -199,7 +199,7 @@ def _recorded(job: Job, begin: Begin) -> int:
     so that the last one's may be missing."""
     if not begin.progress:
         return begin.step
-    whole = not begin.inside and ledger.complete(job.path, begin.step)
+    whole = not begin.between_log_points and ledger.complete(job.path, begin.step)
     return begin.step if whole else int(begin.progress["before"])
 
 
@@ -234,7 +234,7 @@ def _columns(job: Job, begin: Begin, console: Console) -> dict[str, np.ndarray]:
     if checksums is not None and again != checksums:
         raise WorkdirError(
             f"{job.path / COLUMNS} is damaged ({'; '.join(found.faults)}), and rows that are "
-            "filled again come out otherwise than before; put back a copy of its files, or give "
+            "filled again differ from before; put back a copy of its files, or give "
             "another --workdir"
         )
     for index in found.damaged:
@@ -264,7 +264,7 @@ def _unrecorded(job: Job, begin: Begin, filled: dict[str, np.ndarray]) -> Step:
 
 def _timed(log_points: Iterator[loop.LogPoint], begin: Begin) -> Iterator[Step]:
     before, spent, phases = begin.step, 0.0, set[str]()
-    if begin.inside:
+    if begin.between_log_points:
         before, spent = begin.progress["before"], begin.progress["seconds"]
     clock = time.perf_counter()
     for log_point in log_points:

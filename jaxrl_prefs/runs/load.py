@@ -72,7 +72,7 @@ def load_run(workdir: str | Path, *, method: Any = None) -> Run:
 
 
 def abstract_state(method: Method, spec: Spec, seeds: int) -> State:
-    """Shapes and dtypes [S, ...] of an ensemble's state, without computing one."""
+    """Shapes and dtypes [S, ...] of the state of S members, without computing one."""
     keys = jax.eval_shape(lambda: seed_keys(range(seeds)))
     return jax.eval_shape(jax.vmap(method.init, (0, None)), keys, spec.example())
 

@@ -1,4 +1,4 @@
-"""From a checked choice to a report: data, configs, workdir, training, result."""
+"""Carries out a requested run: data, configs, workdir, training, result."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def train_in(
     overwrite: bool,
     loggers: Sequence[Logger] = (),
 ) -> Job:
-    """Trains in the workdir `path`, or resumes there, to result.json; returns what was trained.
+    """Trains in the workdir `path`, or resumes there, until result.json is written.
 
-    The command line and `train` both come here.
+    Returns what was trained. The command line and `train` both come here.
 
     Raises:
-        ConfigError, DataError, WorkdirError: for what the user can put right.
+        ConfigError, DataError, WorkdirError: for errors that the user can correct.
         NonFiniteError, OSError: as `fit.run`.
     """
     job, about = prepare(choice, path)
@@ -94,13 +94,13 @@ def complete(
     overwrite: bool,
     loggers: Sequence[Logger] = (),
 ) -> None:
-    """Trains what `prepare` returned, from wherever it stands to result.json. Raises as `train_in`.
+    """Trains or resumes what `prepare` returned, until result.json is written.
 
-    Of several processes the leader has the workdir. The others write to a folder that is thrown
-    away, and say nothing.
+    With several processes, only the leader writes to the workdir; the others write to a temporary
+    folder and print nothing. Raises as `train_in`.
     """
     path = job.path
-    _check_same(about)
+    _check_same_run(about)
 
     def open_workdir() -> tuple[tuple[int, ...], bool]:
         stack.enter_context(workdir.claim(path))
@@ -168,7 +168,7 @@ def _obstacle(job: Job, fields: Mapping[str, Any]) -> str:
     return changes.obstacle(method, job.method, job.dataset.spec)
 
 
-def _check_same(about: Mapping[str, Any]) -> None:
+def _check_same_run(about: Mapping[str, Any]) -> None:
     """Refuses, in every process, to train a run that not all of them were asked for."""
     first, *others = processes.gathered({name: about[name] for name in COMPARED})
     for number, other in enumerate(others, start=1):
@@ -176,7 +176,7 @@ def _check_same(about: Mapping[str, Any]) -> None:
         if found:
             told = "; ".join(f"{name}: {x!r} there, {y!r} in process 0" for _, name, x, y in found)
             raise WorkdirError(
-                f"process {number} was given another run than process 0 ({told}); give every "
+                f"process {number} was given a different run from process 0 ({told}); give every "
                 "process the same command and the same data"
             )
 
@@ -191,8 +191,8 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
             real numbers, the same fields in every point.
 
     Raises:
-        ConfigError, DataError: for what the user can put right.
-        sweep.NotSweepable: if the members of one ensemble cannot differ in these fields.
+        ConfigError, DataError: for errors that the user can correct.
+        sweep.NotSweepable: if members that train together cannot differ in these fields.
     """
     found = devices.found()
     recording = _load(choice, path)
@@ -214,7 +214,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
     mesh = mesh_for(len(run_config.seeds) * max(1, len(points)), found)
     streamed = memory.streamed(dataset.transitions, mesh)
     if streamed and jax.process_count() > 1:
-        raise ConfigError(f"{streamed}, and that is for a single process")
+        raise ConfigError(f"{streamed}, streaming needs a single process")
     job = Job(
         path,
         run_config,
@@ -227,13 +227,13 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
         fields=dataclasses.asdict(method_config),
         donors=choice.donors,
     )
-    about = _about(job, method_config)
+    about = _config_record(job, method_config)
     about["init"] = processes.run_on_leader(lambda: warm_start.given(choice.init, path, job, about))
     return job, about
 
 
-def _begun_in(path: Path) -> str:
-    """The environment that the run in a folder was begun with by --env; empty for none.
+def _env_at_start(path: Path) -> str:
+    """The environment that --env named when the run in a folder was started; empty for none.
 
     Not one that would import a module: a folder does not choose what code runs.
     """
@@ -246,10 +246,13 @@ def _begun_in(path: Path) -> str:
 
 
 def _check_trusted(recording: Dataset) -> None:
-    """Refuses to train for an evaluation that will not take place."""
+    """Raises ConfigError if the dataset's environment may not be created.
+
+    The run would end without its evaluation.
+    """
     if recording.refused is None:
         return
-    trust = "--trust_env makes it, which runs the code that it names; "
+    trust = "--trust_env creates it, running the code it names; "
     raise ConfigError(
         f"{recording.name} names an environment that is {recording.refused}. "
         f"{trust if recording.refused.trust_helps else ''}--env=ID (or --env=my_module:ID) "
@@ -260,12 +263,12 @@ def _check_trusted(recording: Dataset) -> None:
 def _load(choice: Choice, path: Path) -> Dataset:
     """The dataset with the environment that was asked for.
 
-    One that must be loaded is loaded by the leader first: it may have to make or download it. A
-    run that goes on without an environment keeps the action box of the one it was begun with.
+    The leader loads a dataset first, because that may generate or download it. With --env=none, a
+    resumed run still uses the action bounds of the environment it was started with.
     """
     named = "" if choice.make_env else choice.env
     if choice.env == NO_ENV:
-        named = processes.run_on_leader(lambda: _begun_in(path))
+        named = processes.run_on_leader(lambda: _env_at_start(path))
     found = [] if choice.data is None else [choice.data]
 
     def load() -> Dataset:
@@ -282,7 +285,10 @@ def _load(choice: Choice, path: Path) -> Dataset:
 
 
 def _numbers(module: Any, point: Mapping[str, str], dataset: PreparedDataset) -> dict[str, float]:
-    """A point's values; a field whose text stands for a number is read with the data's sizes."""
+    """Reads a point's values as numbers.
+
+    Text that stands for a number (such as TD3-BST's kernel scale) is read with the data's Spec.
+    """
     readers = overrides.number_readers(module.Config)
     return {
         name: float(readers[name](text, dataset.spec))
@@ -298,13 +304,13 @@ def _make(
     make = module.make
     if not points:
         return make(method_config, dataset.spec)
-    for point in points:  # every value by itself may be one that the method refuses
+    for point in points:  # any point may hold an invalid value
         make(dataclasses.replace(method_config, **point), dataset.spec)
     first = dataclasses.replace(method_config, **points[0])
     return sweep.vary(make, first, dataset.spec, tuple(points[0]))
 
 
-def _about(job: Job, method_config: Any) -> dict[str, Any]:
+def _config_record(job: Job, method_config: Any) -> dict[str, Any]:
     """The content of config.json."""
     recording, dataset = job.dataset.recording, job.dataset
     return {
@@ -371,8 +377,8 @@ def _note_other_versions(path: Path, versions: dict[str, Any], console: Console)
     before = workdir.read_json(path / CONFIG).get("versions", {})
     changed = [name for name in versions if before.get(name) != versions[name] and name != "git"]
     if changed:
-        text = f"{path} was begun with other {', '.join(changed)}: results may differ in rounding"
-        line(console, text)
+        found = f"{path} was started with other versions or devices ({', '.join(changed)})"
+        line(console, f"{found}: results may differ in rounding")
 
 
 def _lacking(recording: Dataset) -> str:
@@ -382,14 +388,14 @@ def _lacking(recording: Dataset) -> str:
         return ""
     names = ", ".join(task.without)
     return (
-        f"{task.env_id} is played without the recorded wrapper(s) {names}: their arguments were "
-        "not recorded, so that nobody can make them again"
+        f"{task.env_id} is evaluated without the recorded wrapper(s) {names}: their arguments "
+        "were not recorded, so they cannot be recreated"
     )
 
 
 def _headline(job: Job) -> str:
     run_config, recording = job.config, job.dataset.recording
-    place = f"played in {recording.task.env_id}" if recording.task else "without an environment"
+    place = f"evaluated in {recording.task.env_id}" if recording.task else "without an environment"
     return (
         f"{run_config.algo} on {recording.name} ({job.dataset.spec.size} transitions, {place}), "
         f"seeds {', '.join(map(str, run_config.seeds))}, {job.mesh.devices.size} device(s)"
@@ -423,7 +429,7 @@ def report(path: Path, console: Console) -> None:
     """Prints what result.json says, in the leader of several processes; the others wait for it."""
     if processes.is_leader():
         _show(path, console)
-    processes.barrier()  # who leaves early waits for the others, but not for ever
+    processes.barrier()  # a process that finishes early waits, up to a time limit
 
 
 def _show(path: Path, console: Console) -> None:

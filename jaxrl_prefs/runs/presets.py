@@ -1,9 +1,8 @@
 """Settings by dataset and algorithm, as plain data with their sources.
 
-`TUNED[dataset][algo]` holds fields of the run and of the method. A dataset without a row of its own
-takes its robot's (`ROBOTS`), else its family's (`FAMILIES`). The key "*" holds what every method
-shares. Defaults are the papers'
-for locomotion, so rows name only what differs.
+`PRESETS[dataset][algo]` holds fields of the run and of the method. A dataset without a row of its
+own takes its robot's (`ROBOTS`), else its family's (`FAMILIES`). The key "*" holds what every
+method shares. Defaults are the papers' for locomotion, so rows name only what differs.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from jaxrl_prefs.data.families import words
 Row = dict[str, Any]
 
 # BDPO, Gao et al. 2025 (arXiv 2502.04778), table 4, which agrees with scripts/d4rl/bdpo.sh of the
-# author's code. What all antmaze tasks share: table 3 and examples/offline/config/d4rl.
+# authors' code. What all antmaze tasks share: table 3 and examples/offline/config/d4rl.
 BDPO_HALFCHEETAH: Row = {"rho": 0.5, "eta": 0.05}
 BDPO_HOPPER: Row = {"rho": 2.0, "eta": 0.2}
 BDPO_WALKER: Row = {"rho": 1.0, "eta": 0.15}
@@ -456,7 +455,7 @@ def _short() -> dict[str, dict[str, Row]]:
     return rows
 
 
-TUNED: dict[str, dict[str, Row]] = (
+PRESETS: dict[str, dict[str, Row]] = (
     _bdpo_locomotion() | _bdpo_antmaze() | _arq_robomimic() | SMALL | _short()
 )
 
@@ -510,7 +509,7 @@ def preset(dataset: str, family: str, algo: str, env_id: str = "") -> Preset:
         algo: the method's name.
         env_id: of the environment that the dataset names, which may tell the robot.
     """
-    own, by_family = TUNED.get(known_as(dataset), {}), FAMILIES.get(family, {})
+    own, by_family = PRESETS.get(known_as(dataset), {}), FAMILIES.get(family, {})
     shared = dict((by_family if algo not in own else {}).get("*", {})) | dict(own.get("*", {}))
     if algo in own:
         return Preset(shared | own[algo], "the dataset's own row")

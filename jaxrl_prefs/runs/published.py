@@ -28,7 +28,7 @@ class Published(NamedTuple):
     algo: str  # our method that it is of; "" where we have none
     policy: str  # our policy that it is of
     source: str
-    scores: Mapping[str, Score]  # by dataset, as `tuned.known_as` names it
+    scores: Mapping[str, Score]  # by dataset, as `presets.known_as` names it
 
 
 LOCOMOTION = tuple(

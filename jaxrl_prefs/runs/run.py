@@ -226,7 +226,7 @@ class Run:
 
     @property
     def action(self) -> Affine:
-        """The map from the environment's actions to the method's; `invert` leads back."""
+        """The map from the environment's actions to the method's; `invert` is the inverse."""
         return self._at().action
 
     @property

@@ -198,7 +198,7 @@ def result(
     }
 
 
-def rows(summary: Mapping[str, Any]) -> list[list[str]]:
+def score_table(summary: Mapping[str, Any]) -> list[list[str]]:
     """The final table: a column per policy, a row per seed, then the mean and its interval.
 
     Args:
@@ -226,7 +226,7 @@ def rows(summary: Mapping[str, Any]) -> list[list[str]]:
 
 def title(summary: Mapping[str, Any]) -> str:
     """Which method on which data, evaluated where."""
-    text = f"{summary['algo']} on {summary['dataset']}, played in {summary['env']}"
+    text = f"{summary['algo']} on {summary['dataset']}, evaluated in {summary['env']}"
     return text + " on the device" * (summary["versions"].get("evaluation") == "mjx")
 
 
@@ -243,13 +243,15 @@ def caption(summary: Mapping[str, Any]) -> str:
 def show(console: Console, summary: Mapping[str, Any]) -> None:
     """Prints the final table of a run that was evaluated; `summary` is result.json's content."""
     below, sections = caption(summary), [1 + len(summary["seeds"])]
-    tables.show(console, title(summary), rows(summary), left=0, caption=below, sections=sections)
+    tables.show(
+        console, title(summary), score_table(summary), left=0, caption=below, sections=sections
+    )
 
 
 def table(summary: Mapping[str, Any]) -> Table:
     """The final table with a frame, for a notebook; `summary` as `rows` takes it."""
     sections = [1 + len(summary["seeds"])]
-    return tables.framed(rows(summary), 0, title(summary), caption(summary), sections)
+    return tables.framed(score_table(summary), 0, title(summary), caption(summary), sections)
 
 
 def number(score: float | None) -> str:

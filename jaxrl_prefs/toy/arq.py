@@ -29,7 +29,7 @@ from jaxrl_prefs.runs.workdir import write_json
 from jaxrl_prefs.toy import figures, training
 from jaxrl_prefs.types import Spec, Transition
 
-DEVIATION = 0.05  # of every mode
+STD = 0.05  # of every mode
 POINTS, HELD_OUT, SHOWN = 50_000, 4_000, 500  # of data; held out, for the numbers; in the picture
 STATES, ACTIONS = np.linspace(-1, 1, 101), np.linspace(-1, 1, 161)  # of the map
 DARKEST, BRIGHTEST = -5.0, 2.0  # log-densities of the map; the first is ARQ's threshold
@@ -89,19 +89,19 @@ def data_of(centres: Centres, count: int, rng: np.random.Generator) -> tuple[np.
     state = rng.uniform(-1, 1, count)
     modes = centres(state)
     chosen = rng.integers(0, modes.shape[1], count)
-    noise = rng.normal(0, DEVIATION, count)
+    noise = rng.normal(0, STD, count)
     return state, modes[np.arange(count), chosen] + noise
 
 
 def exact_log_density(centres: Centres, state: np.ndarray, action: np.ndarray) -> np.ndarray:
     """The log-density of action [N] under state [N]: [N]."""
-    z = (action[:, None] - centres(state)) / DEVIATION
-    terms = -0.5 * z**2 - 0.5 * np.log(2 * np.pi) - np.log(DEVIATION)
+    z = (action[:, None] - centres(state)) / STD
+    terms = -0.5 * z**2 - 0.5 * np.log(2 * np.pi) - np.log(STD)
     top = terms.max(1, keepdims=True)
     return top[:, 0] + np.log(np.exp(terms - top).mean(1))
 
 
-def rows(state: np.ndarray, action: np.ndarray) -> Transition:
+def transitions(state: np.ndarray, action: np.ndarray) -> Transition:
     """Transitions without reward or successor."""
     size = len(state)
     zero, index = np.zeros(size, np.float32), np.arange(size, dtype=np.int32)
@@ -119,7 +119,7 @@ def study(config: arq.Config, centres: Centres, seed: int, folder: Path | None =
         NonFiniteError: if training breaks.
     """
     rng = np.random.default_rng(seed)
-    data = rows(*data_of(centres, POINTS, rng))
+    data = transitions(*data_of(centres, POINTS, rng))
     spec = Spec.of(data)
     method, parts = arq.make(config, spec), arq.build(config, spec)
     trained = training.train(method, config, data, spec, seed, folder, every=1_000)
@@ -158,7 +158,7 @@ def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Conso
     """
     config = overrides.apply(overrides.replace(arq.Config(), SETTINGS), assignments)
     try:
-        arq.make(config, Spec.of(rows(np.zeros(2), np.ones(2))))
+        arq.make(config, Spec.of(transitions(np.zeros(2), np.ones(2))))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     workdir.mkdir(parents=True, exist_ok=True)

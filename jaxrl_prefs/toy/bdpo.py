@@ -28,7 +28,7 @@ BANDIT: Mapping[str, Any] = {
     "batch_size": 512,
 }
 SIZES: dict[str, Mapping[str, Any]] = {
-    # The paper's networks and rates; steps by the author's configuration of these tasks.
+    # The paper's networks and rates; steps by the authors' configuration of these tasks.
     "paper": {
         **BANDIT,
         "eta": 0.06,

@@ -162,8 +162,8 @@ def compile_chunk(
     where it only fills columns, on all devices of all processes, each doing some of the batches.
     With `stream`, the data stay on the host, and a call takes at most so many steps.
 
-    Raises ValueError on a filling phase that does not walk or does not reach the last row, or if a
-    column that an earlier phase should have filled is missing.
+    Raises ValueError on a filling phase whose sampler is not `sequential` or that does not reach
+    the last row, or if a column that an earlier phase should have filled is missing.
     """
     chunk = build_chunk(method, index, data, placement, columns, stream)
     chunk = chunk._replace(metrics=chunk.names(state))

@@ -56,11 +56,11 @@ class HostPrefetcher:
         self._asked: tuple[int, Any] = (-1, None)  # a first step, and its rows on the device
         self._ready: tuple[int, Any] = (-1, None)  # a first step, and its block
 
-        def rows(key: Key, first: Array) -> Array:
+        def draw_rows(key: Key, first: Array) -> Array:
             steps = first + stride * jnp.arange(self.slots, dtype=jnp.int32)
             return jax.vmap(lambda step: phase.sampler(key, step, size, batch))(steps)
 
-        self._rows = jax.jit(jax.vmap(rows))
+        self._draw_rows = jax.jit(jax.vmap(draw_rows))
 
     def block(self, first: int, firsts: Any) -> Block:
         """The block from step `first` on; `firsts` are the members' own first steps, [P] or [].
@@ -86,4 +86,4 @@ class HostPrefetcher:
     def _ask(self, first: int, firsts: Any) -> None:
         if self._asked[0] != first:
             begin = jnp.broadcast_to(jnp.asarray(firsts, jnp.int32), self._keys.shape)
-            self._asked = first, self._rows(self._keys, begin)
+            self._asked = first, self._draw_rows(self._keys, begin)

@@ -45,7 +45,8 @@ class LogPoint(NamedTuple):
 
     `state` is on the devices and holds P members: the S seeds, padded to a multiple of the devices
     (`seed_axis.trim` copies the S to the host). It is valid until the next log point is asked for,
-    which reuses its buffers. `columns` are the runner's own arrays and are filled further.
+    which reuses its buffers. `columns` are the runner's own arrays and will be filled
+    further.
     """
 
     phase: str
@@ -91,7 +92,7 @@ def run(
     0 steps runs at the end of the phase before it. With `stream` the data stay on the host, for
     devices that cannot hold them; see host_stream.py.
 
-    A compiled call takes about `CALL_SECONDS`. After each, `should_stop` is asked with the global
+    A compiled call takes about `CALL_SECONDS`. After each, `should_stop` is called with the global
     step reached: if it returns True in one of the processes, the run yields where it stands and
     ends. Results depend neither on when the run is stopped nor on the length of the calls.
 
@@ -128,14 +129,14 @@ def run(
             first, goal = step - offset, min(end, (step // every + 1) * every) - offset
             # the interval's first step, which an earlier process may have run
             begun = max(0, step // every * every - offset)
-            state, sums, done = _advance(
+            state, sums, done = _train_interval(
                 chunk,
                 state,
                 (begun, first, goal),
                 sums,
                 filled_columns,
                 call_length,
-                functools.partial(_asked, should_stop, offset),
+                functools.partial(_stop_at_global_step, should_stop, offset),
             )
             step = offset + done
             if step == end:
@@ -156,12 +157,12 @@ def run(
             sums = dict.fromkeys(sums)
 
 
-def _asked(should_stop: Callable[[int], bool], offset: int, step: int) -> bool:
+def _stop_at_global_step(should_stop: Callable[[int], bool], offset: int, step: int) -> bool:
     return should_stop(offset + step)
 
 
 class CallLength:
-    """How many steps the next call of a chunk takes, by the time that the last ones took."""
+    """How many steps the next call of a chunk takes, from how long recent calls took."""
 
     def __init__(self, chunk: Chunk) -> None:
         self._longest, self._stride = chunk.longest, chunk.stride
@@ -169,10 +170,13 @@ class CallLength:
         self._most = self._stride if chunk.phase.columns else FIRST_CALL_STEPS
 
     def steps(self) -> int:
-        """A multiple of the chunk's stride, so that the same device takes the same steps."""
+        """A multiple of the chunk's stride, so that step t always runs on the same device.
+
+        The stride is the number of devices that take turns.
+        """
         return min(self._most, self._longest)
 
-    def note(self, steps: int, seconds: float) -> None:
+    def record(self, steps: int, seconds: float) -> None:
         """Takes a call's time; of several processes, the longest."""
         fitting = CALL_SECONDS * steps / max(seconds, 1e-9)
         if steps < self.steps():  # the last one before a log point: too short to grow from
@@ -181,7 +185,7 @@ class CallLength:
         self._most = max(1, strides) * self._stride
 
 
-def _advance(
+def _train_interval(
     chunk: Chunk,
     state: State,
     span: tuple[int, int, int],
@@ -200,7 +204,7 @@ def _advance(
         sums: of the metrics so far.
         columns: where the rows go that these steps fill.
         call_length: how many steps a call takes.
-        should_stop: asked with the step reached after every call.
+        should_stop: called with the step reached after every call.
 
     Returns the state, the metrics' sums and counts, and the step reached.
     """
@@ -219,7 +223,7 @@ def _advance(
         totals = {name: parts[:, place] for place, name in enumerate(report.names)}
         spent = time.perf_counter() - clock
         seconds, stop_requested = processes.largest(spent, float(should_stop(stop)))
-        call_length.note(stop - at, seconds)
+        call_length.record(stop - at, seconds)
         at = stop
         if stop_requested:
             break
@@ -240,14 +244,14 @@ def refill_columns(
     """Fills rows of `columns` again, in place.
 
     Args:
-        method: whose phase `index` fills them.
-        index: of the phase.
+        method: the method.
+        index: the phase that fills the columns.
         data: leaves [N, ...].
         placement: of the seeds.
-        state: [S, ...], with what the phase reads as it was then.
+        state: [S, ...]; the fields that the phase reads must be as they were when it ran.
         columns: on the host, with those of earlier phases.
         spans: steps [first, stop) of the phase, whose rows are filled.
-        stream: 0, or the most steps of a call whose data stay on the host.
+        stream: 0 if the data are on the devices, otherwise the largest number of steps per call.
     """
     mesh = placement.mesh
     state = seed_axis.pad(state, mesh)
@@ -316,7 +320,7 @@ def enter_empty_phases(method: Method, index: int, state: State, placement: Seed
 def _stop_if_broken(
     report: Report, state: State, phase: Phase, seeds: Sequence[int], last: int
 ) -> None:
-    """Raises NonFiniteError for the member that broke first; padding does not count."""
+    """Raises NonFiniteError for the member that became non-finite first; padding does not count."""
     members = slice(None if phase.shared else len(seeds))
     steps, states = np.asarray(report.bad_step)[members], np.asarray(report.bad_state)[members]
     if (steps >= 0).any():
@@ -369,7 +373,7 @@ def _rows(columns: Columns, phase: Phase, first: int, stop: int) -> tuple[int, i
 
 
 def _fill(columns: Columns, report: Report, phase: Phase, first: int, stop: int) -> None:
-    """Writes what steps first ... stop - 1 found into the columns."""
+    """Writes what steps first ... stop - 1 computed into the columns."""
     begin, end = _rows(columns, phase, first, stop)
     for name, row in phase.columns.items():
         found = np.asarray(report.columns[name])  # [P, slots, B, ...]

@@ -81,7 +81,7 @@ def member_program(recipe: Recipe) -> Callable[..., Any]:
         rows = recipe.sampler(rows_key, step, data.reward.shape[0], recipe.batch_size)
         return take(data, rows, columns)
 
-    def advance(
+    def one_step(
         state: State, keys: Any, data: Any, columns: Any, step: Array, slot: Array
     ) -> tuple:
         rows_key, update_key = keys
@@ -109,11 +109,11 @@ def member_program(recipe: Recipe) -> Callable[..., Any]:
         def body(slot: Array, carry: tuple) -> tuple:
             state, report = carry
             step = first + slot * recipe.stride
-            state, metrics, filled = advance(state, keys, data, columns, step, slot)
+            state, metrics, filled = one_step(state, keys, data, columns, step, slot)
             filled = jax.tree.map(lambda to, x: to.at[slot].set(x), report.columns, filled)
             return state, _observed(report, metrics, step)._replace(columns=filled)
 
-        _, metrics, filled = jax.eval_shape(advance, state, keys, data, columns, first, first)
+        _, metrics, filled = jax.eval_shape(one_step, state, keys, data, columns, first, first)
         report = Report(
             names=dict.fromkeys(sorted(metrics)),
             totals=jnp.zeros((len(metrics), 2)) if totals is None else totals,

@@ -1,4 +1,4 @@
-"""Members of one ensemble that differ in numbers of their config.
+"""Members that train together and differ in numbers of their config.
 
     method = vary(bdpo.make, config, spec, ("eta", "rho"))
     members = loop.init_members(method, data, placement)
@@ -172,7 +172,7 @@ def _rows(data: Any, count: int) -> Any:
 
 
 def assign(state: SweptState, settings: Mapping[str, Sequence[float]]) -> SweptState:
-    """Gives the members of a fresh ensemble [P, ...] their settings, [P] each.
+    """Gives newly initialised members [P, ...] their settings, [P] each.
 
     Raises:
         ValueError: for another set of fields than the method varies, or another number of members.

@@ -31,7 +31,7 @@ class Td3(NamedTuple):
     actor_optimizer: optax.GradientTransformation
     critic_optimizer: optax.GradientTransformation
     tau: float  # rate of both target networks
-    noise: float  # standard deviation of the smoothing noise, in halves of the action box
+    noise: float  # std of the smoothing noise, as a fraction of half the action range
     noise_clip: float  # its largest size, in the same unit
     actor_interval: int  # critic steps per policy step
 
@@ -71,7 +71,7 @@ def critic_target(
     """r + discount * min_k Q_k(s', a') by the target networks (10): [B], without gradient.
 
     a' is the target actor's action plus clipped normal noise (14), clipped to the action box. The
-    noise and its bound are in halves of the box.
+    noise and its bound are fractions of half the action range.
     """
     action = td3.policy.act(actor_params, batch.next_observation)
     chex.assert_equal_shape([action, batch.action])

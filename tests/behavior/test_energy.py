@@ -25,7 +25,7 @@ def parabola(p, a):
 PARABOLA = spectral_residual.Residual(
     init=lambda key, s, a: {"p": jnp.zeros(2), "log_gain": jnp.zeros(())},
     start=lambda key, params: {},
-    advance=lambda params, vectors: vectors,
+    power_iteration=lambda params, vectors: vectors,
     apply=lambda params, vectors, s, a: (
         params["p"][0] * a[..., 0] + params["p"][1] * a[..., 0] ** 2
     ),

@@ -99,14 +99,14 @@ def test_with_trust_it_is_evaluated_and_trust_is_no_part_of_the_run(
     written(root, LAB)
     assert run.main(command(root, "--trust_env")) == 0
     assert (root / "code_was_run").exists()
-    assert "played in Lab/Arm-v0" in capsys.readouterr().out
+    assert "evaluated in Lab/Arm-v0" in capsys.readouterr().out
     assert "trust" not in (root / "run" / "config.json").read_text()
 
 
 def test_a_wrapper_that_is_lost_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written(root, PENDULUM | {"additional_wrappers": [MONITOR]})
     assert run.main(command(root)) == 0
-    assert "Pendulum-v1 is played without the recorded wrapper(s) 'Monitor'" in (
+    assert "Pendulum-v1 is evaluated without the recorded wrapper(s) 'Monitor'" in (
         capsys.readouterr().out
     )
     result = json.loads((root / "run" / "result.json").read_text())
@@ -167,7 +167,7 @@ def test_every_program_passes_trust_on(root: Path, monkeypatch: pytest.MonkeyPat
 
     choices: list[Any] = []
     monkeypatch.setattr(plan, "plan", lambda choice, *_: choices.append(choice) or plan_of_nothing)
-    monkeypatch.setattr(plan, "rows", lambda _: [[""]])
+    monkeypatch.setattr(plan, "phase_table", lambda _: [[""]])
     monkeypatch.setattr(plan, "summary", lambda _: [])
     assert plan.main(["plan", "--algo=bc", "--dataset=a/set-v0", "--trust_env"]) == 0
     assert choices[0].trust_env

@@ -91,7 +91,7 @@ def test_examples_of_the_generator() -> None:
     assert doctest.testmod(tables).failed == 0
 
 
-def test_the_rooms_are_those_of_the_import_rules() -> None:
+def test_the_parts_are_those_of_the_import_rules() -> None:
     spec = importlib.util.spec_from_file_location(
         "rules", tables.ROOT / "tests" / "test_architecture.py"
     )

@@ -47,13 +47,13 @@ def state_of():
     )
 
 
-def chosen(parts, rows=3):
+def chosen_actions(parts, rows=3):
     state = jnp.zeros((rows, 1))
     return compiled(lambda s: bdpo.act(s, state, jax.random.key(0), parts=parts), state_of())
 
 
 def test_the_best_mean_is_taken_not_the_best_lower_bound():
-    np.testing.assert_array_equal(chosen(parts_of()), np.full((3, 1), 0.9, np.float32))
+    np.testing.assert_array_equal(chosen_actions(parts_of()), np.full((3, 1), 0.9, np.float32))
 
 
 def test_each_state_gets_its_own_candidate():
@@ -73,13 +73,13 @@ def test_a_single_candidate_is_executed_without_asking_the_critic():
         raise AssertionError("nothing to choose")
 
     parts = parts_of(candidates=1)._replace(critic=Net(refused, refused))
-    np.testing.assert_array_equal(chosen(parts), np.full((3, 1), -0.5, np.float32))
+    np.testing.assert_array_equal(chosen_actions(parts), np.full((3, 1), -0.5, np.float32))
 
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0])
 def test_a_temperature_samples_from_the_softmax_of_the_mean(temperature):
     rows = 40_000
-    actions = chosen(parts_of(temperature=temperature), rows)
+    actions = chosen_actions(parts_of(temperature=temperature), rows)
     mean = Q.mean(0)
     weights = np.exp(mean / temperature) / np.exp(mean / temperature).sum()
     for action, share in zip(CANDIDATES[:, 0], weights, strict=True):

@@ -49,7 +49,7 @@ def trained():
     method, parts = bdpo.make(SETTINGS, spec), bdpo.build(SETTINGS, spec)
     behavior, critic, train = method.phases
 
-    def descend(phase, key, data, state, steps):
+    def run_phase(phase, key, data, state, steps):
         def update(step, state):
             rows = uniform(key, step, ROWS, phase.batch_size)
             batch = jax.tree.map(lambda x: jnp.asarray(x)[rows], data)
@@ -59,9 +59,9 @@ def trained():
 
     @jax.jit
     def program(data, state, steps):
-        state = descend(behavior, jax.random.key(1), data, state, steps[0])
+        state = run_phase(behavior, jax.random.key(1), data, state, steps[0])
         state = critic.enter(state, jax.random.key(2))
-        return descend(train, jax.random.key(3), data, state, steps[1])
+        return run_phase(train, jax.random.key(3), data, state, steps[1])
 
     def run(data, *steps):
         # normal weights of the same size as the orthogonal ones, which are slow to compile

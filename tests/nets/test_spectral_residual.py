@@ -31,7 +31,7 @@ def trained():
         return (
             params,
             start,
-            jax.lax.fori_loop(0, 1_000, lambda _, v: NET.advance(params, v), start),
+            jax.lax.fori_loop(0, 1_000, lambda _, v: NET.power_iteration(params, v), start),
         )
 
     return compiled(make, jax.random.key(0))
@@ -126,7 +126,7 @@ def test_without_normalisation_the_bound_would_not_hold(trained):
     np.testing.assert_allclose(scaled, compiled(NET.apply, params, vectors, *x), atol=1e-4)
 
 
-def test_vectors_take_no_gradient_and_advance_takes_one_step(trained):
+def test_vectors_take_no_gradient_and_power_iteration_takes_one_step(trained):
     params, start, _ = trained
     x = draws(6, 4), draws(6, 2, seed=1)
 
@@ -137,7 +137,7 @@ def test_vectors_take_no_gradient_and_advance_takes_one_step(trained):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(by_params))
     for leaf in jax.tree.leaves(by_vectors):
         np.testing.assert_array_equal(leaf, 0)
-    once = compiled(NET.advance, params, start)
+    once = compiled(NET.power_iteration, params, start)
     for name, layer in params["layers"].items():
         moved = layer["kernel"] @ (layer["kernel"].T @ start[name])
         np.testing.assert_allclose(once[name], moved / np.linalg.norm(moved), atol=1e-5)

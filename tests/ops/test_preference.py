@@ -149,7 +149,7 @@ def test_self_play_by_sampled_descent_finds_it():
         log_pi = -0.5 * jnp.square((a - mean) / jnp.exp(log_std)) - log_std
         return preference.all_pairs(preference.residual(log_pi, *bowls(a), 1.0)).mean()
 
-    def descend(start):
+    def gradient_descent(start):
         def step(i, params):
             z = jax.random.normal(jax.random.fold_in(jax.random.key(0), i), (256, 2))
             rate = 0.02 / (1 + i / 100)
@@ -157,7 +157,7 @@ def test_self_play_by_sampled_descent_finds_it():
 
         return jax.lax.fori_loop(0, 2_000, step, start)
 
-    mean, log_std = compiled(descend, np.zeros(2))
+    mean, log_std = compiled(gradient_descent, np.zeros(2))
     assert mean == pytest.approx(-1 / 3, abs=0.01)
     assert np.exp(2 * log_std) == pytest.approx(1 / 6, abs=0.01)
 

@@ -9,7 +9,7 @@ from jaxrl_prefs.runs import config, presets, published
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.types import Spec
 
-ROWS = [(name, algo) for name, row in presets.TUNED.items() for algo in row if algo != "*"]
+ROWS = [(name, algo) for name, row in presets.PRESETS.items() for algo in row if algo != "*"]
 # BDPO's table 4: rho, eta, max-Q backup
 TABLE_4 = {
     **{f"halfcheetah-{q}-v2": (0.5, 0.05, False) for q in ("medium", "medium-replay")},
@@ -44,7 +44,7 @@ def test_every_dataset_of_the_papers_has_a_row() -> None:
     printed = {(c.algo, name) for c in published.PUBLISHED.values() for name in c.scores if c.algo}
     assert len(printed) > 90
     for algo, name in printed:
-        rows = presets.TUNED.get(name, {}), presets.FAMILIES.get(family_of(name), {})
+        rows = presets.PRESETS.get(name, {}), presets.FAMILIES.get(family_of(name), {})
         assert any(algo in row for row in rows), (algo, name)
     # TD3-BST's and IQL-BST's tables could not be had; they are of these families.
     for family in ("locomotion", "antmaze", "adroit", "kitchen"):
@@ -181,7 +181,7 @@ def test_iql_has_the_papers_settings() -> None:
 def test_behavioural_supervisor_tuning_has_one_setting(algo: str) -> None:
     """For all sets of a family; the families without a table share one as well."""
     chosen = {"locomotion": (8.0, 2.0), "pendulum": (16.0, 1.0)}
-    names = [*presets.TUNED, *(f"unknown/{family}-v0" for family in presets.FAMILIES)]
+    names = [*presets.PRESETS, *(f"unknown/{family}-v0" for family in presets.FAMILIES)]
     fields = "kernel", "kernel_scale", "weight_gradient", "distance", "mu", "negative_weight"
     for name in names:
         method = config.resolve(choice(name, algo), name, family_of(name))[1]

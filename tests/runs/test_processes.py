@@ -204,9 +204,9 @@ def test_processes_with_other_flags_are_refused_in_all_of_them(
     monkeypatch.setattr(processes, "gathered", lambda own: [ours, theirs])
     for own in (ours, theirs):
         with pytest.raises(WorkdirError, match=r"process 1 .*size: 256 there, 128 in process"):
-            prepare._check_same(own)
+            prepare._check_same_run(own)
     monkeypatch.setattr(processes, "gathered", lambda own: [ours, ours])
-    prepare._check_same(ours)
+    prepare._check_same_run(ours)
 
 
 FATAL = """

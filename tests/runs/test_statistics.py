@@ -139,7 +139,7 @@ def test_the_table_shows_seeds_mean_interval_candidates_and_kind() -> None:
         assert expected in cells
     text = " ".join(lines)
     assert "normalised score (0-100)" in text and "the data itself: 3.2" in text
-    assert "bdpo on toy/set-v0, played in Toy-v0" in text
+    assert "bdpo on toy/set-v0, evaluated in Toy-v0" in text
     assert "recorded with" not in text
 
 

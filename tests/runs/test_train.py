@@ -203,7 +203,7 @@ def test_a_folder_of_another_run_is_refused(kept: jp.Run, data: Dataset, tmp_pat
 
 
 def test_flags_are_restated() -> None:
-    text = "Name the right environment (--env), or train with --env=none. --trust_env makes it"
+    text = "Name the right environment (--env), or train with --env=none. --trust_env creates it"
     expected = "Name the right environment (env), or train with env=None. trust_env=True makes it"
     assert in_python(text) == expected
     assert in_python("--workdir=/tmp/a-b holds a run; -- and a-b stay") == (

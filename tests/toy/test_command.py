@@ -154,7 +154,7 @@ def test_without_modes_there_is_no_error_of_modes():
 
 
 @pytest.fixture(scope="module")
-def fresh() -> tuple[bdpo.Config, Spec, bdpo.State]:
+def untrained() -> tuple[bdpo.Config, Spec, bdpo.State]:
     """BDPO before training: actor and behaviour are one."""
     config = parse(*TINY).setting.config
     data = transitions(BANDITS["moons"], 64, 0)
@@ -163,8 +163,8 @@ def fresh() -> tuple[bdpo.Config, Spec, bdpo.State]:
     return config, spec, state
 
 
-def test_measure_reads_the_average_of_v_at_the_top_level(fresh):
-    config, spec, state = fresh
+def test_measure_reads_the_average_of_v_at_the_top_level(untrained):
+    config, spec, state = untrained
     measured = toy_bdpo.measure(config, spec, state, jax.random.key(1), 4_000)
     assert measured["path_kl"] == 0  # the same parameters
     noise = np.random.default_rng(0).normal(size=(4_000, 2)).astype(np.float32)
@@ -175,8 +175,8 @@ def test_measure_reads_the_average_of_v_at_the_top_level(fresh):
     assert measured["value"] == pytest.approx(float(values.mean()), abs=6 * spread)
 
 
-def test_scenes_start_in_noise_and_show_v_where_it_is(fresh):
-    config, spec, state = fresh
+def test_scenes_start_in_noise_and_show_v_where_it_is(untrained):
+    config, spec, state = untrained
     axis = np.linspace(-1, 1, 3)
     scene = toy_bdpo.scene(config, spec, state, jax.random.key(1), 500, axis)
     assert scene.bounds == (5, 4, 3, 2, 1, 0)
@@ -190,8 +190,8 @@ def test_scenes_start_in_noise_and_show_v_where_it_is(fresh):
     assert scene.landscape[1, 0, 2] == pytest.approx(float(value.mean()), abs=1e-4)
 
 
-def test_few_steps_make_few_intervals(fresh):
-    config, spec, state = fresh
+def test_few_steps_make_few_intervals(untrained):
+    config, spec, state = untrained
     short = toy_bdpo.scene(
         type(config)(**config.__dict__ | {"diffusion_steps": 2}),
         spec,

@@ -204,7 +204,7 @@ def test_calls_take_a_few_seconds(seconds: float, expected: list[int]) -> None:
     length, found = loop.CallLength(SimpleNamespace(longest=1000, stride=1, phase=phase)), []
     for _ in expected:
         found.append(length.steps())
-        length.note(found[-1], found[-1] * seconds)
+        length.record(found[-1], found[-1] * seconds)
     assert found == expected
 
 
@@ -212,7 +212,7 @@ def test_the_steps_before_a_log_point_do_not_shorten_later_calls() -> None:
     phase = Phase("any", 1000, _nothing, 4)
     length = loop.CallLength(SimpleNamespace(longest=1000, stride=1, phase=phase))
     for _ in range(3):
-        length.note(3, 3e-6)
+        length.record(3, 3e-6)
     assert length.steps() == loop.FIRST_CALL_STEPS
 
 

@@ -208,11 +208,11 @@ ROWS = np.repeat(modes.CENTRES, 2, 0) + np.tile([[0.05, 0.0], [-0.05, 0.0]], (4,
 def ends(loss, *grids, steps=4_000, rate=1e-2):
     """Where gradient descent on `loss(point, *values)` ends from every start, for all values."""
 
-    def descend(start, *args):
+    def gradient_descent(start, *args):
         slope = jax.grad(lambda point: loss(point, *args))
         return jax.lax.fori_loop(0, steps, lambda _, x: x - rate * slope(x), start)
 
-    many = jax.vmap(descend, (0, *[None] * len(grids)))
+    many = jax.vmap(gradient_descent, (0, *[None] * len(grids)))
     many = jax.vmap(many, (None, *[0] * len(grids)))
     with jax.enable_x64(False):
         return np.asarray(jax.jit(many)(np.float32(STARTS), *(np.float32(g) for g in grids)))

@@ -138,7 +138,7 @@ def test_the_actors_rate_decays_over_its_own_updates():
 LOW, HIGH = np.array([-1.0, 0.0]), np.array([1.0, 4.0])
 
 
-def boxed(critic, **changes):
+def parts_with_box(critic, **changes):
     """A policy whose parameters are its actions, in a box of two dimensions."""
     policy = SimpleNamespace(act=lambda actions, s: actions)
     box = Box(LOW, HIGH)
@@ -156,7 +156,7 @@ def identity_critic():
 
 def smoothed(actions, noise, clip):
     """The next actions, entry by entry, read off the target of a critic that returns them."""
-    parts = boxed(identity_critic(), noise=noise, noise_clip=clip)
+    parts = parts_with_box(identity_critic(), noise=noise, noise_clip=clip)
 
     def target(axis):
         both = jnp.stack([axis, axis])  # the minimum of two equal members
@@ -190,7 +190,7 @@ def test_clipped_double_q_takes_the_smaller_member_in_every_row():
     actions = rng.uniform(LOW, HIGH, (6, 2))
     discount = np.array([0.9, 0.0, 0.9, 0.9, 0.0, 0.9])
     data = batch_of(np.zeros((6, 2)), reward=rng.normal(size=6), discount=discount)
-    params, parts = np.array([[1.0, 0.2], [-0.5, 0.6]]), boxed(identity_critic())
+    params, parts = np.array([[1.0, 0.2], [-0.5, 0.6]]), parts_with_box(identity_critic())
 
     def target(params, actions):
         return td3.critic_target(params, actions, data, jax.random.key(0), td3=parts)

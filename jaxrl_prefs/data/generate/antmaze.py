@@ -25,7 +25,7 @@ from jaxrl_prefs.environments.mazes import ANT_UMAZE, Cell, centre, nearest, way
 DATASET_ID = "antmaze/umaze-v0"
 EPISODES = 150
 SEED = 0
-NOISE = 0.2  # deviation of the noise on every torque
+NOISE = 0.2  # standard deviation of the noise on every torque
 PASSED, REACHED = 0.9, 0.3  # metres from a waypoint on the way, and from the last one
 
 

@@ -1,9 +1,9 @@
 """Six bandits in the plane, on which the best regularised policy is known exactly.
 
 One state, no next step: an action is a point, its reward an energy E. Regularised to the behaviour
-with strength eta, the best policy is p*(x) ~ p_data(x) exp(E(x) / eta), of value
+with strength eta, the best policy is p*(x) ∝ p_data(x) exp(E(x) / eta), of value
 eta log E_data exp(E / eta). The tasks are those of QGPO (Lu et al. 2023), in the version that the
-author's code of BDPO draws in figures 4 and 5. Points are neither normalised nor clipped: the
+authors' code of BDPO draws in figures 4 and 5. Points are neither normalised nor clipped: the
 values would be others.
 """
 

@@ -29,7 +29,7 @@ EPISODES = {"maze2d/umaze-v0": 334, "maze2d/medium-v0": 167, "maze2d/large-v0": 
 REFERENCE_EPISODES = 100
 SEED = 0
 
-NOISE = 0.5  # deviation of the noise on every force
+NOISE = 0.5  # standard deviation of the noise on every force
 REACHED = 0.1  # how near a waypoint counts as reached
 
 

@@ -28,7 +28,7 @@ STEPS = 200  # Pendulum-v1's time limit
 SEED = 0
 
 TORQUE = 2.0  # the action box is [-2, 2]
-NOISE = 0.5  # deviation of the noise on every action
+NOISE = 0.5  # standard deviation of the noise on every action
 HOLD_CHANCE = 0.07  # of starting to hold a random action, per step
 HOLD_STEPS = (5, 20)  # how long, inclusive
 
