@@ -21,7 +21,15 @@ from typing import Any, NamedTuple
 from jaxrl_prefs.errors import WorkdirError
 from jaxrl_prefs.method import Method, identity
 from jaxrl_prefs.runs import renamed, workdir
-from jaxrl_prefs.runs.workdir import CONFIG, EVALUATIONS, METRICS, RESULT, TIMINGS, Rows
+from jaxrl_prefs.runs.workdir import (
+    CHECKPOINTS,
+    CONFIG,
+    EVALUATIONS,
+    METRICS,
+    RESULT,
+    TIMINGS,
+    Rows,
+)
 from jaxrl_prefs.training import comparison
 from jaxrl_prefs.types import Spec
 
@@ -152,11 +160,7 @@ def _apply(
     if any(map(_plays_again, changes)):
         with contextlib.suppress(FileNotFoundError):
             (path / RESULT).unlink()
-        timings = list(Rows(path / TIMINGS))
-        if timings:
-            before = timings[-1]["step"] - timings[-1]["updates"]
-            for name in (TIMINGS, EVALUATIONS, METRICS):
-                Rows(path / name).cut(before)
+        _cut_last(path)
     for section, name, _, here in changes:
         found[section] = {**found.get(section, {}), name: here}
     told = [{"field": each.name, "from": each.there, "to": each.here} for each in changes]
@@ -164,6 +168,16 @@ def _apply(
     if any(each.section == "method" for each in changes):
         found |= {name: asked[name] for name in ("steps", "settings") if name in asked}
     workdir.write_json(path / CONFIG, found)
+
+
+def _cut_last(path: Path) -> None:
+    """Removes the rows of the newest checkpoint's log point; once, however often it is called."""
+    timings = list(Rows(path / TIMINGS))
+    steps = [int(x.name) for x in (path / CHECKPOINTS).glob("*") if x.name.isdigit()]
+    if timings and steps and timings[-1]["step"] == max(steps):
+        before = timings[-1]["step"] - timings[-1]["updates"]
+        for name in (METRICS, EVALUATIONS, TIMINGS):  # the last is what says that it is to be done
+            Rows(path / name).cut(before)
 
 
 def obstacle(before: Method, after: Method, spec: Spec) -> str:

@@ -198,9 +198,15 @@ def test_a_kill_at_any_operation_while_seeds_join(
 
 
 def test_more_episodes_play_the_last_policies_again(
-    data: Dataset, begun: Path, tmp_path: Path
+    data: Dataset, begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also after a kill between the rows that go and the config that says so."""
     shutil.copytree(begun, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(workdir, "write_json", _interrupted)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                train(data, tmp_path / "run", [1], 4, eval_episodes=2, keep=1)
     run = train(data, tmp_path / "run", [1], 4, eval_episodes=2, keep=1)
     check_equal(run, train(data, tmp_path / "with-two", [1], 4, eval_episodes=2))
     about = json.loads((tmp_path / "run" / "config.json").read_text())
