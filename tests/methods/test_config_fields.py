@@ -58,7 +58,7 @@ def test_every_field_says_what_it_means(name: str) -> None:
 
 def test_sections_belong_to_no_field() -> None:
     found = meanings(bdpo.Config)
-    assert found["eta"] == "strength of the path KL, in units of the transformed reward"
+    assert found["eta"] == "strength of the path KL, in units of the transformed reward per nat"
     assert found["policy"].startswith("class of actor and behaviour")
     assert not [field for field, text in found.items() if "---" in text]
 

@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -61,8 +62,11 @@ def main() -> None:
         os.kill(process, signal.SIGTERM)
         code = finish(process)
         left.append([time.monotonic() - clock, code])
-        if code == 0:
+        if code == 0 and any(ended for _, ended in left):
             break
+        if code == 0:  # it was quicker than the undisturbed one: once more, with an earlier signal
+            shutil.rmtree(paths[1])
+            whole /= 2
     if code := finish(start(argv, log)):
         sys.exit(f"the last process ended with {code}: {log.read_text()[-3000:]}")
     print(json.dumps({"undisturbed": str(paths[0]), "signalled": str(paths[1]), "left": left}))

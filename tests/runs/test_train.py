@@ -171,7 +171,7 @@ def _bc() -> dict[str, Any]:
         ({"seeds": [1, 1]}, jp.ConfigError, r"seeds=\[1, 1\] must name"),
         ({"seeds": "3"}, jp.ConfigError, "seeds='3' must be a number of seeds, or a list"),
         ({"seeds": 1.5}, jp.ConfigError, "seeds=1.5 must be a number"),
-        ({"algo": "bc"}, jp.ConfigError, "it is the argument 'method'"),
+        ({"algo": "bc"}, jp.ConfigError, "use the argument 'method'"),
         ({"eta": 1.0}, jp.ConfigError, "no field 'eta'"),
         ({"alpha": "2"}, jp.ConfigError, "field 'alpha' takes a float, and got '2'"),
         ({"alpha": True}, jp.ConfigError, "field 'alpha' takes a float, and got True"),
@@ -204,7 +204,7 @@ def test_a_folder_of_another_run_is_refused(kept: jp.Run, data: Dataset, tmp_pat
 
 def test_flags_are_restated() -> None:
     text = "Name the right environment (--env), or train with --env=none. --trust_env creates it"
-    expected = "Name the right environment (env), or train with env=None. trust_env=True makes it"
+    expected = "Name the right environment (env), or train with env=None. trust_env=True creates it"
     assert in_python(text) == expected
     assert in_python("--workdir=/tmp/a-b holds a run; -- and a-b stay") == (
         "workdir=/tmp/a-b holds a run; -- and a-b stay"
