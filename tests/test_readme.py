@@ -74,6 +74,7 @@ def example(page: Path, containing: str) -> dict[str, Any]:
 RUN_HERE = {"README.md": 2, "docs/tutorials/first_run.md": 3, "docs/tutorials/own_data.md": 1}
 RUN_HERE["docs/tutorials/own_method.md"] = 4
 RUN_HERE["docs/formats.md"] = 10  # by tests/docs/test_formats.py
+RUN_HERE["docs/tutorials/logs_to_policy.md"] = 2  # by tests/docs/test_logs_to_policy.py
 QUOTED = {"CONTRIBUTING.md": 2}  # lines of the code
 
 

@@ -169,9 +169,15 @@ def _data_level(run: Shown) -> list[tuple[str, float]]:
 
 
 def _estimates(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
-    """What `evaluate` estimated: of the folders that were named, and of each run."""
+    """What was estimated of each run, by `evaluate`, `compare` or `sweep`."""
     built: list[Part] = []
-    for folder in dict.fromkeys([*folders, *(run.folder for run in runs)]):
+    above = [
+        each
+        for run in runs
+        for each in (run.folder, *run.folder.parents)
+        if any(each.is_relative_to(folder) for folder in folders)
+    ]
+    for folder in dict.fromkeys([*folders, *above]):
         if not (folder / ESTIMATES).is_file():
             continue
         content = read_json(folder / ESTIMATES)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrl_prefs import data as datasets
-from jaxrl_prefs.data import Dataset, PreparedDataset, Processing
+from jaxrl_prefs.data import Dataset, PreparedDataset, Processing, layout
 from jaxrl_prefs.data.split import episode_of, held_out
 from jaxrl_prefs.errors import ConfigError, DataError
 from jaxrl_prefs.estimation import fqe, importance
@@ -160,6 +160,9 @@ def _recording(points: Sequence[Any], data: Dataset | str | Path | None) -> Data
                 f"{found.action.shape[1]} actions, and {point.algo} was trained on {sizes[0]} and "
                 f"{sizes[1]}"
             )
+        if point.about.get("layout"):  # not of an older release
+            trained_on = layout.from_json(point.about["layout"], f"the config of {point.algo}")
+            layout.check(trained_on, layout.of(found), (f"the data of {point.algo}", found.name))
     return found
 
 

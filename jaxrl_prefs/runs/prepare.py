@@ -473,7 +473,7 @@ def _show(path: Path, console: Console) -> None:
     elif not summary.get("points"):
         line(
             console,
-            "trained, but not evaluated: the dataset names no environment (see --env); "
+            "trained, but not evaluated: there is no environment (--env=ID names one); "
             f"jaxrl-prefs evaluate --run={path} estimates the policies from the data",
         )
     if lost := summary.get("lost_rows"):

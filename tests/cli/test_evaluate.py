@@ -174,6 +174,9 @@ def test_other_data_and_wrong_names_are_refused(folder: Path) -> None:
     episode = {"observations": np.zeros((3, 2)), "actions": np.zeros((3, 1)), "rewards": [0, 0, 1]}
     with pytest.raises(jp.DataError, match="has 2 observations and 1 actions"):
         run.estimate(Dataset.from_episodes([episode]))
+    episode["observations"] = np.zeros((3, 3))
+    with pytest.raises(jp.DataError, match="other bounds of actions than the data of bc"):
+        run.estimate(Dataset.from_episodes([episode], action_low=-5.0, action_high=5.0))
     with pytest.raises(jp.ConfigError, match="no policy 'best'; bc has actor"):
         run.estimate(policies=["best"])
     with pytest.raises(jp.ConfigError, match="Did you mean 'updates'"):

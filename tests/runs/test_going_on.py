@@ -253,7 +253,7 @@ def test_a_schedule_that_ends_with_the_updates_is_named() -> None:
 def test_a_run_of_an_older_release_lacks_bookkeeping_only(tmp_path: Path) -> None:
     """A field that the older release did not have is no obstacle where it is bookkeeping."""
     now = {"run": {"seeds": [0], "gamma": 0.9, "keep": 2, "eval_every": 5}}
-    before = {"run": {"seeds": [0], "gamma": 0.9, "clip_actions": False}}
+    before = {"run": {"seeds": [0], "gamma": 0.9, "clip_actions": False, "holdout": 0.0}}
     workdir.write_json(tmp_path / "config.json", before)
     assert changes.adopt(tmp_path, now, ("run",)) == (0,)
     found = workdir.read_json(tmp_path / "config.json")
