@@ -12,7 +12,6 @@ data. An estimate is not a score: read the warning signs. Writes estimates.json 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,7 +83,7 @@ def _execute(console: Console) -> None:
     config = off_policy_evaluation.settings({}, FLAGS.fit)
     folder = commandline.folder(FLAGS.run)
     trained = load_run(folder, method=FLAGS.algo or None)
-    points = list(trained.select(_settings(FLAGS.point)))
+    points = list(trained.select(commandline.point(FLAGS.point)))
     behavior = None
     if FLAGS.behavior:
         (behavior,) = load_run(commandline.folder(FLAGS.behavior)).at().select({})
@@ -100,14 +99,3 @@ def _execute(console: Console) -> None:
     )
     tables.show(console, values.title, values.rows(), left=1, caption="\n".join(values.notes()))
     write_json(folder / ESTIMATES, values.as_json())
-
-
-def _settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Settings from `field=value`; a value is read as JSON where it can be, else as text."""
-    settings: dict[str, Any] = {}
-    for name, text in map(overrides.split, texts):
-        try:
-            settings[name] = json.loads(text)
-        except ValueError:
-            settings[name] = text
-    return settings

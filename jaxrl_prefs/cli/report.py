@@ -4,11 +4,11 @@
     jaxrl-prefs report runs/compare --html=compare.html
 
 Takes the folders of runs, comparisons and sweeps. The page says what was run and shows the scores
-with their intervals, the curves of every seed, the warning signs of the method, and the data. These
-files are shown where they are in a run's folder: estimates.json, an estimate without playing;
-play.mp4, play.gif and play.png, of `jaxrl-prefs play`; data.json, a report on the data. The page
-needs no network and can be sent to others. `pip install 'jaxrl_prefs[report]'` brings the package
-that it needs.
+with their intervals, the curves of every seed, the warning signs of the method, and, where the data
+are on this machine, what `data info` says of them. Files of a run's folder are shown too:
+estimates.json, an estimate without playing; play.mp4, play.gif and play.png, of `jaxrl-prefs play`.
+The page needs no network and can be sent to others. `pip install 'jaxrl_prefs[report]'` brings the
+package that it needs.
 """
 
 from __future__ import annotations

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxrl_prefs.cli import table
-from jaxrl_prefs.errors import WorkdirError
+from jaxrl_prefs import data as datasets
+from jaxrl_prefs.cli import data, table
+from jaxrl_prefs.data import health, roots
+from jaxrl_prefs.errors import DataError, WorkdirError
 from jaxrl_prefs.page import parts
 from jaxrl_prefs.page.parts import Curves, Interval, Intervals, Line, Media, Part, Rows, Section
 from jaxrl_prefs.runs import signs as warning_signs
@@ -19,7 +21,7 @@ from jaxrl_prefs.runs import statistics
 from jaxrl_prefs.runs import workdir as folders_of_runs
 from jaxrl_prefs.runs.workdir import CONFIG, EVALUATIONS, METRICS, RESULT, read_json
 
-ESTIMATES, HEALTH = "estimates.json", "data.json"
+ESTIMATES = "estimates.json"
 PICTURES = ("play.mp4", "play.gif", "play.png")
 LARGEST = 32 * 2**20  # bytes of a picture or video that is put into a page
 
@@ -274,15 +276,24 @@ def _signs(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
 def _data(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
     built: list[Part] = []
     for run in {run.dataset: run for run in runs}.values():
-        rows = [["", "the data"], *_facts({**run.about.get("data", {})})]
-        built.append(Rows(rows, 2))
-        for folder in dict.fromkeys([run.folder, *folders]):
-            if (folder / HEALTH).is_file():
-                health = read_json(folder / HEALTH)
-                notes = [str(note) for note in health.get("warnings", [])]
-                built.append(Rows([["", "health"], *_facts(health)], 2, notes))
-                break
+        rows, notes = _health(str(run.about.get("run", {}).get("dataset", "")))
+        rows = rows or _facts({**run.about.get("data", {})})
+        built.append(Rows([["", run.dataset], *rows], 2, notes))
     return [Section("The data", built)]
+
+
+def _health(name: str) -> tuple[list[list[str]], list[str]]:
+    """What `data info` says of a dataset, and its warnings; nothing if it is not here."""
+    try:
+        place = Path(name.partition("#")[0]).expanduser()
+        if not name or not (roots.find(datasets.ALIASES.get(name, name)) or place.exists()):
+            return [], []
+        recording = datasets.load(name)
+    except (DataError, OSError, ValueError) as error:  # damaged, or read with other flags
+        return [], [f"the data themselves cannot be shown: {error}"]
+    found = health.of(recording)
+    told = {**data.facts(recording), **health.told(recording, found)}
+    return [[key, value] for key, value in told.items()], [f"warning: {x}" for x in found.warnings]
 
 
 def _runs(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:

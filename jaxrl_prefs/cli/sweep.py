@@ -241,6 +241,8 @@ def _execute(cells: Sequence[Cell], console: Console) -> int:
         tables.show(console, title, rows(found), left=2, first=2 + len(swept))
     for _, values in estimates:
         selection.show(values, console)
+    if found:
+        tables.write(console, commandline.page(folder))
     return worst
 
 

@@ -69,7 +69,6 @@ def hostile_run(short_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     group = {"settings": {}, "policy": HOSTILE, "value": 12.5, "interval": [10.25, 14.75]}
     estimates = {"estimator": "fqe", "dataset": HOSTILE, "groups": [group], "signs": [HOSTILE]}
     (folder / "estimates.json").write_text(json.dumps(estimates))
-    (folder / "data.json").write_text(json.dumps({"episodes": 5, "warnings": [HOSTILE]}))
     return folder
 
 
