@@ -40,7 +40,10 @@ def loop(words: Array) -> Array:
 def test_draws_are_those_of_jax(draw: Callable[[Array], Array]) -> None:
     key = jax.random.key_data(jax.random.key(5))
     plain = arithmetic.plain(draw, WORDS)
-    np.testing.assert_array_equal(plain(key), draw(key))
+    # Integers are the same however they are computed. Of floats both sides are compiled, as XLA
+    # rounds otherwise in a fused loop than operation by operation.
+    run = (lambda function: function) if draw is streams else jax.jit
+    np.testing.assert_array_equal(run(plain)(key), run(draw)(key))
     names = {each.primitive.name for each in jax.make_jaxpr(plain)(key).eqns}
     assert not {name for name in names if name.startswith("random_")}
 
