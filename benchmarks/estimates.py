@@ -330,7 +330,9 @@ def _measures(source: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """A row for each selector: of all policies, and of the checkpoints of one run."""
     records = source["records"]
     along = [each for each in records if each["group"] == ALONG]
-    yield from _selectors(f"{source['dataset']}", records, ("estimate", "q_data", "distance"))
+    last = max(each["updates"] for each in along)  # trained with the same seed as another run's
+    all_of_them = [each for each in records if each["group"] != ALONG or each["updates"] != last]
+    yield from _selectors(f"{source['dataset']}", all_of_them, ("estimate", "q_data", "distance"))
     yield from _selectors(
         f"{source['dataset']}, checkpoints of one run",
         along,
