@@ -5,10 +5,11 @@
         --grid=alpha=2.5,40 --grid=expectile=0.7,0.9 --launcher=ray --cpus=2
 
 Several --grid make a product; a method takes those whose field it has. Several methods or datasets
-need none. Here, points that differ only in real numbers train together in one compiled step; phases
-that read none of those numbers are trained once for each seed (not on an accelerator, whose members
-run side by side). Other points train one after the other, and take a phase that they have in
-common, such as a pre-training, from the first that trained it.
+need none. Here, points that differ only in real numbers, or in the length of a phase that a method
+declares as such, train together in one compiled step; phases that read none of those numbers are
+trained once for each seed (not on an accelerator, whose members run side by side). Other points
+train one after the other, and take a phase that they have in common, such as a pre-training, from
+the first that trained it.
 With --launcher=ray every point is a task of its own, on this machine or on a cluster whose nodes
 see the project and --workdir under the same paths. The same command resumes, inside a run as well,
 takes more --seeds, and trains nothing twice; a point that fails is reported and the others go on.
