@@ -18,7 +18,7 @@ from jaxrl_prefs.estimation import fqe
 from jaxrl_prefs.runs import off_policy_evaluation
 from tests.small_runs import SHORT, record_pendulum
 
-FIT = fqe.Config(critics=2, hidden=(8,), updates=20, batch_size=16)
+FIT = fqe.Config(critics=2, hidden=(8,), layer_norm=False, updates=20, batch_size=16)
 COMMON = [f"--set={name}={value}" for name, value in SHORT.items() if name != "critic_hidden"]
 
 
