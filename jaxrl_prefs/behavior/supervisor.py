@@ -6,9 +6,10 @@
 TD3-BST pulls a policy back by a weight that grows with its uncertainty. It needs C(0) to be small,
 and C(1), one standard deviation away, to be clearly larger: a slope. The optimum of the Morse loss
 has none, as the certainty is 1 wherever the data are denser than the negatives (morse.py). The
-clone serves three ends, each an option of ours:
+clone has three uses, each an option that this library adds:
 
-- it shows C(0) and C(1) at every evaluation, for `warnings` to name a network without a slope;
+- it measures C(0) and C(1) at every evaluation, so that `warnings` can name a network without a
+  slope;
 - training of the Morse network ends where C(1) of a batch has fallen to `stop_uncertainty`;
 - negatives come from the clone widened by `near_width`, so that the optimum itself has a slope.
 
@@ -148,11 +149,11 @@ def update_morse(
     if supervisor.clone is None or not _is_on(supervisor.stop_uncertainty):
         return train(state)
 
-    asking_key = jax.random.fold_in(key, 3)
+    measuring_key = jax.random.fold_in(key, 3)
 
-    def train_and_ask(state: Any) -> tuple[Any, Metrics]:
+    def train_and_measure(state: Any) -> tuple[Any, Metrics]:
         state, metrics = train(state)
-        away = jnp.mean(uncertainty_at(1.0, state, batch, asking_key, supervisor=supervisor))
+        away = jnp.mean(uncertainty_at(1.0, state, batch, measuring_key, supervisor=supervisor))
         stops = away <= supervisor.stop_uncertainty
         state = replace(state, stopped_at=jnp.where(stops, step + 1, -1).astype(jnp.int32))
         return state, metrics | learner.measured(uncertainty_one_std=away)
@@ -160,7 +161,7 @@ def update_morse(
     def skip(state: Any) -> tuple[Any, Metrics]:
         return state, learner.unmeasured(*METRICS, "uncertainty_one_std")
 
-    return jax.lax.cond(state.stopped_at < 0, train_and_ask, skip, state)
+    return jax.lax.cond(state.stopped_at < 0, train_and_measure, skip, state)
 
 
 def _near(state: Any, supervisor: Supervisor) -> proposals.Proposal | None:
@@ -204,7 +205,7 @@ def diagnosis(
 ) -> Metrics:
     """As `morse.diagnosis`; with a clone also C(0) and C(1), and how far the policy has gone.
 
-    `policy_std` is the root mean square, over rows and dimensions, of the distance between the
+    `policy_clone_distance` is the root mean square, over rows and dimensions, of the distance between the
     policy's action and the clone's mean in standard deviations of the clone.
     """
     found = morse.diagnosis(supervisor.morse, state.morse.params, batch, policy, uniform)
@@ -220,7 +221,7 @@ def diagnosis(
     return found | learner.measured(
         uncertainty_clone=here,
         uncertainty_one_std=away,
-        policy_std=jnp.sqrt(jnp.mean(jnp.square((policy - mean) / std))),
+        policy_clone_distance=jnp.sqrt(jnp.mean(jnp.square((policy - mean) / std))),
     )
 
 
@@ -237,9 +238,14 @@ def warnings(metrics: Mapping[str, float]) -> tuple[str, ...]:
     away = metrics.get("uncertainty_one_std", 1 - metrics.get("certainty_data", 0.0))
     if not away < FLAT or not metrics.get("certainty_uniform", 1.0) < 0.5:
         return ()
+    where = (
+        "at the mean of the data's actions and one standard deviation away alike"
+        if "uncertainty_one_std" in metrics
+        else "on the data's own actions"
+    )
     return (
-        "the Morse network is a step function: its certainty is above 0.95 at the mean of the "
-        "data's actions and one standard deviation away alike, so nothing pulls the policy until "
-        "it has left the data. Where scores stay low, train it less (pretrain_steps, "
-        "stop_uncertainty), narrow the kernel (kernel_scale=2k), or set near",
+        f"the Morse network is a step function: its certainty is above 0.95 {where}, so nothing "
+        "pulls the policy until it has left the data. Where scores stay low, train it less "
+        "(pretrain_steps, stop_uncertainty), narrow the kernel (kernel_scale=2k), or draw "
+        "negatives near the data (near=0.5 with clone_steps=3000)",
     )

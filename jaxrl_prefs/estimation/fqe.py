@@ -38,7 +38,7 @@ from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.types import Array, Key, Net
 
-MEASURED_ROWS = 4096  # of which the Bellman error is the mean
+MEASURED_ROWS = 4096  # most rows used to measure the Bellman error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +95,10 @@ class Units(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """What the fit of P policies came to, in raw units."""
+    """The result of fitting P policies, in raw units."""
 
     members: np.ndarray  # [P, E] value of the initial states by each member
-    bellman: np.ndarray  # [P] root mean square Bellman error, in deviations of the data's returns
+    bellman: np.ndarray  # [P] root mean square Bellman error, in standard deviations of returns
     clipped: np.ndarray  # [P] share of targets beyond what the rewards allow
     params: Any  # leaves [P, E, ...], in units of q
 
@@ -215,7 +215,7 @@ def fit(
     unit: Units,
     mesh: Mesh,
     *,
-    measured: np.ndarray | None = None,
+    held_out: np.ndarray | None = None,
     seed: int = 0,
     net: Net | None = None,
     progress: Callable[[int], None] = lambda updates: None,
@@ -224,13 +224,13 @@ def fit(
     """Fits an ensemble to each of P policies, side by side in one compiled program.
 
     Args:
-        data: numpy leaves, the reward in units of q (`scaled_reward`); rows in `measured` are not
+        data: numpy leaves, the reward in units of q (`scaled_reward`); rows in `held_out` are not
             trained on.
         actions: leaves [P, ...].
         config: sizes and rates.
-        unit: of q.
+        unit: scale and bounds of q.
         mesh: the devices over which policies are spread.
-        measured: [N] bool, rows of held-out episodes, on which the Bellman error is measured; None
+        held_out: [N] bool, rows of held-out episodes, on which the Bellman error is measured; None
             measures it on the rows that are trained on.
         seed: of the random streams, which all policies share.
         net: the Q functions, by default `critic(config)`.
@@ -240,9 +240,10 @@ def fit(
     Returns:
         Values and signs of trouble of every policy.
     """
-    held = np.zeros(len(data.reward), bool) if measured is None else measured
-    trained, judged = np.flatnonzero(~held), np.flatnonzero(held if held.any() else ~held)
-    judged = np.random.default_rng(seed).permutation(judged)[:MEASURED_ROWS].astype(np.int32)
+    held = np.zeros(len(data.reward), bool) if held_out is None else held_out
+    trained, bellman_rows = np.flatnonzero(~held), np.flatnonzero(held if held.any() else ~held)
+    bellman_rows = np.random.default_rng(seed).permutation(bellman_rows)
+    bellman_rows = bellman_rows[:MEASURED_ROWS].astype(np.int32)
     policies = len(actions.first)
     programs = _programs(config, net or critic(config), mesh)
     keys = jax.random.split(jax.random.key(seed), 3)
@@ -253,14 +254,14 @@ def fit(
     table = seed_axis.pad(actions, mesh)
     following = seed_axis.pad(actions.following[:, trained], mesh) if held.any() else table[0]
     state = programs.initial(_repeated(keys[1], policies, mesh), kept)
-    own = _repeated(keys[2], policies, mesh)
+    shared_key = _repeated(keys[2], policies, mesh)
     for begin in range(0, config.updates, chunk):
         stop = min(begin + chunk, config.updates)
         span = (np.int32(begin), np.int32(stop))
-        state = programs.train(state, own, following, kept, weight, bounds, span)
+        state = programs.train(state, shared_key, following, kept, weight, bounds, span)
         jax.block_until_ready(state)
         progress(stop)
-    found = programs.measure(state, table, shared, weight, bounds, judged)
+    found = programs.measure(state, table, shared, weight, bounds, bellman_rows)
     members, bellman, clipped = seed_axis.trim(found, policies)
     return Fitted(
         unit.centre + unit.scale * members.astype(np.float64),

@@ -1,4 +1,4 @@
-"""Importance sampling: recorded returns, weighed by how likely a policy is to act as recorded.
+"""Importance sampling: recorded returns, weighted by likelihood ratios of policy and behaviour.
 
 With ratios rho_t = pi(a_t | s_t) / mu(a_t | s_t) of a policy and the behaviour, products of them
 up to step t, and weights w_it = product_it / sum_j b_j product_jt over the episodes:
@@ -7,8 +7,8 @@ up to step t, and weights w_it = product_it / sum_j b_j product_jt over the epis
     WDR  =  sum_i b_i V(s_i0)
             + sum_t gamma^t sum_i b_i w_it (r_it + gamma V(s_it+1) - Q(s_it, a_it))
 
-b_i are the weights of a bootstrap over episodes, with sum 1. WIS is weighted importance sampling
-for each decision (Precup, Sutton and Singh 2000); WDR is its doubly robust form (Thomas and
+b_i are the weights of a bootstrap over episodes, with sum 1. WIS is per-decision weighted
+importance sampling (Precup, Sutton and Singh 2000); WDR is its doubly robust form (Thomas and
 Brunskill 2016), which is WIS where Q = V = 0. An episode that ends keeps its weight, without
 further rewards. Of an episode that was cut, WIS counts what was recorded; WDR adds the model's V.
 
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-LARGEST_LOG_WEIGHT = 50.0  # of a product of ratios: beyond it, all weight is on one episode anyway
+SMALLEST_LOG_WEIGHT = -50.0  # relative to the largest weight of the step; avoids underflow
 
 
 class Steps(NamedTuple):
@@ -39,7 +39,7 @@ class Weighted(NamedTuple):
     """Estimates under R resamples of the episodes."""
 
     members: np.ndarray  # [R]
-    effective: float  # episodes that the weights of the last step are worth, from 1 to M
+    effective: float  # effective episodes, by the weights of the last step, from 1 to M
 
 
 def padded(values: np.ndarray, episode: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ def weighted(steps: Steps, start: np.ndarray, gamma: float, counts: np.ndarray) 
     """
     log_product = np.cumsum(np.where(steps.live, steps.log_ratio, 0.0), 1)  # [M, T]
     log_product -= log_product.max(0)  # the weights of a step are compared with each other only
-    product = np.exp(np.maximum(log_product, -LARGEST_LOG_WEIGHT))
+    product = np.exp(np.maximum(log_product, SMALLEST_LOG_WEIGHT))
     share = counts / counts.sum(1, keepdims=True)
     gain = np.where(steps.live, steps.reward + steps.after - steps.q, 0.0)
     discounts = gamma ** np.arange(gain.shape[1])

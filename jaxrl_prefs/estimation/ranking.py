@@ -1,4 +1,4 @@
-"""How well estimates rank policies: the measures of DOPE (Fu et al. 2021), and certain choices."""
+"""How well estimates rank policies: the measures of DOPE (Fu et al. 2021), and how certain a choice is."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def spearman(estimates: np.ndarray, scores: np.ndarray) -> float:
 def regret(estimates: np.ndarray, scores: np.ndarray, k: int = 1) -> float:
     """Regret@k: how far the best score among the k highest estimates is below the best of all.
 
-    A share of the range of the scores: 0 is the best choice, 1 the worst. A random choice has the
-    expected regret of the mean score.
+    A share of the range of the scores: 0 is the best choice, 1 the worst. A random choice of
+    one policy has, in expectation, the regret of the mean score.
 
     >>> regret(np.array([1.0, 5.0, 2.0]), np.array([0.0, 60.0, 100.0]))
     0.4

@@ -53,7 +53,7 @@ class Judged(NamedTuple):
     rows: np.ndarray  # [N] of the dataset
     data: fqe.Data
     unit: fqe.Units
-    apart: np.ndarray  # [N] bool, rows of held-out episodes
+    held_out: np.ndarray  # [N] bool, rows of held-out episodes
     returns: np.ndarray  # [M] discounted returns of the episodes
 
     @property
@@ -156,8 +156,8 @@ def _recording(points: Sequence[Any], data: Dataset | str | Path | None) -> Data
         sizes = (point.spec.observation_dim, point.spec.action_dim)
         if (found.observation.shape[1], found.action.shape[1]) != sizes:
             raise DataError(
-                f"{found.name} has {found.observation.shape[1]} observations and "
-                f"{found.action.shape[1]} actions, and {point.algo} was trained on {sizes[0]} and "
+                f"{found.name} has observations of {found.observation.shape[1]} and actions of "
+                f"{found.action.shape[1]} dimensions; {point.algo} was trained with {sizes[0]} and "
                 f"{sizes[1]}"
             )
         if point.about.get("layout"):  # not of an older release
@@ -234,7 +234,7 @@ def _distances(entry: Entry, judged: Judged) -> np.ndarray:
     """Root mean square distance to the recorded actions of held-out episodes, by seed: [S]."""
     rows = judged.dataset.transitions
     goes_on = np.asarray(rows.has_next_action)[judged.rows] > 0
-    at = np.flatnonzero(goes_on & judged.apart)
+    at = np.flatnonzero(goes_on & judged.held_out)
     at = at if len(at) else np.flatnonzero(goes_on)
     if not len(at):
         return np.full(len(entry.point.seeds), np.nan)
@@ -304,7 +304,7 @@ def _fitted(group: Sequence[Entry], judged: Judged, config: fqe.Config, say: Say
         config,
         judged.unit,
         mesh,
-        measured=judged.apart,
+        held_out=judged.held_out,
         progress=progress,
     )
     return fitted, actions, mesh
@@ -329,8 +329,8 @@ def _by_weights(
         log_pi = action_tables.log_density(entry.point, entry.name, states, recorded)
         if log_pi is None:
             say(
-                f"{entry.point.algo}/{entry.name}: {estimator} is impossible, for the policy has "
-                "no density"
+                f"skipped: {entry.point.algo}/{entry.name} has no action density, which "
+                f"{estimator} needs"
             )
             continue
         zeros = np.zeros((len(entry.point.seeds), len(raw)))

@@ -1,4 +1,4 @@
-"""Estimated values of policies: the choice that they suggest, how sure it is, and its signs.
+"""Estimated values of policies: the choice they suggest, how sure it is, and warning signs.
 
 values = run.estimate()
 print(values)               # a table, the choice, the warning signs
@@ -15,11 +15,13 @@ import numpy as np
 from jaxrl_prefs.estimation import ranking
 from jaxrl_prefs.runs import tables
 
-CAUTION = "an estimate is not a score: nobody has played these policies"
-SURE = 0.8  # share of resamples in which a sure choice is the best
+CAUTION = (
+    "an estimate is not a score: it comes from recorded data, not from running the policies"
+)
+SURE = 0.8  # a choice is sure if it is the best in at least this share of the resamples
 POOR_FIT = 0.5  # Bellman error, in standard deviations of the data's returns to go
 CLIPPED = 0.01  # share of targets beyond what rewards allow
-FEWEST_EPISODES = 10.0  # that importance weights must be worth
+FEWEST_EPISODES = 10.0  # effective episodes that importance sampling needs
 
 
 class PolicyValue(NamedTuple):
@@ -32,7 +34,7 @@ class PolicyValue(NamedTuple):
     distance: float  # root mean square distance to held-out actions, in halves of the action box
     bellman: float | None = None  # error of the fit, in standard deviations of the data's returns
     clipped: float | None = None  # share of targets beyond what the rewards allow
-    effective: float | None = None  # episodes that importance weights are worth
+    effective: float | None = None  # effective episodes of the importance weights
 
     @property
     def value(self) -> float:
@@ -54,10 +56,10 @@ class Group(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What tells it from the others: its settings and its name."""
+        """Its method and settings; empty in a run with one point."""
         method = str(self.settings.get("method", ""))
         parts = [f"{name}={x}" for name, x in self.settings.items() if name != "method"]
-        return "+".join(filter(None, [method, *parts])) or "the run"
+        return "+".join(filter(None, [method, *parts]))
 
 
 class PolicyValues:
@@ -97,7 +99,7 @@ class PolicyValues:
         return max(self.groups, key=lambda group: group.value)
 
     def of(self, policy: str, settings: Mapping[str, Any] | None = None) -> dict[int, float]:
-        """{seed: estimate} of one policy, of a run with points at the one with these settings."""
+        """{seed: estimate} of one policy; `settings` picks the point of a sweep or comparison."""
         wanted = dict(settings or {})
         return {
             each.seed: each.value
@@ -109,7 +111,8 @@ class PolicyValues:
         """Which policy the estimates choose, and how sure that is."""
         best = self.chosen
         several = len(self.groups) > 1
-        text = f"{self.estimator} chooses {best.label}, policy {best.policy}"
+        named = f"{best.label}, policy {best.policy}" if best.label else f"policy {best.policy}"
+        text = f"{self.estimator} chooses {named}"
         if several:
             text += f" (the best in {best.certainty:.0%} of the resamples)"
         if len(best.members) > 1:
@@ -123,7 +126,10 @@ class PolicyValues:
     def _signs(self) -> Iterator[str]:
         best = self.chosen
         if len(self.groups) > 1 and best.certainty < SURE:
-            yield "the data do not tell the best policies apart: take the simpler one, or play both"
+            yield (
+                "the data do not tell the best policies apart: take the one nearest to cloning, or "
+                "try both under supervision"
+            )
         bad = [g for g in self.groups if _mean(g, "bellman") > POOR_FIT]
         if bad:
             worst = max(_mean(g, "bellman") for g in bad)
@@ -139,10 +145,13 @@ class PolicyValues:
                 f"({self.recorded[1]:.4g}), which no data confirm"
             )
         if bad := [g for g in self.groups if _mean(g, "distance") > self.data_distance]:
-            yield f"{_named(bad)}: farther from the recorded actions than their mean action is"
+            yield (
+                f"{_named(bad)}: acts farther from the recorded actions than a policy that always "
+                "takes the mean recorded action"
+            )
         if bad := [g for g in self.groups if 0 < _mean(g, "effective") < FEWEST_EPISODES]:
             least = min(_mean(g, "effective") for g in bad)
-            yield f"{_named(bad)}: the weights rest on {least:.1f} episodes"
+            yield f"{_named(bad)}: the weights rest on {least:.1f} effective episodes"
 
     def rows(self) -> list[list[str]]:
         """The table as text, its head first."""
@@ -150,7 +159,7 @@ class PolicyValues:
         found = [
             name for name in ("bellman", "effective") if getattr(self.values[0], name) is not None
         ]
-        titles = {"bellman": "Bellman error", "effective": "episodes' worth"}
+        titles = {"bellman": "Bellman error", "effective": "effective episodes"}
         head = [*fields, "policy", "seeds", f"{self.estimator} estimate", "best", "distance"]
         body = [
             [
@@ -169,9 +178,10 @@ class PolicyValues:
     @property
     def title(self) -> str:
         """What the numbers of the table are."""
+        over = "episodes and seeds" if self.estimator == "wis" else "episodes, seeds and fits"
         return (
             f"estimated value on {self.dataset}: discounted by {self.gamma:g}, 95 % interval over "
-            "episodes, seeds and fits"
+            f"{over}"
         )
 
     def notes(self) -> list[str]:

@@ -24,6 +24,8 @@ MEANINGS = {
     "data: eta is too small",
     "bc_error": "squared distance of the policy's actions to the data's",
     "policy_std": "mean standard deviation of the policy",
+    "policy_clone_distance": "distance of the policy's actions from the clone's mean, in standard "
+    "deviations of the clone",
     "rank_accuracy": "how often a recorded action has a lower energy than a uniform one. Near 0.5 "
     "the energy has learned nothing",
     "pair_distance": "distance of two actions of the actor. Near 0 the actor has collapsed",

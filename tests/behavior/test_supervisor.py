@@ -99,7 +99,7 @@ def test_the_diagnosis_adds_what_the_clone_knows():
     mean = {name: total / count for name, (total, count) in found.items()}
     assert mean["uncertainty_clone"] == 0
     assert mean["uncertainty_one_std"] == pytest.approx(1 - np.exp(-8 * (SIGMA**2).sum()))
-    assert mean["policy_std"] == pytest.approx(np.sqrt((9 + 16) / 2))
+    assert mean["policy_clone_distance"] == pytest.approx(np.sqrt((9 + 16) / 2))
     assert mean["certainty_data"] == 1
     without = known._replace(clone=None)
     fewer = compiled(
@@ -107,7 +107,7 @@ def test_the_diagnosis_adds_what_the_clone_knows():
             state_of(), batch_of(zero), jax.random.key(0), policy, zero, supervisor=without
         )
     )
-    assert set(found) - set(fewer) == {"uncertainty_clone", "uncertainty_one_std", "policy_std"}
+    assert set(found) - set(fewer) == {"uncertainty_clone", "uncertainty_one_std", "policy_clone_distance"}
 
 
 def test_a_step_function_is_named_and_a_slope_is_not():

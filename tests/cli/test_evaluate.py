@@ -172,7 +172,7 @@ def test_a_run_in_memory_is_judged_on_the_data_that_it_was_trained_on() -> None:
 def test_other_data_and_wrong_names_are_refused(folder: Path) -> None:
     run = jp.load_run(place(folder, "bc"))
     episode = {"observations": np.zeros((3, 2)), "actions": np.zeros((3, 1)), "rewards": [0, 0, 1]}
-    with pytest.raises(jp.DataError, match="has 2 observations and 1 actions"):
+    with pytest.raises(jp.DataError, match="has observations of 2 and actions of 1 dimensions"):
         run.estimate(Dataset.from_episodes([episode]))
     episode["observations"] = np.zeros((3, 3))
     with pytest.raises(jp.DataError, match="other bounds of actions than the data of bc"):
