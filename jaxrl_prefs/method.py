@@ -138,9 +138,10 @@ class Phase(NamedTuple):
     columns: Mapping[str, jax.ShapeDtypeStruct] = {}  # shape and dtype per row
     # state fields trained, and columns filled, once for all seeds; () does so per seed
     shared: tuple[str, ...] = ()
-    # State fields that another run can begin behind this phase with: all that this phase and those
-    # before it change. () keeps nothing of its end; so must a phase at or behind one with columns.
-    leaves: tuple[str, ...] = ()
+    # State fields that are kept at the end of this phase, for another run to start after it: all that
+    # this phase and those before it change. () keeps nothing, as a phase with columns must, and any
+    # after it.
+    outputs: tuple[str, ...] = ()
 
 
 class Policy(NamedTuple):

@@ -473,9 +473,9 @@ def gradients_stay_in_the_fields_of_their_phase(subject: Subject) -> None:
         assert not entered, f"entering {phase.name} changes {sorted(entered)}"
 
 
-@_check("name in `leaves` every field that the phase and those before it change")
-def phases_leave_all_that_was_changed(subject: Subject) -> None:
-    """Another run can begin behind the phase with what it leaves, and nothing is missing."""
+@_check("name in `outputs` every field that the phase and those before it change")
+def phases_output_all_that_was_changed(subject: Subject) -> None:
+    """Another run can start after the phase with its outputs, and nothing is missing."""
     history, filled = subject.history, False
     done: set[str] = set()
     for index, phase in enumerate(subject.method.phases):
@@ -483,10 +483,10 @@ def phases_leave_all_that_was_changed(subject: Subject) -> None:
         done |= changed(*history.enters[index][:2])
         steps = [step for step in history.steps if step.phase == index]
         done |= set().union(*(changed(step.before, step.after) for step in steps))
-        if not phase.leaves:
+        if not phase.outputs:
             continue
-        assert not filled, f"{phase.name} comes behind columns, and so can leave nothing"
-        assert done <= set(phase.leaves), f"{phase.name} leaves {phase.leaves}, changes {done}"
+        assert not filled, f"{phase.name} comes after columns, so it cannot have outputs"
+        assert done <= set(phase.outputs), f"{phase.name} outputs {phase.outputs}, changes {done}"
 
 
 def changed(before: Any, after: Any) -> set[str]:

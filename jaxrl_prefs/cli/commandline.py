@@ -60,8 +60,8 @@ SHARED = {
     "of a sweep runs/sweep-<algo>-<dataset>",
     "set": "field=value, repeatable: a field of the run or of the method",
     "init": "RUN or RUN:phase: begin with the behaviour model (or critic) of another run's folder "
-    "instead of training one; the same method, data, sizes and seeds. Without a phase, the "
-    "method's first that leaves something",
+    "instead of training one; the same data, network sizes and seeds, and the same method or an "
+    "identical phase. Without a phase, the method's first reusable one",
     "eval_episodes": "episodes for each seed, policy and evaluation",
     "eval_every": "updates between evaluations in the last phase; others end with one",
     "eval_backend": "gymnasium (on the host's cores), mjx (policies and simulator on the device, "

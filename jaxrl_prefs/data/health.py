@@ -13,16 +13,16 @@ import numpy as np
 from jaxrl_prefs.data import layout
 from jaxrl_prefs.data.recording import Dataset
 
-EDGE = 1e-3  # an action within so much of a bound, in parts of the box's width, lies at it
-GAP = 1.5  # a step that takes so many times the usual time is a gap
+EDGE = 1e-3  # an action this close to a bound, as a share of the range, counts as at it
+GAP = 1.5  # a step that takes more than this multiple of the usual time is a gap
 QUERIES, CANDIDATES, NEIGHBOURS = 256, 20_000, 24
-FAR = 12  # modes lie apart by so many times the usual distance of neighbouring actions
-NARROWEST = 0.05  # and by this part of the bounds
+FAR = 12  # modes are separated by this multiple of the usual distance of neighbouring actions
+NARROWEST = 0.05  # and by at least this share of the range
 FEWEST = 4  # actions in a mode
-CELLS = 20  # of a dimension, to measure coverage
-MANY = 0.5  # part of entries at the bounds, or of frozen states, that deserves a warning
-FROZEN = 0.05
-NARROW = 0.1  # part of its bounds that an action uses
+CELLS = 20  # per dimension, to measure coverage
+AT_BOUND_SHARE = 0.5  # above this share of entries at a bound, warn
+FROZEN_SHARE = 0.05  # above this share of unchanged states, warn
+NARROW = 0.1  # below this share of its range, an action is narrow: warn
 
 
 class Health(NamedTuple):
@@ -79,15 +79,15 @@ def told(dataset: Dataset, found: Health) -> dict[str, str]:
     repeated, frozen = (100 * of[key] for key in ("states_repeated", "states_frozen"))
     cells = ", ".join(f"{100 * part:.0f} %" for part in of["action_cells_visited"])
     text = {
-        "states": f"{repeated:.1f} % seen before, {frozen:.1f} % of the steps change nothing; they "
-        f"vary in {of['state_directions']:.1f} of {dataset.observation.shape[1]} directions",
-        "coverage": f"of the bounds of each action, in {CELLS} cells: {cells}",
+        "states": f"{repeated:.1f} % repeated; {frozen:.1f} % of the steps leave the state unchanged; "
+        f"effective dimension {of['state_directions']:.1f} of {dataset.observation.shape[1]}",
+        "coverage": f"share of {CELLS} equal cells visited, per action: {cells}",
     }
     if of["action_modes"] is not None:
         several = f"{100 * of['multimodal_states']:.0f} % of the states have several"
-        text["modes of actions"] = f"{of['action_modes']:.2f} for each state; {several}"
+        text["modes of actions"] = f"{of['action_modes']:.2f} per state on average; {several}"
     if of["time_step"] is not None:
-        text["time"] = f"{of['time_step']:.4g} for a step, {of['time_gaps']:,} gaps"
+        text["time"] = f"{of['time_step']:.4g} per step, {of['time_gaps']:,} gaps"
     for kind in ("observation", "action"):
         if names := getattr(dataset, f"{kind}_names"):
             text[f"{kind} names"] = ", ".join(names)
@@ -107,7 +107,7 @@ def _ends(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
     inside = int((dataset.continues & dataset.terminal).sum())
     if terminal == count and count > 1:
         told.append(
-            f"all {count:,} episodes end by a terminal: where a time limit or the recording ended "
+            f"all {count:,} episodes end in a terminal: where a time limit or the recording ended "
             "them, they must be marked as timeouts (--episode_ends=timeout)"
         )
     measures = {
@@ -134,7 +134,7 @@ def _dimensions(dataset: Dataset, kind: str) -> tuple[dict[str, Any], list[str]]
         told.append(f"{kind}s that never change: {', '.join(constant)}")
     if copies:
         pairs = ", ".join(f"{a} = {b}" for a, b in copies)
-        told.append(f"{kind}s that are there twice: {pairs}")
+        told.append(f"duplicated {kind}s: {pairs}")
     return {f"{kind}_constant": constant, f"{kind}_duplicate": copies}, told
 
 
@@ -154,10 +154,10 @@ def _bounds(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
     told = [
         f"action {name}: {100 * part:.0f} % of its entries lie at a bound"
         for name, part in zip(names, edge, strict=True)
-        if part > MANY
+        if part > AT_BOUND_SHARE
     ]
     told += [
-        f"action {name} uses {100 * part:.2g} % of its bounds: they may be of other units "
+        f"action {name} uses {100 * part:.2g} % of its range: the bounds may be in other units "
         "(--action_low, --action_high)"
         for name, part in zip(names, used, strict=True)
         if 0 < part < NARROW
@@ -197,7 +197,7 @@ def _states(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
     on = np.flatnonzero(dataset.continues)
     jumps = int((dataset.next_observation[on] != dataset.observation[on + 1]).any(1).sum())
     told = []
-    if frozen > FROZEN:
+    if frozen > FROZEN_SHARE:
         told.append(
             f"in {100 * frozen:.1f} % of the steps nothing changes: a sensor may be frozen, or the "
             "recording faster than the machine"

@@ -584,7 +584,7 @@ def _phases(parts: Parts) -> list[Phase]:
     behavior = phase(
         "behavior", config.pretrain_steps, update_behavior, behavior_rows, shared=shared
     )
-    phases = [behavior._replace(leaves=("behavior",))]
+    phases = [behavior._replace(outputs=("behavior",))]
     if needs_candidates(config):
         size = min(config.candidate_batch_size, spec.size)
         columns = {

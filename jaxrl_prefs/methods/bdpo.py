@@ -509,13 +509,13 @@ def make(config: Config, spec: Spec) -> Method:
     return Method(
         init=partial(init, parts=parts),
         phases=(
-            phase("behavior", config.pretrain_steps, update_behavior, leaves=("behavior",)),
+            phase("behavior", config.pretrain_steps, update_behavior, outputs=("behavior",)),
             phase(
                 "critic",
                 config.warmup_steps,
                 update_critic,
                 enter=partial(enter_critic, parts=parts),
-                leaves=("behavior", "actor", "critic", "value"),
+                outputs=("behavior", "actor", "critic", "value"),
             ),
             phase(
                 "train",

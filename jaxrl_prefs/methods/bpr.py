@@ -454,7 +454,7 @@ def make(config: Config, spec: Spec) -> Method:
                 partial(update_behavior, parts=parts),
                 config.behavior_batch_size,
                 sampler=sampler,
-                leaves=("behavior", "vectors"),
+                outputs=("behavior", "vectors"),
             ),
             Phase(
                 "train",

@@ -218,10 +218,10 @@ def _phases(config: Config, parts: Parts) -> tuple[Phase, ...]:
     clone = partial(supervisor.update_clone, supervisor=parts.supervisor)
     certain = partial(supervisor.update_morse, supervisor=parts.supervisor)
     size = config.behavior_batch_size
-    first = [Phase("clone", config.clone_steps, clone, size, leaves=("clone",))]
+    first = [Phase("clone", config.clone_steps, clone, size, outputs=("clone",))]
     known = ("morse", "clone", "stopped_at") if config.clone_steps else ("morse",)
     return (
         *(first if config.clone_steps else []),
-        Phase("morse", config.pretrain_steps, certain, size, leaves=known),
+        Phase("morse", config.pretrain_steps, certain, size, outputs=known),
         Phase("train", config.train_steps, partial(update, parts=parts), config.batch_size),
     )

@@ -188,7 +188,7 @@ def make(config: Config, spec: Spec) -> Method:
     return Method(
         init=partial(init, parts=parts),
         phases=(
-            phase("critic", config.pretrain_steps, update_critic)._replace(leaves=("critic",)),
+            phase("critic", config.pretrain_steps, update_critic)._replace(outputs=("critic",)),
             phase("train", config.train_steps, update_actor),
         ),
         policies={"actor": Policy(partial(act, parts=parts), 1, "deterministic")},

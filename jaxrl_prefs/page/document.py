@@ -1,6 +1,6 @@
 """One HTML file from sections: style, script and plotting library inside, nothing from elsewhere.
 
-A policy in the file's head lets the browser run the scripts of this module and no other, and load
+A policy in the file's head lets the browser run only this page's script and Plotly's, and load
 nothing from a network, whatever a dataset or a folder is called.
 """
 
@@ -198,7 +198,7 @@ def _table(part: Rows) -> str:
     for number, row in enumerate(part.rows):
         tag = "td" if number else "th"
         cells = [
-            f'<{tag} class="{_kind(cell, place < part.left)}">{html.escape(cell)}</{tag}>'
+            f'<{tag} class="{_css_class(cell, place < part.text_columns)}">{html.escape(cell)}</{tag}>'
             for place, cell in enumerate(row)
         ]
         lines.append(f"<tr{' class=look' * (number in part.marked)}>{''.join(cells)}</tr>")
@@ -206,8 +206,8 @@ def _table(part: Rows) -> str:
     return "\n".join([*lines, "</table></div>", *notes])
 
 
-def _kind(cell: str, is_left: bool) -> str:
-    return "words long" if is_left and len(cell) > 30 else "words" * is_left
+def _css_class(cell: str, is_text: bool) -> str:
+    return "words long" if is_text and len(cell) > 30 else "words" * is_text
 
 
 def _media(part: Media) -> str:

@@ -18,7 +18,7 @@ class Rows(NamedTuple):
     """A table, its head first."""
 
     rows: Sequence[Sequence[str]]
-    left: int = 1  # so many columns hold words, set to the left
+    text_columns: int = 1  # leading columns, left-aligned
     notes: Sequence[str] = ()
     marked: frozenset[int] = frozenset()  # rows that call for a look, counted from the head, 0
 
@@ -36,8 +36,8 @@ class Curves(NamedTuple):
     """Lines over the updates."""
 
     title: str
-    across: str  # what the axes say
-    up: str
+    x_title: str
+    y_title: str
     lines: Sequence[Line]
     levels: Sequence[tuple[str, float]] = ()  # horizontal lines, by name
     large: bool = False
@@ -57,7 +57,7 @@ class Intervals(NamedTuple):
     """Values with their intervals, one below the other."""
 
     title: str
-    across: str
+    x_title: str
     values: Sequence[Interval]
     levels: Sequence[tuple[str, float]] = ()
 

@@ -11,10 +11,10 @@ from typing import Any
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.page.parts import Curves, Intervals, Line, Number
 
-# Of Okabe and Ito's colours those that show on white and on black.
+# The colours of Okabe and Ito that are visible on white and on black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("solid", "dot", "dash", "dashdot", "longdash")
-MOST = 1000  # points of a line; of more, every second, third, ... is drawn
+MOST = 1000  # longer lines are thinned to at most this many points
 TALL, LOW, ROW = 400, 200, 34  # pixels of a large plot, of a small one, and of an interval
 
 
@@ -102,9 +102,9 @@ def _intervals(part: Intervals) -> dict[str, Any]:
 
 
 def _layout(part: Curves | Intervals, height: int, along: str) -> dict[str, Any]:
-    up = part.up if isinstance(part, Curves) else ""
+    y_title = part.y_title if isinstance(part, Curves) else ""
     is_small = isinstance(part, Curves) and not part.large
-    across = "" if is_small else plain(part.across)
+    x_title = "" if is_small else plain(part.x_title)
     axis = {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False, "automargin": True}
     return {
         "height": height,
@@ -114,8 +114,8 @@ def _layout(part: Curves | Intervals, height: int, along: str) -> dict[str, Any]
         "hovermode": "closest",
         "showlegend": not is_small,  # the page's switches are there
         "legend": {"orientation": "h", "y": -0.25, "yanchor": "top", "font": {"size": 11}},
-        "xaxis": {**axis, "title": {"text": across, "font": {"size": 12}}},
-        "yaxis": {**axis, "title": {"text": plain(up), "font": {"size": 12}}},
+        "xaxis": {**axis, "title": {"text": x_title, "font": {"size": 12}}},
+        "yaxis": {**axis, "title": {"text": plain(y_title), "font": {"size": 12}}},
         "shapes": [_level(value, along) for _, value in part.levels],
         "annotations": [_named(name, value, along) for name, value in part.levels],
     }

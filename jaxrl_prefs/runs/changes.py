@@ -38,7 +38,7 @@ EPISODES = "eval_episodes"
 
 
 class Change(NamedTuple):
-    """A field in which the config that is asked differs from the one that is there."""
+    """A field in which the requested config differs from the one in the folder."""
 
     section: str
     name: str
@@ -46,20 +46,24 @@ class Change(NamedTuple):
     here: Any
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.there!r} there, {self.here!r} asked"
+        return f"{self.name}: {self.there!r} in the folder, {self.here!r} requested"
 
 
-def no_extension(found: Mapping[str, Any]) -> str:
-    """Says of no config that a run of it can be extended."""
-    del found
-    return "-"
+class CannotExtend(Exception):
+    """A run cannot be trained further with other fields; the text says why, and may be empty."""
+
+
+def no_extension(fields: Mapping[str, Any]) -> None:
+    """Allows no field of the method to change."""
+    del fields
+    raise CannotExtend
 
 
 def adopt(
     path: Path,
     config: Mapping[str, Any],
     compared: Iterable[str],
-    obstacle: Callable[[Mapping[str, Any]], str] = no_extension,
+    check_extension: Callable[[Mapping[str, Any]], None] = no_extension,
 ) -> tuple[int, ...]:
     """Writes the config of a new run, or makes the run found here go on under this one.
 
@@ -70,8 +74,8 @@ def adopt(
         path: the claimed folder.
         config: everything to write.
         compared: the sections of `config` in which no field may differ, but for the changes above.
-        obstacle: given the method's fields that are there, says why a run with them cannot go on as
-            one with those of `config`; empty if it can.
+        check_extension: given the method's fields in the folder, raises CannotExtend if a run with
+            them cannot be trained further with those of `config`.
 
     Returns:
         The seeds that are there. They may be fewer than those of `config`.
@@ -88,9 +92,9 @@ def adopt(
     found = renamed.present(workdir.read_json(path / CONFIG))
     asked = renamed.present(config)
     changes = [Change(*each) for each in workdir.differences(found, asked, compared)]
-    if refused := _refused(changes, found, asked, path, obstacle):
+    if refused := _refused(changes, found, asked, path, check_extension):
         raise WorkdirError(
-            f"--workdir={path} holds a run of another config ({'; '.join(refused)}). "
+            f"--workdir={path} holds a run with different settings ({'; '.join(refused)}). "
             "Give another --workdir, or --overwrite to start again"
         )
     if kept := [each for each in changes if each[:2] != ("run", "seeds")]:
@@ -103,7 +107,7 @@ def _refused(
     found: Mapping[str, Any],
     asked: Mapping[str, Any],
     path: Path,
-    obstacle: Callable[[Mapping[str, Any]], str],
+    check_extension: Callable[[Mapping[str, Any]], None],
 ) -> list[str]:
     refused = [
         str(each)
@@ -113,10 +117,14 @@ def _refused(
     if any(each.section == "init" and not _allowed(each) for each in changes):
         refused.append(_other_init(found.get("init") or {}, asked.get("init") or {}))
     of_method = [each for each in changes if each.section == "method"]
-    reason = obstacle(found.get("method", {})) if of_method and not refused else "-"
-    if of_method and reason:
-        told = "; ".join(map(str, of_method))
-        refused.append(told if reason == "-" else f"{told}: {reason}")
+    told = "; ".join(map(str, of_method))
+    if of_method and refused:
+        refused.append(told)
+    elif of_method:
+        try:
+            check_extension(found.get("method", {}))
+        except CannotExtend as error:
+            refused.append(f"{told}: {error}" if str(error) else told)
     replayed = [each for each in changes if _plays_again(each)]
     if replayed and not refused and not _can_repeat(path):
         told = "; ".join(map(str, replayed))
@@ -126,7 +134,7 @@ def _refused(
 
 def _other_init(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     one, other = (each.get("run", "nothing") for each in (there, here))
-    told = f"init: {one!r} there, {other!r} asked"
+    told = f"init: {one!r} in the folder, {other!r} requested"
     return told if "nothing" in (one, other) else f"{told}, which holds another state"
 
 
@@ -155,8 +163,11 @@ def _can_repeat(path: Path) -> bool:
 def _apply(
     path: Path, found: dict[str, Any], asked: Mapping[str, Any], changes: Sequence[Change]
 ) -> None:
-    """Writes the changed config. Where the last log point is not what it would have been, its rows
-    go first, so that a process that goes on makes them again."""
+    """Writes the changed config.
+
+    If the change affects the last evaluation, first removes that log point's rows, so that the
+    resumed run writes them again.
+    """
     if any(map(_plays_again, changes)):
         with contextlib.suppress(FileNotFoundError):
             (path / RESULT).unlink()
@@ -176,33 +187,41 @@ def _cut_last(path: Path) -> None:
     steps = [int(x.name) for x in (path / CHECKPOINTS).glob("*") if x.name.isdigit()]
     if timings and steps and timings[-1]["step"] == max(steps):
         before = timings[-1]["step"] - timings[-1]["updates"]
-        for name in (METRICS, EVALUATIONS, TIMINGS):  # the last is what says that it is to be done
+        for name in (METRICS, EVALUATIONS, TIMINGS):  # TIMINGS last: an interrupted cut is repeated
             Rows(path / name).cut(before)
 
 
-def obstacle(before: Method, after: Method, spec: Spec) -> str:
-    """Why a run of `before` cannot go on as one of `after`; empty if it can, "-" if they differ in
-    more than the length of the last phase."""
+def check_extension(before: Method, after: Method, spec: Spec) -> None:
+    """Checks that a run of `before` can be trained further as one of `after`.
+
+    Raises:
+        CannotExtend: if not. The text is empty where the two differ in more than the length of the
+            last phase, so that the names of the fields say enough.
+    """
     names = [phase.name for phase in before.phases]
     if names != [phase.name for phase in after.phases]:
-        return "-"
+        raise CannotExtend
     last = max(place for place, phase in enumerate(before.phases) if phase.steps)
     lengths = [(one.steps, other.steps) for one, other in _pairs(before, after)]
     if any(one != other for place, (one, other) in enumerate(lengths) if place != last):
-        return "only the last phase of a run can be made longer"
+        raise CannotExtend("only the last phase of a run can be made longer")
     if lengths[last][0] > lengths[last][1]:
-        return "a run takes more updates, not fewer"
-    if any(phase.enter is not identity for phase in before.phases[last + 1 :]):
-        return f"phase {before.phases[-1].name!r} has been entered"
+        raise CannotExtend("a run takes more updates, not fewer")
+    for phase in before.phases[last + 1 :]:
+        if phase.enter is not identity:
+            raise CannotExtend(
+                f"phase {phase.name!r}, which follows, has already changed the state"
+            )
     if lengths[last][0] == lengths[last][1]:
-        return "-"
+        raise CannotExtend
     differing = comparison.differing(before, after, spec)
     if differing == [f"phase {names[last]}"]:
-        return (
-            f"the learning rate's schedule in phase {names[last]!r} ends with the number of "
-            "updates that the run was begun with, so that one begun with more is another run"
+        raise CannotExtend(
+            f"the program of phase {names[last]!r} depends on its number of updates (usually a "
+            "learning-rate schedule), so a longer run must start again"
         )
-    return "-" if differing else ""
+    if differing:
+        raise CannotExtend
 
 
 def _pairs(before: Method, after: Method) -> Iterable[Any]:

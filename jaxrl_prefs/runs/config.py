@@ -96,7 +96,7 @@ class Choice:
     method: Any = None  # the method itself, where `algo` is only what it is called
     data: Dataset | None = None  # the dataset itself, where `dataset` is only what it is called
     make_env: Callable[[], Any] | None = None  # makes the environment that `env` only names
-    init: str = ""  # RUN or RUN:phase, a run whose phase this one begins behind
+    init: str = ""  # RUN or RUN:phase, a run after whose phase this one starts
     donors: tuple[Path, ...] = ()  # runs of the same command, whose phases may be the same
     hints: Hints | None = None  # what the data do not say themselves; their checksum tells the rest
 

@@ -15,9 +15,7 @@ import numpy as np
 from jaxrl_prefs.estimation import ranking
 from jaxrl_prefs.runs import tables
 
-CAUTION = (
-    "an estimate is not a score: it comes from recorded data, not from running the policies"
-)
+CAUTION = "an estimate is not a score: it comes from recorded data, not from running the policies"
 SURE = 0.8  # a choice is sure if it is the best in at least this share of the resamples
 POOR_FIT = 0.5  # Bellman error, in standard deviations of the data's returns to go
 CLIPPED = 0.01  # share of targets beyond what rewards allow
@@ -273,6 +271,6 @@ def _mean(group: Group, name: str) -> float:
 
 
 def _named(groups: list[Group]) -> str:
-    names = [f"{group.label}/{group.policy}" for group in groups]
+    names = ["/".join(filter(None, [group.label, group.policy])) for group in groups]
     more = "" if len(names) <= 3 else f" and {len(names) - 3} more"
     return ", ".join(names[:3]) + more

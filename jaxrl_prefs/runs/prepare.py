@@ -109,7 +109,7 @@ def complete(
             workdir.clear(path)
         seeds_added.finish(path)
         _check_layout(path, about)
-        seeds = changes.adopt(path, about, COMPARED, lambda fields: _obstacle(job, fields))
+        seeds = changes.adopt(path, about, COMPARED, lambda fields: _check_extension(job, fields))
         _note_other_versions(path, about["versions"], console)
         return seeds, workdir.is_finished(path)
 
@@ -160,14 +160,14 @@ def _of_seeds(
     return job._replace(config=config, mesh=mesh), told
 
 
-def _obstacle(job: Job, fields: Mapping[str, Any]) -> str:
-    """Why a run with other fields of the method cannot go on as this one; empty if it can."""
+def _check_extension(job: Job, fields: Mapping[str, Any]) -> None:
+    """Raises CannotExtend if a run with other fields of the method cannot be trained further."""
     try:
         before = load.config_of(job.module.Config, fields)
         method = _make(job.module, before, job.dataset, job.points)
-    except (ValueError, TypeError):  # fields that this version does not take
-        return "-"
-    return changes.obstacle(method, job.method, job.dataset.spec)
+    except (ValueError, TypeError) as error:  # fields that this version does not take
+        raise changes.CannotExtend from error
+    changes.check_extension(method, job.method, job.dataset.spec)
 
 
 def _check_layout(path: Path, about: Mapping[str, Any]) -> None:

@@ -1,11 +1,12 @@
 """Seeds that are added to a run: trained in a folder of their own, then joined with the others.
 
-    .added/    a run of the new seeds, which resumes like any other; it goes when they are joined
+    .added/    a run of the new seeds, which resumes like any other; removed after joining
     .joined/   the files of all seeds, while they are written; `complete` in it comes last
 
 A kill while the files are written leaves the run as it was, and the next process writes them anew.
 A kill while they are put in place leaves `complete`, and the next process puts the rest in place.
-The files are those of a run that was begun with all seeds; only its times differ.
+On a CPU the rows and parameters equal those of a run begun with all seeds; times differ, and
+config.json lists the change.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from jaxrl_prefs.runs.workdir import (
 from jaxrl_prefs.training import sharing
 
 MOVED = (CHECKPOINTS, COLUMNS, PHASES, METRICS, EVALUATIONS, TIMINGS, CONFIG)
-LOGS = (EVENTS, "wandb")  # folders of loggers, which keep what they were told of the new seeds
+LOGS = (EVENTS, "wandb")  # folders of loggers, kept per group of seeds
 
 
 class Part(NamedTuple):
@@ -65,7 +66,7 @@ def join(there: Job, added: Job, whole: Job) -> None:
     Args:
         there: the run in the folder, of the seeds that it has.
         added: the run of the new seeds, in `ADDED` below.
-        whole: of all seeds, in the order in which they are asked.
+        whole: of all seeds, in the requested order.
 
     Raises:
         WorkdirError: if the parts do not fit together.
@@ -235,8 +236,9 @@ def _stage_columns(parts: Sequence[Part], staged: Path, order: Sequence[int]) ->
 def _check_common(equal: bool, name: str, parts: Sequence[Part]) -> None:
     if not equal:
         raise WorkdirError(
-            f"--workdir={parts[0].folder}: {name!r} is shared by all seeds, and came out otherwise "
-            "for the new ones, as on another machine it does; train them in another --workdir"
+            f"--workdir={parts[0].folder}: {name!r} is shared by all seeds, but training the new "
+            "seeds gave a different result, as happens on another machine; train them in another "
+            "--workdir"
         )
 
 

@@ -1,11 +1,11 @@
-"""What a phase leaves, kept beside the checkpoints, so that another run can begin behind it.
+"""Outputs of a phase, kept beside the checkpoints, so that another run can start after it.
 
-    phases/behavior/   the fields that phase "behavior" leaves, of every seed, as it ended
+    phases/behavior/   the fields that phase "behavior" outputs, of every seed, as it ended
 
-A run begins behind a phase of another run in two ways. With `--init=RUN:phase` the user says so:
-the other run must have the same method, data, sizes and seeds, and may have other settings. Runs of
-a comparison or a sweep find each other (`donors`): one takes from another exactly what it would
-have computed itself.
+A run starts after a phase of another run in two ways. With `--init=RUN:phase` the user says so: the
+other run must have the same data, network sizes and at least these seeds, and the same method or an
+identical phase. Its other settings may differ. Runs of a comparison or a sweep find each other
+(`donors`): one takes from another exactly what it would have computed itself.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from jaxrl_prefs.types import Spec
 
 SWEPT = "inner."  # where a sweep's member has a field of its method's state
 
-Left = dict[str, Any]  # field of a method's state -> leaves [S, ...]
+PhaseOutput = dict[str, Any]  # field of a method's state -> leaves [S, ...]
 
 
 class Source(NamedTuple):
@@ -51,31 +51,33 @@ class Source(NamedTuple):
 
 
 def keep(folder: Path, job: Job, name: str, step: int, state: State) -> None:
-    """Writes what phase `name` leaves, of the numpy state [M, ...] at its end.
+    """Writes the outputs of phase `name`, from the state [M, ...] at its end.
 
-    Of a sweep, one member of each seed stands for all, as long as none has read a swept number.
+    In a sweep, the first point's members are kept, provided the phase reads no swept field.
     """
     phase = next(phase for phase in job.method.phases if phase.name == name)
-    if not phase.leaves or (job.points and not _identical(phase)):
+    if not phase.outputs or (job.points and not _identical(phase)):
         return
-    left = {path.removeprefix(SWEPT): sharing.field(state, path) for path in phase.leaves}
+    output = {path.removeprefix(SWEPT): sharing.field(state, path) for path in phase.outputs}
     members = len(job.config.seeds)  # those of the first point
-    write(folder, name, step, jax.tree.map(lambda leaf: leaf[:members], left), job.config.seeds)
+    write(folder, name, step, jax.tree.map(lambda leaf: leaf[:members], output), job.config.seeds)
 
 
 def _identical(phase: Phase) -> bool:
     return isinstance(phase.update, SweptUpdate) and phase.update.identical
 
 
-def write(folder: Path, name: str, step: int, left: Left, seeds: Sequence[int]) -> None:
-    """Writes the fields that phase `name` left after update `step`, so that they are seen whole."""
+def write(folder: Path, name: str, step: int, output: PhaseOutput, seeds: Sequence[int]) -> None:
+    """Writes the outputs of phase `name`, of update `step`; a reader sees all of them or none."""
     about = {"seeds": list(seeds), "step": step}
     with Checkpoints(folder / PHASES / name, keep=1, metadata=about) as checkpoints:
-        checkpoints.save(step, left)
+        checkpoints.save(step, output)
 
 
-def read(folder: Path, method: Method, spec: Spec, index: int) -> tuple[Left, tuple[int, ...], int]:
-    """Returns the fields that phase `index` left in a run's folder, their seeds, and the step.
+def read(
+    folder: Path, method: Method, spec: Spec, index: int
+) -> tuple[PhaseOutput, tuple[int, ...], int]:
+    """Returns the outputs of phase `index` in a run's folder, their seeds, and the step.
 
     Raises:
         FileNotFoundError: if nothing is there.
@@ -91,7 +93,7 @@ def read(folder: Path, method: Method, spec: Spec, index: int) -> tuple[Left, tu
             raise FileNotFoundError(place)
         seeds = tuple(checkpoints.metadata(step)["seeds"])
         state = abstract_state(method, spec, len(seeds))
-        abstract = {path.removeprefix(SWEPT): sharing.field(state, path) for path in phase.leaves}
+        abstract = {path.removeprefix(SWEPT): sharing.field(state, path) for path in phase.outputs}
         found = checkpoints.restore(abstract)
     assert found is not None
     return found[0], seeds, found[1]
@@ -106,7 +108,7 @@ def given(text: str, path: Path, job: Job, about: Mapping[str, Any]) -> dict[str
     Where the other run is gone, a run that has begun keeps the section that it has.
 
     Raises:
-        ConfigError: if the run named cannot be begun with; the message says why.
+        ConfigError: if this run cannot start from the run named; the message says why.
     """
     if not text:
         return {}
@@ -117,9 +119,9 @@ def given(text: str, path: Path, job: Job, about: Mapping[str, Any]) -> dict[str
             return known
         raise ConfigError(f"--init={text}: there is no run in {folder}")
     source = _source(text, folder, name, job, about)
-    left, seeds, _ = _read(text, source, job)
+    output, seeds, _ = _read(text, source, job)
     whole = _for_all(job.method.phases[source.number])
-    digests = {str(s): _digest(left, 0 if whole else seeds.index(s)) for s in job.config.seeds}
+    digests = {str(s): _digest(output, 0 if whole else seeds.index(s)) for s in job.config.seeds}
     return {"run": text, "phase": job.method.phases[source.number].name, "sha256": digests}
 
 
@@ -139,35 +141,34 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 
 def _source(text: str, folder: Path, name: str, job: Job, about: Mapping[str, Any]) -> Source:
-    """Raises ConfigError as `given`, for all that does not need the arrays."""
+    """Checks everything that needs no arrays; raises ConfigError."""
     other, whole = renamed.present(read_json(folder / CONFIG)), job.method.phases
     algo, own = other["run"]["algo"], about["run"]["algo"]
-    can = [phase.name for phase in whole if phase.leaves]
+    can = [phase.name for phase in whole if phase.outputs]
     index = _index(whole, name or next(iter(can), ""))
-    if index is None or not whole[index].leaves:
-        lacking = f"{own} has no phase {name!r} that" if name else f"no phase of {own}"
-        raise ConfigError(
-            f"--init={text}: {lacking} leaves something to begin with; it has {', '.join(can)}"
-            if can
-            else f"--init={text}: no phase of {own} leaves something to begin with"
-        )
+    if index is None or not whole[index].outputs:
+        lacking = f"no phase of {own} stores a"
+        if name and can:
+            lacking = f"phase {name!r} of {own} stores no"
+        others = f"; these do: {', '.join(can)}" if can else ""
+        raise ConfigError(f"--init={text}: {lacking} state that another run can start from{others}")
     phase = whole[index].name
     if algo != own and not _same_phase(other, job, index):
         raise ConfigError(
-            f"--init={text}: that is a run of {algo}, whose phase {phase!r} is another than that "
+            f"--init={text}: that is a run of {algo}, whose phase {phase!r} differs from that "
             f"of {own}; name a run of {own}"
         )
     if other["data"]["sha256"] != about["data"]["sha256"]:
         fields = [x for x in Processing._fields if other["run"].get(x) != about["run"][x]]
         more = f" ({', '.join(fields)})" if other["data"]["name"] == about["data"]["name"] else ""
-        processed = "the same data otherwise processed" if more else "other data"
+        processed = "the same data, processed differently" if more else "other data"
         raise ConfigError(
             f"--init={text}: that run was trained on {processed}{more}: {other['data']['name']}"
         )
     if not (folder / PHASES / phase).is_dir():
         raise ConfigError(
-            f"--init={text}: nothing of phase {phase!r} is kept there. The run has not come to the "
-            "end of the phase, or it is of a release that kept nothing"
+            f"--init={text}: the run has kept no state of phase {phase!r}. It has not reached the "
+            "end of the phase, or an earlier release trained it"
         )
     return Source(folder, index, ())
 
@@ -176,10 +177,10 @@ def _index(phases: Sequence[Phase], name: str) -> int | None:
     return next((place for place, phase in enumerate(phases) if phase.name == name), None)
 
 
-def _read(text: str, source: Source, job: Job) -> tuple[Left, tuple[int, ...], int]:
+def _read(text: str, source: Source, job: Job) -> tuple[PhaseOutput, tuple[int, ...], int]:
     """As `read`, with errors that name the flag."""
     try:
-        left, seeds, step = read(source.folder, job.method, job.dataset.spec, source.number)
+        output, seeds, step = read(source.folder, job.method, job.dataset.spec, source.number)
     except CheckpointMismatch as error:
         raise ConfigError(
             f"--init={text}: that run has other sizes than this one ({error})"
@@ -192,21 +193,21 @@ def _read(text: str, source: Source, job: Job) -> tuple[Left, tuple[int, ...], i
             f"--init={text}: that run has no seed {', '.join(missing)}; it has "
             f"{', '.join(map(str, seeds))}"
         )
-    return left, seeds, step
+    return output, seeds, step
 
 
-def _digest(left: Left, place: int) -> str:
+def _digest(output: PhaseOutput, place: int) -> str:
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(left):
+    for leaf in jax.tree.leaves(output):
         digest.update(np.ascontiguousarray(leaf[place]).data)
     return digest.hexdigest()
 
 
-# --- Beginning ------------------------------------------------------------------------------------
+# --- Starting -------------------------------------------------------------------------------------
 
 
 def begin(job: Job, init: Mapping[str, Any], state: State) -> tuple[State, int] | None:
-    """The state behind a phase that another run has trained, and the step; None for none.
+    """The state after a phase that another run has trained, and the step; None for none.
 
     Args:
         job: what is trained.
@@ -219,20 +220,20 @@ def begin(job: Job, init: Mapping[str, Any], state: State) -> tuple[State, int] 
     found = _given_source(job, init) if init else _donor(job)
     if found is None:
         return None
-    source, left = found
+    source, output = found
     phase = job.method.phases[source.number]
     places = {s: 0 if _for_all(phase) else source.seeds.index(s) for s in job.config.seeds}
     told = {
         "run": init.get("run", str(source.folder)),
         "phase": phase.name,
-        "sha256": {str(seed): _digest(left, place) for seed, place in places.items()},
+        "sha256": {str(seed): _digest(output, place) for seed, place in places.items()},
     }
     if init and told["sha256"] != init["sha256"]:
         raise ConfigError(f"--init={init['run']} holds another state than when this run was begun")
     processes.run_on_leader(lambda: write_json(job.path / INIT, told))
     members = [places[seed] for seed in job.seeds]
-    for path in phase.leaves:
-        part = jax.tree.map(lambda leaf: leaf[members], left[path.removeprefix(SWEPT)])
+    for path in phase.outputs:
+        part = jax.tree.map(lambda leaf: leaf[members], output[path.removeprefix(SWEPT)])
         state = sharing.replace_field(state, path, part)
     step = sum(phase.steps for phase in job.method.phases[: source.number + 1])
     if step:  # at update 0 the loop enters them
@@ -243,27 +244,27 @@ def begin(job: Job, init: Mapping[str, Any], state: State) -> tuple[State, int] 
     return state, step
 
 
-def _given_source(job: Job, init: Mapping[str, Any]) -> tuple[Source, Left]:
+def _given_source(job: Job, init: Mapping[str, Any]) -> tuple[Source, PhaseOutput]:
     folder, _ = _split(init["run"])
     index = _index(job.method.phases, init["phase"])
     if index is None or not (folder / CONFIG).exists():
         raise ConfigError(f"--init={init['run']}: there is no run in {folder}")
-    left, seeds, _ = _read(init["run"], Source(folder, index, ()), job)
+    output, seeds, _ = _read(init["run"], Source(folder, index, ()), job)
     return Source(folder, index, seeds), left
 
 
-def _donor(job: Job) -> tuple[Source, Left] | None:
+def _donor(job: Job) -> tuple[Source, PhaseOutput] | None:
     """The latest phase that a donor has trained as this run would."""
     for index in reversed(range(len(job.method.phases))):
         phase = job.method.phases[index]
-        if not phase.leaves or not phase.steps or (job.points and not _identical(phase)):
+        if not phase.outputs or not phase.steps or (job.points and not _identical(phase)):
             continue
         for folder in job.donors:
             found = processes.run_on_leader(lambda f=folder, i=index: _fits(f, job, i))  # type: ignore[misc]
             if not found:
                 continue
             try:
-                left, seeds, _ = read(folder, job.method, job.dataset.spec, index)
+                output, seeds, _ = read(folder, job.method, job.dataset.spec, index)
             except (CheckpointError, FileNotFoundError):  # it is trained here, then
                 continue
             return Source(folder, index, seeds), left
@@ -293,12 +294,12 @@ def _circumstances(about: Mapping[str, Any]) -> list[Any]:
 
 
 def _for_all(phase: Phase) -> bool:
-    """Whether all seeds, whichever they are, get the same of a phase."""
-    return set(phase.leaves) <= set(phase.shared)
+    """Whether the phase gives every seed the same result."""
+    return set(phase.outputs) <= set(phase.shared)
 
 
 def _same_phase(other: Mapping[str, Any], job: Job, index: int) -> bool:
-    """Whether a run's phase of that number leaves the same numbers as this job's."""
+    """Whether a run's phase of that number outputs the same numbers as this job's."""
     module = known_method(other["run"]["algo"]) or (
         job.module if other["run"]["algo"] == job.config.algo else None
     )

@@ -75,33 +75,34 @@ def _functions(method: Method, spec: Spec) -> Iterator[tuple[str, _Function]]:
 
 
 def phase_digest(method: Method, index: int, spec: Spec) -> str:
-    """A digest of all that phase `index` leaves: equal digests, same data and seeds, same numbers.
+    """A digest of what computes the outputs of phase `index`.
 
-    Empty where the phase leaves nothing, or where what it leaves depends on further fields.
+    With equal digests, the same data and the same seeds, the outputs are the same numbers. Empty
+    where the phase has no outputs, or where they depend on further fields of the state.
 
     Args:
         method: of one setting, not of several points of a sweep.
         index: of the phase.
         spec: of the data.
     """
-    phases, fields = method.phases[: index + 1], method.phases[index].leaves
+    phases, fields = method.phases[: index + 1], method.phases[index].outputs
     if not fields or any(phase.columns for phase in phases):
         return ""
 
-    def left(state: State) -> dict[str, Any]:
+    def output(state: State) -> dict[str, Any]:
         return {name: field(state, name) for name in fields}
 
     key, state = _key(), _state(method, spec)
     digest = hashlib.sha256(
-        _text(lambda key, row: left(method.init(key, row)), key, spec.example()).encode()
+        _text(lambda key, row: output(method.init(key, row)), key, spec.example()).encode()
     )
     for number, phase in enumerate(phases):
 
         def entered(state: State, key: Any, phase: Phase = phase) -> Any:
-            return left(phase.enter(state, key))
+            return output(phase.enter(state, key))
 
         def updated(state: State, *rest: Any, phase: Phase = phase) -> Any:
-            return left(phase.update(state, *rest)[0])
+            return output(phase.update(state, *rest)[0])
 
         rest = (_batch(phase, spec, {}), key, _step())
         if _reads_more(entered, state, fields, key) or _reads_more(updated, state, fields, *rest):

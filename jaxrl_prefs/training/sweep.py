@@ -129,10 +129,10 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
         phase = plain.phases[place]
         if end and phase.columns:
             raise NotSweepable(f"phase {phase.name!r} fills columns: its length cannot differ")
-        shared, leaves = (
-            tuple(f"inner.{field}" for field in fields) for fields in (phase.shared, phase.leaves)
+        shared, outputs = (
+            tuple(f"inner.{field}" for field in fields) for fields in (phase.shared, phase.outputs)
         )
-        return phase._replace(update=update, enter=enter, shared=shared, leaves=leaves)
+        return phase._replace(update=update, enter=enter, shared=shared, outputs=outputs)
 
     def policy(name: str) -> Policy:
         def act(state: SweptState, observation: Array, key: Key) -> Array:

@@ -107,7 +107,11 @@ def test_the_diagnosis_adds_what_the_clone_knows():
             state_of(), batch_of(zero), jax.random.key(0), policy, zero, supervisor=without
         )
     )
-    assert set(found) - set(fewer) == {"uncertainty_clone", "uncertainty_one_std", "policy_clone_distance"}
+    assert set(found) - set(fewer) == {
+        "uncertainty_clone",
+        "uncertainty_one_std",
+        "policy_clone_distance",
+    }
 
 
 def test_a_step_function_is_named_and_a_slope_is_not():

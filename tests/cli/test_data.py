@@ -119,7 +119,7 @@ def test_info_for_programs_and_for_people(root: Path, say: Callable[..., str]) -
     assert told["health"]["time_gaps"] == 0
     assert any("no column says how episodes end" in note for note in told["notes"])
     text = say("info", *words, f"--figure={root / 'a.png'}")
-    for part in ("modes of actions", "observation names  level, flow", "0.1 for a step, 0 gaps"):
+    for part in ("modes of actions", "observation names  level, flow", "0.1 per step, 0 gaps"):
         assert part in text
     assert (root / "a.png").is_file()
     assert "name the columns of the observation" in say("info", str(folder), code=2)

@@ -107,7 +107,7 @@ def test_another_config_is_refused_naming_the_fields(
 ) -> None:
     argv, _ = finished
     message = fails([*argv, "--set=eta=0.3", "--eval_every=5"])
-    assert "eta: 0.05 there, 0.3 asked" in message and "--overwrite" in message
+    assert "eta: 0.05 in the folder, 0.3 requested" in message and "--overwrite" in message
     assert "rho" not in message and "eval_every" not in message  # how often is bookkeeping
 
 

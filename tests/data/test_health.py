@@ -54,7 +54,7 @@ GAPS = np.arange(N) * 0.5 + 7.0 * (np.arange(N) >= 100)
     [
         ({"terminals": np.arange(N) % 200 == 199, "timeouts": np.zeros(N)}, "all 10 episodes end"),
         ({"obs_1": np.full(N, 3.0)}, "observations that never change: obs_1"),
-        ({"obs_2": np.arange(N), "obs_3": np.arange(N)}, "are there twice: obs_2 = obs_3"),
+        ({"obs_2": np.arange(N), "obs_3": np.arange(N)}, "duplicated observations: obs_2 = obs_3"),
         ({"action_0": np.sign(np.arange(N) % 2 - 0.5)}, "action_0: 100 % of its entries lie at a"),
         ({"action_0": np.linspace(0, 0.01, N)}, "action_0 uses 0.5 % of its bounds"),
         ({"reward": np.full(N, 2.0)}, "every reward is 2"),

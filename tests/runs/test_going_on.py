@@ -211,19 +211,24 @@ def test_more_episodes_play_the_last_policies_again(
     check_equal(run, train(data, tmp_path / "with-two", [1], 4, eval_episodes=2))
     about = json.loads((tmp_path / "run" / "config.json").read_text())
     assert about["run"]["eval_episodes"] == 2 and about["run"]["keep"] == 1
-    with pytest.raises(jp.WorkdirError, match="eval_episodes: 2 there, 1 asked"):
+    with pytest.raises(jp.WorkdirError, match="eval_episodes: 2 in the folder, 1 requested"):
         train(data, tmp_path / "run", [1], 4)
 
 
 @pytest.mark.parametrize(
     ("seeds", "steps", "more", "message"),
     [
-        ([1], 3, {}, "train_steps: 4 there, 3 asked: a run takes more updates, not fewer"),
-        ([0], 4, {}, r"seeds: \[1\] there, \[0\] asked"),
-        ([0, 2], 4, {}, r"seeds: \[1\] there, \[0, 2\] asked"),
-        ([0, 1], 4, {"alpha": 1.0}, "alpha: 160.0 there, 1.0 asked"),
-        ([1], 4, {"batch_size": 8}, "batch_size: 16 there, 8 asked"),
-        ([1], 4, {"eval_seed": 3}, "eval_seed: 10000 there, 3 asked"),
+        (
+            [1],
+            3,
+            {},
+            "train_steps: 4 in the folder, 3 requested: a run takes more updates, not fewer",
+        ),
+        ([0], 4, {}, r"seeds: \[1\] in the folder, \[0\] requested"),
+        ([0, 2], 4, {}, r"seeds: \[1\] in the folder, \[0, 2\] requested"),
+        ([0, 1], 4, {"alpha": 1.0}, "alpha: 160.0 in the folder, 1.0 requested"),
+        ([1], 4, {"batch_size": 8}, "batch_size: 16 in the folder, 8 requested"),
+        ([1], 4, {"eval_seed": 3}, "eval_seed: 10000 in the folder, 3 requested"),
     ],
 )
 def test_what_changes_the_meaning_of_what_is_there_is_refused(
@@ -245,9 +250,11 @@ def test_a_schedule_that_ends_with_the_updates_is_named() -> None:
         )
         return MAKE(config, spec)
 
-    assert changes.obstacle(made(4, False), made(8, False), spec) == ""
-    reason = changes.obstacle(made(4, True), made(8, True), spec)
-    assert "schedule in phase 'train' ends with the number of updates" in reason
+    changes.check_extension(made(4, False), made(8, False), spec)
+    with pytest.raises(
+        changes.CannotExtend, match="phase 'train' depends on its number of updates"
+    ):
+        changes.check_extension(made(4, True), made(8, True), spec)
 
 
 def test_a_run_of_an_older_release_lacks_bookkeeping_only(tmp_path: Path) -> None:
@@ -258,5 +265,5 @@ def test_a_run_of_an_older_release_lacks_bookkeeping_only(tmp_path: Path) -> Non
     assert changes.adopt(tmp_path, now, ("run",)) == (0,)
     found = workdir.read_json(tmp_path / "config.json")
     assert found["run"] == before["run"] | now["run"]
-    with pytest.raises(jp.WorkdirError, match=r"gamma: 0\.9 there, 0\.8 asked"):
+    with pytest.raises(jp.WorkdirError, match=r"gamma: 0\.9 in the folder, 0\.8 requested"):
         changes.adopt(tmp_path, {"run": now["run"] | {"gamma": 0.8}}, ("run",))

@@ -194,7 +194,7 @@ def test_errors_speak_python(
 def test_a_folder_of_another_run_is_refused(kept: jp.Run, data: Dataset, tmp_path: Path) -> None:
     with pytest.raises(jp.WorkdirError) as caught:
         jp.train("td3_bc", data, seeds=1, workdir=kept.workdir, **FIELDS)
-    assert "seeds: [0, 1] there, [0] asked" in str(caught.value)
+    assert "seeds: [0, 1] in the folder, [0] requested" in str(caught.value)
     assert "overwrite=True" in str(caught.value) and "--" not in str(caught.value)
     (tmp_path / "letters").write_text("dear")
     with pytest.raises(jp.WorkdirError, match=f"workdir={tmp_path}"):

@@ -1,4 +1,4 @@
-"""Runs that begin behind a phase of another run: the same numbers, one training fewer."""
+"""Runs that start after a phase of another run: the same numbers, one training fewer."""
 
 from __future__ import annotations
 
@@ -103,7 +103,9 @@ def test_a_run_begins_with_the_critic_of_another(
     assert about["run"] == f"{source}:critic" and list(about["sha256"]) == ["1", "0"]
     assert json.loads((tmp_path / "run" / "result.json").read_text())["init"] == about
     # Without it, it is another run; with the source gone, it is still this one.
-    with pytest.raises(jp.WorkdirError, match=r"init: .*source:critic' there, 'nothing' asked"):
+    with pytest.raises(
+        jp.WorkdirError, match=r"init: .*source:critic' in the folder, 'nothing' requested"
+    ):
         jp.train("one_step", data, seeds=[1, 0], workdir=tmp_path / "run", **fields)
     shutil.rmtree(source)
     again = jp.train(
@@ -116,13 +118,19 @@ def test_a_run_begins_with_the_critic_of_another(
     ("method", "seeds", "init", "more", "message"),
     [
         ("one_step", 2, "nowhere", {}, "init=.*nowhere: there is no run in .*nowhere"),
-        ("one_step", 2, "one_step:train", {}, "no phase 'train' that leaves something.*has critic"),
-        ("one_step", 2, "one_step:actor", {}, "no phase 'actor' that leaves something"),
-        ("td3_bc", 2, "one_step", {"pretrain_steps": None}, "no phase of td3_bc leaves something"),
+        (
+            "one_step",
+            2,
+            "one_step:train",
+            {},
+            "phase 'train' of one_step stores no state.*these do: critic",
+        ),
+        ("one_step", 2, "one_step:actor", {}, "phase 'actor' of one_step stores no state"),
+        ("td3_bc", 2, "one_step", {"pretrain_steps": None}, "no phase of td3_bc stores a state"),
         ("bdpo", 2, "one_step", {}, "a run of one_step, whose phase 'behavior' is another"),
         ("one_step", 2, "one_step", {"critic_hidden": (4,)}, "that run has other sizes.*critic"),
         ("one_step", 3, "one_step", {}, "that run has no seed 2; it has 0, 1"),
-        ("one_step", 2, "one_step", {"gamma": 0.5}, r"same data otherwise processed \(gamma\)"),
+        ("one_step", 2, "one_step", {"gamma": 0.5}, r"same data, processed differently \(gamma\)"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(

@@ -76,8 +76,11 @@ def test_another_config_is_refused_naming_the_fields(tmp_path: Path) -> None:
     with pytest.raises(WorkdirError) as failure:
         changes.adopt(tmp_path, other, COMPARED)
     message = str(failure.value)
-    assert "gamma: 0.9 there, 0.8 asked" in message and "eta: 0.5 there, 0.1 asked" in message
-    assert "rho: 'nothing' there, 1.0 asked" in message
+    assert (
+        "gamma: 0.9 in the folder, 0.8 requested" in message
+        and "eta: 0.5 in the folder, 0.1 requested" in message
+    )
+    assert "rho: 'nothing' in the folder, 1.0 requested" in message
     assert "seeds" not in message and "--overwrite" in message
 
 
