@@ -205,8 +205,8 @@ def diagnosis(
 ) -> Metrics:
     """As `morse.diagnosis`; with a clone also C(0) and C(1), and how far the policy has gone.
 
-    `policy_clone_distance` is the root mean square, over rows and dimensions, of the distance between the
-    policy's action and the clone's mean in standard deviations of the clone.
+    `policy_clone_distance` is the root mean square, over rows and dimensions, of the distance
+    between the policy's action and the clone's mean in standard deviations of the clone.
     """
     found = morse.diagnosis(supervisor.morse, state.morse.params, batch, policy, uniform)
     if supervisor.clone is None:

@@ -197,9 +197,10 @@ def _table(part: Rows) -> str:
     lines = ['<div class="wide"><table>']
     for number, row in enumerate(part.rows):
         tag = "td" if number else "th"
+        classes = [_css_class(cell, place < part.text_columns) for place, cell in enumerate(row)]
         cells = [
-            f'<{tag} class="{_css_class(cell, place < part.text_columns)}">{html.escape(cell)}</{tag}>'
-            for place, cell in enumerate(row)
+            f'<{tag} class="{name}">{html.escape(cell)}</{tag}>'
+            for name, cell in zip(classes, row, strict=True)
         ]
         lines.append(f"<tr{' class=look' * (number in part.marked)}>{''.join(cells)}</tr>")
     notes = [f'<p class="note">{html.escape(note)}</p>' for note in part.notes]

@@ -1,7 +1,7 @@
 """The warning signs that a run measured of itself: what each means, and which call for a look.
 
 `Method.diagnose` measures them at every evaluation, on the same rows of the data. A mark is a
-reason to look at the curves, and no verdict.
+reason to look at the curves, not a verdict.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ def train(
         overwrite: start again, removing the run that is in `workdir`.
         init: the run whose behaviour model (or critic) this one begins with instead of training its
             own: a Run with a folder, or "FOLDER" or "FOLDER:phase". It has the same data, network
-            sizes and seeds, and the same method or an identical phase. Without a phase, the method's first reusable one.
+            sizes and seeds, and the same method or an identical phase. Without a phase, the
+            method's first reusable one.
         loggers: objects that receive every row of metrics and scores, see `Logger`.
         trust_env: make the environment that the dataset names even if that runs code of the
             dataset's choice.

@@ -250,7 +250,7 @@ def _given_source(job: Job, init: Mapping[str, Any]) -> tuple[Source, PhaseOutpu
     if index is None or not (folder / CONFIG).exists():
         raise ConfigError(f"--init={init['run']}: there is no run in {folder}")
     output, seeds, _ = _read(init["run"], Source(folder, index, ()), job)
-    return Source(folder, index, seeds), left
+    return Source(folder, index, seeds), output
 
 
 def _donor(job: Job) -> tuple[Source, PhaseOutput] | None:
@@ -267,7 +267,7 @@ def _donor(job: Job) -> tuple[Source, PhaseOutput] | None:
                 output, seeds, _ = read(folder, job.method, job.dataset.spec, index)
             except (CheckpointError, FileNotFoundError):  # it is trained here, then
                 continue
-            return Source(folder, index, seeds), left
+            return Source(folder, index, seeds), output
     return None
 
 
