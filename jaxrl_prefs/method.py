@@ -138,8 +138,8 @@ class Phase(NamedTuple):
     columns: Mapping[str, jax.ShapeDtypeStruct] = {}  # shape and dtype per row
     # state fields trained, and columns filled, once for all seeds; () does so per seed
     shared: tuple[str, ...] = ()
-    # State fields that are kept at the end of this phase, for other runs to start after it: all that
-    # this phase and those before it change. () keeps nothing, as a phase at or after one with
+    # State fields that are kept at the end of this phase, for other runs to start after it: all
+    # that this phase and those before it change. () keeps nothing, as a phase at or after one with
     # columns must.
     outputs: tuple[str, ...] = ()
 

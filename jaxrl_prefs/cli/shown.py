@@ -269,7 +269,7 @@ def _signs(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
         built.append(Rows(rows, 3, (), marked))
     if built:
         text = "Measured at the last evaluation, on the same rows of the data for every seed. A "
-        built.insert(0, parts.Words(f"{text}marked row is a reason to look, and no verdict."))
+        built.insert(0, parts.Words(f"{text}marked row is a reason to look, not a verdict."))
     return [Section("Warning signs", built)]
 
 

@@ -80,7 +80,8 @@ def told(dataset: Dataset, found: Health) -> dict[str, str]:
     cells = ", ".join(f"{100 * part:.0f} %" for part in of["action_cells_visited"])
     text = {
         "states": f"{repeated:.1f} % repeated; {frozen:.1f} % of the steps leave the state "
-        f"unchanged; effective dimension {of['state_directions']:.1f} of {dataset.observation.shape[1]}",
+        f"unchanged; effective dimension {of['state_directions']:.1f} of "
+        f"{dataset.observation.shape[1]}",
         "coverage": f"share of {CELLS} equal cells visited, per action: {cells}",
     }
     if of["action_modes"] is not None:

@@ -1,4 +1,4 @@
-"""How well estimates rank policies (measures of DOPE, Fu et al. 2021), and how certain a choice is."""
+"""How well estimates rank policies (as in DOPE, Fu et al. 2021), and how certain a choice is."""
 
 from __future__ import annotations
 
