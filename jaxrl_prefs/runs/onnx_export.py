@@ -42,7 +42,7 @@ def to_onnx(
         notes: the file's metadata.
 
     Raises:
-        ExportError: if the policy holds an operation that is not written for ONNX.
+        ExportError: if the policy holds an operation that has no ONNX translation.
         ConfigError: if the package onnx is missing.
     """
     width = observation.shift.shape[0]
@@ -63,7 +63,7 @@ def to_onnx(
         inputs = [OBSERVATION, DRAW]
         (found,) = onnx_operations.convert(graph, traced.jaxpr, traced.consts, inputs)
     except (NotConvertible, arithmetic.NotArithmetic) as error:
-        raise ExportError(f"{error} is not written for ONNX") from error
+        raise ExportError(f"{error} has no ONNX translation") from error
     places = [(OBSERVATION, np.float32, ["batch", width]), (DRAW, np.uint32, [])]
     last = (ACTION, found, np.float32, ["batch", action.shift.shape[0]])
     return graph.model(places, last, dict(notes or {}))

@@ -24,7 +24,7 @@ def whole(*numbers: int) -> np.ndarray:
 
 
 class NotConvertible(Exception):
-    """An operation that is not written for ONNX; the message names it."""
+    """An operation that has no ONNX translation; the message names it."""
 
 
 def library() -> Any:

@@ -16,7 +16,7 @@ from jax.extend import core
 
 from jaxrl_prefs.runs.onnx_graph import Graph, NotConvertible, Value, whole
 
-LONGEST = 1000  # iterations of a loop that are written out
+LONGEST = 1000  # iterations of a loop that is unrolled
 
 SAME = {  # operations with one node of the same meaning
     **{"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min"},
@@ -41,7 +41,7 @@ def convert(
     """Adds the nodes of a jaxpr to a graph; returns its outputs.
 
     Raises:
-        NotConvertible: for an operation that is not written here.
+        NotConvertible: for an operation that has no ONNX translation.
     """
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True))
 
@@ -333,14 +333,14 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
 }
 
 
-# --- Loops, written out ---------------------------------------------------------------------------
+# --- Loops, unrolled -------------------------------------------------------------------------------
 
 
 def _scan(graph: Graph, inputs: list[Value], params: Any) -> list[Value]:
     length, inner = params["length"], params["jaxpr"]
     first, both = params["num_consts"], params["num_consts"] + params["num_carry"]
     if length > LONGEST:
-        raise NotConvertible(f"a loop of {length} iterations, where {LONGEST} are written out")
+        raise NotConvertible(f"a loop of {length} iterations (more than {LONGEST})")
     state, columns = inputs[first:both], inputs[both:]
     count = len(inner.jaxpr.outvars) - len(state)
     rows: list[list[Value]] = [[] for _ in range(count)]

@@ -64,7 +64,7 @@ def exported(function: Any) -> bytes:
 
 
 def test_what_cannot_be_written_is_named() -> None:
-    with pytest.raises(ExportError, match="the operation sort is not written for ONNX"):
+    with pytest.raises(ExportError, match="the operation sort has no ONNX translation"):
         exported(lambda seen, key: jnp.sort(seen, -1))
     with pytest.raises(ExportError, match="a loop whose length depends on the observation"):
         exported(lambda seen, key: jax.lax.while_loop(lambda x: x[0, 0] > 1, lambda x: x / 2, seen))

@@ -237,5 +237,5 @@ def test_other_loggers_do_not_refuse_a_resume(tmp_path: Path) -> None:
         changes.adopt(tmp_path, {"run": {"keep": 2, "tensorboard": True}}, ("run",))
     changes.adopt(tmp_path, {"run": now | {"log": ("wandb",)}}, ("run",))
     other = {"run": now, "method": {"log": 1}}  # a field of another section
-    with pytest.raises(workdir.WorkdirError, match="log: 'nothing' there"):
+    with pytest.raises(workdir.WorkdirError, match="log: 'nothing' in the folder"):
         changes.adopt(tmp_path, other, ("run", "method"))

@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_refused_by_name(
 def test_a_run_that_kept_nothing_is_named(data: Dataset, compared: Path, tmp_path: Path) -> None:
     shutil.copytree(compared / "one_step", tmp_path / "old")
     shutil.rmtree(tmp_path / "old" / "phases")
-    with pytest.raises(jp.ConfigError, match="nothing of phase 'critic' is kept there"):
+    with pytest.raises(jp.ConfigError, match="has kept no state of phase 'critic'"):
         jp.train(
             "one_step", data, seeds=2, workdir=tmp_path / "run", init=tmp_path / "old", **FIELDS
         )

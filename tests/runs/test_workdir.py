@@ -97,7 +97,9 @@ def test_the_same_data_at_another_path_are_the_same_run(tmp_path: Path) -> None:
     }
     changes.adopt(tmp_path, moved, sections)
     other = moved | {"data": moved["data"] | {"sha256": "2e"}}
-    with pytest.raises(WorkdirError, match=r"dataset: '/data/a.hdf5' there.*sha256: '1f' there"):
+    with pytest.raises(
+        WorkdirError, match=r"dataset: '/data/a.hdf5' in the folder.*sha256: '1f' in the folder"
+    ):
         changes.adopt(tmp_path, other, sections)
 
 
@@ -107,7 +109,7 @@ def test_a_run_may_go_on_without_its_environment_but_in_no_other(tmp_path: Path)
 
     changes.adopt(tmp_path, config("", "Pendulum-v1"), ("run", "data"))
     changes.adopt(tmp_path, config("none", ""), ("run", "data"))
-    with pytest.raises(WorkdirError, match="env: 'Pendulum-v1' there"):
+    with pytest.raises(WorkdirError, match="env: 'Pendulum-v1' in the folder"):
         changes.adopt(tmp_path, config("Other-v1", "Other-v1"), ("run", "data"))
 
 
