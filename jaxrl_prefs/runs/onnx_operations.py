@@ -333,7 +333,7 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
 }
 
 
-# --- Loops, unrolled -------------------------------------------------------------------------------
+# --- Loops, unrolled ------------------------------------------------------------------------------
 
 
 def _scan(graph: Graph, inputs: list[Value], params: Any) -> list[Value]:

@@ -56,7 +56,7 @@ GAPS = np.arange(N) * 0.5 + 7.0 * (np.arange(N) >= 100)
         ({"obs_1": np.full(N, 3.0)}, "observations that never change: obs_1"),
         ({"obs_2": np.arange(N), "obs_3": np.arange(N)}, "duplicated observations: obs_2 = obs_3"),
         ({"action_0": np.sign(np.arange(N) % 2 - 0.5)}, "action_0: 100 % of its entries lie at a"),
-        ({"action_0": np.linspace(0, 0.01, N)}, "action_0 uses 0.5 % of its bounds"),
+        ({"action_0": np.linspace(0, 0.01, N)}, "action_0 uses 0.5 % of its range"),
         ({"reward": np.full(N, 2.0)}, "every reward is 2"),
         ({"reward": np.linspace(0, 1e6, N)}, r"rewards reach 9\.99e\+05"),
         ({"obs_0": np.arange(N) // 4, "obs_1": -(np.arange(N) // 4)}, "steps nothing changes"),
