@@ -127,7 +127,7 @@ def test_a_run_begins_with_the_critic_of_another(
         ),
         ("one_step", 2, "one_step:actor", {}, "phase 'actor' of one_step stores no state"),
         ("td3_bc", 2, "one_step", {"pretrain_steps": None}, "no phase of td3_bc stores a state"),
-        ("bdpo", 2, "one_step", {}, "a run of one_step, whose phase 'behavior' is another"),
+        ("bdpo", 2, "one_step", {}, "a run of one_step, whose phase 'behavior' differs"),
         ("one_step", 2, "one_step", {"critic_hidden": (4,)}, "that run has other sizes.*critic"),
         ("one_step", 3, "one_step", {}, "that run has no seed 2; it has 0, 1"),
         ("one_step", 2, "one_step", {"gamma": 0.5}, r"same data, processed differently \(gamma\)"),
