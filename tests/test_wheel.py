@@ -33,8 +33,8 @@ FIELDS = {
 PATIENCE = 400  # seconds until the first checkpoint
 # Of the extras in pyproject.toml, and robosuite, which wants another MuJoCo (BUILD.md).
 OPTIONAL = {
-    *("imageio_ffmpeg", "ogbench", "onnx", "onnxruntime", "pandas", "plotly", "ray", "rliable"),
-    *("robosuite", "sbx", "stable_baselines3"),
+    *("imageio_ffmpeg", "ogbench", "onnx", "onnxruntime", "pandas", "plotly", "pyarrow", "ray"),
+    *("rliable", "robosuite", "sbx", "stable_baselines3"),
     *("tensorboardX", "wandb"),
 }
 
@@ -177,6 +177,7 @@ def test_the_command_lists_its_commands(installed: Installed) -> None:
         "compare",
         "sweep",
         "table",
+        "evaluate",
         "plan",
         "data",
         "export",

@@ -153,7 +153,7 @@ def test_a_converted_set_lacks_what_is_not_trusted(
 def test_every_program_passes_trust_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(root, LAB)
     asked: list[list[str]] = []
-    monkeypatch.setattr(compare.run, "main", lambda argv: asked.append(argv) or 0)
+    monkeypatch.setattr(compare.run, "main", lambda argv, *_: asked.append(argv) or 0)
     assert compare.main(["compare", "--algo=bc", "--dataset=a/set-v0", "--trust_env"]) == 0
     assert compare.main(["compare", "--algo=bc", "--dataset=a/set-v0"]) == 0
     assert ["--trust_env" in argv for argv in asked] == [True, False]

@@ -194,7 +194,14 @@ def test_auto_outside_of_a_cluster_is_one_clear_line() -> None:
 
 def about(**method: Any) -> dict[str, Any]:
     data = {"name": "a", "sha256": "1f", "env": ""}
-    return {"run": {"seeds": (0, 1)}, "method": method, "sweep": {}, "data": data, "steps": 4}
+    return {
+        "run": {"seeds": (0, 1)},
+        "method": method,
+        "sweep": {},
+        "data": data,
+        "steps": 4,
+        "init": {},
+    }
 
 
 def test_processes_with_other_flags_are_refused_in_all_of_them(
