@@ -59,7 +59,9 @@ def steps_of(table: Table, hints: Hints) -> Steps:
     observation, observation_names = columns.matrix(table, observed)
     action, action_names = columns.matrix(table, acted)
     ends = _ends(table, hints, time)
-    following, successor, after = _following(table, observed, observation, ends)
+    following, successor, after = _following(
+        table, hints.observation_keys, observed, observation, ends
+    )
     used = {*observed, *acted, *after, *ends.used, *filter(None, (reward, time))}
     steps = Steps(
         observation=observation,
@@ -213,14 +215,19 @@ def _by_time(table: Table, time: str, last: np.ndarray) -> tuple[np.ndarray, lis
 
 
 def _following(
-    table: Table, observed: Sequence[str], observation: np.ndarray, ends: _Ends
+    table: Table,
+    keys: Sequence[str],
+    observed: Sequence[str],
+    observation: np.ndarray,
+    ends: _Ends,
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Next observations [N, O], whether each is known [N], and the columns that they are from."""
     twins = [[f"{prefix}{name}" for name in observed] for prefix in ("next_", "next.")]
     known = [twin for twin in twins if all(name in table.columns for name in twin)]
-    for found in (*known, *(columns.matching(table, base) for base in FOLLOWING)):
+    paired = [("", twin) for twin in known]
+    for base, found in (*paired, *((base, columns.matching(table, base)) for base in FOLLOWING)):
         if found:
-            order = found if known else _matched(observed, found)
+            order = found if known else _matched(table, base, keys, observed, found)
             following = columns.matrix(table, order)[0]
             if following.shape != observation.shape:
                 raise DataError(
@@ -233,13 +240,42 @@ def _following(
     return following, (ends.terminal == 1) | ~ends.last, ()
 
 
-def _matched(observed: Sequence[str], following: Sequence[str]) -> list[str]:
-    """The columns of next observations in the order of the observation's, by their last part."""
-    tail = {re.split(r"[./\[]|_(?=[^_]*$)", name)[-1].lower(): name for name in following}
-    wanted = [re.split(r"[./\[]|_(?=[^_]*$)", name)[-1].lower() for name in observed]
-    if len(tail) == len(following) and all(part in tail for part in wanted):
-        return [tail[part] for part in wanted]
-    return list(following)
+def _matched(
+    table: Table, base: str, keys: Sequence[str], observed: Sequence[str], following: Sequence[str]
+) -> list[str]:
+    """The columns of next observations in the order of the observation's, by what follows `base`.
+
+    Raises:
+      DataError: if their names do not tell which belongs to which.
+    """
+    tails = [_tail(name, (base,)) for name in following]
+    by_tail = dict(zip(tails, following, strict=True))
+    for bases in ((), OBSERVATION, keys):
+        wanted = [_tail(name, bases) for name in observed]
+        unique = len(set(wanted)) == len(wanted) and len(by_tail) == len(following)
+        if unique and all(tail in by_tail for tail in wanted):
+            return [by_tail[tail] for tail in wanted]
+    own = [_tail(name, (*OBSERVATION, *keys)) for name in observed]
+    ascending = all(map(str.isdecimal, own)) and own == sorted(own, key=int)
+    single = len(observed) == 1 and all(map(str.isdecimal, tails))
+    if single or (tails == [""] and (len(observed) == 1 or ascending)):
+        return list(following)  # one of the two is a column of lists, the other numbered in order
+    raise DataError(
+        f"{table.name}: the names of the next observations ({', '.join(following[:LISTED])}) do "
+        f"not tell which belongs to which observation ({', '.join(observed[:LISTED])}): name them "
+        f"alike, as next_{observed[0]}, or leave them out of the table"
+    )
+
+
+def _tail(name: str, bases: Sequence[str]) -> str:
+    """What follows the first of the bases that a name begins with, its separators made alike."""
+    lower = name.lower()
+    for base in sorted(bases, key=len, reverse=True):
+        rest = lower.removeprefix(base.lower())
+        if rest != lower and (not rest or rest[0] in "._/: -["):
+            lower = rest
+            break
+    return re.sub(r"[._/: \-\[\]]+", "_", lower).strip("_")
 
 
 def _without_last_rows(table: Table, steps: Steps, count: int) -> Steps:

@@ -301,3 +301,33 @@ def test_parts_of_a_table_never_share_an_episode() -> None:
     with pytest.raises(jp.DataError, match="b has no column 'rewards', which other files of both"):
         less = {key: value for key, value in one.items() if key != "rewards"}
         tables.joined("both", [Table("a", one), Table("b", less)])
+
+
+# --- What must not be guessed ---------------------------------------------------------------------
+
+STEP = {"action": [0.1, 0.2], "reward": [1, 1], "terminated": [0, 1]}
+
+
+def test_next_observations_are_paired_by_their_whole_names() -> None:
+    after = {"next_observation_right_x": [101, 102], "next_observation_left_x": [2, 3]}
+    for left, right in (("obs_left_x", "obs_right_x"), ("obs.left.x", "obs.right.x")):
+        found = frame({left: [1, 2], right: [100, 101], **after, **STEP})
+        np.testing.assert_array_equal(found.next_observation, [[2, 101], [3, 102]])
+    chosen = {"left_x": [1, 2], "right_x": [100, 101], **after, **STEP}
+    found = frame(chosen, observation_keys="right_x,left_x")
+    np.testing.assert_array_equal(found.next_observation, [[101, 2], [102, 3]])
+    lists = {"obs_0": [1, 2], "obs_1": [100, 101], "next_obs": [[2, 101], [3, 102]], **STEP}
+    np.testing.assert_array_equal(frame(lists).next_observation, [[2, 101], [3, 102]])
+
+
+@pytest.mark.parametrize(
+    ("table", "keys"),
+    [
+        ({"pos": [1, 2], "vel": [3, 4], "next_obs_v": [4, 5], "next_obs_p": [2, 3]}, "pos,vel"),
+        ({"obs_a": [1, 2], "obs_b": [3, 4], "next_obs_v": [4, 5], "next_obs_p": [2, 3]}, ""),
+        ({"obs_x": [1, 2], "obs_y": [3, 4], "next_obs": [[2, 4], [3, 5]]}, ""),
+    ],
+)
+def test_next_observations_that_cannot_be_paired(table: dict[str, Any], keys: str) -> None:
+    with pytest.raises(jp.DataError, match=r"do not tell which belongs to which .* name them al"):
+        frame({**table, **STEP}, observation_keys=keys)
