@@ -87,7 +87,10 @@ def _named(table: Table, role: str, key: str) -> list[str]:
 
 
 def matching(table: Table, base: str) -> list[str]:
-    """The column of a name, or those that are its dimensions; none if there are none."""
+    """The column of a name, or those that are its dimensions; none if there are none.
+
+    If some of them are numbered, those are the dimensions.
+    """
     if exact := _exact(table, base):
         return [exact]
     pattern = re.compile(rf"{re.escape(base)}(?:[._/: -](?P<a>.+)|\[(?P<b>.+)\])", re.IGNORECASE)
@@ -96,7 +99,8 @@ def matching(table: Table, base: str) -> list[str]:
         found = pattern.fullmatch(name)
         if found and _role_of(name) in ("", base):
             parts[name] = found["a"] or found["b"]
-    if parts and all(part.isdecimal() for part in parts.values()):
+    if numbered := {name: part for name, part in parts.items() if part.isdecimal()}:
+        parts = numbered  # others are by-products, as `action_logprob`
         order = sorted(parts, key=lambda name: int(parts[name]))
         numbers = [int(parts[name]) for name in order]
         if numbers != list(range(numbers[0], numbers[0] + len(numbers))) or numbers[0] > 1:

@@ -76,8 +76,7 @@ def steps_of(table: Table, hints: Hints) -> Steps:
         action_names=action_names,
         notes=(*table.notes, *ends.notes, *columns.unused(table, used)),
     )
-    asked = bool(hints.episode_ends)
-    rlds = all(name in table.columns for name in RLDS) and not asked and not after
+    rlds = all(columns.one(table, "", "", (name,)) for name in RLDS) and not after
     return _without_last_rows(table, steps, count) if rlds else steps
 
 
@@ -87,7 +86,11 @@ def joined(name: str, parts: Sequence[Table]) -> Table:
     Raises:
       DataError: if they have different columns.
     """
-    first = parts[0]
+    sizes = [_rows(part) for part in parts]
+    full = [part for part, size in zip(parts, sizes, strict=True) if size] or parts[:1]
+    empty, sizes = len(parts) - len(full), [size for size in sizes if size] or sizes[:1]
+    told = f"{empty} of {len(parts)} files {'has' if empty == 1 else 'have'} no rows: left out"
+    parts, first = full, full[0]
     for part in parts[1:]:
         if missing := sorted({*first.columns} ^ {*part.columns}):
             lacking = part if missing[0] in first.columns else first
@@ -100,18 +103,21 @@ def joined(name: str, parts: Sequence[Table]) -> Table:
                 raise DataError(
                     f"{part.name}: column {key!r} holds {here}, and {there} in {first.name}"
                 )
-    sizes = [len(next(iter(part.columns.values()))) for part in parts]
     begins = np.cumsum([0, *sizes[:-1]]).tolist()
     starts = [b + s for b, part in zip(begins, parts, strict=True) for s in part.starts]
     return first._replace(
         name=name,
         columns={key: np.concatenate([p.columns[key] for p in parts]) for key in first.columns},
         starts=tuple(starts),
-        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        notes=(
+            *((told,) if empty else ()),
+            *dict.fromkeys(note for part in parts for note in part.notes),
+        ),
     )
 
 
-def _check_rows(table: Table) -> int:
+def _rows(table: Table) -> int:
+    """The number of rows, which all columns must have."""
     counts = {name: len(column) for name, column in table.columns.items() if column.ndim}
     single = [name for name, column in table.columns.items() if not column.ndim]
     if single:
@@ -119,9 +125,14 @@ def _check_rows(table: Table) -> int:
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise DataError(f"{table.name}: arrays of different lengths: {found}")
-    if not counts or not next(iter(counts.values())):
-        raise DataError(f"{table.name}: the dataset has no episodes")
-    return next(iter(counts.values()))
+    return next(iter(counts.values()), 0)
+
+
+def _check_rows(table: Table) -> int:
+    count = _rows(table)
+    if not count:
+        raise DataError(f"{table.name}: the dataset has no episodes: there are no rows")
+    return count
 
 
 # --- Episodes -------------------------------------------------------------------------------------

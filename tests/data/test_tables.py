@@ -141,6 +141,10 @@ def test_rlds_keeps_an_observation_after_the_last_step() -> None:
     np.testing.assert_array_equal(found.reward, [1, 2, 3])
     np.testing.assert_array_equal(found.terminal, [0, 1, 0])
     np.testing.assert_array_equal(found.continues, [1, 0, 0])
+    assert_same(frame({name.upper(): column for name, column in table.items()}), found)
+    for ends, terminal in (("terminal", [0, 1, 1]), ("timeout", [0, 0, 0])):
+        asked = frame(table, episode_ends=ends)  # changes what the end is, and nothing else
+        assert_same(asked, found._replace(terminal=np.array(terminal, asked.terminal.dtype)))
 
 
 def test_columns_by_choice() -> None:
@@ -331,3 +335,31 @@ def test_next_observations_are_paired_by_their_whole_names() -> None:
 def test_next_observations_that_cannot_be_paired(table: dict[str, Any], keys: str) -> None:
     with pytest.raises(jp.DataError, match=r"do not tell which belongs to which .* name them al"):
         frame({**table, **STEP}, observation_keys=keys)
+
+
+def test_by_products_are_no_dimensions() -> None:
+    table = {"obs": [1, 2], "action_0": [0.1, 0.2], "action_1": [0.3, 0.4]}
+    found = frame({**table, "action_logprob": [-3, -4], "terminated": [0, 1]})
+    np.testing.assert_array_equal(found.action, np.float32([[0.1, 0.3], [0.2, 0.4]]))
+    assert "columns that are not used: action_logprob" in found.notes
+
+
+def test_parts_without_rows_are_left_out() -> None:
+    one = {key: np.array(value) for key, value in BASE.items()}
+    none = Table("none", {key: np.zeros(0) for key in BASE})  # not even lists
+    for parts in ([none, Table("a", one)], [Table("a", one), none], [none, none]):
+        table = tables.joined("both", parts)
+        if parts[0] is parts[1]:
+            with pytest.raises(jp.DataError, match="both: the dataset has no episodes"):
+                tables.steps_of(table, read_hints())
+            continue
+        steps = tables.steps_of(table, read_hints())
+        assert steps.lengths.tolist() == [5]
+        assert steps.notes[0] == "1 of 2 files has no rows: left out"
+
+
+def test_constant_actions_ask_for_bounds() -> None:
+    table = {**BASE, **ENDS, "actions": [[1.0]] * 5}
+    with pytest.raises(jp.DataError, match=r"action_low=\.\.\. .*action_high="):
+        Dataset.from_frame(table)
+    assert frame(table).size == 4
