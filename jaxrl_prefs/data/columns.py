@@ -39,7 +39,8 @@ EPISODE = (
     *("trajectory", "trajectory_id", "traj_id", "traj"),
 )
 TIME = ("timestamp", "timestamps", "time", "t")
-COUNTERS = ("index", "frame_index", "step", "steps", "step_index", "task_index", "task")
+STEP = ("frame_index", "step", "steps", "step_index")
+COUNTERS = ("index", "task_index", "task", *STEP)
 RLDS = ("is_first", "is_last", "is_terminal")
 LISTED = 15  # names of columns in a message
 

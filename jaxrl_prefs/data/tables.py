@@ -20,6 +20,7 @@ from jaxrl_prefs.data.columns import (
     OBSERVATION,
     REWARD,
     RLDS,
+    STEP,
     TERMINAL,
     TIME,
     TIMEOUT,
@@ -58,7 +59,8 @@ def steps_of(table: Table, hints: Hints) -> Steps:
     time = columns.one(table, "", "", TIME)
     observation, observation_names = columns.matrix(table, observed)
     action, action_names = columns.matrix(table, acted)
-    ends = _ends(table, hints, time)
+    order = _ordering(table, {*observed, *acted, reward})
+    ends = _ends(table, hints, order)
     following, successor, after = _following(
         table, hints.observation_keys, observed, observation, ends
     )
@@ -138,7 +140,7 @@ def _check_rows(table: Table) -> int:
 # --- Episodes -------------------------------------------------------------------------------------
 
 
-def _ends(table: Table, hints: Hints, time: str) -> _Ends:
+def _ends(table: Table, hints: Hints, order: Sequence[str]) -> _Ends:
     count = len(next(iter(table.columns.values())))
     names = {
         role: columns.one(table, "", "", usual)
@@ -156,12 +158,11 @@ def _ends(table: Table, hints: Hints, time: str) -> _Ends:
             last |= flags[role] != 0  # an empty cell is a bad row, and ends an episode too
     if "first" in flags:
         last[:-1] |= flags["first"][1:] != 0
-    if episode:
-        last |= _changes(table, episode)
-    notes: list[str] = []
-    if not episode and not flags:
-        last, notes = _by_time(table, time, last)
     last[-1] = True
+    if episode:
+        last, notes = _by_episode(table, episode, order, last)
+    else:
+        last, notes = _by_time(table, order, last, bool(flags))
     if hints.episode_ends:
         terminal = last.astype(np.float64) * (hints.episode_ends == "terminal")
     else:
@@ -197,9 +198,19 @@ def _changes(table: Table, name: str) -> np.ndarray:
     column = column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column
     if column.ndim != 1 or column.dtype.kind not in "biufUS":
         raise DataError(f"{table.name}: {name} holds no numbers or names of episodes")
-    if column.dtype.kind == "f" and np.isnan(column).any():
-        row = int(np.argmax(np.isnan(column)))
+    lost = np.isnan(column) if column.dtype.kind == "f" else np.zeros(len(column), bool)
+    if column.dtype.kind == "U":
+        lost = (column == "") | (column == "nan")
+    if lost.any():
+        row = int(np.argmax(lost))
         raise DataError(f"{table.name}: {name} is empty at row {row}, so its episode is unknown")
+    if column.dtype.kind == "f":
+        largest = 2.0 ** (np.finfo(column.dtype).nmant + 1)
+        if (np.abs(column) >= largest).any():
+            raise DataError(
+                f"{table.name}: {name} holds floats of {largest:.0f} or more, which may stand for "
+                "several episodes each: save the numbers of episodes as integers or as text"
+            )
     ends = np.append(column[1:] != column[:-1], True)
     bounds = [*table.starts, len(column)]
     for first, stop in itertools.pairwise(bounds):
@@ -214,15 +225,58 @@ def _changes(table: Table, name: str) -> np.ndarray:
     return ends
 
 
-def _by_time(table: Table, time: str, last: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Episodes of a table that names none: they begin where time goes back."""
-    back = np.zeros(len(last), bool)
-    if time:
-        back[:-1] = np.diff(np.asarray(columns.numbers(table, time), np.float64)) < 0
-    what = f"an episode begins where {time} goes back" if back.any() else "each file is one"
-    single = not back.any() and len(table.starts) == 1
-    told = "all rows are one episode" if single else what
-    return last | back, [f"no column tells episodes apart: {told} (see --episode_key)"]
+def _ordering(table: Table, taken: set[str]) -> list[str]:
+    """The columns of times and of numbers of steps, which go up within an episode."""
+    found = [columns.one(table, "", "", usual) for usual in (TIME, *((name,) for name in STEP))]
+    return [
+        name
+        for name in dict.fromkeys(filter(None, found))
+        if name not in taken
+        and table.columns[name].dtype.kind in "biuf"
+        and table.columns[name].size == len(table.columns[name])
+    ]
+
+
+def _goes_back(table: Table, name: str) -> np.ndarray:
+    """Where the next row has a smaller number [N]."""
+    column = columns.numbers(table, name)
+    return np.append(column[1:] < column[:-1], False)
+
+
+def _by_episode(
+    table: Table, episode: str, order: Sequence[str], last: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """Episodes of a table that names them, whose rows must be in the order of time."""
+    changes = _changes(table, episode)
+    begins = np.asarray(table.starts[1:], int)
+    changes[begins - 1] = True
+    for name in order:
+        back = _goes_back(table, name) & ~changes
+        if back.any():
+            row = int(np.argmax(back)) + 1
+            raise DataError(
+                f"{table.name}: {name} goes back at row {row}, within an episode ({episode}): the "
+                f"rows of an episode must be in order. Sort them by {episode} and {name}"
+            )
+    inside = int((last & ~changes).sum())
+    told = f"{inside} ends lie within an episode ({episode}): it is cut there"
+    return last | changes, [told] if inside else []
+
+
+def _by_time(
+    table: Table, order: Sequence[str], last: np.ndarray, flagged: bool
+) -> tuple[np.ndarray, list[str]]:
+    """Episodes of a table that names none: they begin where a time or number of steps goes back."""
+    back = [_goes_back(table, name) & ~last for name in order]
+    found = [name for name, each in zip(order, back, strict=True) if each.any()]
+    whole = np.logical_or.reduce([last, *back])
+    if flagged and not found:
+        return whole, []
+    what = f"an episode begins where {found[0]} goes back" if found else "each file is one"
+    told = "all rows are one episode" if not found and len(table.starts) == 1 else what
+    if flagged:
+        return whole, [f"{what}, besides those that flags end (see --episode_key)"]
+    return whole, [f"no column tells episodes apart: {told} (see --episode_key)"]
 
 
 def _following(

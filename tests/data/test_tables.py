@@ -363,3 +363,36 @@ def test_constant_actions_ask_for_bounds() -> None:
     with pytest.raises(jp.DataError, match=r"action_low=\.\.\. .*action_high="):
         Dataset.from_frame(table)
     assert frame(table).size == 4
+
+
+@pytest.mark.parametrize("name", ["step", "t", "timestamp", "frame_index"])
+def test_rows_of_an_episode_are_in_order(name: str) -> None:
+    table = {**BASE, "episode": [0, 0, 0, 1, 1], name: np.array([2, 0, 1, 0, 1], np.uint8)}
+    with pytest.raises(jp.DataError, match=rf"{name} goes back at row 1, within .* Sort them by"):
+        frame({**table, "terminated": [1, 0, 0, 0, 0]})
+    assert frame({**table, name: [0, 1, 1, 0, 1]}).lengths.tolist() == [3, 2]
+
+
+def test_an_episode_begins_where_steps_start_again() -> None:
+    table = {**BASE, "step": [0, 1, 2, 0, 1]}
+    found = frame(table)
+    assert found.lengths.tolist() == [3, 2]
+    assert "an episode begins where step goes back" in found.notes[0]
+    flagged = frame({**table, "terminated": [0, 1, 0, 0, 0]})
+    assert flagged.lengths.tolist() == [2, 1, 2]
+    assert "step goes back, besides those that flags end" in flagged.notes[0]
+    assert frame({**table, **ENDS}).notes == ()
+
+
+def test_an_end_within_an_episode_is_noted() -> None:
+    found = frame({**BASE, "terminated": [0, 1, 0, 0, 1], "episode": [0, 0, 0, 1, 1]})
+    assert found.lengths.tolist() == [2, 1, 2]
+    assert found.notes == ("1 ends lie within an episode (episode): it is cut there",)
+
+
+def test_numbers_of_episodes_that_floats_cannot_tell_apart() -> None:
+    ids = np.array([2**53, 2**53 + 1, 2**53 + 1, 7, 7])
+    assert frame({**BASE, "episode": ids}).lengths.tolist() == [1, 2, 2]
+    for kind in (np.float64, np.float32):
+        with pytest.raises(jp.DataError, match=r"episode holds floats .* as integers or as text"):
+            frame({**BASE, "episode": ids.astype(kind)})
