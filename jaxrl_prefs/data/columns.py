@@ -39,7 +39,8 @@ EPISODE = (
     *("trajectory", "trajectory_id", "traj_id", "traj"),
 )
 TIME = ("timestamp", "timestamps", "time", "t")
-COUNTERS = ("index", "frame_index", "step", "steps", "step_index", "task_index", "task")
+STEP = ("frame_index", "step", "steps", "step_index")
+COUNTERS = ("index", "task_index", "task", *STEP)
 RLDS = ("is_first", "is_last", "is_terminal")
 LISTED = 15  # names of columns in a message
 
@@ -87,7 +88,10 @@ def _named(table: Table, role: str, key: str) -> list[str]:
 
 
 def matching(table: Table, base: str) -> list[str]:
-    """The column of a name, or those that are its dimensions; none if there are none."""
+    """The column of a name, or those that are its dimensions; none if there are none.
+
+    If some of them are numbered, those are the dimensions.
+    """
     if exact := _exact(table, base):
         return [exact]
     pattern = re.compile(rf"{re.escape(base)}(?:[._/: -](?P<a>.+)|\[(?P<b>.+)\])", re.IGNORECASE)
@@ -96,7 +100,8 @@ def matching(table: Table, base: str) -> list[str]:
         found = pattern.fullmatch(name)
         if found and _role_of(name) in ("", base):
             parts[name] = found["a"] or found["b"]
-    if parts and all(part.isdecimal() for part in parts.values()):
+    if numbered := {name: part for name, part in parts.items() if part.isdecimal()}:
+        parts = numbered  # others are by-products, as `action_logprob`
         order = sorted(parts, key=lambda name: int(parts[name]))
         numbers = [int(parts[name]) for name in order]
         if numbers != list(range(numbers[0], numbers[0] + len(numbers))) or numbers[0] > 1:

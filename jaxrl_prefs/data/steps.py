@@ -162,7 +162,8 @@ def check_box(
     if not (bounded and (low < high).any()):  # entries of equal bounds are constants
         raise DataError(
             f"{name}: the action space is not a bounded box (low {low}, high {high}); only "
-            "continuous actions between finite bounds are supported"
+            "continuous actions between finite bounds are supported. If these are the bounds of "
+            "recorded actions, give those of the machine: --action_low=... --action_high=..."
         )
     if low.shape != action.shape[1:]:
         raise DataError(

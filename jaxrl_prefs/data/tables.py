@@ -20,6 +20,7 @@ from jaxrl_prefs.data.columns import (
     OBSERVATION,
     REWARD,
     RLDS,
+    STEP,
     TERMINAL,
     TIME,
     TIMEOUT,
@@ -58,8 +59,11 @@ def steps_of(table: Table, hints: Hints) -> Steps:
     time = columns.one(table, "", "", TIME)
     observation, observation_names = columns.matrix(table, observed)
     action, action_names = columns.matrix(table, acted)
-    ends = _ends(table, hints, time)
-    following, successor, after = _following(table, observed, observation, ends)
+    order = _ordering(table, {*observed, *acted, reward})
+    ends = _ends(table, hints, order)
+    following, successor, after = _following(
+        table, hints.observation_keys, observed, observation, ends
+    )
     used = {*observed, *acted, *after, *ends.used, *filter(None, (reward, time))}
     steps = Steps(
         observation=observation,
@@ -74,8 +78,7 @@ def steps_of(table: Table, hints: Hints) -> Steps:
         action_names=action_names,
         notes=(*table.notes, *ends.notes, *columns.unused(table, used)),
     )
-    asked = bool(hints.episode_ends)
-    rlds = all(name in table.columns for name in RLDS) and not asked and not after
+    rlds = all(columns.one(table, "", "", (name,)) for name in RLDS) and not after
     return _without_last_rows(table, steps, count) if rlds else steps
 
 
@@ -85,7 +88,11 @@ def joined(name: str, parts: Sequence[Table]) -> Table:
     Raises:
       DataError: if they have different columns.
     """
-    first = parts[0]
+    sizes = [_rows(part) for part in parts]
+    full = [part for part, size in zip(parts, sizes, strict=True) if size] or parts[:1]
+    empty, sizes = len(parts) - len(full), [size for size in sizes if size] or sizes[:1]
+    told = f"{empty} of {len(parts)} files {'has' if empty == 1 else 'have'} no rows: left out"
+    parts, first = full, full[0]
     for part in parts[1:]:
         if missing := sorted({*first.columns} ^ {*part.columns}):
             lacking = part if missing[0] in first.columns else first
@@ -98,18 +105,21 @@ def joined(name: str, parts: Sequence[Table]) -> Table:
                 raise DataError(
                     f"{part.name}: column {key!r} holds {here}, and {there} in {first.name}"
                 )
-    sizes = [len(next(iter(part.columns.values()))) for part in parts]
     begins = np.cumsum([0, *sizes[:-1]]).tolist()
     starts = [b + s for b, part in zip(begins, parts, strict=True) for s in part.starts]
     return first._replace(
         name=name,
         columns={key: np.concatenate([p.columns[key] for p in parts]) for key in first.columns},
         starts=tuple(starts),
-        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        notes=(
+            *((told,) if empty else ()),
+            *dict.fromkeys(note for part in parts for note in part.notes),
+        ),
     )
 
 
-def _check_rows(table: Table) -> int:
+def _rows(table: Table) -> int:
+    """The number of rows, which all columns must have."""
     counts = {name: len(column) for name, column in table.columns.items() if column.ndim}
     single = [name for name, column in table.columns.items() if not column.ndim]
     if single:
@@ -117,15 +127,20 @@ def _check_rows(table: Table) -> int:
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise DataError(f"{table.name}: arrays of different lengths: {found}")
-    if not counts or not next(iter(counts.values())):
-        raise DataError(f"{table.name}: the dataset has no episodes")
-    return next(iter(counts.values()))
+    return next(iter(counts.values()), 0)
+
+
+def _check_rows(table: Table) -> int:
+    count = _rows(table)
+    if not count:
+        raise DataError(f"{table.name}: the dataset has no episodes: there are no rows")
+    return count
 
 
 # --- Episodes -------------------------------------------------------------------------------------
 
 
-def _ends(table: Table, hints: Hints, time: str) -> _Ends:
+def _ends(table: Table, hints: Hints, order: Sequence[str]) -> _Ends:
     count = len(next(iter(table.columns.values())))
     names = {
         role: columns.one(table, "", "", usual)
@@ -143,12 +158,11 @@ def _ends(table: Table, hints: Hints, time: str) -> _Ends:
             last |= flags[role] != 0  # an empty cell is a bad row, and ends an episode too
     if "first" in flags:
         last[:-1] |= flags["first"][1:] != 0
-    if episode:
-        last |= _changes(table, episode)
-    notes: list[str] = []
-    if not episode and not flags:
-        last, notes = _by_time(table, time, last)
     last[-1] = True
+    if episode:
+        last, notes = _by_episode(table, episode, order, last)
+    else:
+        last, notes = _by_time(table, order, last, bool(flags))
     if hints.episode_ends:
         terminal = last.astype(np.float64) * (hints.episode_ends == "terminal")
     else:
@@ -184,9 +198,19 @@ def _changes(table: Table, name: str) -> np.ndarray:
     column = column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column
     if column.ndim != 1 or column.dtype.kind not in "biufUS":
         raise DataError(f"{table.name}: {name} holds no numbers or names of episodes")
-    if column.dtype.kind == "f" and np.isnan(column).any():
-        row = int(np.argmax(np.isnan(column)))
+    lost = np.isnan(column) if column.dtype.kind == "f" else np.zeros(len(column), bool)
+    if column.dtype.kind == "U":
+        lost = (column == "") | (column == "nan")
+    if lost.any():
+        row = int(np.argmax(lost))
         raise DataError(f"{table.name}: {name} is empty at row {row}, so its episode is unknown")
+    if column.dtype.kind == "f":
+        largest = 2.0 ** (np.finfo(column.dtype).nmant + 1)
+        if (np.abs(column) >= largest).any():
+            raise DataError(
+                f"{table.name}: {name} holds floats of {largest:.0f} or more, which may stand for "
+                "several episodes each: save the numbers of episodes as integers or as text"
+            )
     ends = np.append(column[1:] != column[:-1], True)
     bounds = [*table.starts, len(column)]
     for first, stop in itertools.pairwise(bounds):
@@ -201,26 +225,74 @@ def _changes(table: Table, name: str) -> np.ndarray:
     return ends
 
 
-def _by_time(table: Table, time: str, last: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Episodes of a table that names none: they begin where time goes back."""
-    back = np.zeros(len(last), bool)
-    if time:
-        back[:-1] = np.diff(np.asarray(columns.numbers(table, time), np.float64)) < 0
-    what = f"an episode begins where {time} goes back" if back.any() else "each file is one"
-    single = not back.any() and len(table.starts) == 1
-    told = "all rows are one episode" if single else what
-    return last | back, [f"no column tells episodes apart: {told} (see --episode_key)"]
+def _ordering(table: Table, taken: set[str]) -> list[str]:
+    """The columns of times and of numbers of steps, which go up within an episode."""
+    found = [columns.one(table, "", "", usual) for usual in (TIME, *((name,) for name in STEP))]
+    return [
+        name
+        for name in dict.fromkeys(filter(None, found))
+        if name not in taken
+        and table.columns[name].dtype.kind in "biuf"
+        and table.columns[name].size == len(table.columns[name])
+    ]
+
+
+def _goes_back(table: Table, name: str) -> np.ndarray:
+    """Where the next row has a smaller number [N]."""
+    column = columns.numbers(table, name)
+    return np.append(column[1:] < column[:-1], False)
+
+
+def _by_episode(
+    table: Table, episode: str, order: Sequence[str], last: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """Episodes of a table that names them, whose rows must be in the order of time."""
+    changes = _changes(table, episode)
+    begins = np.asarray(table.starts[1:], int)
+    changes[begins - 1] = True
+    for name in order:
+        back = _goes_back(table, name) & ~changes
+        if back.any():
+            row = int(np.argmax(back)) + 1
+            raise DataError(
+                f"{table.name}: {name} goes back at row {row}, within an episode ({episode}): the "
+                f"rows of an episode must be in order. Sort them by {episode} and {name}"
+            )
+    inside = int((last & ~changes).sum())
+    told = f"{inside} ends lie within an episode ({episode}): it is cut there"
+    return last | changes, [told] if inside else []
+
+
+def _by_time(
+    table: Table, order: Sequence[str], last: np.ndarray, flagged: bool
+) -> tuple[np.ndarray, list[str]]:
+    """Episodes of a table that names none: they begin where a time or number of steps goes back."""
+    back = [_goes_back(table, name) & ~last for name in order]
+    found = [name for name, each in zip(order, back, strict=True) if each.any()]
+    whole = np.logical_or.reduce([last, *back])
+    if flagged and not found:
+        return whole, []
+    what = f"an episode begins where {found[0]} goes back" if found else "each file is one"
+    told = "all rows are one episode" if not found and len(table.starts) == 1 else what
+    if flagged:
+        return whole, [f"{what}, besides those that flags end (see --episode_key)"]
+    return whole, [f"no column tells episodes apart: {told} (see --episode_key)"]
 
 
 def _following(
-    table: Table, observed: Sequence[str], observation: np.ndarray, ends: _Ends
+    table: Table,
+    keys: Sequence[str],
+    observed: Sequence[str],
+    observation: np.ndarray,
+    ends: _Ends,
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Next observations [N, O], whether each is known [N], and the columns that they are from."""
     twins = [[f"{prefix}{name}" for name in observed] for prefix in ("next_", "next.")]
     known = [twin for twin in twins if all(name in table.columns for name in twin)]
-    for found in (*known, *(columns.matching(table, base) for base in FOLLOWING)):
+    paired = [("", twin) for twin in known]
+    for base, found in (*paired, *((base, columns.matching(table, base)) for base in FOLLOWING)):
         if found:
-            order = found if known else _matched(observed, found)
+            order = found if known else _matched(table, base, keys, observed, found)
             following = columns.matrix(table, order)[0]
             if following.shape != observation.shape:
                 raise DataError(
@@ -233,13 +305,42 @@ def _following(
     return following, (ends.terminal == 1) | ~ends.last, ()
 
 
-def _matched(observed: Sequence[str], following: Sequence[str]) -> list[str]:
-    """The columns of next observations in the order of the observation's, by their last part."""
-    tail = {re.split(r"[./\[]|_(?=[^_]*$)", name)[-1].lower(): name for name in following}
-    wanted = [re.split(r"[./\[]|_(?=[^_]*$)", name)[-1].lower() for name in observed]
-    if len(tail) == len(following) and all(part in tail for part in wanted):
-        return [tail[part] for part in wanted]
-    return list(following)
+def _matched(
+    table: Table, base: str, keys: Sequence[str], observed: Sequence[str], following: Sequence[str]
+) -> list[str]:
+    """The columns of next observations in the order of the observation's, by what follows `base`.
+
+    Raises:
+      DataError: if their names do not tell which belongs to which.
+    """
+    tails = [_tail(name, (base,)) for name in following]
+    by_tail = dict(zip(tails, following, strict=True))
+    for bases in ((), OBSERVATION, keys):
+        wanted = [_tail(name, bases) for name in observed]
+        unique = len(set(wanted)) == len(wanted) and len(by_tail) == len(following)
+        if unique and all(tail in by_tail for tail in wanted):
+            return [by_tail[tail] for tail in wanted]
+    own = [_tail(name, (*OBSERVATION, *keys)) for name in observed]
+    ascending = all(map(str.isdecimal, own)) and own == sorted(own, key=int)
+    single = len(observed) == 1 and all(map(str.isdecimal, tails))
+    if single or (tails == [""] and (len(observed) == 1 or ascending)):
+        return list(following)  # one of the two is a column of lists, the other numbered in order
+    raise DataError(
+        f"{table.name}: the names of the next observations ({', '.join(following[:LISTED])}) do "
+        f"not tell which belongs to which observation ({', '.join(observed[:LISTED])}): name them "
+        f"alike, as next_{observed[0]}, or leave them out of the table"
+    )
+
+
+def _tail(name: str, bases: Sequence[str]) -> str:
+    """What follows the first of the bases that a name begins with, its separators made alike."""
+    lower = name.lower()
+    for base in sorted(bases, key=len, reverse=True):
+        rest = lower.removeprefix(base.lower())
+        if rest != lower and (not rest or rest[0] in "._/: -["):
+            lower = rest
+            break
+    return re.sub(r"[._/: \-\[\]]+", "_", lower).strip("_")
 
 
 def _without_last_rows(table: Table, steps: Steps, count: int) -> Steps:

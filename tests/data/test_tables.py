@@ -141,6 +141,10 @@ def test_rlds_keeps_an_observation_after_the_last_step() -> None:
     np.testing.assert_array_equal(found.reward, [1, 2, 3])
     np.testing.assert_array_equal(found.terminal, [0, 1, 0])
     np.testing.assert_array_equal(found.continues, [1, 0, 0])
+    assert_same(frame({name.upper(): column for name, column in table.items()}), found)
+    for ends, terminal in (("terminal", [0, 1, 1]), ("timeout", [0, 0, 0])):
+        asked = frame(table, episode_ends=ends)  # changes what the end is, and nothing else
+        assert_same(asked, found._replace(terminal=np.array(terminal, asked.terminal.dtype)))
 
 
 def test_columns_by_choice() -> None:
@@ -301,3 +305,94 @@ def test_parts_of_a_table_never_share_an_episode() -> None:
     with pytest.raises(jp.DataError, match="b has no column 'rewards', which other files of both"):
         less = {key: value for key, value in one.items() if key != "rewards"}
         tables.joined("both", [Table("a", one), Table("b", less)])
+
+
+# --- What must not be guessed ---------------------------------------------------------------------
+
+STEP = {"action": [0.1, 0.2], "reward": [1, 1], "terminated": [0, 1]}
+
+
+def test_next_observations_are_paired_by_their_whole_names() -> None:
+    after = {"next_observation_right_x": [101, 102], "next_observation_left_x": [2, 3]}
+    for left, right in (("obs_left_x", "obs_right_x"), ("obs.left.x", "obs.right.x")):
+        found = frame({left: [1, 2], right: [100, 101], **after, **STEP})
+        np.testing.assert_array_equal(found.next_observation, [[2, 101], [3, 102]])
+    chosen = {"left_x": [1, 2], "right_x": [100, 101], **after, **STEP}
+    found = frame(chosen, observation_keys="right_x,left_x")
+    np.testing.assert_array_equal(found.next_observation, [[101, 2], [102, 3]])
+    lists = {"obs_0": [1, 2], "obs_1": [100, 101], "next_obs": [[2, 101], [3, 102]], **STEP}
+    np.testing.assert_array_equal(frame(lists).next_observation, [[2, 101], [3, 102]])
+
+
+@pytest.mark.parametrize(
+    ("table", "keys"),
+    [
+        ({"pos": [1, 2], "vel": [3, 4], "next_obs_v": [4, 5], "next_obs_p": [2, 3]}, "pos,vel"),
+        ({"obs_a": [1, 2], "obs_b": [3, 4], "next_obs_v": [4, 5], "next_obs_p": [2, 3]}, ""),
+        ({"obs_x": [1, 2], "obs_y": [3, 4], "next_obs": [[2, 4], [3, 5]]}, ""),
+    ],
+)
+def test_next_observations_that_cannot_be_paired(table: dict[str, Any], keys: str) -> None:
+    with pytest.raises(jp.DataError, match=r"do not tell which belongs to which .* name them al"):
+        frame({**table, **STEP}, observation_keys=keys)
+
+
+def test_by_products_are_no_dimensions() -> None:
+    table = {"obs": [1, 2], "action_0": [0.1, 0.2], "action_1": [0.3, 0.4]}
+    found = frame({**table, "action_logprob": [-3, -4], "terminated": [0, 1]})
+    np.testing.assert_array_equal(found.action, np.float32([[0.1, 0.3], [0.2, 0.4]]))
+    assert "columns that are not used: action_logprob" in found.notes
+
+
+def test_parts_without_rows_are_left_out() -> None:
+    one = {key: np.array(value) for key, value in BASE.items()}
+    none = Table("none", {key: np.zeros(0) for key in BASE})  # not even lists
+    for parts in ([none, Table("a", one)], [Table("a", one), none], [none, none]):
+        table = tables.joined("both", parts)
+        if parts[0] is parts[1]:
+            with pytest.raises(jp.DataError, match="both: the dataset has no episodes"):
+                tables.steps_of(table, read_hints())
+            continue
+        steps = tables.steps_of(table, read_hints())
+        assert steps.lengths.tolist() == [5]
+        assert steps.notes[0] == "1 of 2 files has no rows: left out"
+
+
+def test_constant_actions_ask_for_bounds() -> None:
+    table = {**BASE, **ENDS, "actions": [[1.0]] * 5}
+    with pytest.raises(jp.DataError, match=r"action_low=\.\.\. .*action_high="):
+        Dataset.from_frame(table)
+    assert frame(table).size == 4
+
+
+@pytest.mark.parametrize("name", ["step", "t", "timestamp", "frame_index"])
+def test_rows_of_an_episode_are_in_order(name: str) -> None:
+    table = {**BASE, "episode": [0, 0, 0, 1, 1], name: np.array([2, 0, 1, 0, 1], np.uint8)}
+    with pytest.raises(jp.DataError, match=rf"{name} goes back at row 1, within .* Sort them by"):
+        frame({**table, "terminated": [1, 0, 0, 0, 0]})
+    assert frame({**table, name: [0, 1, 1, 0, 1]}).lengths.tolist() == [3, 2]
+
+
+def test_an_episode_begins_where_steps_start_again() -> None:
+    table = {**BASE, "step": [0, 1, 2, 0, 1]}
+    found = frame(table)
+    assert found.lengths.tolist() == [3, 2]
+    assert "an episode begins where step goes back" in found.notes[0]
+    flagged = frame({**table, "terminated": [0, 1, 0, 0, 0]})
+    assert flagged.lengths.tolist() == [2, 1, 2]
+    assert "step goes back, besides those that flags end" in flagged.notes[0]
+    assert frame({**table, **ENDS}).notes == ()
+
+
+def test_an_end_within_an_episode_is_noted() -> None:
+    found = frame({**BASE, "terminated": [0, 1, 0, 0, 1], "episode": [0, 0, 0, 1, 1]})
+    assert found.lengths.tolist() == [2, 1, 2]
+    assert found.notes == ("1 ends lie within an episode (episode): it is cut there",)
+
+
+def test_numbers_of_episodes_that_floats_cannot_tell_apart() -> None:
+    ids = np.array([2**53, 2**53 + 1, 2**53 + 1, 7, 7])
+    assert frame({**BASE, "episode": ids}).lengths.tolist() == [1, 2, 2]
+    for kind in (np.float64, np.float32):
+        with pytest.raises(jp.DataError, match=r"episode holds floats .* as integers or as text"):
+            frame({**BASE, "episode": ids.astype(kind)})

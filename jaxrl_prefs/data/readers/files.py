@@ -73,6 +73,8 @@ def open_file(path: Path, hints: Hints) -> Any:
     """
     ending = path.suffix.lower()
     asked = any(getattr(hints, name) for name in COLUMNS)
+    if TABLES.get(ending) is text.read:
+        return text.read(path, hints.episode_key)
     if ending in TABLES:
         return TABLES[ending](path)
     if ending in NPZ:

@@ -196,6 +196,28 @@ def test_text_with_words_lists_and_gaps(tmp_path: Path) -> None:
     assert data.load(path, hints=HINTS).size == 2
 
 
+def test_text_that_must_not_be_guessed(tmp_path: Path) -> None:
+    for one, other in (("1700000000000000001", "1700000000000000002"), ("1e2", "100")):
+        for last in ("2", '"2"'):  # read at once, and cell by cell
+            rows = "".join(f"{name},{name},1,{last}\n{name},{name},1,2\n" for name in (one, other))
+            (tmp_path / "a.csv").write_text("run,episode,obs,action\n" + rows)
+            for hints in (HINTS, HINTS._replace(episode_key="RUN")):
+                assert data.load(tmp_path / "a.csv", hints=hints).lengths.tolist() == [2, 2]
+    table = "obs,action,reward,terminated\n1,0.1,1,0\n2,0.2,1,1\n"
+    (tmp_path / "a.csv").write_text(table)
+    plain = data.load(tmp_path / "a.csv", hints=HINTS)
+    lines = table.splitlines()
+    index = [f"{front},{line}" for front, line in zip(["", "0", "1"], lines, strict=True)]
+    for text in ("\n".join(index), table.replace("\n", ",,\n")):
+        (tmp_path / "a.csv").write_text(text)
+        found = data.load(tmp_path / "a.csv", hints=HINTS)
+        assert_same(found, plain)
+        assert "columns without a name are not used" in found.notes
+    (tmp_path / "a.csv").write_text(table)
+    (tmp_path / "b.csv").write_text(lines[0] + "\n")
+    assert_same(data.load(tmp_path, hints=HINTS), plain)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -207,6 +229,8 @@ def test_text_with_words_lists_and_gaps(tmp_path: Path) -> None:
         ("obs,,a\n1,2,3\n", "must name every column"),
         ("obs,action\n1,\0\n", "is no text: it holds zero bytes"),
         ('obs,action\n"[1, 2]",1\n"[1]",2\n', "lists of different lengths"),
+        ('obs,action\n"1,234",1\n999,2\n', "obs is '1,234' at row 0, whose comma may mean dec"),
+        ('obs,action\n"1,234,567.8",1\n', "write numbers without commas"),
         ("obs,action\nx,1\ny,2\n", "obs holds no numbers but text"),
     ],
 )
