@@ -105,7 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         check(variants, common, FLAGS.seeds)
         selection.check(FLAGS.select)
-        commandline.hints(FLAGS)
+        hints = commandline.hints(FLAGS)
+        if FLAGS.select:
+            selection.check_data(FLAGS.dataset, hints)
         return _execute(variants, console)
     except commandline.USER_ERRORS as error:
         return commandline.fail(str(error), commandline.WRONG_USE)

@@ -4,10 +4,11 @@
     jaxrl-prefs evaluate --run=runs/td3_bc-my-arm --dataset=held_out.hdf5 --estimator=fqe
 
 --run takes the folder of a run, a sweep or a comparison on one dataset. All seeds are judged on the
-same episodes: those of the run's own dataset, or of --dataset. fqe is fitted Q evaluation. wis
-(weighted importance sampling) and dr (its doubly robust form) need a policy that draws from a
-density, and the behaviour's density: --behavior names a run of bc with policy=gaussian on the same
-data. An estimate is not a score: read the warning signs. Writes estimates.json to the run's folder.
+same episodes: those of the run's own dataset, which is read as the run read it, or of --dataset.
+fqe is fitted Q evaluation. wis (weighted importance sampling) and dr (its doubly robust form) need
+a policy that draws from a density, and the behaviour's density: --behavior names a run of bc with
+policy=gaussian on the same data. An estimate is not a score: read the warning signs. Writes
+estimates.json to the run's folder.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from absl import flags
 from rich.console import Console
 
+from jaxrl_prefs import data as datasets
 from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.parallel import devices
@@ -31,6 +33,7 @@ FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
 flags.DEFINE_string("run", "", "folder of the run", **_OWN)
 commandline.share(FLAGS, algo="", dataset="")
+commandline.share(FLAGS, **commandline.HINTS)
 flags.DEFINE_enum("estimator", "fqe", ["fqe", "wis", "dr"], "fqe, wis or dr", **_OWN)
 flags.DEFINE_multi_string(
     "point", [], "field=value, repeatable: which point of a sweep or a comparison", **_OWN
@@ -81,15 +84,21 @@ def _execute(console: Console) -> None:
     from jaxrl_prefs.runs.load import load_run
 
     config = off_policy_evaluation.settings({}, FLAGS.fit)
+    given = commandline.hint_words(FLAGS)
+    if given and not FLAGS.dataset:
+        raise ConfigError(
+            f"{given[0]} is for --dataset; the run's own data are read as the run read them"
+        )
     folder = commandline.folder(FLAGS.run)
     trained = load_run(folder, method=FLAGS.algo or None)
     points = list(trained.select(commandline.point(FLAGS.point)))
     behavior = None
     if FLAGS.behavior:
         (behavior,) = load_run(commandline.folder(FLAGS.behavior)).at().select({})
+    other = datasets.load(FLAGS.dataset, hints=commandline.hints(FLAGS)) if FLAGS.dataset else None
     values = off_policy_evaluation.estimate(
         points,
-        FLAGS.dataset or None,
+        other,
         estimator=FLAGS.estimator,
         policies=[FLAGS.policy] if FLAGS.policy else (),
         holdout=overrides.parse("holdout", FLAGS.holdout, float) if FLAGS.holdout else None,

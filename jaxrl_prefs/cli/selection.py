@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from jaxrl_prefs import data as datasets
+from jaxrl_prefs.data import Hints
 from jaxrl_prefs.errors import ConfigError, DataError, LoadError, WorkdirError
 from jaxrl_prefs.runs import tables
 from jaxrl_prefs.runs.display import line
-from jaxrl_prefs.runs.policy_values import PolicyValues
+from jaxrl_prefs.runs.policy_values import PolicyValues, check_rewards
 from jaxrl_prefs.runs.workdir import RESULT, read_json, write_json
 
 SELECTORS = ("", "fqe")
@@ -31,6 +33,21 @@ def check(selector: str) -> None:
     """Raises ConfigError for a --select that there is not."""
     if selector not in SELECTORS:
         raise ConfigError(f"--select takes fqe, and got {selector!r}")
+
+
+def check_data(names: Sequence[str], hints: Hints) -> None:
+    """Raises DataError, before anything is trained, for data by which no policy can be judged.
+
+    Only files and folders are looked at. What cannot be read is said by the run that needs it.
+    """
+    for name in names:
+        if not Path(name.partition("#")[0]).expanduser().exists():
+            continue
+        try:
+            recording = datasets.load(name, hints=hints)
+        except (DataError, OSError):
+            continue
+        check_rewards(recording)
 
 
 def estimated(
@@ -61,11 +78,12 @@ def estimated(
         ]
         if not points:
             return None
+        recording = off_policy_evaluation.recording_of(points)
         asked = _signature(points, estimator, repr(off_policy_evaluation.settings({})))
         if (found := _known(path, asked)) is not None:
             return found
         values = off_policy_evaluation.estimate(
-            points, estimator=estimator, say=lambda text: line(console, text)
+            points, recording, estimator=estimator, say=lambda text: line(console, text)
         )
     except (ConfigError, DataError, LoadError, WorkdirError) as error:
         line(console, f"--select={estimator}: {error}")

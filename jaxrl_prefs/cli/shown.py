@@ -5,15 +5,16 @@ A part of the library that leaves a file in a run's folder is shown by one funct
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrl_prefs import data as datasets
 from jaxrl_prefs.cli import data, table
 from jaxrl_prefs.data import health, roots
-from jaxrl_prefs.errors import DataError, WorkdirError
+from jaxrl_prefs.errors import ConfigError, DataError, WorkdirError
 from jaxrl_prefs.page import parts
 from jaxrl_prefs.page.parts import Curves, Interval, Intervals, Line, Media, Part, Rows, Section
 from jaxrl_prefs.runs import signs as warning_signs
@@ -23,6 +24,11 @@ from jaxrl_prefs.runs.workdir import CONFIG, EVALUATIONS, METRICS, RESULT, read_
 
 ESTIMATES = "estimates.json"
 PICTURES = ("play.mp4", "play.gif", "play.png")
+# What is shown of a row: {file: {field: its type}}.
+ROWS: dict[str, dict[str, type]] = {
+    METRICS: {"seed": int, "metrics": dict},
+    EVALUATIONS: {"seed": int, "policy": str},
+}
 LARGEST = 32 * 2**20  # bytes of a picture or video that is put into a page
 
 
@@ -53,11 +59,39 @@ def found(folders: Sequence[Path], last: int = 1) -> list[Shown]:
     runs = list[Shown]()
     for place in sorted(places):
         about = read_json(place / CONFIG)
-        try:
+        _check(place, about)
+        with _damage_is_named(place):
             runs += _points(place, about, last)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise WorkdirError(f"{place} holds a damaged run ({error!r}); leave it out") from error
     return runs
+
+
+@contextlib.contextmanager
+def _damage_is_named(place: Path) -> Iterator[None]:
+    """Restates what a run's files bring about as a WorkdirError that names their folder."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, ConfigError | DataError):
+            raise
+        raise _damaged(
+            place, "one of its files lacks something, or has it in another form"
+        ) from error
+
+
+def _damaged(place: Path, fault: str) -> WorkdirError:
+    return WorkdirError(f"{place} holds a damaged run ({fault}); leave it out")
+
+
+def _check(place: Path, about: Mapping[str, Any]) -> None:
+    """Finds what a page cannot show in the sections of config.json and in the rows."""
+    for name in ("run", "method", "data", "versions", "hints"):
+        if not isinstance(about.get(name, {}), dict):
+            raise _damaged(place, f"{CONFIG}: {name!r} is no section")
+    for file, fields in ROWS.items():
+        for row in folders_of_runs.Rows(place / file):
+            for name, kind in fields.items():
+                if not isinstance(row.get(name), kind):
+                    raise _damaged(place, f"{file}: a row has no {name!r}")
 
 
 def _points(place: Path, about: Mapping[str, Any], last: int) -> list[Shown]:
@@ -94,7 +128,14 @@ def foot() -> str:
 
 def sections(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
     """All sections; those that have nothing to show have no parts."""
-    built = [build(folders, runs) for build in SECTIONS]
+    try:
+        built = [build(folders, runs) for build in SECTIONS]
+    except (LookupError, TypeError, AttributeError, ValueError):
+        for run in runs:  # which of them it is
+            with _damage_is_named(run.folder):
+                for build in SECTIONS:
+                    build([run.folder], [run])
+        raise
     return [section for several in built for section in several]
 
 
@@ -182,18 +223,26 @@ def _estimates(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
     for folder in dict.fromkeys([*folders, *above]):
         if not (folder / ESTIMATES).is_file():
             continue
-        content = read_json(folder / ESTIMATES)
-        head, rows = ["policy", "estimated value", "95 % interval"], []
-        for group in content.get("groups", []):
-            settings = ", ".join(f"{k}={v}" for k, v in dict(group.get("settings", {})).items())
-            name = f"{settings} {group.get('policy', '')}".strip()
-            low, high = (*group.get("interval", ()), None, None)[:2]
-            rows.append([name, _shown(group.get("value")), f"{_shown(low)} to {_shown(high)}"])
-        notes = [f"{content.get('estimator', '')} on {content.get('dataset', '')}: {folder}"]
-        notes += [str(content["choice"])] if content.get("choice") else []
-        notes += [f"warning sign: {sign}" for sign in content.get("signs", [])]
-        built.append(Rows([head, *rows], 1, [*notes, "An estimate is not a score."]))
+        try:
+            built.append(_estimated(folder))
+        except (WorkdirError, LookupError, TypeError, AttributeError, ValueError):
+            text = f"{folder / ESTIMATES} is damaged and is left out; evaluate writes it again"
+            built.append(parts.Words(text))
     return [Section("Estimates, without playing", built)]
+
+
+def _estimated(folder: Path) -> Rows:
+    content = read_json(folder / ESTIMATES)
+    head, rows = ["policy", "estimated value", "95 % interval"], []
+    for group in content.get("groups", []):
+        settings = ", ".join(f"{k}={v}" for k, v in dict(group.get("settings", {})).items())
+        name = f"{settings} {group.get('policy', '')}".strip()
+        low, high = (*group.get("interval", ()), None, None)[:2]
+        rows.append([name, _shown(group.get("value")), f"{_shown(low)} to {_shown(high)}"])
+    notes = [f"{content.get('estimator', '')} on {content.get('dataset', '')}: {folder}"]
+    notes += [str(content["choice"])] if content.get("choice") else []
+    notes += [f"warning sign: {sign}" for sign in content.get("signs", [])]
+    return Rows([head, *rows], 1, [*notes, "An estimate is not a score."])
 
 
 def _curves(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
@@ -276,19 +325,26 @@ def _signs(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
 def _data(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
     built: list[Part] = []
     for run in {run.dataset: run for run in runs}.values():
-        rows, notes = _health(str(run.about.get("run", {}).get("dataset", "")))
+        name = str(run.about.get("run", {}).get("dataset", ""))
+        rows, notes = _health(name, run.about.get("hints"), f"the config of {run.folder}")
         rows = rows or _facts({**run.about.get("data", {})})
         built.append(Rows([["", run.dataset], *rows], 2, notes))
     return [Section("The data", built)]
 
 
-def _health(name: str) -> tuple[list[list[str]], list[str]]:
-    """What `data info` says of a dataset, and its warnings; nothing if it is not here."""
+def _health(name: str, hints: Any, where: str) -> tuple[list[list[str]], list[str]]:
+    """What `data info` says of a dataset, and its warnings; nothing if it is not here.
+
+    Args:
+        name: of the dataset.
+        hints: how the run read it, as config.json has them.
+        where: that file, for errors.
+    """
     try:
         place = Path(name.partition("#")[0]).expanduser()
         if not name or not (roots.find(datasets.ALIASES.get(name, name)) or place.exists()):
             return [], []
-        recording = datasets.load(name)
+        recording = datasets.load(name, hints=datasets.hints_from_json(hints, where))
     except (DataError, OSError, ValueError) as error:  # damaged, or read with other flags
         return [], [f"the data themselves cannot be shown: {error}"]
     found = health.of(recording)

@@ -148,6 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         cells = _cells([axis(text) for text in FLAGS.grid])
         selection.check(FLAGS.select)
         devices.prepare()
+        if FLAGS.select:
+            selection.check_data(FLAGS.dataset, commandline.hints(FLAGS))
         return _execute(cells, console)
     except commandline.USER_ERRORS as error:
         return commandline.fail(str(error), commandline.WRONG_USE)

@@ -18,7 +18,7 @@ from typing import Any
 from jaxrl_prefs.data import roots, suggestions
 from jaxrl_prefs.data.dataset import PreparedDataset, prepare
 from jaxrl_prefs.data.families import FILES, Processing, defaults
-from jaxrl_prefs.data.hints import Hints, read_hints
+from jaxrl_prefs.data.hints import Hints, hints_from_json, read_hints
 from jaxrl_prefs.data.progress import Progress, shown
 from jaxrl_prefs.data.recording import Dataset, Environment
 from jaxrl_prefs.data.split import split
@@ -41,6 +41,7 @@ __all__ = [
     "Refusal",
     "Task",
     "defaults",
+    "hints_from_json",
     "load",
     "load_dataset",
     "prepare",

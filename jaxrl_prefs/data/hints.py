@@ -96,6 +96,20 @@ def read_hints(**values: Any) -> Hints:
     return found
 
 
+def hints_from_json(content: Any, place: str) -> Hints:
+    """Hints from what `Hints.given` was written as; without any, the defaults.
+
+    Raises:
+      DataError: naming `place`, if they are damaged.
+    """
+    try:
+        return read_hints(**(content or {}))
+    except (TypeError, DataError) as error:
+        raise DataError(
+            f"{place} is damaged: what it says of reading the data ('hints')"
+        ) from error
+
+
 def _names(name: str, value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, Sequence):

@@ -30,7 +30,7 @@ def held_out(episodes: int, share: float, name: str = "the dataset") -> np.ndarr
         DataError: for a share outside (0, 1), and if there is only one episode.
     """
     if not 0 < share < 1:
-        raise DataError(f"--holdout takes a share between 0 and 1, and got {share}")
+        raise DataError(f"--holdout takes a share of at least 0 and below 1, and got {share}")
     if episodes < 2:
         raise DataError(f"--holdout={share}: {name} has one episode, and a split needs two")
     count = min(max(round(share * episodes), 1), episodes - 1)

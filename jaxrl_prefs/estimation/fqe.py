@@ -57,13 +57,13 @@ class Config:
     bootstrap: bool = True  # False: all members see all episodes alike
 
     def __post_init__(self) -> None:
-        for name in ("critics", "batch_size", "draws", "rows"):
+        for name in ("critics", "batch_size", "updates", "draws", "rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"field {name!r} must be at least 1, got {getattr(self, name)}")
         if self.critics < 2:
             raise ValueError("field 'critics' must be at least 2: their spread is the uncertainty")
-        if self.updates < 0 or not 0 < self.tau <= 1 or self.learning_rate <= 0:
-            raise ValueError("updates must be at least 0, tau in (0, 1], learning_rate above 0")
+        if not 0 < self.tau <= 1 or self.learning_rate <= 0:
+            raise ValueError("tau must lie in (0, 1], and learning_rate above 0")
 
 
 class Data(NamedTuple):

@@ -70,7 +70,7 @@ class RunConfig:
                     f"field 'log' takes {', '.join(LOGGERS)}, separated by commas, and got {name!r}"
                 )
         if not 0 <= self.holdout < 1:
-            raise ValueError(f"field 'holdout' must lie in 0 to 1, got {self.holdout}")
+            raise ValueError(f"field 'holdout' must be at least 0 and below 1, got {self.holdout}")
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"field 'gamma' must lie in 0 to 1, got {self.gamma}")
         if not 0 <= self.eval_seed <= LARGEST_SEED:

@@ -21,13 +21,13 @@ import jax
 import numpy as np
 
 from jaxrl_prefs.data.transforms import Affine
-from jaxrl_prefs.errors import ConfigError, LoadError
+from jaxrl_prefs.errors import ConfigError, LoadError, WorkdirError
 from jaxrl_prefs.keys import seed_keys
 from jaxrl_prefs.method import Method, State
 from jaxrl_prefs.runs import overrides, renamed
 from jaxrl_prefs.runs.methods import find_method, known_method, name_of
 from jaxrl_prefs.runs.run import Point, Row, Run, Settings, damage_is_named
-from jaxrl_prefs.runs.workdir import CHECKPOINTS, CONFIG, Rows, is_hidden, is_joining
+from jaxrl_prefs.runs.workdir import CHECKPOINTS, CONFIG, Rows, check_file, is_hidden, is_joining
 from jaxrl_prefs.training.sweep import SweptState, with_settings
 from jaxrl_prefs.types import Spec
 
@@ -131,7 +131,10 @@ def _read(folder: Path, given: Any) -> list[Point]:
 def _about(folder: Path) -> Mapping[str, Any]:
     path = folder / CONFIG
     try:
+        check_file(path)
         about = renamed.present(json.loads(path.read_text()))
+    except WorkdirError as error:
+        raise LoadError(str(error)) from error
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise LoadError(f"{path} is damaged: {error}") from error
     for section in ("run", "method", "release"):

@@ -19,9 +19,9 @@ from jaxrl_prefs.data.split import episode_of, held_out
 from jaxrl_prefs.errors import ConfigError, DataError
 from jaxrl_prefs.estimation import fqe, importance
 from jaxrl_prefs.parallel import devices
-from jaxrl_prefs.runs import action_tables, overrides
+from jaxrl_prefs.runs import action_tables, overrides, prepare
 from jaxrl_prefs.runs.job import mesh_for
-from jaxrl_prefs.runs.policy_values import PolicyValue, PolicyValues
+from jaxrl_prefs.runs.policy_values import PolicyValue, PolicyValues, check_rewards
 
 ESTIMATORS = ("fqe", "wis", "dr")
 DEFAULT = fqe.Config()
@@ -105,20 +105,21 @@ def estimate(
         raise ConfigError(f"no estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
     first = points[0].about.get("run", {})
     config = config or DEFAULT
-    recording = _recording(points, data)
+    recording = recording_of(points, data)
     gamma = float(first.get("gamma", 0.99) if gamma is None else gamma)
     share = (float(first.get("holdout", 0)) or HOLDOUT) if holdout is None else holdout
     judged = _judged(recording, bool(first.get("clip_actions")), gamma, share, config)
     named = [(point, name) for point in points for name in _names(point, policies, estimator)]
+    mu = None if estimator == "fqe" else _behavior(named, estimator, behavior)
     say(
         f"{estimator} of {sum(len(point.seeds) for point, _ in named)} policies on "
         f"{len(judged.rows):,} rows of {judged.episodes:,} episodes"
     )
     entries = [_entry(point, name, judged, config) for point, name in named]
-    if estimator == "fqe":
+    if mu is None:
         values = _by_fqe(entries, judged, config, say)
     else:
-        values = _by_weights(entries, judged, config, gamma, estimator, behavior, say)
+        values = _by_weights(entries, judged, config, gamma, estimator, mu, say)
     spread = judged.data.action - judged.data.action.mean(0)
     return PolicyValues(
         values,
@@ -133,7 +134,14 @@ def estimate(
 # --- The data -------------------------------------------------------------------------------------
 
 
-def _recording(points: Sequence[Any], data: Dataset | str | Path | None) -> Dataset:
+def recording_of(points: Sequence[Any], data: Dataset | str | Path | None = None) -> Dataset:
+    """The data to judge points on, as `estimate` takes it.
+
+    Raises:
+        ConfigError: if none are named and the points were trained on several datasets.
+        DataError: if the data cannot be loaded, are not those that the points were trained on,
+            have other sizes, or have no rewards.
+    """
     names = {str(point.about.get("run", {}).get("dataset", "")) for point in points}
     if data is None and len(names) > 1:
         raise ConfigError(
@@ -144,14 +152,10 @@ def _recording(points: Sequence[Any], data: Dataset | str | Path | None) -> Data
         found = data
     elif data is None and points[0].data is not None:
         found = points[0].data
+    elif data is None:
+        found = _own(points)
     else:
-        name = next(iter(names)) if data is None else data
-        try:
-            found = datasets.load(name)
-        except DataError as error:
-            if data is not None:
-                raise
-            raise DataError(f"the run's own dataset, {error}; --dataset names another") from error
+        found = datasets.load(data)
     for point in points:
         sizes = (point.spec.observation_dim, point.spec.action_dim)
         if (found.observation.shape[1], found.action.shape[1]) != sizes:
@@ -163,7 +167,50 @@ def _recording(points: Sequence[Any], data: Dataset | str | Path | None) -> Data
         if point.about.get("layout"):  # not of an older release
             trained_on = layout.from_json(point.about["layout"], f"the config of {point.algo}")
             layout.check(trained_on, layout.of(found), (f"the data of {point.algo}", found.name))
+    check_rewards(found)
     return found
+
+
+def _own(points: Sequence[Any]) -> Dataset:
+    """The dataset that all points name, read as their runs read it."""
+    about = points[0].about
+    name, config = about["run"].get("dataset", ""), f"the config of {points[0].folder}"
+    hints = datasets.hints_from_json(about.get("hints"), config)
+    env = prepare.usable_env(about["run"].get("env"))
+    try:
+        found = datasets.load(name, hints=hints)
+        if env and _stranger(points, found):  # its bounds of actions were those of --env
+            found = datasets.load(name, env=env, hints=hints)
+    except DataError as error:
+        raise DataError(f"the run's own dataset, {error}; --dataset names another") from error
+    if other := _stranger(points, found):
+        raise DataError(
+            f"{found.name} has changed since {other.folder} was trained on it, or was read in "
+            f"another way (their checksums differ); --dataset={found.name} judges on it as it is"
+        )
+    return found
+
+
+def _stranger(points: Sequence[Any], found: Dataset) -> Any:
+    """The first point that was not trained on exactly these data, by their checksum, or None."""
+    known: dict[Any, str] = {}
+    for point in points:
+        run = point.about["run"]
+        fields = {name: run[name] for name in Processing._fields if name in run}
+        expected = point.about.get("data", {}).get("sha256")
+        share = float(run.get("holdout", 0))
+        if not expected:  # of an older release
+            continue
+        key = (*fields.items(), share)
+        if key not in known:
+            try:
+                prepared = datasets.split(datasets.prepare(found, Processing(**fields)), share)
+            except DataError:  # such as actions that lie outside of other bounds
+                return point
+            known[key] = prepare.fingerprint(prepared)
+        if known[key] != expected:
+            return point
+    return None
 
 
 def _judged(
@@ -316,12 +363,14 @@ def _by_weights(
     config: fqe.Config,
     gamma: float,
     estimator: str,
-    behavior: Any,
+    behavior: tuple[Any, str],
     say: Say,
 ) -> list[PolicyValue]:
     recording = judged.dataset.recording
     states, recorded = recording.observation[judged.rows], recording.action[judged.rows]
-    log_mu = _behavior_density(entries, behavior, states, recorded)
+    density = action_tables.log_density(*behavior, states, recorded)
+    assert density is not None
+    log_mu = density[0]
     raw = recording.reward[judged.rows].astype(np.float64)
     counts = np.random.default_rng(0).exponential(size=(RESAMPLES, judged.episodes))
     found: list[PolicyValue] = []
@@ -355,25 +404,21 @@ def _by_weights(
                     effective=value.effective,
                 )
             )
-    if not found:
+    return found
+
+
+def _behavior(named: Sequence[tuple[Any, str]], estimator: str, behavior: Any) -> tuple[Any, str]:
+    """The behaviour with a density: a policy of the run that was named, or of the run itself."""
+    if all(point.method.policies[name].log_density is None for point, name in named):
         raise ConfigError(
             f"{estimator} needs a policy that draws from a density, and none of these does; "
             "--estimator=fqe takes every policy"
         )
-    return found
-
-
-def _behavior_density(
-    entries: Sequence[Entry], behavior: Any, states: np.ndarray, recorded: np.ndarray
-) -> np.ndarray:
-    """log mu(a | s) of the behaviour, [N]: of the run that was named, or of the run itself."""
-    where = [behavior] if behavior is not None else [entry.point for entry in entries]
+    where = [behavior] if behavior is not None else [point for point, _ in named]
     for point in where:
         for name, policy in point.method.policies.items():
             if policy.log_density is not None and (behavior is not None or name == "behavior"):
-                found = action_tables.log_density(point, name, states, recorded)
-                assert found is not None
-                return found[0]
+                return point, name
     raise ConfigError(
         "wis and dr need a density of the behaviour: train bc with --set policy=gaussian on the "
         "same data, and name its folder by --behavior"

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrl_prefs.data import Dataset
+from jaxrl_prefs.errors import DataError
 from jaxrl_prefs.estimation import ranking
 from jaxrl_prefs.runs import tables
 
@@ -20,6 +22,15 @@ SURE = 0.8  # a choice is sure if it is the best in at least this share of the r
 POOR_FIT = 0.5  # Bellman error, in standard deviations of the data's returns to go
 CLIPPED = 0.01  # share of targets beyond what rewards allow
 FEWEST_EPISODES = 10.0  # effective episodes that importance sampling needs
+
+
+def check_rewards(recording: Dataset) -> None:
+    """Raises DataError for data without rewards, by which no policy can be judged."""
+    if not recording.has_rewards:
+        raise DataError(
+            f"{recording.name} has no rewards, by which policies are judged: name their column, "
+            "--reward_key"
+        )
 
 
 class PolicyValue(NamedTuple):

@@ -244,6 +244,8 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
         donors=choice.donors,
     )
     about = _config_record(job, method_config)
+    # Kept to read the data again; not compared, for the checksum of the data is.
+    about["hints"] = choice.hints.given if choice.hints and choice.data is None else {}
     about["init"] = processes.run_on_leader(lambda: warm_start.given(choice.init, path, job, about))
     return job, about
 
@@ -269,9 +271,13 @@ def _env_at_start(path: Path) -> str:
     Not one that would import a module: a folder does not choose what code runs.
     """
     try:
-        named = workdir.read_json(path / CONFIG)["run"]["env"]
+        return usable_env(workdir.read_json(path / CONFIG)["run"]["env"])
     except (OSError, WorkdirError, LookupError, TypeError):
         return ""
+
+
+def usable_env(named: Any) -> str:
+    """An environment that a folder names; empty if there is none, or it would import a module."""
     usable = isinstance(named, str) and named != NO_ENV and ":" not in named
     return named if usable else ""
 
@@ -352,7 +358,7 @@ def _config_record(job: Job, method_config: Any) -> dict[str, Any]:
             "name": recording.name,
             "family": recording.family,
             "rows": dataset.spec.size,
-            "sha256": _fingerprint(dataset),
+            "sha256": fingerprint(dataset),
             "env": recording.task.env_id if recording.task else "",
             "score_kind": recording.score_kind,
             "references": recording.references,
@@ -370,7 +376,8 @@ def _config_record(job: Job, method_config: Any) -> dict[str, Any]:
     }
 
 
-def _fingerprint(dataset: PreparedDataset) -> str:
+def fingerprint(dataset: PreparedDataset) -> str:
+    """The checksum of what is trained on, SHA-256: `data.sha256` of config.json."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(dataset.transitions):
         digest.update(np.ascontiguousarray(leaf).data)

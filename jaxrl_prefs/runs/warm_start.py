@@ -28,12 +28,19 @@ from jaxrl_prefs.runs.checkpoints import Checkpoints
 from jaxrl_prefs.runs.job import Job
 from jaxrl_prefs.runs.load import abstract_state, config_of
 from jaxrl_prefs.runs.methods import known_method
-from jaxrl_prefs.runs.workdir import CONFIG, INIT, PHASES, read_json, write_json
+from jaxrl_prefs.runs.workdir import CONFIG, INIT, PHASES, check_file, read_json, write_json
 from jaxrl_prefs.training import comparison, loop, sharing
 from jaxrl_prefs.training.chunk import SeedPlacement
 from jaxrl_prefs.training.sweep import SweptUpdate
 from jaxrl_prefs.types import Spec
 
+# What is looked up in another run's config.json: {section: {field: its type}}.
+NEEDED: dict[str, dict[str, type]] = {
+    "run": {"algo": str, "seeds": list, "mapping": str},
+    "data": {"name": str, "sha256": str},
+    "method": {},
+    "versions": {},
+}
 SWEPT = "inner."  # where a sweep's member has a field of its method's state
 
 PhaseOutput = dict[str, Any]  # field of a method's state -> leaves [S, ...]
@@ -91,7 +98,10 @@ def read(
         step = checkpoints.latest()
         if step is None:
             raise FileNotFoundError(place)
-        seeds = tuple(checkpoints.metadata(step)["seeds"])
+        try:
+            seeds = tuple(checkpoints.metadata(step)["seeds"])
+        except (LookupError, TypeError) as error:
+            raise CheckpointError(f"{place} is damaged: it does not say its seeds") from error
         state = abstract_state(method, spec, len(seeds))
         abstract = {path.removeprefix(SWEPT): sharing.field(state, path) for path in phase.outputs}
         found = checkpoints.restore(abstract)
@@ -136,13 +146,16 @@ def _split(text: str) -> tuple[Path, str]:
 def _recorded(path: Path) -> dict[str, Any]:
     try:
         return dict(read_json(path / CONFIG).get("init") or {})
-    except (OSError, WorkdirError):
+    except (OSError, WorkdirError, TypeError, ValueError):
         return {}
 
 
 def _source(text: str, folder: Path, name: str, job: Job, about: Mapping[str, Any]) -> Source:
     """Checks everything that needs no arrays; raises ConfigError."""
-    other, whole = renamed.present(read_json(folder / CONFIG)), job.method.phases
+    try:
+        other, whole = _config(folder), job.method.phases
+    except WorkdirError as error:
+        raise ConfigError(f"--init={text}: {error}") from error
     algo, own = other["run"]["algo"], about["run"]["algo"]
     can = [phase.name for phase in whole if phase.outputs]
     index = _index(whole, name or next(iter(can), ""))
@@ -171,6 +184,28 @@ def _source(text: str, folder: Path, name: str, job: Job, about: Mapping[str, An
             "end of the phase, or an earlier release trained it"
         )
     return Source(folder, index, ())
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The config.json of another run, with all that is looked up in it.
+
+    Raises:
+        WorkdirError: if it is damaged.
+    """
+    path = folder / CONFIG
+    check_file(path)
+    try:
+        about = json.loads(path.read_text())
+    except ValueError:
+        about = {}
+    for section, fields in NEEDED.items():
+        found = about.get(section) if isinstance(about, dict) else None
+        for name, kind in fields.items():
+            if not isinstance(found, dict) or not isinstance(found.get(name), kind):
+                raise WorkdirError(f"{path} is damaged: it has no {section}.{name}")
+        if not isinstance(found, dict):
+            raise WorkdirError(f"{path} is damaged: it has no section {section!r}")
+    return renamed.present(about)
 
 
 def _index(phases: Sequence[Phase], name: str) -> int | None:
@@ -277,14 +312,14 @@ def _fits(folder: Path, job: Job, index: int) -> bool:
     if not (folder / PHASES / phase.name).is_dir() or folder == job.path:
         return False
     try:
-        other, own = read_json(folder / CONFIG), read_json(job.path / CONFIG)
+        other, own = _config(folder), _config(job.path)
     except (OSError, WorkdirError):
         return False
     one, two = (_circumstances(about) for about in (other, own))
     seeds = _for_all(phase) or set(other["run"]["seeds"]) >= set(job.config.seeds)
     if one != two or not seeds or other.get("init"):
         return False
-    return _same_phase(renamed.present(other), job, index)
+    return _same_phase(other, job, index)
 
 
 def _circumstances(about: Mapping[str, Any]) -> list[Any]:

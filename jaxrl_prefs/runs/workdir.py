@@ -188,6 +188,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         WorkdirError: if the file is not one.
     """
+    check_file(path)
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
@@ -195,6 +196,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise _damaged(path, "not an object")
     return content
+
+
+def check_file(path: Path) -> None:
+    """Raises WorkdirError for what is there and no file; to open a pipe may take for ever."""
+    if path.exists() and not path.is_file():
+        raise WorkdirError(f"{path} is not a regular file; remove it, or leave its folder out")
 
 
 def _damaged(path: Path, fault: str) -> WorkdirError:
@@ -263,6 +270,7 @@ class Rows:
         """Yields (offset of its end, line, row) for every whole line; a damaged row is None."""
         if not self.path.exists():
             return
+        check_file(self.path)
         end = 0
         with open(self.path, "rb") as file:
             for line in file:

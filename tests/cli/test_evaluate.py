@@ -13,6 +13,7 @@ import pytest
 import jaxrl_prefs as jp
 from jaxrl_prefs import data as datasets
 from jaxrl_prefs.cli import commandline, compare, evaluate, sweep
+from jaxrl_prefs.cli import run as run_command
 from jaxrl_prefs.data import Dataset, Processing
 from jaxrl_prefs.estimation import fqe
 from jaxrl_prefs.runs import off_policy_evaluation
@@ -141,8 +142,62 @@ def test_a_sweep_shows_estimates(
     assert (tmp_path / "sweep.md").read_text().count("fqe -") == 2
 
 
+def test_the_own_data_are_read_as_the_run_read_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every episode's cost is 100 + 100 discounted, and its reward 0."""
+    path = tmp_path / "arm.csv"
+    head = "episode,obs_0,obs_1,action_0,reward,cost,terminated"
+    rows = [f"{e},{e},{t},{(e - t) / 8},0,100,{t}" for e in range(4) for t in range(2)]
+    path.write_text("\n".join([head, *rows]) + "\n")
+    words = ["run", "--algo=bc", f"--dataset={path}", "--seeds=1", f"--workdir={tmp_path / 'run'}"]
+    hints = ["--reward_key=cost", "--action_low=-1", "--action_high=1"]
+    assert run_command.main([*words, *hints, *COMMON]) == 0
+    run = jp.load_run(tmp_path / "run")
+    assert run.estimate(gamma=0.5).recorded == pytest.approx((150.0, 150.0))
+    argv = ["evaluate", f"--run={tmp_path / 'run'}", f"--dataset={path}"]
+    assert evaluate.main([*argv, *hints]) == 0  # the same flags for other data
+    assert evaluate.main([*argv, "--reward_key=cost"]) == commandline.WRONG_USE
+    assert "other bounds of actions" in capsys.readouterr().err
+    # Another config without the hints, and a file that has changed since.
+    config = tmp_path / "run" / "config.json"
+    about = json.loads(config.read_text())
+    assert about["hints"] == {"reward_key": "cost", "action_low": [-1.0], "action_high": [1.0]}
+    path.write_text(path.read_text().replace(",100,", ",101,"))
+    with pytest.raises(jp.DataError, match=r"arm.csv has changed since .*run was trained on it"):
+        run.estimate()
+    config.write_text(json.dumps({**about, "hints": 5}))
+    with pytest.raises(jp.DataError, match=r"run is damaged.*hints"):
+        jp.load_run(tmp_path / "run").estimate()
+
+
+def test_data_without_rewards_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "arm.csv"
+    rows = [f"{e},{t},{e},{t},0.{t}" for e in range(3) for t in range(3)]
+    head = "episode,obs_0,obs_1,obs_2,action_0"
+    path.write_text("\n".join([head, *rows]) + "\n")
+    hints = ["--episode_ends=timeout", "--action_low=-1", "--action_high=1"]
+    common = [f"--dataset={path}", *hints]
+    for main, words in (
+        (compare.main, ["compare", "--algo=bc"]),
+        (sweep.main, ["sweep", "--algo=bc", "--grid=actor_learning_rate=0.1,0.2"]),
+    ):
+        words += ["--select=fqe", f"--workdir={tmp_path / 'runs'}"]
+        assert main([*words, *common]) == commandline.WRONG_USE
+        assert "has no rewards, by which policies are judged" in capsys.readouterr().err
+        assert not (tmp_path / "runs").exists()
+    assert evaluate.main(["evaluate", f"--run={place(folder, 'bc')}", *common]) == 2
+    assert "arm.csv" in capsys.readouterr().err
+
+
 def test_what_has_no_density_is_said_to_be_impossible(folder: Path) -> None:
     run = jp.load_run(place(folder, "bc"))
+    said: list[str] = []
+    with pytest.raises(jp.ConfigError, match="needs a policy that draws from a density"):
+        off_policy_evaluation.estimate(run._points, estimator="wis", say=said.append)
+    assert not said
     with pytest.raises(jp.ConfigError, match="needs a policy that draws from a density"):
         run.estimate(estimator="wis", behavior=jp.load_run(place(folder, "bc+policy=gaussian")))
     with pytest.raises(jp.ConfigError, match="name its folder by behavior"):
@@ -192,6 +247,8 @@ def test_other_data_and_wrong_names_are_refused(folder: Path) -> None:
         (["--run=nowhere"], "nowhere does not exist"),
         (["--run=x", "--estimator=guess"], "estimator"),
         (["--run=x", "--fit=critics=1"], "must be at least 2"),
+        (["--run=x", "--fit=updates=0"], "'updates' must be at least 1"),
+        (["--run=x", "--reward_key=cost"], "--reward_key=cost is for --dataset"),
     ],
 )
 def test_wrong_use(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

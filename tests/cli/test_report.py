@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html.parser
 import json
+import os
 import re
 import shutil
 import time
@@ -15,9 +16,11 @@ from typing import Any
 
 import pytest
 
-from jaxrl_prefs.cli import report
+from jaxrl_prefs.cli import report, shown
+from jaxrl_prefs.errors import LoadError
 from jaxrl_prefs.page import plots
 from jaxrl_prefs.runs import signs
+from jaxrl_prefs.runs.load import load_run
 
 HOSTILE = "</script><script>window.stolen=1</script><img src=x onerror=window.stolen=1>"
 
@@ -158,6 +161,52 @@ def test_a_damaged_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "config.json").write_text('{"run": []}')
     assert report.main(["report", str(tmp_path)]) == 2
     assert f"{tmp_path} holds a damaged run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("metrics.jsonl", '{"step": 2, "seed": 0}\n', "metrics.jsonl: a row has no 'metrics'"),
+        ("config.json", '"zz"', "config.json: 'versions' is no section"),
+        ("metrics.jsonl", None, "metrics.jsonl is not a regular file"),
+        ("config.json", None, "config.json is not a regular file"),
+    ],
+)
+def test_what_is_damaged_is_named(
+    file: str,
+    text: str | None,
+    message: str,
+    short_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run"
+    ignored = shutil.ignore_patterns("checkpoints", "phases")
+    shutil.copytree(short_run, folder, ignore=ignored)
+    path = folder / file
+    if text is None:
+        path.unlink()
+        os.mkfifo(path)
+    elif file == "config.json":
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "versions": json.loads(text)}))
+    else:
+        path.write_text(path.read_text() + text)
+    assert report.main(["report", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and str(folder) in error and "Error(" not in error
+    if file == "config.json" and text is None:
+        with pytest.raises(LoadError, match="is not a regular file"):
+            load_run(folder)
+
+
+def test_damaged_estimates_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "estimates.json"
+    for text in ("nonsense", '{"groups": 5}', '{"groups": [1]}'):
+        path.write_text(text)
+        (section,) = shown._estimates([tmp_path], [])
+        (words,) = section.parts
+        assert f"{path} is damaged and is left out" in str(words)
 
 
 # --- In a browser ---------------------------------------------------------------------------------

@@ -161,6 +161,20 @@ def test_a_run_that_kept_nothing_is_named(data: Dataset, compared: Path, tmp_pat
         )
 
 
+@pytest.mark.parametrize(
+    ("text", "missing"), [("nonsense", "run.algo"), ("[]", "run.algo"), ("", "data.name")]
+)
+def test_a_damaged_run_is_named(
+    data: Dataset, compared: Path, tmp_path: Path, text: str, missing: str
+) -> None:
+    path = tmp_path / "old" / "config.json"
+    path.parent.mkdir()
+    about = json.loads((compared / "one_step" / "config.json").read_text())
+    path.write_text(text or json.dumps({k: x for k, x in about.items() if k != "data"}))
+    with pytest.raises(jp.ConfigError, match=f"init=.*config.json is damaged: .* {missing}"):
+        jp.train("one_step", data, seeds=2, workdir=tmp_path / "a", init=path.parent, **FIELDS)
+
+
 def digest(make: Any, config: Any, index: int = 0) -> str:
     return comparison.phase_digest(make(config, SPEC), index, SPEC)
 
