@@ -289,8 +289,8 @@ def critic_target(state: State, *, parts: Parts, batch: Transition, key: Key) ->
     )
     chex.assert_shape(penalty, (*batch.reward.shape, parts.config.q_samples))
     q = parts.critic.apply(state.critic.target, batch.next_observation[:, None], action)
-    best = values.lcb(q.max(-1) if parts.config.max_backup else q.mean(-1), parts.config.rho)
-    soft = best - parts.config.eta * penalty.mean(-1)
+    lower_bound = values.lcb(q.max(-1) if parts.config.max_backup else q.mean(-1), parts.config.rho)
+    soft = lower_bound - parts.config.eta * penalty.mean(-1)
     return batch.reward + batch.discount * soft
 
 

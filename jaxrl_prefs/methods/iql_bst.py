@@ -216,12 +216,12 @@ def make(config: Config, spec: Spec) -> Method:
 def _phases(config: Config, parts: Parts) -> tuple[Phase, ...]:
     """The clone's phase exists only where there is a clone: phases choose the random numbers."""
     clone = partial(supervisor.update_clone, supervisor=parts.supervisor)
-    certain = partial(supervisor.update_morse, supervisor=parts.supervisor)
+    update_morse = partial(supervisor.update_morse, supervisor=parts.supervisor)
     size = config.behavior_batch_size
     first = [Phase("clone", config.clone_steps, clone, size, outputs=("clone",))]
-    known = ("morse", "clone", "stopped_at") if config.clone_steps else ("morse",)
+    outputs = ("morse", "clone", "stopped_at") if config.clone_steps else ("morse",)
     return (
         *(first if config.clone_steps else []),
-        Phase("morse", config.pretrain_steps, certain, size, outputs=known),
+        Phase("morse", config.pretrain_steps, update_morse, size, outputs=outputs),
         Phase("train", config.train_steps, partial(update, parts=parts), config.batch_size),
     )

@@ -130,17 +130,17 @@ def update_critic(
     """One step of the critics towards the SARSA target, and of their target network."""
     del key, step
     target = critics.sarsa_target(parts.critic, state.critic.target, batch)
-    known = critics.has_sarsa_target(batch)
+    has_target = critics.has_sarsa_target(batch)
     critic, metrics = critics.regress(
         state.critic,
         parts.critic_optimizer,
         parts.critic,
         batch,
         target,
-        partial(critics.squared_error, weight=known),
+        partial(critics.squared_error, weight=has_target),
     )
     critic = learner.polyak(critic, parts.config.tau)
-    return replace(state, critic=critic), metrics | learner.measured(known=known)
+    return replace(state, critic=critic), metrics | learner.measured(known=has_target)
 
 
 def update_actor(

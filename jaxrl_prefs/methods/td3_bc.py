@@ -14,8 +14,8 @@ Phases: `train` only. The paper normalises observations (eps 1e-3) and uses raw 
 locomotion the presets set the run's fields `normalize_observations` and `reward` accordingly.
 
 Deviations; in `Config`, "(ours)" marks what the paper does not have:
- 1. Dense layers are initialised as by Flax (LeCun normal, zero biases). The authors' PyTorch draws
-    weights and biases uniformly, weights with a third of that variance.
+ 1. Dense layers are initialised as by Flax (LeCun normal, zero biases). PyTorch, which
+    the authors use, draws both uniformly with variance 1 / (3 fan-in), a third of LeCun's.
  2. The policy is updated at steps 0, 2, 4, ...; the authors' code updates it one step later.
 """
 
@@ -37,7 +37,7 @@ from jaxrl_prefs.values.td3 import Td3
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Defaults are the paper's (table 3), which are those of TD3 except for alpha."""
+    """Defaults are the paper's (table 3); but for alpha, those of the TD3 authors' later code."""
 
     alpha: float = 2.5  # weight of the value against imitation; 0 is behaviour cloning
     actor_hidden: tuple[int, ...] = (256, 256)  # widths of the policy's hidden layers

@@ -19,8 +19,8 @@ TD3+BC's constant one. The paper aims at one setting for every dataset; our pres
     lambda      config.kernel_scale      how narrow the kernel is
     mu          config.mu                temperature of the weight, which is at most exp(1 / mu) - 1
 
-Phases: `clone`, if `clone_steps` is not 0 -> `morse` -> `train` (Morse network frozen). Of the
-first two every 20th row is held out and measured.
+Phases: `clone` (a Gaussian fitted to the data's actions, only with `clone_steps`) -> `morse` ->
+`train` (Morse network frozen). The first two hold out every 20th row and measure on it.
 
 The paper's full text, its table of settings and its code were not available to us. We know its
 objective, its two hyperparameters and the values of lambda that it tries. All other choices are
@@ -35,7 +35,8 @@ ours:
     first critic.
  5. mu = 1; the presets have 8 for locomotion and 16 for our pendulum. A larger mu is a weaker pull:
     near mu = 3 the largest weight is that of TD3+BC.
- 6. Every constant of TD3 is TD3+BC's; so are the initial kernels and the policy's first step.
+ 6. Every constant of TD3 is TD3+BC's; so are the initialisation of the dense layers and the step at
+    which the policy is first updated.
  7. `negative_weight` is 1, the usual loss: certainty is then 1 wherever the data are denser than
     uniform actions. At 2 (per dimension) it is 1 where their density is above 1 (in halves of the
     box).
@@ -158,8 +159,8 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
     """The initial state; the batch is read for shapes only."""
     morse_key, td3_key = jax.random.split(key)
     actor, critic = td3.init(td3_key, batch, td3=parts.td3)
-    known = supervisor.init(morse_key, batch, supervisor=parts.supervisor)
-    return State(**known, actor=actor, critic=critic)
+    fields = supervisor.init(morse_key, batch, supervisor=parts.supervisor)
+    return State(**fields, actor=actor, critic=critic)
 
 
 # --------------------------------------------------------------------------------- updates
@@ -241,12 +242,12 @@ def make(config: Config, spec: Spec) -> Method:
 def _phases(config: Config, parts: Parts) -> tuple[Phase, ...]:
     """The clone's phase exists only where there is a clone: phases choose the random numbers."""
     clone = partial(supervisor.update_clone, supervisor=parts.supervisor)
-    certain = partial(supervisor.update_morse, supervisor=parts.supervisor)
+    update_morse = partial(supervisor.update_morse, supervisor=parts.supervisor)
     size = config.behavior_batch_size
     first = [Phase("clone", config.clone_steps, clone, size, outputs=("clone",))]
-    known = ("morse", "clone", "stopped_at") if config.clone_steps else ("morse",)
+    outputs = ("morse", "clone", "stopped_at") if config.clone_steps else ("morse",)
     return (
         *(first if config.clone_steps else []),
-        Phase("morse", config.pretrain_steps, certain, size, outputs=known),
+        Phase("morse", config.pretrain_steps, update_morse, size, outputs=outputs),
         Phase("train", config.train_steps, partial(update, parts=parts), config.batch_size),
     )

@@ -40,7 +40,7 @@ def test_the_walk(
         told.append(capsys.readouterr().out)
     assert "20 episodes" in told[0] or re.search(r"episodes +20\b", told[0])
     assert "fqe chooses" in told[2] and "an estimate is not a score" in told[2]
-    page = Path("runs/compare/report.html").read_text()
+    page = Path("runs/cart/report.html").read_text()
     assert "fqe chooses" in page
     names: dict = {}
     exec(control, names)
