@@ -19,7 +19,7 @@ from jaxrl_prefs.data.split import episode_of, held_out
 from jaxrl_prefs.errors import ConfigError, DataError
 from jaxrl_prefs.estimation import fqe, importance
 from jaxrl_prefs.parallel import devices
-from jaxrl_prefs.runs import action_tables, overrides, prepare
+from jaxrl_prefs.runs import action_tables, fingerprints, overrides, workdir
 from jaxrl_prefs.runs.job import mesh_for
 from jaxrl_prefs.runs.policy_values import PolicyValue, PolicyValues, check_rewards
 
@@ -176,7 +176,7 @@ def _own(points: Sequence[Any]) -> Dataset:
     about = points[0].about
     name, config = about["run"].get("dataset", ""), f"the config of {points[0].folder}"
     hints = datasets.hints_from_json(about.get("hints"), config)
-    env = prepare.usable_env(about["run"].get("env"))
+    env = workdir.usable_env(about["run"].get("env"))
     try:
         found = datasets.load(name, hints=hints)
         if env and _stranger(points, found):  # its bounds of actions were those of --env
@@ -207,7 +207,7 @@ def _stranger(points: Sequence[Any], found: Dataset) -> Any:
                 prepared = datasets.split(datasets.prepare(found, Processing(**fields)), share)
             except DataError:  # such as actions that lie outside of other bounds
                 return point
-            known[key] = prepare.fingerprint(prepared)
+            known[key] = fingerprints.of(prepared)
         if known[key] != expected:
             return point
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -28,6 +27,7 @@ from jaxrl_prefs.runs import (
     changes,
     config,
     curves,
+    fingerprints,
     fit,
     ledger,
     load,
@@ -271,15 +271,9 @@ def _env_at_start(path: Path) -> str:
     Not one that would import a module: a folder does not choose what code runs.
     """
     try:
-        return usable_env(workdir.read_json(path / CONFIG)["run"]["env"])
+        return workdir.usable_env(workdir.read_json(path / CONFIG)["run"]["env"])
     except (OSError, WorkdirError, LookupError, TypeError):
         return ""
-
-
-def usable_env(named: Any) -> str:
-    """An environment that a folder names; empty if there is none, or it would import a module."""
-    usable = isinstance(named, str) and named != NO_ENV and ":" not in named
-    return named if usable else ""
 
 
 def _check_trusted(recording: Dataset) -> None:
@@ -358,7 +352,7 @@ def _config_record(job: Job, method_config: Any) -> dict[str, Any]:
             "name": recording.name,
             "family": recording.family,
             "rows": dataset.spec.size,
-            "sha256": fingerprint(dataset),
+            "sha256": fingerprints.of(dataset),
             "env": recording.task.env_id if recording.task else "",
             "score_kind": recording.score_kind,
             "references": recording.references,
@@ -374,14 +368,6 @@ def _config_record(job: Job, method_config: Any) -> dict[str, Any]:
         "release": load.describe(dataset.spec, dataset.observation, dataset.action),
         "versions": _versions(job),
     }
-
-
-def fingerprint(dataset: PreparedDataset) -> str:
-    """The checksum of what is trained on, SHA-256: `data.sha256` of config.json."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(dataset.transitions):
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()
 
 
 def _versions(job: Job) -> dict[str, Any]:

@@ -161,6 +161,12 @@ def differences(
     ]
 
 
+def usable_env(named: Any) -> str:
+    """An environment that a folder names; empty if there is none, or it would import a module."""
+    usable = isinstance(named, str) and named != NO_ENV and ":" not in named
+    return named if usable else ""
+
+
 def is_joining(path: Path) -> bool:
     """Whether a process was stopped while it put the files of more seeds in place."""
     return (path / JOINED / COMPLETE).exists()
