@@ -13,6 +13,7 @@ reach two such points in different orders wait for ever.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -205,7 +206,13 @@ class Checkpoints:
             )
         # Numpy leaves ask for numpy results; these take no memory.
         shapes = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), abstract)
-        tree: Tree = self._orbax.load(step, shapes)
+        try:
+            tree: Tree = self._orbax.load(step, shapes)
+        except (LookupError, ValueError):  # a state of an earlier release may lack empty fields
+            fewer = _without_empty_fields(shapes)
+            if fewer is shapes:
+                raise
+            tree = _like(abstract, self._orbax.load(step, fewer))
         broken = [path for path, found in _describe(tree).items() if found != stored[path]]
         if broken:
             raise ValueError(f"the checksum of {broken[0]!r} is wrong")
@@ -231,6 +238,25 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
         (jax.tree_util.keystr(path, simple=True, separator="."), leaf)
         for path, leaf in jax.tree.leaves_with_path(tree)
     ]
+
+
+def _without_empty_fields(state: Any) -> Any:
+    """A state, also inside a sweep's, without its fields that are None; itself if it has none."""
+    if not dataclasses.is_dataclass(state) or isinstance(state, type):
+        return state
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    full = {name: value for name, value in fields.items() if value is not None}
+    if "inner" in full and (inner := _without_empty_fields(full["inner"])) is not full["inner"]:
+        return dataclasses.replace(state, inner=inner)
+    return full if len(full) < len(fields) else state
+
+
+def _like(abstract: Any, stored: Any) -> Any:
+    """Puts the fields that `_without_empty_fields` left out back as None."""
+    if isinstance(stored, dict):
+        missing = {field.name: None for field in dataclasses.fields(abstract)}
+        return type(abstract)(**missing | stored)
+    return dataclasses.replace(stored, inner=_like(abstract.inner, stored.inner))
 
 
 def _describe(tree: Any) -> Leaves:

@@ -278,3 +278,37 @@ def test_four_devices_hand_over_to_one(tiny: Transition, tmp_path: Path) -> None
     ):  # fmt: skip
         resumed = seed_axis.trim(log_point.state, 3)
     chex.assert_trees_all_close(resumed, last, rtol=1e-5, atol=1e-6)
+
+
+@flax.struct.dataclass
+class Before:
+    actor: Any
+
+
+@flax.struct.dataclass
+class After(Before):
+    clone: Any = None  # a later release's
+
+
+@flax.struct.dataclass
+class Swept:
+    inner: Any
+    settings: Any
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_a_state_of_an_earlier_release_lacks_fields_that_are_none(
+    tmp_path: Path, swept: bool
+) -> None:
+    def of(state: Any) -> Any:
+        return Swept(state, np.ones(2, np.float32)) if swept else state
+
+    actor = np.arange(3, dtype=np.float32)
+    with Checkpoints(tmp_path, keep=1, metadata={}) as checkpoints:
+        checkpoints.save(1, of(Before(actor)))
+    with Checkpoints(tmp_path, keep=1, metadata={}) as checkpoints:
+        found, step = checkpoints.restore(of(After(actor))) or (None, 0)
+    assert step == 1 and type(found) is type(of(After(actor)))
+    state = found.inner if swept else found
+    assert state.clone is None
+    np.testing.assert_array_equal(state.actor, actor)
