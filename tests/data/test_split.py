@@ -71,7 +71,7 @@ def test_what_cannot_be_split_is_refused() -> None:
     one = prepare(recording(1), Processing())
     with pytest.raises(DataError, match="has one episode, and a split needs two"):
         split(one, 0.1)
-    with pytest.raises(DataError, match=r"between 0 and 1, and got 1\.5"):
+    with pytest.raises(DataError, match=r"at least 0 and below 1, and got 1\.5"):
         split(one, 1.5)
 
 
