@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -102,6 +103,28 @@ def init(key: Key, batch: Transition, *, supervisor: Supervisor) -> dict[str, An
     clone = supervisor.clone.init(jax.random.fold_in(key, 1), batch.observation)
     clone_part = learner.init(clone, supervisor.clone_optimizer)
     return {"morse": part, "clone": clone_part, "stopped_at": jnp.int32(-1)}
+
+
+def pretraining(config: Any, supervisor: Supervisor) -> list[dict[str, Any]]:
+    """Arguments of the phases before the policy's, from the fields that both methods share.
+
+    The clone's phase exists only where there is a clone: phases choose the random numbers.
+    """
+    clone = {
+        "name": "clone",
+        "steps": config.clone_steps,
+        "update": partial(update_clone, supervisor=supervisor),
+        "batch_size": config.behavior_batch_size,
+        "outputs": ("clone",),
+    }
+    network = {
+        "name": "morse",
+        "steps": config.pretrain_steps,
+        "update": partial(update_morse, supervisor=supervisor),
+        "batch_size": config.behavior_batch_size,
+        "outputs": ("morse", "clone", "stopped_at") if config.clone_steps else ("morse",),
+    }
+    return [clone, network] if config.clone_steps else [network]
 
 
 # ----------------------------------------------------------------------------------- updates

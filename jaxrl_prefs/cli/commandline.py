@@ -32,7 +32,7 @@ COMMAND = "jaxrl-prefs"
 
 RENAMED_FLAGS = {"algos": "algo", "datasets": "dataset"}
 
-# Flags that several commands have. A command gives each its default (see `share`).
+# Flags that several commands have. A command gives each its default (see `define_flags`).
 SHARED = {
     "algo": "the method: a name such as bdpo or td3_bc, or a module of yours, my_package.my_method",
     "dataset": "pendulum-mixed (made here on first use), a Minari id such as "
@@ -83,7 +83,7 @@ EVALUATION = ("eval_episodes", "eval_every", "eval_backend")
 WITH_FLAGS = (*EVALUATION, "holdout", "log")  # fields of a run that have a flag besides --set
 
 
-def share(own: flags.FlagValues, **defaults: Any) -> None:
+def define_flags(own: flags.FlagValues, **defaults: Any) -> None:
     """Defines flags of `SHARED`, each with its default, whose type decides what the flag takes.
 
     A list takes several values separated by commas, a tuple a flag that is repeated, a number one

@@ -25,7 +25,7 @@ from jaxrl_prefs.runs import config, overrides, tables
 from jaxrl_prefs.runs.policy_values import PolicyValues, estimate_text
 
 FLAGS = flags.FlagValues()
-commandline.share(
+commandline.define_flags(
     FLAGS,
     algo=["bdpo"],
     dataset=["pendulum-mixed"],

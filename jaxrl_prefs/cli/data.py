@@ -53,7 +53,7 @@ from jaxrl_prefs.runs.display import line
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
-commandline.share(FLAGS, env="", trust_env=False, **commandline.HINTS)
+commandline.define_flags(FLAGS, env="", trust_env=False, **commandline.HINTS)
 flags.DEFINE_integer("random", 20, "info: episodes of a random policy; 0 plays none", **_OWN)
 flags.DEFINE_string(
     "format", "", "convert: minari, lerobot, d4rl, robomimic, ogbench or neorl2", **_OWN
@@ -63,7 +63,7 @@ flags.DEFINE_string("figure", "", "info: the PNG to draw the data's health in", 
 flags.DEFINE_string(
     "root", "", "make: the folder to store in, instead of MINARI_DATASETS_PATH", **_OWN
 )
-commandline.share(FLAGS, help=False)
+commandline.define_flags(FLAGS, help=False)
 
 FORMATS: dict[str, Callable[[Dataset, Any], None]] = {
     "d4rl": writers.d4rl,

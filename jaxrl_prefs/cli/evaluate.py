@@ -3,8 +3,8 @@
     jaxrl-prefs evaluate --run=runs/compare
     jaxrl-prefs evaluate --run=runs/td3_bc-my-arm --dataset=held_out.hdf5 --estimator=fqe
 
---run takes the folder of a run, a sweep or a comparison on one dataset. All seeds are judged on the
-same episodes: those of the run's own dataset, which is read as the run read it, or of --dataset.
+--run takes the folder of a run, a sweep or a comparison on one dataset. All seeds are evaluated on
+the same episodes: those of the run's own dataset, read as the run read it, or of --dataset.
 fqe is fitted Q evaluation. wis (weighted importance sampling) and dr (its doubly robust form) need
 a policy that draws from a density, and the behaviour's density: --behavior names a run of bc with
 policy=gaussian on the same data. An estimate is not a score: read the warning signs. Writes
@@ -32,8 +32,8 @@ ESTIMATES = "estimates.json"
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
 flags.DEFINE_string("run", "", "folder of the run", **_OWN)
-commandline.share(FLAGS, algo="", dataset="")
-commandline.share(FLAGS, **commandline.HINTS)
+commandline.define_flags(FLAGS, algo="", dataset="")
+commandline.define_flags(FLAGS, **commandline.HINTS)
 flags.DEFINE_enum("estimator", "fqe", ["fqe", "wis", "dr"], "fqe, wis or dr", **_OWN)
 flags.DEFINE_multi_string(
     "point", [], "field=value, repeatable: which point of a sweep or a comparison", **_OWN
@@ -43,7 +43,7 @@ flags.DEFINE_string("behavior", "", "folder of a run that cloned the behaviour's
 flags.DEFINE_multi_string(
     "fit", [], "field=value, repeatable: of the Q functions, such as updates=50000", **_OWN
 )
-commandline.share(FLAGS, holdout="", help=False)
+commandline.define_flags(FLAGS, holdout="", help=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

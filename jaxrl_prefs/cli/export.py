@@ -36,7 +36,7 @@ CLOSE = 1e-4  # of the range of an action
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
 flags.DEFINE_string("run", "", "folder of the run", **_OWN)
-commandline.share(FLAGS, algo="")
+commandline.define_flags(FLAGS, algo="")
 flags.DEFINE_multi_string(
     "point", [], "field=value, repeatable: which point of a sweep or a comparison", **_OWN
 )
@@ -44,7 +44,7 @@ flags.DEFINE_string("policy", "", "one of the method's policies (default: the he
 flags.DEFINE_integer("seed", None, "one of the run's seeds (default: its first)", **_OWN)
 flags.DEFINE_boolean("onnx", None, "write an ONNX file (default: if --out ends in .onnx)", **_OWN)
 flags.DEFINE_boolean("check", False, "compare the file's actions and measure its latency", **_OWN)
-commandline.share(FLAGS, out="", help=False)
+commandline.define_flags(FLAGS, out="", help=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from jaxrl_prefs.runs.config import Choice
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
-commandline.share(
+commandline.define_flags(
     FLAGS,
     algo="bdpo",
     dataset="pendulum-mixed",
@@ -38,7 +38,7 @@ commandline.share(
 )
 flags.DEFINE_integer("devices", 1, "over how many devices the seeds are spread", **_OWN)
 flags.DEFINE_float("rate", 0.0, "TFLOP/s that a device sustains; 0 measures here", **_OWN)
-commandline.share(FLAGS, help=False)
+commandline.define_flags(FLAGS, help=False)
 
 
 class Stretch(NamedTuple):

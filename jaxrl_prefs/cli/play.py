@@ -31,7 +31,7 @@ EVAL_SEED = 10_000  # as RunConfig.eval_seed
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
 flags.DEFINE_string("run", "", "folder of the run", **_OWN)
-commandline.share(FLAGS, algo="", env="")
+commandline.define_flags(FLAGS, algo="", env="")
 flags.DEFINE_multi_string(
     "point", [], "field=value, repeatable: which point of a sweep or a comparison", **_OWN
 )
@@ -46,7 +46,7 @@ flags.DEFINE_boolean(
     "gif", False, "write the first episode as a GIF, beside the video or into the run", **_OWN
 )
 flags.DEFINE_string("sheet", "", "write the contact sheet to this file, a PNG", **_OWN)
-commandline.share(FLAGS, help=False)
+commandline.define_flags(FLAGS, help=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

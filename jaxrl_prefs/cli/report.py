@@ -40,7 +40,7 @@ flags.DEFINE_flag(  # --html alone takes the usual file
     ),
     FLAGS,
 )
-commandline.share(FLAGS, last=1, help=False)
+commandline.define_flags(FLAGS, last=1, help=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,7 +25,7 @@ from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.runs.workdir import usual
 
 FLAGS = flags.FlagValues()
-commandline.share(
+commandline.define_flags(
     FLAGS,
     algo="bdpo",
     dataset="pendulum-mixed",
@@ -53,7 +53,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("process_id", None, "this process's number, from 0; auto knows it", **_OWN)
 flags.DEFINE_integer("num_processes", None, "how many processes; auto knows it", **_OWN)
-commandline.share(FLAGS, help=False)
+commandline.define_flags(FLAGS, help=False)
 
 
 class Place(NamedTuple):

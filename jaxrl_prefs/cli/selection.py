@@ -36,7 +36,7 @@ def check(selector: str) -> None:
 
 
 def check_data(names: Sequence[str], hints: Hints) -> None:
-    """Raises DataError, before anything is trained, for data by which no policy can be judged.
+    """Raises DataError, before anything is trained, for data by which no policy can be evaluated.
 
     Only files and folders are looked at. What cannot be read is said by the run that needs it.
     """

@@ -42,7 +42,7 @@ from jaxrl_prefs.runs.workdir import RESULT, claim, clear, write_json, write_tex
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
-commandline.share(
+commandline.define_flags(
     FLAGS,
     algo=["bdpo"],
     dataset=["pendulum-mixed"],
@@ -52,7 +52,7 @@ commandline.share(
     seeds="3",
 )
 flags.DEFINE_multi_string("grid", [], "field=value,value,..., repeatable", **_OWN)
-commandline.share(
+commandline.define_flags(
     FLAGS,
     workdir="",
     set=(),
@@ -70,7 +70,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("cpus", 1, "cores for each point, with --launcher=ray", 1, **_OWN)
 flags.DEFINE_float("gpus", 0.0, "GPUs for each point, with --launcher=ray", 0.0, **_OWN)
-commandline.share(FLAGS, overwrite=False, help=False)
+commandline.define_flags(FLAGS, overwrite=False, help=False)
 
 Point = dict[str, str]  # a value of each field of the grid, as it was written
 

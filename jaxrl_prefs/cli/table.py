@@ -42,10 +42,10 @@ from jaxrl_prefs.runs.workdir import (
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
-commandline.share(FLAGS, against="", last=1, policies=False)
+commandline.define_flags(FLAGS, against="", last=1, policies=False)
 flags.DEFINE_boolean("published", False, "also show what papers printed", **_OWN)
 flags.DEFINE_boolean("iqm", False, "also show the interquartile mean over datasets", **_OWN)
-commandline.share(FLAGS, out="", help=False)
+commandline.define_flags(FLAGS, out="", help=False)
 
 INTERVAL = "95 % bootstrap interval over seeds"
 

@@ -67,7 +67,7 @@ class Config:
 
 
 class Data(NamedTuple):
-    """Transitions of some episodes, which all policies are judged on; numpy or JAX arrays."""
+    """Transitions of some episodes, which all policies are evaluated on; numpy or JAX arrays."""
 
     observation: Any  # [N, O]
     action: Any  # [N, A]

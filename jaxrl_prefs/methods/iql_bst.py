@@ -206,22 +206,11 @@ def make(config: Config, spec: Spec) -> Method:
     parts = build(config, spec)
     return Method(
         init=partial(init, parts=parts),
-        phases=_phases(config, parts),
+        phases=(
+            *(Phase(**each) for each in supervisor.pretraining(config, parts.supervisor)),
+            Phase("train", config.train_steps, partial(update, parts=parts), config.batch_size),
+        ),
         policies={"actor": Policy(partial(act, parts=parts), 1, "deterministic")},
         diagnose=partial(diagnose, parts=parts),
         warn=supervisor.warnings,
-    )
-
-
-def _phases(config: Config, parts: Parts) -> tuple[Phase, ...]:
-    """The clone's phase exists only where there is a clone: phases choose the random numbers."""
-    clone = partial(supervisor.update_clone, supervisor=parts.supervisor)
-    update_morse = partial(supervisor.update_morse, supervisor=parts.supervisor)
-    size = config.behavior_batch_size
-    first = [Phase("clone", config.clone_steps, clone, size, outputs=("clone",))]
-    outputs = ("morse", "clone", "stopped_at") if config.clone_steps else ("morse",)
-    return (
-        *(first if config.clone_steps else []),
-        Phase("morse", config.pretrain_steps, update_morse, size, outputs=outputs),
-        Phase("train", config.train_steps, partial(update, parts=parts), config.batch_size),
     )

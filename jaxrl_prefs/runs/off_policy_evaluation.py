@@ -2,7 +2,7 @@
 
 Fitted Q evaluation takes every policy. Importance sampling and its doubly robust form also need two
 densities: the policy's, and that of the behaviour, which is a policy of another run that was cloned
-from the same data. All policies are judged on the same episodes, side by side.
+from the same data. All policies are evaluated on the same episodes, side by side.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def settings(fields: Mapping[str, Any], assignments: Sequence[str] = ()) -> fqe.
     return overrides.apply(overrides.replace(DEFAULT, checked), assignments)
 
 
-class Judged(NamedTuple):
-    """The rows that policies are judged on."""
+class EvaluationData(NamedTuple):
+    """The rows that policies are evaluated on."""
 
     dataset: PreparedDataset
     rows: np.ndarray  # [N] of the dataset
@@ -86,7 +86,7 @@ def estimate(
 
     Args:
         points: of one dataset (`Run.estimate` passes its own).
-        data: what to judge on; None takes the dataset that the run names.
+        data: what to evaluate on; None takes the dataset that the run names.
         estimator: one of ESTIMATORS.
         policies: their names, or "all"; by default each point's headline, and for "wis" and "dr"
             the policies that have a density.
@@ -108,25 +108,25 @@ def estimate(
     recording = recording_of(points, data)
     gamma = float(first.get("gamma", 0.99) if gamma is None else gamma)
     share = (float(first.get("holdout", 0)) or HOLDOUT) if holdout is None else holdout
-    judged = _judged(recording, bool(first.get("clip_actions")), gamma, share, config)
+    used = _evaluation_data(recording, bool(first.get("clip_actions")), gamma, share, config)
     named = [(point, name) for point in points for name in _names(point, policies, estimator)]
     mu = None if estimator == "fqe" else _behavior(named, estimator, behavior)
     say(
         f"{estimator} of {sum(len(point.seeds) for point, _ in named)} policies on "
-        f"{len(judged.rows):,} rows of {judged.episodes:,} episodes"
+        f"{len(used.rows):,} rows of {used.episodes:,} episodes"
     )
-    entries = [_entry(point, name, judged, config) for point, name in named]
+    entries = [_entry(point, name, used, config) for point, name in named]
     if mu is None:
-        values = _by_fqe(entries, judged, config, say)
+        values = _by_fqe(entries, used, config, say)
     else:
-        values = _by_weights(entries, judged, config, gamma, estimator, mu, say)
-    spread = judged.data.action - judged.data.action.mean(0)
+        values = _by_weights(entries, used, config, gamma, estimator, mu, say)
+    spread = used.data.action - used.data.action.mean(0)
     return PolicyValues(
         values,
         estimator=estimator,
         dataset=recording.name,
         gamma=gamma,
-        recorded=(float(judged.returns.mean()), float(judged.returns.max())),
+        recorded=(float(used.returns.mean()), float(used.returns.max())),
         data_distance=float(np.sqrt(np.square(spread).sum(-1).mean())),
     )
 
@@ -135,7 +135,7 @@ def estimate(
 
 
 def recording_of(points: Sequence[Any], data: Dataset | str | Path | None = None) -> Dataset:
-    """The data to judge points on, as `estimate` takes it.
+    """The data to evaluate points on, as `estimate` takes it.
 
     Raises:
         ConfigError: if none are named and the points were trained on several datasets.
@@ -146,7 +146,7 @@ def recording_of(points: Sequence[Any], data: Dataset | str | Path | None = None
     if data is None and len(names) > 1:
         raise ConfigError(
             f"the points were trained on several datasets ({', '.join(sorted(names))}): choose "
-            "those of one, --point=dataset=NAME, or name the data to judge on, --dataset=NAME"
+            "those of one, --point=dataset=NAME, or name the data to evaluate on, --dataset=NAME"
         )
     if isinstance(data, Dataset):
         found = data
@@ -213,9 +213,9 @@ def _stranger(points: Sequence[Any], found: Dataset) -> Any:
     return None
 
 
-def _judged(
+def _evaluation_data(
     recording: Dataset, clips: bool, gamma: float, share: float, config: fqe.Config
-) -> Judged:
+) -> EvaluationData:
     """The rows of at most `config.rows`, whole episodes, with raw rewards."""
     processing = Processing(gamma=gamma, normalize_observations=True, clip_actions=clips)
     dataset = datasets.prepare(recording, processing)
@@ -233,7 +233,7 @@ def _judged(
     leaves["reward"] = fqe.scaled_reward(leaves["reward"], leaves["discount"], unit)
     held = apart[episode][keep]
     held = held if held.any() and not held.all() else np.zeros(len(keep), bool)
-    return Judged(
+    return EvaluationData(
         dataset, keep, fqe.Data(**leaves, episode=number, first=first), unit, held, to_go[first]
     )
 
@@ -263,29 +263,27 @@ def _names(point: Any, policies: Sequence[str], estimator: str) -> list[str]:
     return wanted
 
 
-def _entry(point: Any, name: str, judged: Judged, config: fqe.Config) -> Entry:
-    recording = judged.dataset.recording
+def _entry(point: Any, name: str, used: EvaluationData, config: fqe.Config) -> Entry:
+    recording = used.dataset.recording
 
     def table(states: np.ndarray) -> np.ndarray:
-        found = judged.dataset.action.apply(
-            action_tables.actions(point, name, states, config.draws)
-        )
+        found = used.dataset.action.apply(action_tables.actions(point, name, states, config.draws))
         return np.clip(found, -1, 1).astype(np.float32)
 
-    following = table(recording.next_observation[judged.rows])
-    first = table(recording.observation[judged.rows[judged.data.first]])
+    following = table(recording.next_observation[used.rows])
+    first = table(recording.observation[used.rows[used.data.first]])
     return Entry(point, name, fqe.Actions(following, first))
 
 
-def _distances(entry: Entry, judged: Judged) -> np.ndarray:
+def _distances(entry: Entry, used: EvaluationData) -> np.ndarray:
     """Root mean square distance to the recorded actions of held-out episodes, by seed: [S]."""
-    rows = judged.dataset.transitions
-    goes_on = np.asarray(rows.has_next_action)[judged.rows] > 0
-    at = np.flatnonzero(goes_on & judged.held_out)
+    rows = used.dataset.transitions
+    goes_on = np.asarray(rows.has_next_action)[used.rows] > 0
+    at = np.flatnonzero(goes_on & used.held_out)
     at = at if len(at) else np.flatnonzero(goes_on)
     if not len(at):
         return np.full(len(entry.point.seeds), np.nan)
-    recorded = np.asarray(rows.next_action)[judged.rows[at]]
+    recorded = np.asarray(rows.next_action)[used.rows[at]]
     gap = entry.actions.following[:, at] - recorded[None, :, None]
     return np.sqrt(np.square(gap).sum(-1).mean((1, 2)))
 
@@ -294,15 +292,15 @@ def _distances(entry: Entry, judged: Judged) -> np.ndarray:
 
 
 def _by_fqe(
-    entries: Sequence[Entry], judged: Judged, config: fqe.Config, say: Say
+    entries: Sequence[Entry], used: EvaluationData, config: fqe.Config, say: Say
 ) -> list[PolicyValue]:
     found: dict[int, list[PolicyValue]] = {}
     for group in _together(entries):
-        fitted, _, _ = _fitted([entries[number] for number in group], judged, config, say)
+        fitted, _, _ = _fitted([entries[number] for number in group], used, config, say)
         place = 0
         for number in group:
             entry = entries[number]
-            for distance, seed in zip(_distances(entry, judged), entry.point.seeds, strict=True):
+            for distance, seed in zip(_distances(entry, used), entry.point.seeds, strict=True):
                 value = PolicyValue(
                     entry.point.settings,
                     entry.name,
@@ -334,7 +332,7 @@ def _together(entries: Sequence[Entry]) -> list[list[int]]:
     return groups
 
 
-def _fitted(group: Sequence[Entry], judged: Judged, config: fqe.Config, say: Say) -> tuple:
+def _fitted(group: Sequence[Entry], used: EvaluationData, config: fqe.Config, say: Say) -> tuple:
     actions = fqe.Actions(
         *(np.concatenate([getattr(x.actions, k) for x in group]) for k in fqe.Actions._fields)
     )
@@ -346,12 +344,12 @@ def _fitted(group: Sequence[Entry], judged: Judged, config: fqe.Config, say: Say
             say(f"fitted {done:,} of {config.updates:,} updates for {len(actions.first)} policies")
 
     fitted = fqe.fit(
-        judged.data,
+        used.data,
         actions,
         config,
-        judged.unit,
+        used.unit,
         mesh,
-        held_out=judged.held_out,
+        held_out=used.held_out,
         progress=progress,
     )
     return fitted, actions, mesh
@@ -359,20 +357,20 @@ def _fitted(group: Sequence[Entry], judged: Judged, config: fqe.Config, say: Say
 
 def _by_weights(
     entries: Sequence[Entry],
-    judged: Judged,
+    used: EvaluationData,
     config: fqe.Config,
     gamma: float,
     estimator: str,
     behavior: tuple[Any, str],
     say: Say,
 ) -> list[PolicyValue]:
-    recording = judged.dataset.recording
-    states, recorded = recording.observation[judged.rows], recording.action[judged.rows]
+    recording = used.dataset.recording
+    states, recorded = recording.observation[used.rows], recording.action[used.rows]
     density = action_tables.log_density(*behavior, states, recorded)
     assert density is not None
     log_mu = density[0]
-    raw = recording.reward[judged.rows].astype(np.float64)
-    counts = np.random.default_rng(0).exponential(size=(RESAMPLES, judged.episodes))
+    raw = recording.reward[used.rows].astype(np.float64)
+    counts = np.random.default_rng(0).exponential(size=(RESAMPLES, used.episodes))
     found: list[PolicyValue] = []
     for entry in entries:
         log_pi = action_tables.log_density(entry.point, entry.name, states, recorded)
@@ -383,16 +381,16 @@ def _by_weights(
             )
             continue
         zeros = np.zeros((len(entry.point.seeds), len(raw)))
-        q, after, start = zeros, zeros, np.zeros((len(log_pi), judged.episodes))
+        q, after, start = zeros, zeros, np.zeros((len(log_pi), used.episodes))
         if estimator == "dr":
-            fitted, actions, mesh = _fitted([entry], judged, config, say)
-            q, after = fqe.row_values(fitted, judged.data, actions, config, judged.unit, mesh)
-            start = fqe.first_values(fitted, judged.data, actions, config, judged.unit, mesh)
-            after = after * judged.data.discount
-        distances = _distances(entry, judged)
+            fitted, actions, mesh = _fitted([entry], used, config, say)
+            q, after = fqe.row_values(fitted, used.data, actions, config, used.unit, mesh)
+            start = fqe.first_values(fitted, used.data, actions, config, used.unit, mesh)
+            after = after * used.data.discount
+        distances = _distances(entry, used)
         for own, seed in enumerate(entry.point.seeds):
             rows = (log_pi[own] - log_mu, raw, q[own], after[own], np.ones(len(raw), bool))
-            steps = importance.Steps(*(importance.padded(x, judged.data.episode) for x in rows))
+            steps = importance.Steps(*(importance.padded(x, used.data.episode) for x in rows))
             value = importance.weighted(steps, start[own], gamma, counts)
             found.append(
                 PolicyValue(

@@ -167,11 +167,11 @@ def _reshape(graph: Graph, inputs: list[Value], params: Any, equation: Any) -> V
 def _broadcast(graph: Graph, inputs: list[Value], params: Any, equation: Any) -> Value:
     sizes, before = equation.outvars[0].aval.shape, equation.invars[0].aval.shape
     places = dict(zip(params["broadcast_dimensions"], before, strict=True))
-    aligned = [places.get(place, 1) for place in range(len(sizes))]
-    value = graph.reshape(inputs[0], aligned)
-    if tuple(aligned) == tuple(sizes):
+    expanded = [places.get(place, 1) for place in range(len(sizes))]
+    value = graph.reshape(inputs[0], expanded)
+    if tuple(expanded) == tuple(sizes):
         return value
-    wanted = [1 if size == aligned[place] else size for place, size in enumerate(sizes)]
+    wanted = [1 if size == expanded[place] else size for place, size in enumerate(sizes)]
     return graph.add("Expand", value, graph.shape(wanted))
 
 

@@ -25,10 +25,10 @@ FEWEST_EPISODES = 10.0  # effective episodes that importance sampling needs
 
 
 def check_rewards(recording: Dataset) -> None:
-    """Raises DataError for data without rewards, by which no policy can be judged."""
+    """Raises DataError for data without rewards, by which no policy can be evaluated."""
     if not recording.has_rewards:
         raise DataError(
-            f"{recording.name} has no rewards, by which policies are judged: name their column, "
+            f"{recording.name} has no rewards, by which policies are evaluated: name their column, "
             "--reward_key"
         )
 
@@ -92,7 +92,7 @@ class PolicyValues:
         Args:
             values: one for each policy and seed.
             estimator: which was used.
-            dataset: name of the data that were judged on.
+            dataset: name of the data that were used.
             gamma: discount per step.
             recorded: the mean and the largest discounted return of the data's episodes.
             data_distance: root mean square distance of the data's actions to their mean.

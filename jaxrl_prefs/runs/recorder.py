@@ -25,8 +25,8 @@ from jaxrl_prefs.runs.job import Job
 from jaxrl_prefs.runs.sinks import LOGGERS, Logger, Loggers
 from jaxrl_prefs.runs.workdir import (
     CONFIG,
+    DURATIONS,
     EVALUATIONS,
-    FORECAST,
     METRICS,
     TIMINGS,
     Rows,
@@ -109,8 +109,8 @@ class Recorder:
         self._names_env = processes.run_on_leader(
             lambda: bool(read_json(job.path / CONFIG)["data"]["env"])
         )
-        self._forecast = self._measure(start)
-        left = estimate.duration(self._forecast.left(start))
+        self._durations = self._measure(start)
+        left = estimate.duration(self._durations.left(start))
         line(console, f"estimated time: {left}, evaluation included")
         self._display = Display(console, method, start, job.points)
 
@@ -182,8 +182,8 @@ class Recorder:
         offset = 0
         for phase in self._job.method.phases:
             if phase.steps and step <= offset + phase.steps:
-                left = self._forecast.left(step)
-                rate = self._forecast.rate(phase.name)
+                left = self._durations.left(step)
+                rate = self._durations.rate(phase.name)
                 self._display.advance(phase.name, step - offset, rate, left)
                 return
             offset += phase.steps
@@ -265,10 +265,10 @@ class Recorder:
 
     def _show(self, step: Step, scores: Mapping[str, Score]) -> None:
         phase, phase_step = step.log_point.phase, step.log_point.phase_step
-        if not step.first or not self._forecast.rate(phase):
-            self._forecast.correct(phase, step.seconds / step.updates)
-        left = self._forecast.left(step.log_point.step)
-        self._display.advance(phase, phase_step, self._forecast.rate(phase), left)
+        if not step.first or not self._durations.rate(phase):
+            self._durations.correct(phase, step.seconds / step.updates)
+        left = self._durations.left(step.log_point.step)
+        self._display.advance(phase, phase_step, self._durations.rate(phase), left)
         if scores:
             self._display.evaluated(phase, phase_step, scores)
 
@@ -279,7 +279,7 @@ class Recorder:
         A run that goes on takes what its first process has measured.
         """
         config, method, mesh = self._job.config, self._job.method, self._job.mesh
-        data, known = self._job.dataset.transitions, self._job.path / FORECAST
+        data, known = self._job.dataset.transitions, self._job.path / DURATIONS
         before = processes.run_on_leader(lambda: _measured(known))
         if before:
             return Estimate(method, config.eval_every, **before)

@@ -34,9 +34,9 @@ from jaxrl_prefs.runs.workdir import (
     COMPLETE,
     CONFIG,
     DISCARDED,
+    DURATIONS,
     EVALUATIONS,
     EVENTS,
-    FORECAST,
     JOINED,
     METRICS,
     PHASES,
@@ -98,7 +98,7 @@ def finish(folder: Path) -> None:
         for name in MOVED:
             _move(staged / name, folder / name)
         _keep_logs(folder)
-        for name in (FORECAST, ADDED, DISCARDED):  # the forecast was of fewer seeds
+        for name in (DURATIONS, ADDED, DISCARDED):  # measured with fewer seeds
             _remove(folder / name)
         (staged / COMPLETE).unlink()
     _remove(staged)

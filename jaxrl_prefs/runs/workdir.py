@@ -34,7 +34,7 @@ from typing import Any
 
 from jaxrl_prefs.errors import WorkdirError
 
-CONFIG, FORECAST, RESULT, LOCK = "config.json", "forecast.json", "result.json", ".lock"
+CONFIG, DURATIONS, RESULT, LOCK = "config.json", "forecast.json", "result.json", ".lock"
 METRICS, EVALUATIONS, TIMINGS = "metrics.jsonl", "evaluations.jsonl", "timings.jsonl"
 CHECKPOINTS, COLUMNS, EVENTS, DISCARDED = "checkpoints", "columns", "tensorboard", ".discarded"
 PHASES, INIT = "phases", "init.json"

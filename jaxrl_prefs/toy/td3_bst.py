@@ -128,7 +128,9 @@ def losses(
             batch=batch,
         )
 
-        def tuned(x: Params, morse_params: Params, *, gradient: str, shared: Any = shared) -> Any:
+        def bst_loss(
+            x: Params, morse_params: Params, *, gradient: str, shared: Any = shared
+        ) -> Any:
             weight: dict[str, Any] = dict(mu=config.mu, gradient=gradient, over=config.distance)
             return actor_losses.td3_bst_loss(
                 x, **shared, **weight, morse=network, morse_params=morse_params
@@ -137,11 +139,11 @@ def losses(
         def cloned(x: Params, morse_params: Params, *, alpha: float, shared: Any = shared) -> Any:
             return actor_losses.td3_bc_loss(x, **shared, alpha=alpha)
 
-        asking["TD3-BST", goal] = partial(tuned, gradient="full")
+        asking["TD3-BST", goal] = partial(bst_loss, gradient="full")
         if goal:
             others["TD3+BC", goal] = partial(cloned, alpha=2.5)
         else:
-            asking["TD3-BST, weight detached", goal] = partial(tuned, gradient="detached")
+            asking["TD3-BST, weight detached", goal] = partial(bst_loss, gradient="detached")
             others["BC", goal] = partial(cloned, alpha=0.0)
     return asking, others
 
@@ -153,7 +155,7 @@ def walker(loss: Loss) -> Callable[[Params], np.ndarray]:
     starts = jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
 
     @jax.jit
-    def descend(morse_params: Params) -> Array:
+    def follow_gradient(morse_params: Params) -> Array:
         slope = jax.vmap(jax.grad(lambda x: loss(x, morse_params)[0]))
 
         def step(_: int, x: Array) -> Array:
@@ -165,7 +167,7 @@ def walker(loss: Loss) -> Callable[[Params], np.ndarray]:
         end, path = jax.lax.scan(leg, starts, length=STEPS // EVERY)
         return jnp.concatenate([path, end[None]])
 
-    return lambda morse_params: np.asarray(descend(morse_params))
+    return lambda morse_params: np.asarray(follow_gradient(morse_params))
 
 
 def summary(path: np.ndarray, goal: tuple[float, float] | None) -> dict[str, float]:

@@ -186,7 +186,7 @@ def test_data_without_rewards_are_refused(
     ):
         words += ["--select=fqe", f"--workdir={tmp_path / 'runs'}"]
         assert main([*words, *common]) == commandline.WRONG_USE
-        assert "has no rewards, by which policies are judged" in capsys.readouterr().err
+        assert "has no rewards, by which policies are evaluated" in capsys.readouterr().err
         assert not (tmp_path / "runs").exists()
     assert evaluate.main(["evaluate", f"--run={place(folder, 'bc')}", *common]) == 2
     assert "arm.csv" in capsys.readouterr().err
@@ -204,7 +204,7 @@ def test_what_has_no_density_is_said_to_be_impossible(folder: Path) -> None:
         jp.load_run(place(folder, "bc+policy=gaussian")).estimate(estimator="dr")
 
 
-def test_a_run_in_memory_is_judged_on_the_data_that_it_was_trained_on() -> None:
+def test_a_run_in_memory_is_evaluated_on_the_data_that_it_was_trained_on() -> None:
     rng = np.random.default_rng(0)
     episodes = [
         {

@@ -57,7 +57,7 @@ def test_a_flag_means_the_same_in_every_command() -> None:
 
 def test_an_unknown_flag_names_the_closest() -> None:
     own = flags.FlagValues()
-    commandline.share(own, workdir="", last=1)
+    commandline.define_flags(own, workdir="", last=1)
     with pytest.raises(ConfigError, match=r"^no flag --lst\. Did you mean --last\?$"):
         commandline.words(own, ["table", "--lst=3"])
     with pytest.raises(ConfigError, match=r"^no flag --xyz\. Valid: --last, --workdir$"):

@@ -34,7 +34,7 @@ def one_device() -> jax.sharding.Mesh:
     return seed_axis.seed_mesh(jax.devices()[:1])
 
 
-def judged(data: Transition, gamma: float) -> tuple[fqe.Data, fqe.Units]:
+def fitted_data(data: Transition, gamma: float) -> tuple[fqe.Data, fqe.Units]:
     """Rows of a probe, in the units of q, as episodes that end where their successor does."""
     goes_on = np.asarray(data.has_next_action)
     episode = np.cumsum(np.append(0, goes_on[:-1] == 0)).astype(np.int32)
@@ -106,7 +106,7 @@ def test_the_probes(make: Callable[[], probes.Probe]) -> None:
     The behaviour's actions are drawn as those of the data were. All lie in their intervals.
     """
     probe = make()
-    data, unit = judged(probe.data, GAMMA)
+    data, unit = fitted_data(probe.data, GAMMA)
     taken = np.full((3, len(data.reward), 4, 1), 0.5, np.float32)
     taken[1] = -0.5
     taken[2] = np.random.default_rng(3).uniform(-0.99, 0.99, taken.shape[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -49,6 +50,20 @@ def _unreadable(path: Path, fault: Exception) -> str:
     if isinstance(fault, PermissionError):
         return f"{path} may not be read: {why}"
     return f"{path} cannot be read, it is not HDF5 or was cut short: {why}"
+
+
+def json_mapping(path: Path) -> dict[str, Any]:
+    """The content of a JSON file. Raises DataError if it is no mapping."""
+    check_exists(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as fault:
+        raise DataError(
+            f"{path} is damaged: it holds no JSON text ({first_line(fault)})"
+        ) from fault
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is damaged: it holds no mapping")
+    return content
 
 
 def first_line(fault: BaseException) -> str:

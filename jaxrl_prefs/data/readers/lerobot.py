@@ -6,7 +6,6 @@ v3.0 keeps many episodes in a file, the versions before an episode in each. The 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
       DataError: if files are missing or damaged, or rows are not those that `meta` tells of.
     """
     hints = hints or Hints()
-    about = _json(path / INFO)
+    about = container.json_mapping(path / INFO)
     version, features = str(about.get("codebase_version")), about.get("features")
     if version not in VERSIONS:
         raise DataError(
@@ -61,7 +60,8 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
     _check(path, about, table)
     if not (path / OURS).is_file():
         return files.of_table(path, table, env, hints)
-    told = layout.from_json(_json(path / OURS).get("layout"), str(path / OURS))
+    kept = container.json_mapping(path / OURS).get("layout")
+    told = layout.from_json(kept, str(path / OURS))
     box = np.array(told.action_low, np.float32), np.array(told.action_high, np.float32)
     found = files.of_table(path, table, env, hints, box)
     if hints.observation_keys or hints.action_keys:
@@ -76,18 +76,6 @@ def _files(path: Path) -> list[Path]:
     if not found:
         raise DataError(f"{path}: data/ holds no chunk-*/*.parquet: only a part was downloaded")
     return found
-
-
-def _json(path: Path) -> dict[str, Any]:
-    container.check_exists(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as fault:
-        why = container.first_line(fault)
-        raise DataError(f"{path} is damaged: it holds no JSON text ({why})") from fault
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is damaged: it holds no mapping")
-    return content
 
 
 def _dtype(feature: Any) -> Any:

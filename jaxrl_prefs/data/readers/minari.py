@@ -153,16 +153,7 @@ def metadata(folder: Path) -> dict[str, Any]:
         with container.hdf5(folder / FILE) as file:
             found = {name: file.attrs[name] for name in file.attrs}
         return {name: x.item() if isinstance(x, np.generic) else x for name, x in found.items()}
-    path = folder / "metadata.json"
-    container.check_exists(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as fault:
-        why = container.first_line(fault)
-        raise DataError(f"{path} is damaged: it holds no JSON text ({why})") from fault
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is damaged: it holds no mapping")
-    return content
+    return container.json_mapping(folder / "metadata.json")
 
 
 def read(
