@@ -8,6 +8,7 @@ line on standard error.
 from __future__ import annotations
 
 import difflib
+import functools
 import io
 import json
 import os
@@ -22,11 +23,11 @@ from rich.console import Console
 
 from jaxrl_prefs.cli.quiet import quieten_orbax
 from jaxrl_prefs.data import Hints, read_hints
-from jaxrl_prefs.errors import ConfigError, DataError, WorkdirError
+from jaxrl_prefs.errors import ConfigError, DataError, ExportError, LoadError, WorkdirError
 from jaxrl_prefs.runs import interrupt, overrides
 from jaxrl_prefs.runs.tables import WIDE
 
-USER_ERRORS = (flags.Error, ConfigError, DataError, WorkdirError)
+USER_ERRORS = (flags.Error, ConfigError, DataError, ExportError, LoadError, WorkdirError)
 WRONG_USE, FAILED, INTERRUPTED = 2, 1, interrupt.INTERRUPTED
 COMMAND = "jaxrl-prefs"
 
@@ -221,6 +222,23 @@ def interrupted() -> int:
     """Says that a signal ended the command, and returns the exit code."""
     interrupt.said.set()
     return fail(interrupt.LINE, INTERRUPTED)
+
+
+def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
+    """A decorator of a command: its errors become one line each and an exit code."""
+
+    @functools.wraps(main)
+    def command(argv: Sequence[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except USER_ERRORS as error:
+            return fail(str(error), WRONG_USE)
+        except OSError as error:  # a full disk, a folder that cannot be written to
+            return fail(str(error), FAILED)
+        except KeyboardInterrupt:
+            return interrupted()
+
+    return command
 
 
 def guarded(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:

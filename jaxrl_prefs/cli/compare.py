@@ -93,28 +93,22 @@ def usage(variants: Sequence[Variant], argv: Sequence[str] | None) -> str:
     return f"{commandline.usage(__doc__, FLAGS, argv)}\n\n{fields.usage(choices)}"
 
 
+@commandline.one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 a run failed, 2 wrong use, 130 stopped."""
     console = commandline.console()
-    try:
-        commandline.read(FLAGS, argv, "; lists are separated by commas")
-        common = commandline.assignments(FLAGS)
-        variants = [variant(text, common) for text in FLAGS.algo]
-        if FLAGS.help:
-            tables.write(console, usage(variants, argv))
-            return 0
-        check(variants, common, FLAGS.seeds)
-        selection.check(FLAGS.select)
-        hints = commandline.hints(FLAGS)
-        if FLAGS.select:
-            selection.check_data(FLAGS.dataset, hints)
-        return _execute(variants, console)
-    except commandline.USER_ERRORS as error:
-        return commandline.fail(str(error), commandline.WRONG_USE)
-    except OSError as error:
-        return commandline.fail(str(error), commandline.FAILED)
-    except KeyboardInterrupt:
-        return commandline.interrupted()
+    commandline.read(FLAGS, argv, "; lists are separated by commas")
+    common = commandline.assignments(FLAGS)
+    variants = [variant(text, common) for text in FLAGS.algo]
+    if FLAGS.help:
+        tables.write(console, usage(variants, argv))
+        return 0
+    check(variants, common, FLAGS.seeds)
+    selection.check(FLAGS.select)
+    hints = commandline.hints(FLAGS)
+    if FLAGS.select:
+        selection.check_data(FLAGS.dataset, hints)
+    return _execute(variants, console)
 
 
 def _execute(variants: Sequence[Variant], console: Console) -> int:

@@ -78,22 +78,16 @@ ONLINE_ROOM = 2**30  # bytes, more than a set of an online agent takes
 BINS, BAR = 10, 40  # of the histogram of returns: how many, and the longest in characters
 
 
+@commandline.one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
     console = commandline.console()
-    try:
-        words = commandline.words(FLAGS, argv)
-        if FLAGS.help or not words:
-            tables.write(console, commandline.usage(__doc__, FLAGS, argv))
-            return 0
-        _execute(words[0], words[1:], console)
+    words = commandline.words(FLAGS, argv)
+    if FLAGS.help or not words:
+        tables.write(console, commandline.usage(__doc__, FLAGS, argv))
         return 0
-    except commandline.USER_ERRORS as error:
-        return commandline.fail(str(error), commandline.WRONG_USE)
-    except OSError as error:
-        return commandline.fail(str(error), commandline.FAILED)
-    except KeyboardInterrupt:
-        return commandline.interrupted()
+    _execute(words[0], words[1:], console)
+    return 0
 
 
 def _execute(command: str, names: Sequence[str], console: Console) -> None:

@@ -46,24 +46,16 @@ flags.DEFINE_multi_string(
 commandline.define_flags(FLAGS, holdout="", help=False)
 
 
+@commandline.one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
-    from jaxrl_prefs.errors import LoadError
-
     console = commandline.console()
-    try:
-        commandline.read(FLAGS, argv)
-        if FLAGS.help:
-            tables.write(console, usage(argv))
-            return 0
-        _execute(console)
+    commandline.read(FLAGS, argv)
+    if FLAGS.help:
+        tables.write(console, usage(argv))
         return 0
-    except (*commandline.USER_ERRORS, LoadError) as error:
-        return commandline.fail(str(error), commandline.WRONG_USE)
-    except OSError as error:
-        return commandline.fail(str(error), commandline.FAILED)
-    except KeyboardInterrupt:
-        return commandline.interrupted()
+    _execute(console)
+    return 0
 
 
 def usage(argv: Sequence[str] | None) -> str:

@@ -179,32 +179,30 @@ def summary(found: Plan) -> list[str]:
     return lines
 
 
+@commandline.one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, or 2 for wrong use."""
     console = commandline.console()
-    try:
-        commandline.read(FLAGS, argv)
-        if FLAGS.help:
-            tables.write(console, commandline.usage(__doc__, FLAGS, argv))
-            return 0
-        if FLAGS.devices < 1 or FLAGS.rate < 0:
-            raise ConfigError("--devices is 1 or more, --rate 0 or more")
-        seeds = config.parse_seeds(FLAGS.seeds)
-        choice = Choice(
-            FLAGS.algo,
-            FLAGS.dataset,
-            FLAGS.env,
-            seeds,
-            tuple(FLAGS.set),
-            FLAGS.trust_env,
-            hints=commandline.hints(FLAGS),
-        )
-        config.check(choice)
-        devices.prepare()
-        found = plan(choice, FLAGS.devices, 1e12 * FLAGS.rate)
-        tables.show(console, "", phase_table(found))
-        for text in summary(found):
-            tables.write(console, text)
+    commandline.read(FLAGS, argv)
+    if FLAGS.help:
+        tables.write(console, commandline.usage(__doc__, FLAGS, argv))
         return 0
-    except commandline.USER_ERRORS as error:
-        return commandline.fail(str(error), commandline.WRONG_USE)
+    if FLAGS.devices < 1 or FLAGS.rate < 0:
+        raise ConfigError("--devices is 1 or more, --rate 0 or more")
+    seeds = config.parse_seeds(FLAGS.seeds)
+    choice = Choice(
+        FLAGS.algo,
+        FLAGS.dataset,
+        FLAGS.env,
+        seeds,
+        tuple(FLAGS.set),
+        FLAGS.trust_env,
+        hints=commandline.hints(FLAGS),
+    )
+    config.check(choice)
+    devices.prepare()
+    found = plan(choice, FLAGS.devices, 1e12 * FLAGS.rate)
+    tables.show(console, "", phase_table(found))
+    for text in summary(found):
+        tables.write(console, text)
+    return 0

@@ -49,22 +49,16 @@ flags.DEFINE_string("sheet", "", "write the contact sheet to this file, a PNG", 
 commandline.define_flags(FLAGS, help=False)
 
 
+@commandline.one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
-    from jaxrl_prefs.errors import LoadError
-
     console = commandline.console()
-    try:
-        commandline.read(FLAGS, argv)
-        if FLAGS.help:
-            tables.write(console, commandline.usage(__doc__, FLAGS, argv))
-            return 0
-        _execute(console)
+    commandline.read(FLAGS, argv)
+    if FLAGS.help:
+        tables.write(console, commandline.usage(__doc__, FLAGS, argv))
         return 0
-    except (*commandline.USER_ERRORS, LoadError) as error:
-        return commandline.fail(str(error), commandline.WRONG_USE)
-    except OSError as error:
-        return commandline.fail(str(error), commandline.FAILED)
+    _execute(console)
+    return 0
 
 
 def _execute(console: Console) -> None:

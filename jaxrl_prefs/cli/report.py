@@ -43,20 +43,16 @@ flags.DEFINE_flag(  # --html alone takes the usual file
 commandline.define_flags(FLAGS, last=1, help=False)
 
 
+@commandline.one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
     console = commandline.console()
-    try:
-        folders = commandline.words(FLAGS, argv)
-        if FLAGS.help:
-            tables.write(console, commandline.usage(__doc__, FLAGS, argv))
-            return 0
-        _execute([commandline.folder(each) for each in folders], console)
+    folders = commandline.words(FLAGS, argv)
+    if FLAGS.help:
+        tables.write(console, commandline.usage(__doc__, FLAGS, argv))
         return 0
-    except commandline.USER_ERRORS as error:
-        return commandline.fail(str(error), commandline.WRONG_USE)
-    except OSError as error:
-        return commandline.fail(str(error), commandline.FAILED)
+    _execute([commandline.folder(each) for each in folders], console)
+    return 0
 
 
 def _execute(folders: Sequence[Path], console: Console) -> None:

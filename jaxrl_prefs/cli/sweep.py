@@ -137,26 +137,20 @@ def _product(axes: Sequence[Axis]) -> list[Point]:
     ]
 
 
+@commandline.one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use, 130 interrupted."""
     console = commandline.console()
-    try:
-        commandline.read(FLAGS, argv, "; lists are separated by commas")
-        if FLAGS.help:
-            tables.write(console, usage(argv))
-            return 0
-        cells = _cells([axis(text) for text in FLAGS.grid])
-        selection.check(FLAGS.select)
-        devices.prepare()
-        if FLAGS.select:
-            selection.check_data(FLAGS.dataset, commandline.hints(FLAGS))
-        return _execute(cells, console)
-    except commandline.USER_ERRORS as error:
-        return commandline.fail(str(error), commandline.WRONG_USE)
-    except OSError as error:
-        return commandline.fail(str(error), commandline.FAILED)
-    except KeyboardInterrupt:
-        return commandline.interrupted()
+    commandline.read(FLAGS, argv, "; lists are separated by commas")
+    if FLAGS.help:
+        tables.write(console, usage(argv))
+        return 0
+    cells = _cells([axis(text) for text in FLAGS.grid])
+    selection.check(FLAGS.select)
+    devices.prepare()
+    if FLAGS.select:
+        selection.check_data(FLAGS.dataset, commandline.hints(FLAGS))
+    return _execute(cells, console)
 
 
 def usage(argv: Sequence[str] | None) -> str:

@@ -414,31 +414,27 @@ def extras(grid: Grid, against: str = "", papers: bool = False, iqm: bool = Fals
     return found
 
 
+@commandline.one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 failed, 2 wrong use."""
     console = commandline.console()
-    try:
-        folders = commandline.words(FLAGS, argv)
-        if FLAGS.help:
-            tables.write(console, commandline.usage(__doc__, FLAGS, argv))
-            return 0
-        paths = [Path(folder) for folder in folders]
-        grid = collect(paths, last=FLAGS.last)
-        if not grid.cells:
-            raise ConfigError(f"no run below {' '.join(folders) or 'no folder'}")
-        for path in paths:
-            if not _places([path]):
-                tables.write(console, f"no run below {path}")
-        if FLAGS.policies:
-            grid = by_policy(grid)
-        more = extras(grid, FLAGS.against, FLAGS.published, FLAGS.iqm)
-        out = commandline.folder(FLAGS.out) if FLAGS.out else paths[0]
-        out.mkdir(parents=True, exist_ok=True)
-        publish(grid, out, console, more)
-        for told in adding(paths):
-            tables.write(console, told)
+    folders = commandline.words(FLAGS, argv)
+    if FLAGS.help:
+        tables.write(console, commandline.usage(__doc__, FLAGS, argv))
         return 0
-    except commandline.USER_ERRORS as error:
-        return commandline.fail(str(error), commandline.WRONG_USE)
-    except OSError as error:
-        return commandline.fail(str(error), commandline.FAILED)
+    paths = [Path(folder) for folder in folders]
+    grid = collect(paths, last=FLAGS.last)
+    if not grid.cells:
+        raise ConfigError(f"no run below {' '.join(folders) or 'no folder'}")
+    for path in paths:
+        if not _places([path]):
+            tables.write(console, f"no run below {path}")
+    if FLAGS.policies:
+        grid = by_policy(grid)
+    more = extras(grid, FLAGS.against, FLAGS.published, FLAGS.iqm)
+    out = commandline.folder(FLAGS.out) if FLAGS.out else paths[0]
+    out.mkdir(parents=True, exist_ok=True)
+    publish(grid, out, console, more)
+    for told in adding(paths):
+        tables.write(console, told)
+    return 0
