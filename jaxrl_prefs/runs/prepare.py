@@ -421,8 +421,11 @@ def _lacking(recording: Dataset) -> str:
 def _headline(job: Job) -> str:
     run_config, recording = job.config, job.dataset.recording
     place = f"evaluated in {recording.task.env_id}" if recording.task else "without an environment"
+    rows = f"{job.dataset.spec.size} transitions"
+    if job.dataset.held_out is not None:
+        rows += f" and {len(job.dataset.held_out.reward)} held out"
     return (
-        f"{run_config.algo} on {recording.name} ({job.dataset.spec.size} transitions, {place}), "
+        f"{run_config.algo} on {recording.name} ({rows}, {place}), "
         f"seeds {', '.join(map(str, run_config.seeds))}, {job.mesh.devices.size} device(s)"
     )
 
