@@ -66,6 +66,9 @@ def over_seeds(
     same for all seeds (None). Every output has a leading [P]. Arguments whose numbers are in
     `donate` are donated to the call. The same arguments give the same jitted function, which is
     traced and compiled once in a process: a run's time is estimated with the programs it will run.
+
+    The sharding of the outputs is stated, as that of one device would otherwise be another than
+    `pad` gives, and a resumed run would find none of its programs in the compilation cache.
     """
     specs = tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in in_axes)
     looped = chosen_mapping(mapping, mesh) == "loop"
@@ -73,7 +76,8 @@ def over_seeds(
     sharded = jax.shard_map(
         local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
     )
-    return jax.jit(sharded, donate_argnums=donate)
+    seeds = NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.jit(sharded, donate_argnums=donate, out_shardings=seeds)
 
 
 def _loop(fn: Callable[..., Any], in_axes: Sequence[int | None]) -> Callable[..., Any]:

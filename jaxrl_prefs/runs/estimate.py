@@ -17,7 +17,8 @@ from jaxrl_prefs.training import loop
 from jaxrl_prefs.types import Transition
 
 CHUNK = 10  # updates per timed call: two of BDPO's actor intervals
-PATIENCE = 0.5  # seconds of chunks to time for each phase; at least one chunk
+# Seconds of chunks to time for each phase; at least one chunk, and no more updates than it has.
+PATIENCE = 0.5
 CHUNKS = 4  # chunks to time, unless they take CHUNKS times as long
 ENDLESS = 10**6
 
@@ -96,13 +97,14 @@ def seconds_per_update(
             more = {"columns": columns, "mapping": mapping, "stream": stream}
             log_points = loop.run(single, data, seeds, mesh, every=every, **more)  # type: ignore[arg-type]
             with contextlib.suppress(NonFiniteError):
-                measured[phase.name] = _time(log_points)
+                measured[phase.name] = _time(log_points, phase.steps)
     return measured
 
 
-def _time(log_points: Iterator[loop.LogPoint]) -> float:
-    """Seconds per update of the fastest log_point. The first, which compiles, only starts the
-    clock.
+def _time(log_points: Iterator[loop.LogPoint], updates: int) -> float:
+    """Seconds per update of the fastest log point, in about `updates` of them at most.
+
+    The first log point, which compiles, only starts the clock.
 
     The fastest, because the first few also load and place what later ones find ready: the second
     log point by itself was twelve times too slow for a phase of small networks.
@@ -114,9 +116,8 @@ def _time(log_points: Iterator[loop.LogPoint]) -> float:
         now = time.perf_counter()
         paces.append((now - last) / (log_point.step - before))
         before, last = log_point.step, now
-        if processes.run_on_leader(
-            functools.partial(_enough, now - began, len(paces))
-        ):  # all stop together
+        enough = functools.partial(_enough, now - began, len(paces))
+        if before >= updates or processes.run_on_leader(enough):  # all stop together
             break
     return min(paces, default=0.0)
 

@@ -20,7 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jaxrl_prefs.runs.prepare  # noqa: F401 - so that no process must import it
+# So that no process must import them.
+import gymnasium  # noqa: F401
+import matplotlib.backends.backend_agg
+import matplotlib.figure  # noqa: F401
+import minari  # noqa: F401
+
+import jaxrl_prefs.runs.prepare  # noqa: F401
 from jaxrl_prefs.cli import run
 from jaxrl_prefs.runs import estimate, recorder
 

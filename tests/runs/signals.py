@@ -18,7 +18,13 @@ import sys
 import time
 from pathlib import Path
 
-import jaxrl_prefs.runs.prepare  # noqa: F401 - so that no process must import it
+# So that no process must import them.
+import gymnasium  # noqa: F401
+import matplotlib.backends.backend_agg
+import matplotlib.figure  # noqa: F401
+import minari  # noqa: F401
+
+import jaxrl_prefs.runs.prepare  # noqa: F401
 from jaxrl_prefs.__main__ import COMMANDS
 from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.runs import estimate

@@ -59,7 +59,16 @@ def test_a_slow_start_is_not_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
             time.sleep(pause)
             yield SimpleNamespace(step=step)
 
-    assert 0.0045 < estimate._time(log_points()) < 0.02  # 0.005, and 0.04 with the start
+    assert 0.0045 < estimate._time(log_points(), 1000) < 0.02  # 0.005, and 0.04 with the start
+
+
+def test_a_short_phase_is_not_timed_for_longer_than_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(estimate, "PATIENCE", 1e9)
+    given = iter([SimpleNamespace(step=step) for step in (10, 20, 30)])
+    assert estimate._time(given, 20) > 0
+    assert next(given).step == 30
 
 
 @pytest.mark.parametrize(
