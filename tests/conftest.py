@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Read at import, also by the processes that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"  # a missing dataset is not looked for
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # a quarter of the contract suite's time
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"  # see compilation_cache
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,9 @@ import pytest
 
 from jaxrl_prefs.types import Transition
 from tests import probes
+
+# A shell that starts the suite in the background has it ignore Ctrl-C, which tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before any test touches a device: sharding is tested wherever the suite runs.
 jax.config.update("jax_num_cpu_devices", 4)
@@ -53,7 +58,6 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder = str(base / "compilation-cache")
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
 
 
