@@ -59,9 +59,7 @@ from jaxrl_prefs.values import critics
 class Config:
     """Defaults are the paper's; alpha, which it tunes for every task, is its code's default."""
 
-    alpha: float = (
-        10.0  # weight of the distance to the flow, per unit of Q; 3 to 30,000 in the paper
-    )
+    alpha: float = 10.0  # weight of the distance to the flow; 3 to 30,000 in the published runs
     q_agg: Literal["mean", "min"] = "mean"  # over the critics, in their target
     # divide Q in the policy's loss by its mean size: alpha is then independent of the reward's
     # scale, and useful values are 0.03 to 10 (code)
