@@ -31,6 +31,7 @@ nor code has:
  3. `normalize_q_loss` divides Q in mu's loss by its batch mean of |mean_k Q_k| (code; the authors
     recommend it for new tasks).
  4. The flow can be integrated by the midpoint rule (ours).
+ 5. The authors clip recorded actions to 1e-5 inside their bounds; here they stay as recorded.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ nor code has:
  2. Q's target uses V before its step, and the target network takes the critics' parameters before
     theirs (code).
  3. The flow can be integrated by the midpoint rule (ours).
+ 4. The authors clip recorded actions to 1e-5 inside their bounds; here they stay as recorded.
 """
 
 from __future__ import annotations
