@@ -44,6 +44,8 @@ REFERENCE = {
             "td3_bc",
             "iql",
             "one_step",
+            "fql",
+            "ifql",
             "bc",
             "ibc",
         ]

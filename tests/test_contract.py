@@ -98,6 +98,21 @@ TINY: dict[str, dict[str, Any]] = {
         "actor_hidden": (8,),
         "critic_hidden": (8,),
     },
+    "fql": {
+        "train_steps": 4,
+        "batch_size": 8,
+        "flow_steps": 2,
+        "actor_hidden": (8,),
+        "critic_hidden": (8,),
+    },
+    "ifql": {
+        "train_steps": 4,
+        "batch_size": 8,
+        "flow_steps": 2,
+        "candidates": 3,
+        "actor_hidden": (8,),
+        "critic_hidden": (8,),
+    },
     "iql_bst": {  # with every option that its supervisor shares with td3_bst
         "clone_steps": 3,
         "near": 0.5,
@@ -135,6 +150,8 @@ CHANGES: dict[str, dict[str, set[str]]] = {
     "td3_bst": {"morse": {"morse"}, "train": {"actor", "critic"}},
     "iql": {"train": {"actor", "critic", "value"}},
     "one_step": {"critic": {"critic"}, "train": {"actor"}},
+    "fql": {"train": {"behavior", "actor", "critic"}},
+    "ifql": {"train": {"behavior", "critic", "value"}},
     "iql_bst": {
         "clone": {"clone"},
         "morse": {"morse", "stopped_at"},
@@ -154,6 +171,8 @@ ENTERS: dict[str, dict[str, set[str]]] = {
     "td3_bst": {},
     "iql": {},
     "one_step": {},
+    "fql": {},
+    "ifql": {},
     "iql_bst": {},
     "probe": {"train": {"critic"}},
 }

@@ -18,10 +18,11 @@ import pytest
 
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.behavior import energy, morse, proposals, score
-from jaxrl_prefs.methods import METHODS, arq, bdpo, bpr, iql
-from jaxrl_prefs.ops import ddpm, schedules
+from jaxrl_prefs.methods import METHODS, arq, bdpo, bpr, fql, iql
+from jaxrl_prefs.ops import ddpm, flow, schedules
 from jaxrl_prefs.policies import deterministic
 from jaxrl_prefs.policies.diffusion import DiffusionPolicy
+from jaxrl_prefs.policies.flow import FlowPolicy, gelu_net
 from jaxrl_prefs.policies.gaussian import DiagonalGaussian
 from jaxrl_prefs.policies.tanh_gaussian import TanhGaussian
 from jaxrl_prefs.types import Spec, Transition
@@ -133,7 +134,9 @@ def test_behavior_models() -> None:
     refuses(denoise, (params, DATA.action), (params, DATA.action[:1]))
 
 
-@pytest.mark.parametrize("name", ["deterministic", "gaussian", "tanh_gaussian", "diffusion"])
+@pytest.mark.parametrize(
+    "name", ["deterministic", "gaussian", "tanh_gaussian", "diffusion", "flow"]
+)
 def test_cloning_losses(name: str) -> None:
     box, net = SPEC.action_box, nets.mlp((4,), 4)
     policy: Any = {
@@ -143,6 +146,7 @@ def test_cloning_losses(name: str) -> None:
         "diffusion": DiffusionPolicy(
             nets.stepped_mlp((4,), 2), schedules.vp(2), ddpm.ancestral(box), 2
         ),
+        "flow": FlowPolicy(gelu_net((4,), SPEC), box, flow.euler, 2),
     }[name]
     params = jax.eval_shape(policy.init, KEY, DATA.observation)
 
@@ -168,6 +172,22 @@ def test_bdpo() -> None:
     refuses(actor, (state, DATA), (state, DATA._replace(action=DATA.action[:, 0])))
     right = jnp.zeros((2, 6)), jnp.zeros(6)
     refuses(bdpo.regression_loss, right, (right[0], jnp.zeros((6, 1))))
+
+
+def test_fql() -> None:
+    parts = fql.build(fql.Config(**SMALL, flow_steps=2), SPEC)
+    state = state_of(fql, parts)
+
+    def target(state: Any, batch: Any) -> Any:
+        return fql.critic_target(state, parts=parts, batch=batch, noise=DATA.action)
+
+    def actor(state: Any, batch: Any, noise: Any) -> Any:
+        return fql.actor_loss(
+            state.actor.params, state=state, parts=parts, batch=batch, noise=noise
+        )
+
+    refuses(target, (state, DATA), (state, COLUMN))
+    refuses(actor, (state, DATA, DATA.action), (state, DATA, DATA.action[:1]))
 
 
 def test_bpr() -> None:

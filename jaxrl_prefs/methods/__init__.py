@@ -7,7 +7,9 @@ from jaxrl_prefs.methods import (
     bc,
     bdpo,
     bpr,
+    fql,
     ibc,
+    ifql,
     iql,
     iql_bst,
     one_step,
@@ -24,6 +26,8 @@ METHODS = {
     "td3_bc": td3_bc,
     "iql": iql,
     "one_step": one_step,
+    "fql": fql,
+    "ifql": ifql,
     "bc": bc,
     "ibc": ibc,
 }

@@ -71,7 +71,11 @@ def _swish_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Ar
     return value, (gate + value * (1 - gate)) * dx
 
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"mish": mish, "relu": jax.nn.relu}
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "mish": mish,
+    "relu": jax.nn.relu,
+    "gelu": jax.nn.gelu,  # by a tanh, as Flax's default
+}
 INITIALISERS: dict[str, Callable[..., Array]] = {
     "orthogonal": orthogonal,
     "lecun": nn.initializers.lecun_normal(),  # variance 1 / inputs, Flax's default

@@ -10,7 +10,7 @@ from jaxrl_prefs.types import Array, Net
 
 
 class Mlp(nn.Module):
-    """Dense layers with an activation, optionally a LayerNorm before it; a linear output."""
+    """Dense layers with an activation, optionally a LayerNorm beside it; a linear output."""
 
     hidden: tuple[int, ...]
     output: int
@@ -18,6 +18,7 @@ class Mlp(nn.Module):
     layer_norm: bool
     initialiser: str = "orthogonal"
     last_gain: float = 1.0
+    norm_after: bool = False  # the LayerNorm follows the activation instead of preceding it
 
     @nn.compact
     def __call__(self, *inputs: Array) -> Array:
@@ -28,8 +29,10 @@ class Mlp(nn.Module):
         return Dense(self.output, self.initialiser, self.last_gain)(x)
 
     def _activated(self, x: Array) -> Array:
-        x = nn.LayerNorm()(x) if self.layer_norm else x
-        return ACTIVATIONS[self.activation](x)
+        if self.layer_norm and not self.norm_after:
+            x = nn.LayerNorm()(x)
+        x = ACTIVATIONS[self.activation](x)
+        return nn.LayerNorm()(x) if self.layer_norm and self.norm_after else x
 
 
 class _ResidualMlp(nn.Module):
@@ -58,6 +61,7 @@ def mlp(
     layer_norm: bool = False,
     initialiser: str = "orthogonal",
     last_gain: float = 1.0,
+    norm_after: bool = False,
 ) -> Net:
     """A perceptron over the concatenation of its inputs: [..., I], [..., J] -> [..., output].
 
@@ -65,12 +69,13 @@ def mlp(
         hidden: widths of the hidden layers, one at least.
         output: size of the linear output.
         activation: one of ACTIVATIONS.
-        layer_norm: normalise every hidden layer before its activation.
+        layer_norm: normalise every hidden layer, before its activation.
         initialiser: one of INITIALISERS, of all kernels; "orthogonal" has gain sqrt(2) throughout,
             the output included. Biases start at zero.
         last_gain: factor of the output layer's initial kernel.
+        norm_after: normalise after the activation instead.
     """
-    return as_net(Mlp(hidden, output, activation, layer_norm, initialiser, last_gain))
+    return as_net(Mlp(hidden, output, activation, layer_norm, initialiser, last_gain, norm_after))
 
 
 def scalar_mlp(
@@ -80,12 +85,14 @@ def scalar_mlp(
     layer_norm: bool = False,
     initialiser: str = "orthogonal",
     last_gain: float = 1.0,
+    norm_after: bool = False,
 ) -> Net:
     """A perceptron with one output, dropped to the inputs' leading axes: Q(s, a) -> [...].
 
     Arguments as those of `mlp`.
     """
-    return scalar_output(as_net(Mlp(hidden, 1, activation, layer_norm, initialiser, last_gain)))
+    net = Mlp(hidden, 1, activation, layer_norm, initialiser, last_gain, norm_after)
+    return scalar_output(as_net(net))
 
 
 def residual_mlp(width: int, blocks: int, output: int) -> Net:

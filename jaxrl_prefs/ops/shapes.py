@@ -30,6 +30,26 @@ def squashed(x: Array, box: Box) -> Array:
     return expand_rank(box.centre, x.ndim) + expand_rank(box.radius, x.ndim) * jnp.tanh(x)
 
 
+def to_unit(action: Array, box: Box) -> Array:
+    """Scales [..., A] from the box to [-1, 1]; no bit changes where the box is that already.
+
+    >>> box = Box(np.zeros(1), np.full(1, 4.0))
+    >>> float(to_unit(jnp.array([3.0]), box)[0])
+    0.5
+    """
+    centre, radius = (_numbers(x, action) for x in (box.centre, box.radius))
+    return (action - centre) / radius
+
+
+def from_unit(x: Array, box: Box) -> Array:
+    """The inverse of `to_unit`."""
+    return _numbers(box.centre, x) + _numbers(box.radius, x) * x
+
+
+def _numbers(values: np.ndarray, like: Array) -> Array:
+    return expand_rank(jnp.asarray(values, like.dtype), like.ndim)
+
+
 def uniform_in(box: Box, key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
     """Uniform samples [..., A] of the given shape from the box."""
     unit = jax.random.uniform(key, shape, dtype)

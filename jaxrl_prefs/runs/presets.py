@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from jaxrl_prefs.data.families import words
+from jaxrl_prefs.runs import flow_presets
 
 Row = dict[str, Any]
 
@@ -156,25 +157,31 @@ FAMILIES: dict[str, dict[str, Row]] = {
         "bdpo": BDPO_ANTMAZE | {"eta": 0.5},
         "bpr": BPR_ANTMAZE | {"behavior": "tilted"},  # as in locomotion; not measured here
         "ibc": BPR_ANTMAZE,
+        **flow_presets.FAMILIES["antmaze"],
         **AROUND["antmaze"],
     },
     "kitchen": {"arq": ARQ_KITCHEN, **AROUND["kitchen"]},
-    "adroit": {"arq": ARQ_ADROIT, **AROUND["adroit"]},
+    "adroit": {"arq": ARQ_ADROIT, **flow_presets.FAMILIES["adroit"], **AROUND["adroit"]},
+    "ogbench": flow_presets.FAMILIES["ogbench"],
     "robomimic": {"*": {"eval_episodes": 50}, "arq": ARQ_HUMAN},  # 50: robomimic's own protocol
     **{name: AROUND[name] for name in ("maze2d", "pointmaze", "pendulum")},
 }
 
 
-# Settings that depend on the robot, or on the maze, whatever the dataset: words that the name of a
-# dataset or its environment holds -> rows. The first that fits is taken.
+# Settings that depend on the robot, the maze or the task, whatever the dataset: words that the name
+# of a dataset or its environment holds -> rows. The first that fits is taken.
 ROBOTS: dict[str, dict[str, Row]] = {
     r"\w*halfcheetah": {"bdpo": BDPO_HALFCHEETAH},
     r"\w*hopper": {"bdpo": BDPO_HOPPER},
     r"walker(2d)?": {"bdpo": BDPO_WALKER},
     **{
-        f"antmaze {maze.replace('-', ' ')}": {"bdpo": BDPO_ANTMAZE | {"eta": eta}}
+        f"antmaze {maze.replace('-', ' ')}": {
+            "bdpo": BDPO_ANTMAZE | {"eta": eta},
+            **flow_presets.antmaze(maze),
+        }
         for maze, eta in sorted(ANTMAZE_ETA.items(), key=lambda each: -len(each[0]))
     },
+    **flow_presets.TASKS,
 }
 
 
@@ -317,6 +324,7 @@ SMALL: dict[str, dict[str, Row]] = {
         "bc": NARROW_ACTOR,
         **dict.fromkeys(("td3_bc", "iql", "one_step"), NARROW),
         **dict.fromkeys(("td3_bst", "iql_bst"), NARROW_MORSE),
+        **flow_presets.PENDULUM,
         "*": {"eval_episodes": 20, "eval_every": 2_000, "log_every": 500, "checkpoint_every": 500},
         "arq": ARQ_TINY | {"eval_every": 10_000},
         "bdpo": {

@@ -25,6 +25,17 @@ def twin(hidden: tuple[int, ...], *, layer_norm: bool = False, initialiser: str 
     return nets.ensemble(member, 2)
 
 
+def gelu_value(hidden: tuple[int, ...], *, layer_norm: bool = True) -> Net:
+    """A value network with GELU, as in FQL's code: Q(s, a) or V(s) -> [...].
+
+    Kernels are Glorot-uniform; a layer is normalised after its activation. `nets.ensemble` makes
+    several critics of it.
+    """
+    return nets.scalar_mlp(
+        hidden, activation="gelu", layer_norm=layer_norm, norm_after=True, initialiser="glorot"
+    )
+
+
 def first_q(critic: Net, params: Params, observation: Array, action: Array) -> Array:
     """Q_1(s, a) of the first member, [B]: the critic that TD3's policy maximises."""
     return critic.apply(jax.tree.map(lambda leaf: leaf[:1], params), observation, action)[0]

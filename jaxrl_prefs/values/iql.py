@@ -76,6 +76,16 @@ def update_value(
     return value, advantage, learner.measured(value_loss=error, advantage=advantage)
 
 
+def update_critic(
+    critic: Trainable, value: Params, batch: Transition, *, iql: Iql
+) -> tuple[Trainable, Metrics]:
+    """One step of Q towards r + discount * V(s') (6); the target network does not move."""
+    next_value = iql.value.apply(value, batch.next_observation)
+    target = batch.reward + batch.discount * next_value
+    critic, metrics = critics.regress(critic, iql.critic_optimizer, iql.critic, batch, target)
+    return critic, metrics | learner.measured(critic_target=target)
+
+
 def update(
     critic: Trainable, value: Trainable, batch: Transition, *, iql: Iql
 ) -> tuple[Trainable, Trainable, Array, Metrics]:
@@ -84,8 +94,5 @@ def update(
     Q's target uses V after its step. Also returns the advantages of `update_value`.
     """
     value, advantage, metrics = update_value(value, critic.target, batch, iql=iql)
-    next_value = iql.value.apply(value.params, batch.next_observation)
-    target = batch.reward + batch.discount * next_value
-    critic, more = critics.regress(critic, iql.critic_optimizer, iql.critic, batch, target)
-    metrics |= more | learner.measured(critic_target=target)
-    return learner.polyak(critic, iql.tau), value, advantage, metrics
+    critic, more = update_critic(critic, value.params, batch, iql=iql)
+    return learner.polyak(critic, iql.tau), value, advantage, metrics | more

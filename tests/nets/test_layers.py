@@ -60,18 +60,23 @@ def normalised(params, x):
     return centred / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * params["scale"] + params["bias"]
 
 
-ACTIVATIONS = {"mish": mish, "relu": lambda x: np.maximum(x, 0)}
+def gelu(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-def perceptron(params, x, layer_norm, activation="mish"):
+ACTIVATIONS = {"mish": mish, "relu": lambda x: np.maximum(x, 0), "gelu": gelu}
+
+
+def perceptron(params, x, layer_norm, activation="mish", norm_after=False):
     layers = [
         params["_JoinedDense_0"],
         *(params[f"_Dense_{i}"] for i in range(len(params)) if f"_Dense_{i}" in params),
     ]
     for i, layer in enumerate(layers[:-1]):
         x = dense(layer, x)
+        x = ACTIVATIONS[activation](x) if norm_after else x
         x = normalised(params[f"LayerNorm_{i}"], x) if layer_norm else x
-        x = ACTIVATIONS[activation](x)
+        x = x if norm_after else ACTIVATIONS[activation](x)
     return dense(layers[-1], x)
 
 
@@ -146,10 +151,13 @@ def test_scalar_heads_drop_their_axis():
     assert "LayerNorm_0" not in params
 
 
-@pytest.mark.parametrize("activation", ["mish", "relu"])
+@pytest.mark.parametrize("activation", ["mish", "relu", "gelu"])
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_activation_and_layer_norm_are_chosen_by_value(activation, layer_norm):
+    """The layer norm follows GELU here, and precedes the others."""
+    after = activation == "gelu"
     settings = {"activation": activation, "layer_norm": layer_norm, "initialiser": "lecun"}
+    settings |= {"norm_after": after}
     vector, scalar = nets.mlp((16, 8), 3, **settings), nets.scalar_mlp((16, 8), **settings)
     state, action = draws(4, 5), draws(4, 2, seed=1)
     params = filled(vector.init, state, action), filled(scalar.init, state, action, seed=1)
@@ -157,7 +165,7 @@ def test_activation_and_layer_norm_are_chosen_by_value(activation, layer_norm):
         lambda p, q: (vector.apply(p, state, action), scalar.apply(q, state, action)), *params
     )
     x = joined(state, action)
-    expected = [perceptron(p, x, layer_norm, activation) for p in params]
+    expected = [perceptron(p, x, layer_norm, activation, after) for p in params]
     np.testing.assert_allclose(found[0], expected[0], **CLOSE)
     np.testing.assert_allclose(found[1], expected[1][:, 0], **CLOSE)
 

@@ -90,6 +90,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "td3_bc": {**HIDDEN, "train_steps": 6, "eval_every": 4},
     "iql": {**HIDDEN, "train_steps": 4},
     "one_step": {**HIDDEN, "pretrain_steps": 4, "train_steps": 4},
+    "fql": {**HIDDEN, "flow_steps": 2, "train_steps": 4},
+    "ifql": {**HIDDEN, "flow_steps": 2, "candidates": 3, "train_steps": 4},
     "bc": {"actor_hidden": 8, "batch_size": 16, "train_steps": 4},
     "ibc": {
         **SEARCH,

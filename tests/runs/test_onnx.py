@@ -32,9 +32,10 @@ POLICIES = {  # one of every kind: its method, and whether it draws
     "sample": ("bc", True),  # Gaussian
     "chain": ("bdpo", True),  # a diffusion chain and the best of its candidates
     "implicit": ("arq", True),  # a score model's ODE, candidates by softmax
+    "best_of": ("ifql", True),  # a flow and the best of its samples
     "search": ("ibc", True),  # an energy, searched without derivatives
 }
-NAMED = {"chain": "actor", "search": "actor"}
+NAMED = dict.fromkeys(("chain", "best_of", "search"), "actor")
 
 
 @pytest.mark.parametrize("kind", POLICIES)

@@ -177,6 +177,37 @@ def test_iql_has_the_papers_settings() -> None:
         assert (run.gamma, run.normalize_observations) == (0.99, False)
 
 
+# FQL's published flags: alpha, q_agg, gamma, reward shift, updates
+FQL_FLAGS = {
+    "antmaze-umaze-v2": (10, "mean", 0.99, -1, 500_000),
+    "antmaze-large-diverse-v2": (3, "mean", 0.99, -1, 500_000),
+    "D4RL/antmaze/large-play-v1": (3, "mean", 0.99, -1, 500_000),
+    "pen-cloned-v1": (10_000, "min", 0.99, 0, 500_000),
+    "D4RL/pen/expert-v2": (3_000, "min", 0.99, 0, 500_000),
+    "door-human-v1": (30_000, "min", 0.99, 0, 500_000),
+    "relocate-human-v1": (10_000, "min", 0.99, 0, 500_000),
+    "ogbench/antmaze-large-navigate-v0.npz": (10, "min", 0.99, 0, 1_000_000),
+    "ogbench/antmaze-giant-navigate-v0.npz": (10, "min", 0.995, 0, 1_000_000),
+    "ogbench/humanoidmaze-medium-navigate-v0.npz": (30, "mean", 0.995, 0, 1_000_000),
+    "cube-single-play-singletask-task2-v0": (300, "mean", 0.99, 0, 1_000_000),
+    "scene-play-singletask-v0": (300, "mean", 0.99, 0, 1_000_000),
+    "puzzle-4x4-play-singletask-v0": (1_000, "mean", 0.99, 0, 1_000_000),
+}
+
+
+@pytest.mark.parametrize("dataset", FQL_FLAGS)
+def test_fql_has_the_published_settings(dataset: str) -> None:
+    # The reader of OGBench's files knows their family; other names tell it.
+    family = "ogbench" if dataset.endswith(".npz") else family_of(dataset)
+    run, method = config.resolve(choice(dataset, "fql"), dataset, family)
+    found = method.alpha, method.q_agg, run.gamma, run.reward_shift, method.train_steps
+    assert found == FQL_FLAGS[dataset]
+    assert (run.reward, run.reward_scale, run.eval_episodes) == ("affine", 1, 50)
+    again, other = config.resolve(choice(dataset, "ifql"), dataset, family)
+    assert (again.gamma, again.reward_shift, other.train_steps) == found[2:]
+    assert (other.expectile, other.candidates) == (0.9, 32)
+
+
 @pytest.mark.parametrize("algo", ["td3_bst", "iql_bst"])
 def test_behavioural_supervisor_tuning_has_one_setting(algo: str) -> None:
     """For all sets of a family; the families without a table share one as well."""

@@ -1,0 +1,1 @@
+"""Methods of this library against their authors' code, from equal parameters and draws; by hand."""
