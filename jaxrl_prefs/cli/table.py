@@ -255,8 +255,8 @@ def rows(grid: Grid, against: str = "") -> list[list[str]]:
     body = []
     for dataset in grid.datasets:
         results = [grid.cells.get((dataset, column)) for column in grid.columns]
-        data_score = next(result["data_score"] for result in results if result)
-        body.append([dataset, f"{data_score:.1f}", *map(headline, results)])
+        own = next(statistics.data_score(result) for result in results if result)
+        body.append([dataset, own, *map(headline, results)])
     return [["dataset", "data", *grid.columns], *body]
 
 
@@ -384,7 +384,11 @@ def _draw(grid: Grid, path: Path) -> None:
         grid.columns,
         {cell: (result["score_mean"], result["score_ci"]) for cell, result in shown.items()},
         scores={cell: statistics.known(result["scores"]) for cell, result in shown.items()},
-        data_scores={dataset: result["data_score"] for (dataset, _), result in shown.items()},
+        data_scores={
+            dataset: result["data_score"]
+            for (dataset, _), result in shown.items()
+            if result["data_score"] is not None
+        },
         label=" or ".join(figures.score_label(kind) for kind in kinds) + mean_of(grid.last),
         title=f"{figures.joined(grid.columns)} on {figures.joined(grid.datasets, 2)}\n{bars}",
     )

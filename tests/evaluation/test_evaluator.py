@@ -269,6 +269,51 @@ def test_a_diagnosis_of_large_data_takes_some_rows() -> None:
     assert diagnosis(seed_axis.pad({"action": ACTIONS[:1]}, mesh), 0)["rows"] == [1024]
 
 
+# --- Success --------------------------------------------------------------------------------------
+
+
+def reached(**changes: object) -> Score:
+    """Starts 8 to 11 and actions 0, 5 and 7.5: the last seed succeeds at the even starts."""
+    made_up = data.prepare(recording(playground.REACHING_ID, **changes), Processing())
+    evaluator, state = play(over=made_up)
+    return evaluator(state, 0)["constant"]
+
+
+SUCCESSES = [[False] * 4, [False] * 4, [True, False, True, False]]
+
+
+def test_success_at_any_step_is_told_beside_an_unchanged_score() -> None:
+    score, plain = reached(), play()
+    np.testing.assert_array_equal(score.successes, SUCCESSES)
+    assert score.successes is not None and score.successes.dtype == bool
+    for name in ("returns", "scores", "lengths"):
+        other = getattr(plain[0](plain[1], 0)["constant"], name)
+        np.testing.assert_array_equal(getattr(score, name), other)
+    assert plain[0](plain[1], 0)["constant"].successes is None
+
+
+def test_on_ogbench_success_is_the_score() -> None:
+    score = reached(family="ogbench", references=None)
+    np.testing.assert_array_equal(score.scores, 100.0 * np.array(SUCCESSES))
+    np.testing.assert_allclose(score.returns, np.outer([0.0, 5.0, 7.5], LENGTHS), rtol=1e-6)
+    made_up = recording(playground.REACHING_ID, family="ogbench", references=None)
+    assert (made_up.score_kind, made_up.own_score) == ("success rate", None)
+
+
+@pytest.mark.parametrize("backend", ["gymnasium", "mjx"])
+def test_an_environment_that_tells_no_success_does_not_score_ogbench(backend: str) -> None:
+    env_id = {"gymnasium": playground.ENV_ID, "mjx": "Pendulum-v1"}[backend]
+    made_up = data.prepare(recording(env_id, family="ogbench"), Processing())
+    message = rf"{env_id} does not report info\['success'\].*on made-up\. --env=ID"
+    with pytest.raises(DataError, match=message):
+        Evaluator(
+            *(METHOD, made_up, (0,), seed_axis.seed_mesh()),
+            episodes=1,
+            eval_seed=0,
+            backend=backend,
+        )
+
+
 # --- On the device --------------------------------------------------------------------------------
 
 
