@@ -13,6 +13,9 @@ STAMP := $(VENV)/installed
 TOOLS := $(VENV)/tools-installed
 RECORDER := $(VENV)/mujoco-4.0.0
 GENERATOR := $(VENV)/docs-installed
+PYTEST := $(BIN)/python -m pytest -n 2 --dist=loadscope --no-loadscope-reorder
+QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
+EXACT := tests/runs/test_golden.py tests/runs/test_kill.py tests/training tests/parallel
 
 .PHONY: run test lint docs clean
 .DELETE_ON_ERROR:
@@ -20,9 +23,12 @@ GENERATOR := $(VENV)/docs-installed
 run: $(STAMP)
 	$(BIN)/python -m experiments.run --algo=bdpo --seeds=5
 
-# A file stays in one process, since its tests share runs; long files come first (tests/conftest.py).
+# Most of a test's time is XLA's compiling, which takes a third of it with these flags. What must be
+# equal to the bit as users get it (EXACT) is compiled as usual. A file stays in one process, since its
+# tests share runs; long files come first (tests/conftest.py).
 test: lint $(RECORDER)
-	$(BIN)/python -m pytest -n 2 --dist=loadscope --no-loadscope-reorder
+	XLA_FLAGS="$(QUICK)" $(PYTEST) $(EXACT:%=--ignore=%)
+	$(PYTEST) $(EXACT)
 	PYTHONPATH=$(RECORDER) $(BIN)/python -m pytest tests/data/test_parity.py
 
 lint: $(TOOLS)

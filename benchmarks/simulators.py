@@ -204,7 +204,7 @@ def play(env_id: str, episodes: int, horizon: int) -> tuple[Played, Played]:
         begin = time.perf_counter()
         arena.play("fixed", {}, keys, 1)
         middle = time.perf_counter()
-        returns, lengths = arena.play("fixed", {}, keys, horizon)
+        returns, lengths, _ = arena.play("fixed", {}, keys, horizon)
         end = time.perf_counter()
         found.append(Played(returns[0], lengths[0], end - middle, middle - begin))
         arena.close()

@@ -67,6 +67,28 @@ class Faulty(Corridor):
         return observation, paid.get(self.fault, reward), *rest
 
 
+class Reaching(Corridor):
+    """A corridor that reports success at its second step alone: at an even start, by actions above
+    6."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        *rest, info = super().step(action)
+        reached = self.now == 2 and self.start % 2 == 0 and action[0] > 6
+        return *rest, info | {"success": np.float32(reached)}  # type: ignore[return-value]
+
+
+class Cube(Corridor):
+    """Stands for a task of OGBench's: two observations, one action in [-1, 1]."""
+
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+    made: ClassVar[list[float]] = []  # the goals of all that were made
+
+    def __init__(self, goal: float) -> None:
+        super().__init__()
+        self.goal = goal
+        Cube.made.append(goal)
+
+
 class OldStep(Corridor):
     """The interface of old Gym: step() gives four values."""
 
@@ -91,12 +113,14 @@ class BareReset(Corridor):
 
 FAULTS = ("raises", "nan", "nan reward", "array")
 OLD = ("OldStep", "OldReset", "BareReset")
+REACHING_ID = "tests/Reaching-v0"
 
 
 def register() -> None:
     """Makes the environments known to Gymnasium by their ids."""
     if ENV_ID not in gymnasium.registry:
         gymnasium.register(ENV_ID, "tests.playground:Corridor", max_episode_steps=LIMIT)
+        gymnasium.register(REACHING_ID, "tests.playground:Reaching", max_episode_steps=LIMIT)
         for name in OLD:
             place = f"tests.playground:{name}"
             gymnasium.register(f"tests/{name}-v0", place, max_episode_steps=LIMIT)

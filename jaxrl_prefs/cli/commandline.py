@@ -37,8 +37,8 @@ RENAMED_FLAGS = {"algos": "algo", "datasets": "dataset"}
 SHARED = {
     "algo": "the method: a name such as bdpo or td3_bc, or a module of yours, my_package.my_method",
     "dataset": "pendulum-mixed (made here on first use), a Minari id such as "
-    "mujoco/hopper/medium-v0, or a file or folder: Parquet, CSV, npz, npy, HDF5, LeRobot, D4RL, "
-    "Robomimic, OGBench, NeoRL-2",
+    "mujoco/hopper/medium-v0, a name of OGBench's such as cube-single-play-singletask-task1-v0, or "
+    "a file or folder: Parquet, CSV, npz, npy, HDF5, LeRobot, D4RL, Robomimic, OGBench, NeoRL-2",
     "env": "evaluate in this Gymnasium environment (my_module:Mine-v0 imports my_module first) "
     "instead of the dataset's own; 'none' trains without",
     "trust_env": "make the environment that the dataset names even if that runs code of the "
@@ -77,6 +77,11 @@ SHARED = {
     "select": "fqe: estimate the policies from the data, without an environment, and choose one",
     "against": "also show every column's difference to this one",
     "policies": "a column for every policy of a method",
+    "devices": "over how many devices the seeds are spread",
+    "rate": "TFLOP/s that a device sustains; 0 measures here",
+    "suite": "in place of --dataset, datasets that papers compare on, with the settings that they "
+    "share: ogbench50 (fifty single tasks of OGBench)",
+    "dry_run": "of a suite: print what it would cost, and train nothing",
     "help": "show this text",
 }
 HINTS = {name: "error" if name == "bad_rows" else "" for name in Hints._fields}
@@ -87,14 +92,16 @@ WITH_FLAGS = (*EVALUATION, "holdout", "log")  # fields of a run that have a flag
 def define_flags(own: flags.FlagValues, **defaults: Any) -> None:
     """Defines flags of `SHARED`, each with its default, whose type decides what the flag takes.
 
-    A list takes several values separated by commas, a tuple a flag that is repeated, a number one
-    of at least 1.
+    A list takes several values separated by commas, a tuple a flag that is repeated, a whole number
+    one of at least 1, another number one of at least 0.
     """
     for name, default in defaults.items():
         about = SHARED[name]
         if isinstance(default, bool):
             short = "h" if name == "help" else None
             flags.DEFINE_boolean(name, default, about, short_name=short, flag_values=own)
+        elif isinstance(default, float):
+            flags.DEFINE_float(name, default, about, lower_bound=0.0, flag_values=own)
         elif isinstance(default, int):
             flags.DEFINE_integer(name, default, about, lower_bound=1, flag_values=own)
         elif isinstance(default, list):

@@ -6,7 +6,7 @@ A variant of a method is written with its settings: `bpr+critic=onestep`. A phas
 for several variants, such as the pre-training of a behaviour model, is trained once. The same
 command resumes, inside a run as well, and takes more --seeds; a run that fails is reported and the
 others go on. Without an environment, --select=fqe estimates the policies from the data and chooses
-one.
+one. --suite=ogbench50 takes the datasets of a suite, and --dry_run prints what that would cost.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 from absl import flags
 from rich.console import Console
 
-from jaxrl_prefs.cli import commandline, fields, run, selection, table
+from jaxrl_prefs.cli import commandline, fields, run, selection, suite, table
 from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import config, overrides, tables
 from jaxrl_prefs.runs.policy_values import PolicyValues, estimate_text
 
@@ -45,6 +46,10 @@ commandline.define_flags(
     against="",
     policies=False,
     overwrite=False,
+    suite="",
+    dry_run=False,
+    devices=1,
+    rate=0.0,
     help=False,
 )
 
@@ -86,7 +91,7 @@ def check(variants: Sequence[Variant], common: Sequence[str], seeds: str) -> Non
 
 def usage(variants: Sequence[Variant], argv: Sequence[str] | None) -> str:
     """The text of --help: flags, then the fields of the run and of each variant's method."""
-    dataset, seeds = FLAGS.dataset[0], config.parse_seeds(FLAGS.seeds)
+    dataset, seeds = _datasets()[0], config.parse_seeds(FLAGS.seeds)
     choices = [
         config.Choice(each.algo, dataset, FLAGS.env, seeds, each.assignments) for each in variants
     ]
@@ -104,26 +109,59 @@ def main(argv: Sequence[str] | None = None) -> int:
         tables.write(console, usage(variants, argv))
         return 0
     check(variants, common, FLAGS.seeds)
+    _check_suite()
+    if FLAGS.dry_run:
+        _show_costs(variants, console)
+        return 0
     selection.check(FLAGS.select)
     hints = commandline.hints(FLAGS)
+    if FLAGS.suite:
+        suite.check_here(FLAGS.suite)
     if FLAGS.select:
-        selection.check_data(FLAGS.dataset, hints)
+        selection.check_data(_datasets(), hints)
     return _execute(variants, console)
+
+
+def _check_suite() -> None:
+    if FLAGS.suite and FLAGS["dataset"].present:
+        raise ConfigError("--suite names the datasets: leave --dataset out")
+    if FLAGS.dry_run and not FLAGS.suite:
+        raise ConfigError("--dry_run is of a --suite; jaxrl-prefs plan tells the cost of one run")
+    if FLAGS.suite:
+        suite.rows(FLAGS.suite)
+
+
+def _show_costs(variants: Sequence[Variant], console: Console) -> None:
+    """Prints what the suite would cost."""
+    devices.prepare()
+    seeds, rate = config.parse_seeds(FLAGS.seeds), 1e12 * FLAGS.rate
+    found = suite.costs(FLAGS.suite, variants, seeds, FLAGS.devices, rate)
+    below = suite.caption(len(seeds), FLAGS.devices, rate)
+    rows = suite.table(found)
+    last = [len(rows) - 1]
+    tables.show(console, FLAGS.suite, rows, left=2, caption=below, sections=last)
+
+
+def _datasets() -> list[str]:
+    """The datasets of --suite or of --dataset."""
+    if not FLAGS.suite:
+        return list(FLAGS.dataset)
+    return [dataset for row in suite.rows(FLAGS.suite) for dataset in row.datasets]
 
 
 def _execute(variants: Sequence[Variant], console: Console) -> int:
     folder, worst = commandline.folder(FLAGS.workdir), 0
-    for dataset in FLAGS.dataset:
+    between = Console(quiet=True) if FLAGS.suite else console  # its table is long
+    for dataset in _datasets():
         for each in variants:
             donors = [_place(other, dataset, folder) for other in variants if other != each]
             code = run.main(["run", *_arguments(each, dataset, folder)], donors)
             if code == commandline.INTERRUPTED:
                 return code
             worst = worst or code
-            try:
-                _publish(folder, variants, console)
-            except ConfigError as error:  # no table yet is no reason not to train the others
-                worst = commandline.fail(str(error), commandline.WRONG_USE)
+            worst = _tried_to_publish(folder, variants, between) or worst
+    if FLAGS.suite:
+        worst = _tried_to_publish(folder, variants, console) or worst
     worst = max(worst, _select(folder, variants, console) if FLAGS.select else 0)
     tables.write(console, commandline.page(folder))
     return worst
@@ -132,7 +170,7 @@ def _execute(variants: Sequence[Variant], console: Console) -> int:
 def _select(folder: Path, variants: Sequence[Variant], console: Console) -> int:
     """Estimates the variants on each dataset, and publishes the table with the choices."""
     found = []
-    for dataset in FLAGS.dataset:
+    for dataset in _datasets():
         places = [_place(each, dataset, folder) for each in variants]
         runs = [
             selection.Candidates(place, [{"method": each.name}])
@@ -145,7 +183,16 @@ def _select(folder: Path, variants: Sequence[Variant], console: Console) -> int:
         _publish(folder, variants, console, found)
     except ConfigError as error:
         return commandline.fail(str(error), commandline.WRONG_USE)
-    return 0 if len(found) == len(FLAGS.dataset) else commandline.FAILED
+    return 0 if len(found) == len(_datasets()) else commandline.FAILED
+
+
+def _tried_to_publish(folder: Path, variants: Sequence[Variant], console: Console) -> int:
+    """Publishes the table; that there is none yet is no reason not to train the others."""
+    try:
+        _publish(folder, variants, console)
+    except ConfigError as error:
+        return commandline.fail(str(error), commandline.WRONG_USE)
+    return 0
 
 
 def _publish(
@@ -186,6 +233,7 @@ def _place(each: Variant, dataset: str, folder: Path) -> Path:
 
 def _arguments(each: Variant, dataset: str, folder: Path) -> list[str]:
     place = _place(each, dataset, folder)
+    shared = suite.settings(FLAGS.suite, dataset) if FLAGS.suite else ()
     return [
         f"--algo={each.algo}",
         f"--dataset={dataset}",
@@ -194,5 +242,5 @@ def _arguments(each: Variant, dataset: str, folder: Path) -> list[str]:
         f"--workdir={place}",
         *(f"--{name}" for name in ("trust_env", "overwrite") if FLAGS[name].value),
         *commandline.hint_words(FLAGS),
-        *(f"--set={text}" for text in each.assignments),
+        *(f"--set={text}" for text in (*shared, *each.assignments)),
     ]

@@ -228,7 +228,7 @@ def facts(recording: Dataset) -> dict[str, str]:
     over = int((last & recording.terminal).sum())
     inside = int((recording.continues & recording.terminal).sum())
     task, action = recording.task, recording.action
-    score = float(np.mean(recording.score(recording.returns)))
+    score = recording.own_score
     known = ""
     if recording.references:
         known = "{:g} scores 0, {:g} scores 100; ".format(*recording.references)
@@ -253,7 +253,9 @@ def facts(recording: Dataset) -> dict[str, str]:
         "rewards": spread(recording.reward),
         "returns": spread(recording.returns),
         "references": known + recording.reference_source,
-        "score of the data": f"{score:.2f} ({recording.score_kind})",
+        "score of the data": "none: policies are scored by their success rate"
+        if score is None
+        else f"{score:.2f} ({recording.score_kind})",
         "prepared by": ", ".join(
             f"{key}={value}" for key, value in data.defaults(recording.family)._asdict().items()
         ),
@@ -327,6 +329,8 @@ def random_returns(task: Task, episodes: int, seed: int = 0) -> np.ndarray:
 
 def played(recording: Dataset, returns: np.ndarray) -> str:
     """A random policy's mean return and its score."""
+    if recording.by_success:
+        return f"return {returns.mean():.6g} ({len(returns)} episodes)"
     score = float(np.mean(recording.score(returns)))
     return f"return {returns.mean():.6g}, score {score:.2f} ({len(returns)} episodes)"
 

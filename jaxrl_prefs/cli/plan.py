@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +19,12 @@ from absl import flags
 
 from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.cli.flops import update_flops
-from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.method import Phase
 from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import config, tables
 from jaxrl_prefs.runs.config import Choice
 
 FLAGS = flags.FlagValues()
-_OWN: dict[str, Any] = {"flag_values": FLAGS}
 commandline.define_flags(
     FLAGS,
     algo="bdpo",
@@ -36,9 +35,7 @@ commandline.define_flags(
     seeds="5",
     set=(),
 )
-flags.DEFINE_integer("devices", 1, "over how many devices the seeds are spread", **_OWN)
-flags.DEFINE_float("rate", 0.0, "TFLOP/s that a device sustains; 0 measures here", **_OWN)
-commandline.define_flags(FLAGS, help=False)
+commandline.define_flags(FLAGS, devices=1, rate=0.0, help=False)
 
 
 class Stretch(NamedTuple):
@@ -84,8 +81,15 @@ class Plan(NamedTuple):
         )
 
 
-def plan(choice: Choice, devices: int, rate: float) -> Plan:
+def plan(choice: Choice, devices: int, rate: float, *, rows: int = 0, memory: bool = True) -> Plan:
     """Plans a choice on `devices` that sustain `rate` FLOP/s each; 0 measures on this one.
+
+    Args:
+        choice: what to train on which data.
+        devices: over how many the seeds are spread.
+        rate: FLOP/s.
+        rows: plan for data of so many transitions; 0 for as many as there are.
+        memory: compile the programs, which tells their temporary memory; without it that is 0.
 
     Raises:
         ConfigError, DataError: for errors that the user can correct.
@@ -93,14 +97,18 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
     import jax
 
     from jaxrl_prefs.parallel import seed_axis
-    from jaxrl_prefs.runs import estimate, memory, prepare
-    from jaxrl_prefs.runs.load import abstract_state
+    from jaxrl_prefs.runs import estimate, prepare
+    from jaxrl_prefs.runs.load import abstract_state, config_of
+    from jaxrl_prefs.runs.memory import column_bytes
     from jaxrl_prefs.training import chunk, loop
-    from jaxrl_prefs.training import program as member_program
 
     with tempfile.TemporaryDirectory() as folder:
         job, _ = prepare.prepare(choice, Path(folder))
-    method, data = job.method, job.dataset.transitions
+    method, data, spec = job.method, job.dataset.transitions, job.dataset.spec
+    here = len(data.reward)
+    if rows:
+        spec = spec._replace(size=rows)
+        method = job.module.make(config_of(job.module.Config, job.fields), spec)
     mesh = seed_axis.seed_mesh(jax.local_devices()[:1])
     placement = chunk.SeedPlacement(job.seeds[:1], mesh)
     measured: dict[str, float] = {}
@@ -108,38 +116,42 @@ def plan(choice: Choice, devices: int, rate: float) -> Plan:
         measured = estimate.seconds_per_update(method, data, placement.seeds, mesh, "auto")
 
     state = loop.init_members(method, data, placement)
-    one = seed_axis.one(state, 0)
     stretches = []
     for index, phase in enumerate(method.phases):
         if not phase.steps:
             continue
-        columns = estimate.empty_columns(method, index, 1, len(data.reward))
-        program = chunk.compile_chunk(method, index, data, placement, state=state, columns=columns)
-        batch = jax.eval_shape(
-            lambda rows, data, columns: member_program.take(data, rows, columns),
-            jax.ShapeDtypeStruct((phase.batch_size,), "int32"),
-            data,
-            {name: x if x.shape[0] == len(data.reward) else x[0] for name, x in columns.items()},
-        )
-        flops, _ = update_flops(phase.update, one, batch, jax.random.key(0))
-        stretches.append(
-            Stretch(
-                phase.name,
-                phase.steps,
-                flops,
-                program.compiled.memory_analysis().temp_size_in_bytes,
-                flops / rate if rate else measured.get(phase.name, 0.0),
-            )
-        )
-    state_leaves = jax.tree.leaves(abstract_state(method, job.dataset.spec, 1))
+        columns = estimate.empty_columns(method, index, 1, here)
+        flops, temporary = _flops(phase, data, seed_axis.one(state, 0), columns), 0
+        if memory:
+            about = {"state": state, "columns": columns}
+            program = chunk.compile_chunk(method, index, data, placement, **about)
+            temporary = program.compiled.memory_analysis().temp_size_in_bytes
+        seconds = flops / rate if rate else measured.get(phase.name, 0.0)
+        stretches.append(Stretch(phase.name, phase.steps, flops, temporary, seconds))
+    state_leaves = jax.tree.leaves(abstract_state(method, spec, 1))
     return Plan(
         seeds=len(job.seeds),
         devices=devices,
         state=sum(x.size * x.dtype.itemsize for x in state_leaves),
-        data=sum(x.nbytes for x in jax.tree.leaves(data)),
-        columns=sum(memory.column_bytes(method, len(data.reward), len(job.seeds)).values()),
+        data=sum(x.nbytes for x in jax.tree.leaves(data)) * spec.size // here,
+        columns=sum(column_bytes(method, spec.size, len(job.seeds)).values()),
         stretches=tuple(stretches),
     )
+
+
+def _flops(phase: Phase, data: Any, state: Any, columns: Mapping[str, Any]) -> float:
+    """Operations of one update of one seed."""
+    import jax
+
+    from jaxrl_prefs.training import program
+
+    batch = jax.eval_shape(
+        program.take,
+        data,
+        jax.ShapeDtypeStruct((phase.batch_size,), "int32"),
+        {name: x if x.shape[0] == len(data.reward) else x[0] for name, x in columns.items()},
+    )
+    return update_flops(phase.update, state, batch, jax.random.key(0))[0]
 
 
 def phase_table(found: Plan) -> list[list[str]]:
@@ -187,8 +199,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if FLAGS.help:
         tables.write(console, commandline.usage(__doc__, FLAGS, argv))
         return 0
-    if FLAGS.devices < 1 or FLAGS.rate < 0:
-        raise ConfigError("--devices is 1 or more, --rate 0 or more")
     seeds = config.parse_seeds(FLAGS.seeds)
     choice = Choice(
         FLAGS.algo,

@@ -79,14 +79,19 @@ def _execute(console: Console) -> None:
         watch = None
         if reel is not None:
             watch = lambda env, episode: reel.add(env, task.env_id, episode)  # noqa: E731
-        totals = []
+        totals, successes = list[float](), list[bool]()
         for each in playback.played(policy, task, FLAGS.episodes, FLAGS.eval_seed, watch):
             totals.append(each.total)
             reached = f"{each.total:.2f}{_score(each.total, references)}, {each.steps} steps"
+            if each.success is not None:
+                successes.append(each.success)
+                reached += ", success" if each.success else ", no success"
             tables.write(console, f"environment seed {each.seed}: return {reached}")
     mean = float(np.mean(totals))
     who = f"{trained.algo}'s {policy.name}, seed {seed}, in {task.env_id}"
     reached = f"{mean:.2f}{_score(mean, references)}, {len(totals)} episode(s)"
+    if successes:
+        reached += f", success rate {100 * np.mean(successes):.0f} %"
     tables.write(console, f"{who}: mean return {reached}")
     if reel is not None:
         _write(reel, folder, console)

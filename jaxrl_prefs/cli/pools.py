@@ -121,6 +121,9 @@ def _entry(parts: Sequence[Result], order: Sequence[int]) -> dict[str, Any]:
     joined = {**parts[0], "scores": [scores[place] for place in order]}
     if len(returns) == len(order):
         joined["returns"] = [returns[place] for place in order]
+    rates = [rate for part in parts for rate in part.get("success_rates", [])]
+    if len(rates) == len(order):
+        joined |= statistics.successes([rates[place] for place in order])
     if all("episodes" in part for part in parts):
         joined["episodes"] = max(part["episodes"] for part in parts)
     mean, bounds = statistics.mean(joined["scores"]), statistics.interval(joined["scores"])

@@ -177,7 +177,7 @@ def _scores(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
 
 
 def _score_rows(run: Shown) -> list[list[str]]:
-    data_score, seeds = f"{run.result['data_score']:.1f}", str(len(run.result["seeds"]))
+    data_score, seeds = statistics.data_score(run.result), str(len(run.result["seeds"]))
     if not run.result["policies"]:
         state = str(run.result.get("unfinished", "not evaluated"))
         return [[run.dataset, run.column, "", seeds, state, "", data_score]]

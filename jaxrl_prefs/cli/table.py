@@ -5,10 +5,11 @@
 Reads every run below the folders. A row is a dataset, a column the method of runs in their usual
 folders (`runs/bc-pen-human-v0`), else the folder's name; each point of a sweep has a column. Runs
 of the same method, settings and data are pooled over their seeds. A cell that nobody ran stays
-blank, and a run that is not finished says how far it is. `--published` also
-shows what papers printed of the same data, told by their size and score; `--iqm` adds the
-interquartile mean over all datasets with its stratified bootstrap interval. Scores are the last
-iterate's; `--last=10` takes each seed's mean over its last ten evaluations, as TD3+BC's paper does.
+blank, and a run that is not finished says how far it is. `--published` also shows what papers
+printed of the same data, told by their size and score, and on OGBench by the name of the task;
+`--iqm` adds the interquartile mean over all datasets with its stratified bootstrap interval. Scores
+are the last iterate's; `--last=10` takes each seed's mean over its last ten evaluations, as
+TD3+BC's paper does.
 Of several policies the headline is shown; `--policies` gives each a column, `arq/implicit`. Writes
 table.md, table.csv and table.png to --out, or to the first folder.
 """
@@ -25,9 +26,9 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from jaxrl_prefs.cli import commandline, launchers, pools
+from jaxrl_prefs.cli import commandline, launchers, pools, published_table
 from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.runs import aggregate, figures, interval_plot, published, statistics, tables
+from jaxrl_prefs.runs import aggregate, figures, interval_plot, statistics, tables
 from jaxrl_prefs.runs.workdir import (
     ADDED,
     CONFIG,
@@ -255,8 +256,8 @@ def rows(grid: Grid, against: str = "") -> list[list[str]]:
     body = []
     for dataset in grid.datasets:
         results = [grid.cells.get((dataset, column)) for column in grid.columns]
-        data_score = next(result["data_score"] for result in results if result)
-        body.append([dataset, f"{data_score:.1f}", *map(headline, results)])
+        own = next(statistics.data_score(result) for result in results if result)
+        body.append([dataset, own, *map(headline, results)])
     return [["dataset", "data", *grid.columns], *body]
 
 
@@ -268,37 +269,6 @@ def _differences(grid: Grid, against: str) -> list[list[str]]:
         results = [grid.cells.get((dataset, column)) for column in columns]
         body.append([dataset, *(difference(result, base) for result in results)])
     return [["dataset", *columns], *body]
-
-
-def printed(grid: Grid) -> tuple[list[list[str]], list[str]]:
-    """What papers printed of the grid's datasets, and why nothing stands beside the others.
-
-    Returns:
-        The table as text, its head first, without rows if there is nothing; a line for each dataset
-        that has the name of a published one and is refused.
-    """
-    found, refused = dict[str, Mapping[str, published.Score]](), list[str]()
-    for dataset in grid.datasets:
-        scores = published.beside(dataset)
-        result = next(x for (name, _), x in grid.cells.items() if name == dataset)
-        reason = published.refusal(dataset, result.get("transitions"), result["data_score"])
-        if scores and reason:
-            refused.append(f"{dataset}: {reason}")
-        elif scores:
-            found[dataset] = scores
-    columns = [name for name in published.PUBLISHED if any(name in row for row in found.values())]
-    body = [
-        [dataset, *(_printed(row.get(column)) for column in columns)]
-        for dataset, row in found.items()
-    ]
-    return [["dataset", *columns], *body], refused
-
-
-def _printed(score: published.Score | None) -> str:
-    if score is None:
-        return ""
-    mean, std = score
-    return f"{mean:g}" if std is None else f"{mean:g} ± {std:g}"
 
 
 def matrices(grid: Grid) -> dict[str, np.ndarray]:
@@ -384,7 +354,11 @@ def _draw(grid: Grid, path: Path) -> None:
         grid.columns,
         {cell: (result["score_mean"], result["score_ci"]) for cell, result in shown.items()},
         scores={cell: statistics.known(result["scores"]) for cell, result in shown.items()},
-        data_scores={dataset: result["data_score"] for (dataset, _), result in shown.items()},
+        data_scores={
+            dataset: result["data_score"]
+            for (dataset, _), result in shown.items()
+            if result["data_score"] is not None
+        },
         label=" or ".join(figures.score_label(kind) for kind in kinds) + mean_of(grid.last),
         title=f"{figures.joined(grid.columns)} on {figures.joined(grid.datasets, 2)}\n{bars}",
     )
@@ -405,9 +379,9 @@ def extras(grid: Grid, against: str = "", papers: bool = False, iqm: bool = Fals
     if against:
         found.append(Titled(f"seed by seed, less {against}", rows(grid, against)))
     if papers:
-        table, refused = printed(grid)
+        table, refused = published_table.printed(grid.datasets, grid.cells)
         title = "what papers printed: other code, their seeds and episodes"
-        found.append(Titled(title, table, refused))
+        found.append(Titled(title, table, [*published_table.sources(table[0][1:]), *refused]))
     if iqm:
         table = aggregate.iqm_table(matrices(grid), len(grid.datasets))
         found.append(Titled(aggregate.TITLE, table))

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrl_prefs.data import roots, suggestions
+from jaxrl_prefs.data import ogbench_data, roots, suggestions
 from jaxrl_prefs.data.dataset import PreparedDataset, prepare
 from jaxrl_prefs.data.families import FILES, Processing, defaults
 from jaxrl_prefs.data.hints import Hints, hints_from_json, read_hints
@@ -75,7 +75,8 @@ def load(
       name: 'pendulum-mixed', 'maze2d/umaze-v0' (medium, large), 'antmaze/umaze-v0', any Minari id;
         the path of a file of D4RL, Robomimic (.hdf5; `file.hdf5#train` takes the mask `train`),
         OGBench or NeoRL-2 (.npz), or of a table (.parquet, .csv, .npz, .npy, .hdf5); or a folder
-        of such files, of a dataset of LeRobot, or of one in Minari's format.
+        of such files, of a dataset of LeRobot, or of one in Minari's format; or a name of
+        OGBench's, 'cube-single-play-singletask-task1-v0', whose file is in ~/.ogbench/data.
       env: id of the environment to evaluate in; replaces the one that the dataset names.
       trust_env: make the environment that the dataset names even if that runs code of the dataset's
         choice. Without it, such an environment is not made: the dataset has no task, and
@@ -98,6 +99,11 @@ def load(
 
     if folder is None and (folder := _folder(name)) is not None:
         dataset_id = name
+    if folder is None and not place.is_dir() and (found := ogbench_data.parse(name)) is not None:
+        folder = roots.find(f"ogbench/{name}")  # in Minari's format
+        if folder is None:
+            return ogbench_data.read(name, found, env, hints)
+        dataset_id = f"ogbench/{name}"
     if folder is None and dataset_id not in GENERATED and _is_other_folder(name):
         from jaxrl_prefs.data.readers import folders
 
@@ -151,7 +157,8 @@ def load_dataset(
       name: 'pendulum-mixed', 'maze2d/umaze-v0' (medium, large), 'antmaze/umaze-v0', any Minari id;
         the path of a file of D4RL, Robomimic (.hdf5; `file.hdf5#train` takes the mask `train`),
         OGBench or NeoRL-2 (.npz), or of a table (.parquet, .csv, .npz, .npy, .hdf5); or a folder
-        of such files, of a dataset of LeRobot, or of one in Minari's format.
+        of such files, of a dataset of LeRobot, or of one in Minari's format; or a name of
+        OGBench's, 'cube-single-play-singletask-task1-v0', whose file is in ~/.ogbench/data.
       env: where to evaluate: an id of Gymnasium's ('my_module:Mine-v0' imports my_module first), a
         function that makes an environment, "" for the one that the dataset names, None for none.
       trust_env: make the environment that the dataset names even if that runs code of the dataset's

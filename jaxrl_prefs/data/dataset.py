@@ -24,12 +24,17 @@ class PreparedDataset(NamedTuple):
     spec: Spec
     observation: Affine  # raw observation -> method's observation
     action: Affine  # raw action -> [-1, 1]; `invert` gives the environment its action
-    reward: Affine  # raw reward -> method's reward
+    reward: Affine  # raw reward, for reward='sparse' of -1 and 0 -> method's reward
     held_out: Transition | None = None  # rows of episodes that are not trained on, see split.py
 
     def score(self, raw_return: np.ndarray | float) -> np.ndarray:
         """As `Dataset.score`: 0 to 100 between the references, raw without them."""
         return self.recording.score(raw_return)
+
+    @property
+    def by_success(self) -> bool:
+        """As `Dataset.by_success`."""
+        return self.recording.by_success
 
     @property
     def score_kind(self) -> str:
@@ -68,7 +73,7 @@ def prepare(recording: Dataset, processing: Processing) -> PreparedDataset:
         leaves: dict[str, Any] = {  # numpy arrays where a Transition says jax.Array
             "observation": observation.apply(recording.observation),
             "action": actions,
-            "reward": reward.apply(recording.reward),
+            "reward": reward.apply(_raw_reward(recording, processing)),
             "discount": np.float32(processing.gamma) * ~recording.terminal,
             "next_observation": observation.apply(recording.next_observation),
             "next_action": actions[next_rows] * recording.continues[:, None],
@@ -92,12 +97,28 @@ def prepare(recording: Dataset, processing: Processing) -> PreparedDataset:
 def _check(processing: Processing) -> None:
     if not 0.0 <= processing.gamma <= 1.0:
         raise DataError(f"gamma must lie between 0 and 1, not {processing.gamma}")
-    if processing.reward not in ("affine", "range"):
-        raise DataError(f"reward must be 'affine' or 'range', not {processing.reward!r}")
+    if processing.reward not in ("affine", "range", "sparse"):
+        raise DataError(f"reward must be 'affine', 'range' or 'sparse', not {processing.reward!r}")
     if processing.reward_scale == 0 or not math.isfinite(processing.reward_scale):
         raise DataError(f"reward_scale must be finite and not 0, not {processing.reward_scale}")
     if not math.isfinite(processing.reward_shift):
         raise DataError(f"reward_shift must be finite, not {processing.reward_shift}")
+
+
+def _raw_reward(recording: Dataset, processing: Processing) -> np.ndarray:
+    """The recorded rewards [N], for reward='sparse' as -1 and 0.
+
+    Raises:
+      DataError: if they hold positive ones, of which 0 is no success.
+    """
+    if processing.reward != "sparse" or not recording.has_rewards:
+        return recording.reward
+    if recording.reward.max() > 0:
+        raise DataError(
+            f"{recording.name}: reward='sparse' is for rewards of at most 0, which is success, and "
+            f"the largest here is {recording.reward.max():g}"
+        )
+    return np.where(recording.reward == 0, np.float32(0), np.float32(-1))
 
 
 def _reward_map(recording: Dataset, processing: Processing) -> Affine:

@@ -27,11 +27,12 @@ class Processing(NamedTuple):
 
     A reward r becomes `reward_scale * r / range + reward_shift`, where the range is 1 for
     reward='affine' and the difference between the largest and the smallest return of an episode
-    for reward='range'.
+    for reward='range'. For reward='sparse' r is first replaced by 0 where it is 0 and by -1
+    elsewhere: success or not, of rewards that count what is wrong (OGBench's manipulation).
     """
 
     gamma: float = 0.99  # discount per step
-    reward: str = "affine"  # 'affine' or 'range'
+    reward: str = "affine"  # 'affine', 'range' or 'sparse'
     reward_scale: float = 1.0
     reward_shift: float = 0.0
     normalize_observations: bool = False  # to mean 0 and standard deviation 1

@@ -22,7 +22,8 @@ from jaxrl_prefs.errors import DataError, in_python, restated
 if TYPE_CHECKING:
     import gymnasium
 
-ROUNDING = 1e-6  # what differs by less in proportion is equal: its numbers are 32-bit floats
+ROUNDING = checks.ROUNDING
+SUCCESS_RATE = "success rate"
 
 
 class Dataset(NamedTuple):
@@ -260,8 +261,23 @@ class Dataset(NamedTuple):
         return raw if self.references is None else scaled(raw, self.references)
 
     @property
+    def by_success(self) -> bool:
+        """Whether policies are scored by the share of episodes that succeed, and not by returns."""
+        return self.family == "ogbench" or (self.task is not None and self.task.by_success)
+
+    @property
+    def own_score(self) -> float | None:
+        """The mean score of the data's episodes; None where policies are scored by success.
+
+        Such episodes were no attempts at the task, and are longer or shorter than a policy's.
+        """
+        return None if self.by_success else float(np.mean(self.score(self.returns)))
+
+    @property
     def score_kind(self) -> str:
-        """What `score` returns: 'normalised score' or 'raw return'."""
+        """What a score is: 'normalised score', 'raw return' or 'success rate'."""
+        if self.by_success:
+            return SUCCESS_RATE
         return "raw return" if self.references is None else "normalised score"
 
 
@@ -312,7 +328,7 @@ def record(
     notes = _notes(found, faults, None if box else (low, high))
     if faults.rows.any():
         found = checks.without(found, faults.rows)
-    references = _checked_references(name, references)
+    references = References(*checks.references(name, *references))
     keep = np.asarray(found.successor, bool)
     if not keep.any():
         raise DataError(f"{name}: no step has a successor, so there is nothing to learn from")
@@ -427,19 +443,3 @@ def _bound(action: np.ndarray, bound: Any) -> np.ndarray:
 
 def _left_out(empty: int, count: int) -> str:
     return f"{empty} of {count} episodes {'has' if empty == 1 else 'have'} no steps: left out"
-
-
-def _checked_references(name: str, references: References) -> References:
-    if references.values is None:
-        return references
-    low, high = references.values
-    if np.isfinite([low, high]).all() and abs(high - low) <= ROUNDING * max(abs(low), abs(high)):
-        return References(
-            None, f"none: both references are {low:g} ({references.source}), so returns stay raw"
-        )
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise DataError(
-            f"{name}: reference returns {low} (scores 0) and {high} (scores 100) are not two "
-            f"ascending numbers: correct or remove them ({references.source})"
-        )
-    return references

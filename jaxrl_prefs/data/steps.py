@@ -10,6 +10,7 @@ from jaxrl_prefs.errors import DataError
 
 ACTION_SLACK = 1e-3  # how far beyond its box an action may lie, in parts of the box's width
 SHOWN = 12  # places of bad rows in a message
+ROUNDING = 1e-6  # what differs by less in proportion is equal: its numbers are 32-bit floats
 
 
 class Steps(NamedTuple):
@@ -185,3 +186,24 @@ def outside(
         f"{int(out.sum())} of {len(out)} actions, the first is the action {action[row]} at "
         f"{place(row, lengths)}, lie outside the action space (low {low}, high {high})"
     )
+
+
+def references(
+    name: str, values: tuple[float, float] | None, source: str
+) -> tuple[tuple[float, float] | None, str]:
+    """Checks the raw returns that score 0 and 100; None in their place where they are equal.
+
+    Raises:
+      DataError: if they are not two ascending numbers.
+    """
+    if values is None:
+        return values, source
+    low, high = values
+    if np.isfinite([low, high]).all() and abs(high - low) <= ROUNDING * max(abs(low), abs(high)):
+        return None, f"none: both references are {low:g} ({source}), so returns stay raw"
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise DataError(
+            f"{name}: reference returns {low} (scores 0) and {high} (scores 100) are not two "
+            f"ascending numbers: correct or remove them ({source})"
+        )
+    return values, source

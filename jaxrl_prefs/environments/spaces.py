@@ -88,4 +88,6 @@ def flat(env: gymnasium.Env, name: str) -> gymnasium.Env:
     low, high = (vector(_extreme(space, which)) for which in ("low", "high"))
     box = gymnasium.spaces.Box(low, high, dtype=np.float32)
 
-    return gymnasium.wrappers.TransformObservation(env, vector, box)
+    flattened = gymnasium.wrappers.TransformObservation(env, vector, box)
+    flattened.action_space = env.action_space  # some environments make it anew at every look
+    return flattened

@@ -7,13 +7,14 @@ import dataclasses
 import importlib
 import io
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from jaxrl_prefs.environments import spaces
+from jaxrl_prefs.environments import ogbench_names, spaces
 from jaxrl_prefs.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class Task(NamedTuple):
     without: tuple[str, ...] = ()
     maker: Callable[[], gymnasium.Env] | None = None  # makes it, where no spec_json says how
 
+    @property
+    def by_success(self) -> bool:
+        """Whether policies are scored by the share of episodes that succeed, as OGBench does."""
+        return ogbench_names.is_task(self.env_id)
+
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
         """Makes the environment; its observations are float32 vectors [O] in `flatten`'s order.
 
@@ -50,7 +56,11 @@ class Task(NamedTuple):
           DataError: if a package that the environment needs is missing or fails.
         """
         try:
-            return spaces.flat(self.bare(render_mode), self.env_id)
+            with _quiet():
+                env = spaces.flat(self.bare(render_mode), self.env_id)
+            if self.by_success:
+                env.reset = _quiet()(env.reset)  # type: ignore[method-assign]
+            return env
         except DataError:
             raise
         except Exception as fault:  # whatever a simulator raises, the user must see one line
@@ -68,6 +78,8 @@ class Task(NamedTuple):
             spec.kwargs["render_mode"] = render_mode
         if str(spec.entry_point).startswith(("gymnasium_robotics", __package__)):
             _import_robotics()
+        if str(spec.entry_point).startswith("ogbench"):
+            _import_ogbench()
         try:
             env = gymnasium.make(
                 spec, max_episode_steps=self.max_episode_steps, disable_env_checker=True
@@ -115,13 +127,15 @@ def check_interface(env: Any, env_id: str) -> None:
     """
     bare = env.unwrapped
     try:
-        found = bare.reset(seed=0)
+        with _quiet():
+            found = bare.reset(seed=0)
     except TypeError as fault:
         raise DataError(_other_interface(env_id, f"reset(seed=0) fails: {fault}")) from fault
     if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)):
         raise DataError(_other_interface(env_id, "reset() returns no (observation, info)"))
     try:
-        found = bare.step(_some_action(bare.action_space))
+        with _quiet():
+            found = bare.step(some_action(bare.action_space))
     except Exception as fault:  # whatever a simulator raises, the user must see one line
         why = " ".join(str(fault).split()) or type(fault).__name__
         raise DataError(f"the environment {env_id} fails in its first step: {why}") from fault
@@ -131,8 +145,8 @@ def check_interface(env: Any, env_id: str) -> None:
     number(found[1])
 
 
-def _some_action(space: Any) -> Any:
-    """The middle of a bounded box, without a draw from the space's generator."""
+def some_action(space: Any) -> Any:
+    """The middle of a bounded box, without a draw from the space's generator; else a draw."""
     if not hasattr(space, "low"):
         return space.sample()
     middle = np.nan_to_num((np.float64(space.low) + space.high) / 2, posinf=0, neginf=0)
@@ -159,6 +173,18 @@ def number(reward: Any) -> float:
     return float(array.reshape(()))
 
 
+def succeeded(info: Mapping[str, Any], before: bool | None = None) -> bool | None:
+    """Whether an episode has succeeded by now, as its environment reports; None if it does not.
+
+    Args:
+      info: of a step.
+      before: the same after the step before; a success is not lost again.
+    """
+    if "success" not in info:
+        return before
+    return bool(before) or bool(np.asarray(info["success"]).any())
+
+
 def named(env_id: str, longest: int = 0) -> Task:
     """The task of a registered environment, such as 'Hopper-v5'.
 
@@ -172,7 +198,7 @@ def named(env_id: str, longest: int = 0) -> Task:
     """
     import gymnasium
 
-    env_id = import_home(env_id)
+    env_id = ogbench_names.environment(import_home(env_id))
     if env_id not in gymnasium.registry:
         register()
     try:
@@ -258,9 +284,27 @@ def register() -> None:
             gymnasium.register(
                 env_id, entry_point=f"jaxrl_prefs.environments.{place}", max_episode_steps=horizon
             )
-    with contextlib.suppress(ImportError):
-        import ogbench  # noqa: F401 - registers itself
+    _import_ogbench()
     _import_robotics()
+
+
+def _import_ogbench() -> None:
+    """Registers OGBench's environments where it is installed."""
+    with contextlib.suppress(ImportError), _quiet():
+        import ogbench  # noqa: F401 - registers itself
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drops two warnings of OGBench's environments that mean nothing to their user.
+
+    dm_control notes that there is no screen. Gymnasium notes that bounds of a box become 32-bit, as
+    ours are anyway, at every look at the spaces of the tables, also in a reset.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*DISPLAY environment variable is missing")
+        warnings.filterwarnings("ignore", ".*precision lowered by casting to float32")
+        yield
 
 
 def _import_robotics() -> None:

@@ -18,7 +18,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrl_prefs.data import PreparedDataset
+from jaxrl_prefs.errors import EvaluationError
 from jaxrl_prefs.evaluation import rollout
+from jaxrl_prefs.evaluation.rollout import Played
 from jaxrl_prefs.keys import DIAGNOSE, PLAY, evaluation_keys
 from jaxrl_prefs.method import Method, Policy, State
 from jaxrl_prefs.parallel import seed_axis
@@ -34,8 +36,9 @@ class Score(NamedTuple):
     candidates: int  # actions drawn per decision
     rule: str  # how one was chosen
     returns: np.ndarray  # [S, E] raw
-    scores: np.ndarray  # [S, E] 0 to 100 by the dataset's references; raw without them
+    scores: np.ndarray  # [S, E], by the dataset's `score_kind`
     lengths: np.ndarray  # [S, E] steps
+    successes: np.ndarray | None = None  # [S, E] bool; None where the environment reports none
 
 
 def played(policies: Mapping[str, Policy], last: bool) -> list[str]:
@@ -108,13 +111,25 @@ class Evaluator:
         self._arena.close()
 
     def score(self, name: str, state: State, step: int) -> Score:
-        """Plays one policy; arguments as for a call."""
-        policy = self._policies[name]
-        returns, lengths = self._play(name, state, step, self._arena.horizon)
-        scores = self._dataset.score(returns)
-        return Score(name, policy.candidates, policy.rule, returns, scores, lengths)
+        """Plays one policy; arguments as for a call.
 
-    def _play(self, name: str, state: State, step: int, horizon: int) -> tuple[np.ndarray, ...]:
+        Raises:
+            EvaluationError: if an environment fails, or does not report the success that is scored.
+        """
+        policy = self._policies[name]
+        found = self._play(name, state, step, self._arena.horizon)
+        scores = self._scores(name, found)
+        about = (name, policy.candidates, policy.rule)
+        return Score(*about, found.returns, scores, found.lengths, found.successes)
+
+    def _scores(self, name: str, found: Played) -> np.ndarray:
+        if not self._dataset.by_success:
+            return self._dataset.score(found.returns)
+        if found.successes is None:
+            raise EvaluationError(f"policy {name!r}: the environment reported no success")
+        return 100.0 * found.successes
+
+    def _play(self, name: str, state: State, step: int, horizon: int) -> Played:
         keys = seed_axis.pad(evaluation_keys(self._seeds, PLAY, step), self._mesh)
         return self._arena.play(name, state, keys, horizon)
 

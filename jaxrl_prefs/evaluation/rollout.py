@@ -26,6 +26,16 @@ from jaxrl_prefs.parallel import processes, seed_axis
 from jaxrl_prefs.types import Array, Key
 
 BACKENDS = ("auto", "gymnasium", "mjx")
+UNTOLD = -1  # an episode whose environment reports no success
+
+
+class Played(NamedTuple):
+    """What came of one episode in every copy."""
+
+    returns: np.ndarray  # [S, E] raw
+    lengths: np.ndarray  # [S, E] steps
+    # [S, E] bool, whether `info["success"]` held at any step; None where it is not reported
+    successes: np.ndarray | None = None
 
 
 class Arena(Protocol):
@@ -33,8 +43,8 @@ class Arena(Protocol):
 
     horizon: int  # the time limit of an episode
 
-    def play(self, name: str, state: State, keys: Key, horizon: int) -> tuple[np.ndarray, ...]:
-        """Returns (returns, lengths), each [S, E], of at most `horizon` steps.
+    def play(self, name: str, state: State, keys: Key, horizon: int) -> Played:
+        """Plays at most `horizon` steps.
 
         Raises:
             EvaluationError: if an environment fails or shows a NaN; seeds are told apart.
@@ -114,6 +124,8 @@ class OnDevice:
         world = jax.eval_shape(simulator.reset, jax.random.key(0))
         width = jax.eval_shape(simulator.observe, world).shape[0]
         _check_sizes(setup, width, simulator.actions)
+        if setup.dataset.by_success:  # these simulators report none
+            raise DataError(no_success(setup.task, setup.dataset))
         self.horizon = setup.task.max_episode_steps
         self._seeds, self._env_id = tuple(setup.seeds), setup.task.env_id
         keys = jax.vmap(jax.random.key)(np.asarray(setup.starts, np.uint32))
@@ -128,7 +140,7 @@ class OnDevice:
             for name, policy in setup.policies.items()
         }
 
-    def play(self, name: str, state: State, keys: Key, horizon: int) -> tuple[np.ndarray, ...]:
+    def play(self, name: str, state: State, keys: Key, horizon: int) -> Played:
         """As Arena.play."""
         played = self._programs[name](state, keys, self._starts, np.int32(horizon))
         returns, lengths, whole = seed_axis.trim(played, len(self._seeds))
@@ -139,7 +151,7 @@ class OnDevice:
                 f"infinity (seed {self._seeds[seed]}, episode {episode}, step "
                 f"{lengths[seed, episode]})"
             )
-        return returns.astype(float), lengths.astype(int)
+        return Played(returns.astype(float), lengths.astype(int))
 
     def close(self) -> None:
         """Nothing to free."""
@@ -219,7 +231,7 @@ class OnHost:
         )
         self._acts = {name: act(_at_time(policy.act)) for name, policy in setup.policies.items()}
 
-    def play(self, name: str, state: State, keys: Key, horizon: int) -> tuple[np.ndarray, ...]:
+    def play(self, name: str, state: State, keys: Key, horizon: int) -> Played:
         """As Arena.play."""
         state, keys = seed_axis.mine((state, keys), self._whole)
         live = np.ones(len(self._starts), bool)
@@ -234,8 +246,16 @@ class OnHost:
             live &= ~(terminated | truncated)
             if not live.any():
                 break
-        shape = (self._members, -1)
-        return self._joined(returns.reshape(shape)), self._joined(lengths.reshape(shape))
+        return self._played(returns, lengths, [copy.success for copy in self._envs.envs])
+
+    def _played(
+        self, returns: np.ndarray, lengths: np.ndarray, successes: Sequence[bool | None]
+    ) -> Played:
+        """What all processes played; of the successes of this one, None was not reported."""
+        told = np.asarray([UNTOLD if one is None else one for one in successes], np.int8)
+        parts = (each.reshape(self._members, -1) for each in (returns, lengths, told))
+        whole, steps, told = (self._joined(part) for part in parts)
+        return Played(whole, steps, None if (told == UNTOLD).all() else told == 1)
 
     def close(self) -> None:
         """Frees the environments."""
@@ -317,10 +337,28 @@ def _copies(setup: RolloutSetup, count: int) -> Any:
             (envs.single_action_space.shape or (0,))[0],
         )
         task.check_interface(envs.envs[0], setup.task.env_id)
+        if setup.dataset.by_success:
+            _check_success(envs.envs[0], setup)
     except DataError:
         envs.close()
         raise
     return envs
+
+
+def _check_success(copy: Any, setup: RolloutSetup) -> None:
+    """Refuses an environment that does not report the success by which policies are scored."""
+    copy.reset(seed=setup.starts[0])
+    copy.step(task.some_action(copy.action_space))
+    if copy.success is None:
+        raise DataError(no_success(setup.task, setup.dataset))
+
+
+def no_success(where: Task, dataset: PreparedDataset) -> str:
+    """Says that an environment does not report what policies are scored by."""
+    return (
+        f"{where.env_id} does not report info['success'], by which policies are scored on "
+        f"{dataset.recording.name}. {task.WAYS_OUT}"
+    )
 
 
 def _check_sizes(setup: RolloutSetup, observations: int, actions: int) -> None:
@@ -344,6 +382,7 @@ class OneEpisode:
         self._last: Any = None  # observation at which the copy rests
         self._over = False
         self.failed = False  # whether the environment raised
+        self.success: bool | None = None  # of the episode so far; None if it is not reported
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.env, name)
@@ -352,7 +391,7 @@ class OneEpisode:
         """Starts an episode if a seed is given; else stays at rest."""
         if seed is None and self._over:
             return self._last, {}
-        self._over, self.failed = False, True
+        self._over, self.failed, self.success = False, True, None
         self._last, _ = self.env.reset(seed=seed, options=options)
         self.failed = False
         return self._last, {}
@@ -362,8 +401,9 @@ class OneEpisode:
         if self._over:
             return self._last, 0.0, True, False, {}
         self.failed = True
-        self._last, reward, terminated, truncated, _ = self.env.step(action)
+        self._last, reward, terminated, truncated, info = self.env.step(action)
         value = task.number(reward)
+        self.success = task.succeeded(info, self.success)
         self.failed = False
         self._over = bool(terminated or truncated)
         return self._last, value, bool(terminated), bool(truncated), {}

@@ -39,8 +39,9 @@ class RunConfig:
     # --- data; the defaults are those of the dataset's family
     gamma: float = 0.99  # discount per step
     # a reward r becomes reward_scale * r / range + reward_shift; the range is 1 for "affine", and
-    # the largest less the smallest return of an episode for "range"
-    reward: Literal["affine", "range"] = "affine"
+    # the largest less the smallest return of an episode for "range"; for "sparse" r is 0 where it
+    # is 0, and else -1
+    reward: Literal["affine", "range", "sparse"] = "affine"
     reward_scale: float = 1.0  # factor of every reward
     reward_shift: float = 0.0  # added to every reward
     normalize_observations: bool = False  # to mean 0 and standard deviation 1

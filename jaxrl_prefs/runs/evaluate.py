@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrl_prefs.data.recording import Environment, scaled
+from jaxrl_prefs.data.recording import SUCCESS_RATE, Environment, scaled
 from jaxrl_prefs.environments import task as tasks
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.errors import DataError, restated
@@ -22,9 +23,12 @@ class Evaluation(NamedTuple):
     """What some policies reached, {policy: {training seed: value}}."""
 
     returns: dict[str, dict[int, np.ndarray]]  # [episodes], raw
-    scores: dict[str, dict[int, float]]  # means over episodes; raw returns without references
+    # Means over episodes: raw returns without references; on OGBench, the success rate in per cent.
+    scores: dict[str, dict[int, float]]
     lengths: dict[str, dict[int, np.ndarray]]  # [episodes], steps
     env: str  # the environment's id
+    # [episodes] bool; empty where the environment reports no success
+    successes: Mapping[str, Mapping[int, np.ndarray]] = MappingProxyType({})
 
     def __repr__(self) -> str:
         means = {name: np.mean(list(each.values())) for name, each in self.scores.items()}
@@ -63,19 +67,33 @@ def evaluate(
     players, point = _players(run_or_policy)
     with restated():
         task, references = where(env, point)
-    found = Evaluation({}, {}, {}, task.env_id)
+    by_success = task.by_success or is_by_success(point, task)
+    found, successes = Evaluation({}, {}, {}, task.env_id), dict[str, dict[int, np.ndarray]]()
     copies = [task.make() for _ in range(episodes)]
     try:
         for name, training_seed, policy in players:
-            returns, lengths = _play(policy, copies, seed, task.max_episode_steps)
+            returns, lengths, reached = _play(policy, copies, seed, task.max_episode_steps)
             scores = returns if references is None else scaled(returns, references)
+            if reached is not None:
+                successes.setdefault(name, {})[training_seed] = reached
+                scores = 100.0 * reached if by_success else scores
+            elif by_success:
+                raise DataError(
+                    f"{task.env_id} reports no info['success'], which is what is scored"
+                )
             found.returns.setdefault(name, {})[training_seed] = returns
             found.lengths.setdefault(name, {})[training_seed] = lengths
             found.scores.setdefault(name, {})[training_seed] = float(scores.mean())
     finally:
         for copy in copies:
             copy.close()
-    return found
+    return found._replace(successes=successes)
+
+
+def is_by_success(point: Point | None, task: Task) -> bool:
+    """Whether a run's policies were scored in this environment by the episodes that succeed."""
+    about: Mapping[str, Any] = point.about.get("data", {}) if point else {}
+    return about.get("score_kind") == SUCCESS_RATE and about.get("env") == task.env_id
 
 
 def _players(subject: Run | Policy) -> tuple[list[tuple[str, int, Policy]], Point | None]:
@@ -112,23 +130,29 @@ def where(env: Environment, point: Point | None) -> tuple[Task, tuple[float, flo
     return task, references
 
 
-def _play(policy: Policy, copies: list[Any], seed: int, limit: int) -> tuple[np.ndarray, ...]:
-    """Returns and lengths [E] of one episode in every copy, all played side by side."""
+def _play(
+    policy: Policy, copies: list[Any], seed: int, limit: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Returns, lengths and successes [E] of one episode in every copy, all played side by side.
+
+    The last is None where the environment reports no success.
+    """
     starts = [copy.reset(seed=seed + place)[0] for place, copy in enumerate(copies)]
     observation = np.asarray(starts, np.float32)
     returns, lengths = np.zeros(len(copies)), np.zeros(len(copies), int)
-    live = np.ones(len(copies), bool)
+    live, reached = np.ones(len(copies), bool), list[bool | None]([None] * len(copies))
     for _ in range(limit):
         try:
             actions = np.asarray(policy(observation))
         except ValueError as error:
             raise DataError(f"the policy cannot act in this environment: {error}") from error
         for place in np.flatnonzero(live):
-            after, reward, terminated, truncated, _ = copies[place].step(actions[place])
+            after, reward, terminated, truncated, info = copies[place].step(actions[place])
             observation[place] = after
+            reached[place] = tasks.succeeded(info, reached[place])
             returns[place] += reward
             lengths[place] += 1
             live[place] = not (terminated or truncated)
         if not live.any():
             break
-    return returns, lengths
+    return returns, lengths, None if None in reached else np.array(reached, bool)

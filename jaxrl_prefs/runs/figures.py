@@ -87,7 +87,7 @@ def reference_lines(panel: Any, data_score: float | None, *, along: str = "y") -
 
 def score_label(kind: str, episodes: int | None = None) -> str:
     """What an axis of scores says: `normalised score (0-100), mean of 20 episodes`."""
-    unit = {"normalised score": " (0-100)"}.get(kind, "")
+    unit = {"normalised score": " (0-100)", "success rate": " (%)"}.get(kind, "")
     count = f", mean of {episodes} episode{'s' * (episodes != 1)}" if episodes else ""
     return f"{kind}{unit}{count}"
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrl_prefs.environments.task import Task
+from jaxrl_prefs.environments.task import Task, succeeded
 from jaxrl_prefs.errors import DataError
 from jaxrl_prefs.runs import film
 from jaxrl_prefs.runs.evaluate import Policy
@@ -21,6 +21,7 @@ class Episode(NamedTuple):
     seed: int  # of its environment
     total: float  # the return
     steps: int
+    success: bool | None = None  # None where the environment reports none
 
 
 def played(
@@ -42,15 +43,15 @@ def played(
     try:
         for episode in range(episodes):
             observation, _ = env.reset(seed=seed + episode)
-            total, steps, over = 0.0, 0, False
+            total, steps, over, success = 0.0, 0, False, None
             while not over:
                 if watch:
                     watch(env, episode)
-                observation, reward, over = _step(env, task, policy, observation)
-                total, steps = total + reward, steps + 1
+                observation, reward, over, info = _step(env, task, policy, observation)
+                total, steps, success = total + reward, steps + 1, succeeded(info, success)
             if watch:
                 watch(env, episode)
-            yield Episode(seed + episode, total, steps)
+            yield Episode(seed + episode, total, steps, success)
     finally:
         env.close()
 
@@ -65,14 +66,16 @@ def _made(task: Task) -> Any:
     return env
 
 
-def _step(env: Any, task: Task, policy: Policy, observation: Any) -> tuple[Any, float, bool]:
+def _step(
+    env: Any, task: Task, policy: Policy, observation: Any
+) -> tuple[Any, float, bool, Mapping[str, Any]]:
     try:
         action = policy(np.asarray(observation, np.float32))
     except ValueError as error:
         raise DataError(f"the policy cannot act in {task.env_id}: {error}") from error
     try:
-        after, reward, terminated, truncated, _ = env.step(action)
+        after, reward, terminated, truncated, info = env.step(action)
     except Exception as fault:  # an environment may fail in any way
         why = " ".join(str(fault).split()) or type(fault).__name__
         raise DataError(f"{task.env_id} failed: {why}") from fault
-    return after, float(np.asarray(reward).reshape(())), bool(terminated or truncated)
+    return after, float(np.asarray(reward).reshape(())), bool(terminated or truncated), info

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 
 from jaxrl_prefs import data
@@ -61,6 +60,7 @@ PACKAGES = (
     *("jaxrl-prefs", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
     *("gymnasium", "gymnasium-robotics", "mujoco", "mujoco-mjx", "minari"),
 )
+OGBENCH = ("ogbench", "dm_control")  # where its data or its tasks are used
 
 
 Points = Sequence[Mapping[str, str]]
@@ -259,9 +259,12 @@ def _check_rewards(choice: Choice, method: Method, dataset: PreparedDataset) -> 
         for name, module in METHODS.items()
         if not module.make(module.Config(), dataset.spec).uses_rewards
     ]
+    remedy = "name their column (--reward_key)"
+    if dataset.recording.family == "ogbench":
+        remedy = "name a single task (--env=cube-single-singletask-task1-v0)"
     raise ConfigError(
-        f"{dataset.recording.name} has no rewards, from which {choice.algo} learns: name their "
-        f"column (--reward_key), or take a method that uses none: {', '.join(others)}"
+        f"{dataset.recording.name} has no rewards, from which {choice.algo} learns: {remedy}, or "
+        f"take a method that uses none: {', '.join(others)}"
     )
 
 
@@ -357,7 +360,7 @@ def _config_record(job: Job, method_config: Any) -> dict[str, Any]:
             "score_kind": recording.score_kind,
             "references": recording.references,
             "reference_source": recording.reference_source,
-            "score": float(np.mean(recording.score(recording.returns))),
+            "score": recording.own_score,
         },
         "layout": layout.to_json(layout.of(recording)),
         "recorded_with": recording.task.recorded_with if recording.task else (),
@@ -373,7 +376,7 @@ def _config_record(job: Job, method_config: Any) -> dict[str, Any]:
 def _versions(job: Job) -> dict[str, Any]:
     devices = job.mesh.devices.ravel()
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *(OGBENCH if job.dataset.by_success else ())):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -1,6 +1,7 @@
 """Scores that papers printed, to stand beside ours: which paper, which table, which dataset.
 
-Means over the paper's seeds with the standard deviation where it is printed, on the 0-100 scale.
+Means over the paper's seeds with the standard deviation where it is printed, on the 0-100 scale:
+normalised scores, on OGBench success rates, on V-D4RL a tenth of the return.
 Nothing here was measured by us, and nothing is copied from memory: TD3-BST's table could not be
 had, so there is no row of it.
 """
@@ -10,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jaxrl_prefs.runs import presets
+from jaxrl_prefs.environments import ogbench_names
+from jaxrl_prefs.runs import presets, published_ogbench, suites
 
 Score = tuple[float, float | None]  # mean, standard deviation over seeds
 
@@ -28,7 +30,16 @@ class Published(NamedTuple):
     algo: str  # our method that it is of; "" where we have none
     policy: str  # our policy that it is of
     source: str
-    scores: Mapping[str, Score]  # by dataset, as `presets.known_as` names it
+    scores: Mapping[str, Score]  # by dataset, as `known_as` names it
+    seeds: int | None  # None: the source does not say
+    updates: int | None  # of the policy; None: the source does not say
+    protocol: str  # what else decides whether the numbers compare
+
+    def about(self) -> str:
+        """Where the column comes from, on one line."""
+        seeds = f"{self.seeds} seeds" if self.seeds else "seeds not stated"
+        updates = f"{self.updates:,} updates" if self.updates else "updates not stated"
+        return f"{self.source}; {seeds}, {updates}; {self.protocol}"
 
 
 LOCOMOTION = tuple(
@@ -77,9 +88,26 @@ def _version(names: Sequence[str], version: str) -> tuple[str, ...]:
     return tuple(f"{name}-{version}" for name in names)
 
 
-_BDPO = "Gao et al., ICML 2025, arXiv 2502.04778, table 1; 5 seeds"
+_BDPO = "Gao et al., ICML 2025, arXiv 2502.04778, table 1"
 _ARQ = "Goo and Niekum, arXiv 2206.00695, table 2"
-_BPR = "Srinivasan and Knottenbelt, AAAI 2025, arXiv 2503.00930, tables 1, 2 and 4; 5 seeds"
+_BPR = "Srinivasan and Knottenbelt, AAAI 2025, arXiv 2503.00930, tables 1 to 4"
+_QAM = "Li and Levine, arXiv 2601.14234, recomputed from the authors' file of success rates"
+_RQL = "arXiv 2606.17551, table 1"
+
+# Seeds, updates, protocol.
+_BDPO_RUNS = (5, 2_000_000, "the last iterate, 10 episodes, antmaze 100")
+_ARQ_RUNS = (3, None, "the last iterate, 100 episodes")
+_BPR_RUNS = (5, None, "the last iterate, 10 episodes, antmaze 100")
+_QUOTED = (None, None, "as that paper quotes them")
+_CHUNKS = "chunks of 5 actions in manipulation; scene and puzzle with sparse rewards"
+_QAM_RUNS = (12, 1_000_000, f"the last iterate, 50 episodes, {_CHUNKS}")
+_RQL_RUNS = (4, 2_000_000, f"means of five tasks, {_CHUNKS}")
+
+V_D4RL = tuple(
+    f"v-d4rl/{task}/{quality}"
+    for task in ("walker-walk", "cheetah-run", "humanoid-walk")
+    for quality in ("mixed", "medium", "medium-expert")
+)
 
 PUBLISHED: Mapping[str, Published] = {
     "BDPO": Published(
@@ -96,6 +124,7 @@ PUBLISHED: Mapping[str, Published] = {
             [98.4, 83.0, 92.0, 93.2, 69.0, 84.0],
             [1.5, 12.4, 2.9, 2.8, 8.0, 3.2],
         ),
+        *_BDPO_RUNS,
     ),
     "ARQ+s": Published(
         "arq",
@@ -106,6 +135,7 @@ PUBLISHED: Mapping[str, Published] = {
         | _row(ADROIT, [74, 10, 0, 6, 55, 12, 0, 4])
         | _row(_version(MAZES, "v0"), [94, 58, 69, 65, 18, 23])
         | _row(ROBOMIMIC, [82, 60, 98, 95, 69, 30, 71, 95, 86, 51, 13]),
+        *_ARQ_RUNS,
     ),
     "ARQ+pi": Published(
         "arq",
@@ -115,6 +145,7 @@ PUBLISHED: Mapping[str, Published] = {
         | _row(ADROIT, [44, 0, 0, 1, 48, 1, 0, 1])
         | _row(_version(MAZES, "v0"), [97, 62, 80, 82, 37, 58])
         | _row(ROBOMIMIC, [79, 76, 100, 92, 44, 29, 3, 99, 90, 31, 16]),
+        *_ARQ_RUNS,
     ),
     # The behaviour policy and the SARSA ablation, on which ARQ's claim rests.
     "ARQ: s": Published(
@@ -125,6 +156,7 @@ PUBLISHED: Mapping[str, Published] = {
         | _row(KITCHEN, [74, 45, 51])
         | _row(_version(MAZES, "v0"), [58, 61, 1, 1, 0, 0])
         | _row(ROBOMIMIC, [29, 19, 99, 95, 66, 27, 70, 96, 84, 44, 15]),
+        *_ARQ_RUNS,
     ),
     "ARQ: Q^beta+s": Published(
         "",
@@ -133,6 +165,7 @@ PUBLISHED: Mapping[str, Published] = {
         _row(ARQ_LOCOMOTION, [99, 107, 84, 55, 79, 43, 88, 107, 77, 62, 69, 41])
         | _row(KITCHEN, [75, 59, 52])
         | _row(_version(MAZES, "v0"), [81, 62, 25, 45, 1, 1]),
+        *_ARQ_RUNS,
     ),
     # The version of its antmaze sets is not stated: these rows stand beside no dataset.
     "BPR": Published(
@@ -149,6 +182,16 @@ PUBLISHED: Mapping[str, Published] = {
             [95.6, 89.1, 86.7, 82.9, 70.3, 72.1],
             [1.0, 1.1, 3.7, 7.8, 8.3, 5.1],
         ),
+        *_BPR_RUNS,
+    ),
+    "BPR (images)": Published(
+        *("", "", _BPR),
+        _row(
+            V_D4RL,
+            [45.0, 50.7, 97.4, 45.0, 55.3, 62.7, 18.3, 9.0, 13.3],
+            [11.2, 4.1, 1.9, 3.1, 1.2, 8.5, 1.9, 0.8, 4.4],
+        ),
+        *(*_BPR_RUNS[:2], "images; scores are a tenth of the return"),
     ),
     "Onestep BPR": Published(
         "bpr",
@@ -156,6 +199,7 @@ PUBLISHED: Mapping[str, Published] = {
         _BPR,
         _row(LOCOMOTION[:6], [52.0, 96.4, 89.7, 51.0, 99.1, 92.0], [0.8, 0.4, 1.3, 0.4, 2.3, 0.8])
         | _row(_version(MAZES[2:], "unstated"), [52.7, 40.0, 10.4, 12.7], [10.3, 7.8, 2.9, 1.6]),
+        *_BPR_RUNS,
     ),
     "IQL": Published(
         "iql",
@@ -163,13 +207,31 @@ PUBLISHED: Mapping[str, Published] = {
         _BDPO,
         _row(LOCOMOTION, [47.4, 66.3, 78.3, 44.2, 94.7, 73.9, 86.7, 91.5, 109.6])
         | _row(_version(MAZES, "v0"), [87.5, 62.2, 71.2, 70.0, 39.6, 47.5]),
+        *_QUOTED,
     ),
     "TD3+BC": Published(
         "td3_bc",
         "actor",
         _BPR,
         _row(LOCOMOTION, [48.3, 59.3, 83.7, 44.6, 60.9, 81.8, 90.7, 98.0, 110.1]),
+        *_QUOTED,
     ),
+    "BDPO (RQL)": Published(
+        *("bdpo", "actor", _RQL),
+        {data: (bdpo, None) for data, (bdpo, _) in published_ogbench.RQL.items()},
+        *(*_RQL_RUNS[:2], f"after 1,000,000 updates of cloning; {_RQL_RUNS[2]}"),
+    ),
+    "RQL": Published(
+        *("", "", _RQL),
+        {data: (rql, None) for data, (_, rql) in published_ogbench.RQL.items()},
+        *_RQL_RUNS,
+    ),
+    **{
+        name if name.startswith("QAM") else f"{name} (QAM)": Published(
+            *("", "", _QAM), published_ogbench.of_tasks(name), *_QAM_RUNS
+        )
+        for name in published_ogbench.METHODS
+    },
 }
 
 
@@ -196,7 +258,18 @@ MISSING = 0.01  # part of the transitions that preparation may leave out: ends o
 APART = 1.0  # points between two scores of the same data: an unfinished last episode
 
 
-def beside(dataset: str) -> dict[str, Score]:
+def known_as(dataset: str, env_id: str = "") -> str:
+    """The name under which papers' scores of a dataset are kept.
+
+    Args:
+        dataset: the name or the file.
+        env_id: where it is evaluated, which tells the task of OGBench's files.
+    """
+    task = ogbench_names.single_task(dataset, env_id)
+    return task.replace("-100m-", "-") if task else presets.known_as(dataset)
+
+
+def beside(dataset: str, env_id: str = "") -> dict[str, Score]:
     """What papers printed for a dataset of this name, version included, by column.
 
     A name is not enough: see `refusal`.
@@ -206,7 +279,7 @@ def beside(dataset: str) -> dict[str, Score]:
     >>> beside("hopper/medium-v0")  # another agent in another simulator
     {}
     """
-    name = presets.known_as(dataset)
+    name = known_as(dataset, env_id)
     return {
         column: printed.scores[name]
         for column, printed in PUBLISHED.items()
@@ -214,8 +287,18 @@ def beside(dataset: str) -> dict[str, Score]:
     }
 
 
+def size_of(dataset: str, env_id: str = "") -> int | None:
+    """How many transitions the published data of a single task of OGBench have; None of others."""
+    name = known_as(dataset, env_id)
+    rows = (row for suite in suites.SUITES.values() for row in suite)
+    sizes = (row.transitions for row in rows if name.startswith(f"{row.published}-singletask-"))
+    return next(sizes, None)
+
+
 def refusal(dataset: str, transitions: int | None, score: float) -> str:
     """Why data of a published dataset's name are not known to be it; empty if they are.
+
+    Single tasks of OGBench are told by their names; a table says how large the data were.
 
     Args:
         dataset: the name or the file.

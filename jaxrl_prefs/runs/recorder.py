@@ -256,6 +256,8 @@ class Recorder:
                     "returns": returns.tolist() if known else [],
                     "lengths": score.lengths[place].tolist() if known else [],
                 }
+                if score.successes is not None:
+                    row["successes"] = score.successes[place].tolist()
                 evaluated.append(row)
         rows = {METRICS: measured, EVALUATIONS: evaluated}
         for name, each in rows.items():

@@ -59,7 +59,7 @@ class Logger(Protocol):
         Every row has `step` (updates of all phases), `phase`, `phase_step`, `seed`, and the value
         of every swept field. Rows of metrics have `metrics`, {name: number, None where it is not
         finite}; rows of evaluations have `policy`, `score` (None where the policy could not be
-        played), `returns` and `lengths`.
+        played), `returns` and `lengths`, and `successes` where the environment reports success.
         """
         ...
 

@@ -13,10 +13,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jaxrl_prefs.data.recording import SUCCESS_RATE
 from jaxrl_prefs.runs import tables
 
 LEVEL, RESAMPLES = 0.95, 10_000
 SCORES = ("scores", "score_mean", "score_ci")
+# Of policies whose environment reports success, in per cent; where that is the score, the same.
+SUCCESS = ("success_rates", "success_rate_mean", "success_rate_ci")
 
 
 def interval(values: Sequence[float | None]) -> tuple[float, float] | None:
@@ -63,10 +66,29 @@ def summarise(evaluations: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, A
         entry["episodes"] = max(entry["episodes"], len(row["returns"]))
         entry["scores"].append(row["score"])
         entry["returns"].append(mean(row["returns"]))
-    for entry in policies.values():
+    for name, entry in policies.items():
         entry["score_mean"] = mean(entry["scores"])
         entry["score_ci"] = interval(entry["scores"])
+        rates = [success_rate(row) for row in last if row["policy"] == name]
+        entry |= successes(rates)
     return policies
+
+
+def success_rate(row: Mapping[str, Any]) -> float | None:
+    """The share of an evaluation's episodes that succeeded, in per cent; None if it is unknown.
+
+    Args:
+        row: of evaluations.jsonl.
+    """
+    told = row.get("successes")
+    return 100.0 * float(np.mean(told)) if told else None
+
+
+def successes(rates: Sequence[float | None]) -> dict[str, Any]:
+    """The fields SUCCESS of some seeds' success rates; none where no environment reported any."""
+    if not known(rates):
+        return {}
+    return dict(zip(SUCCESS, (list(rates), mean(rates), interval(rates)), strict=True))
 
 
 def late(
@@ -93,7 +115,8 @@ def late(
         ]
         return {**summary, "points": points}
     policies = _late(summary["policies"], rows, seeds, last)
-    means = {key: policies[summary["headline"]][key] for key in SCORES}
+    best = policies[summary["headline"]]
+    means = {key: best[key] for key in (*SCORES, *SUCCESS) if key in best}
     return {**summary, **means, "policies": policies}
 
 
@@ -114,7 +137,9 @@ def _late(
 
 def _mean_by_seed(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
     scores = [mean(row["score"] for row in rows if row["seed"] == s) for s in seeds]
-    return dict(zip(SCORES, (scores, mean(scores), interval(scores)), strict=True))
+    rates = [mean(success_rate(row) for row in rows if row["seed"] == s) for s in seeds]
+    found = dict(zip(SCORES, (scores, mean(scores), interval(scores)), strict=True))
+    return found | successes(rates)
 
 
 def rates(timings: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -186,6 +211,7 @@ def result(
         "score_ci": best.get("score_ci"),
         "scores": best.get("scores", []),
         "returns": best.get("returns", []),
+        **{key: best[key] for key in SUCCESS if key in best},
         "policies": policies,
         **({"points": by_point(sweep, rows)} if sweep else {}),
         "data_score": data["score"],
@@ -221,7 +247,15 @@ def score_table(summary: Mapping[str, Any]) -> list[list[str]]:
         spread(entry["score_ci"]) if known(entry["scores"]) else number(None)
         for entry in policies.values()
     ]
-    return [head, *body, means, ["95 %", *intervals]]
+    return [head, *body, means, ["95 %", *intervals], *_success_rows(summary)]
+
+
+def _success_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """The success rates below the scores, where they are something else."""
+    rates = [entry.get("success_rate_mean") for entry in summary["policies"].values()]
+    if summary["score_kind"] == SUCCESS_RATE or not known(rates):
+        return []
+    return [["success", *("" if rate is None else f"{rate:.0f} %" for rate in rates)]]
 
 
 def title(summary: Mapping[str, Any]) -> str:
@@ -232,12 +266,20 @@ def title(summary: Mapping[str, Any]) -> str:
 
 def caption(summary: Mapping[str, Any]) -> str:
     """What a score of the final table means, and the data's own."""
+    if summary["score_kind"] == SUCCESS_RATE:
+        return f"{SUCCESS_RATE} in per cent: episodes of which the environment reports success"
     kind = "0-100" if summary["score_kind"] == "normalised score" else "not normalised"
-    data_score = f"the data itself: {summary['data_score']:.1f}"
+    own = f"the data itself: {number(summary['data_score'])}"
     if told := summary.get("data_recorded_with"):
-        data_score += f", recorded with {', '.join(told)}, so not comparable"
+        own += f", recorded with {', '.join(told)}, so not comparable"
     source = f"references: {summary['reference_source']}"
-    return f"{summary['score_kind']} ({kind}); {data_score}; {source}"
+    return f"{summary['score_kind']} ({kind}); {own}; {source}"
+
+
+def data_score(summary: Mapping[str, Any]) -> str:
+    """The data's own score for a table; blank where it says nothing beside a policy's."""
+    score = summary["data_score"]
+    return f"{score:.1f}" if isinstance(score, int | float) else ""
 
 
 def show(console: Console, summary: Mapping[str, Any]) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jaxrl_prefs.cli import commandline, compare, table
+from jaxrl_prefs.cli import commandline, compare, suite, table
+from jaxrl_prefs.data import ogbench_data
 from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.runs.suites import SUITES, Row
 from tests.small_runs import SHORT, record_pendulum
 
 
@@ -131,3 +133,85 @@ def test_the_table_command_says_what_is_wrong(
     write(tmp_path / "b" / "bc", result("x", [1.0, 2.0], [0, 1]))
     assert table.main(["table", str(tmp_path)]) == commandline.WRONG_USE
     assert "two runs called 'bc'" in capsys.readouterr().err
+
+
+# --- Suites ---------------------------------------------------------------------------------------
+
+PAIR = (
+    Row("cube-single-play", 28, 5, 40_000, tasks=("task1", "task2")),
+    Row("scene-play", 40, 5, 1_000_000, ("reward=sparse", "gamma=0.5"), tasks=("task1",)),
+)
+SMALL = ["--algo=bc", "--seeds=3", "--set=actor_hidden=8", "--set=batch_size=16"]
+
+
+@pytest.fixture
+def pair(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A suite of two rows, and the folder where its data would be."""
+    monkeypatch.setitem(SUITES, "pair", PAIR)
+    monkeypatch.setenv(ogbench_data.FOLDER, str(tmp_path))
+    return tmp_path
+
+
+def test_a_suite_costs_what_its_tasks_and_seeds_cost(
+    pair: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One hidden layer of 8 units, 16 rows: as in test_plan.py."""
+
+    def update(observations: int) -> int:
+        forward = 2 * 16 * (observations * 8 + 8 * 5)
+        return 2 * forward + 2 * 16 * 8 * 5
+
+    kept: list[suite.Cost] = []
+    costs_of = suite.costs
+    monkeypatch.setattr(suite, "costs", lambda *given: kept.extend(costs_of(*given)) or kept)
+    argv = ["compare", "--suite=pair", "--dry_run", *SMALL, "--set=train_steps=100", "--rate=1e-9"]
+    assert compare.main([*argv, "--devices=2"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    costs = [tasks * 3 * 100 * update(size) for tasks, size in ((2, 28), (1, 40))]
+    petas = [f"{cost / 1e15:.3g}" for cost in (*costs, sum(costs))]
+    assert [line[:5] for line in lines if line[:1] == ["cube-single-play"]] == [
+        ["cube-single-play", "bc", "2", "100", petas[0]]
+    ]
+    assert next(line for line in lines if line[:1] == ["all"])[:3] == ["all", "3", petas[2]]
+    # Three seeds on two devices: two rounds of 1000 FLOP/s.
+    found, _ = kept
+    assert found.seconds == pytest.approx(2 * 2 * found.plan.flops / 3 / 1e3)
+    assert found.plan.data == 40_000 * 4 * (28 + 5 + 1 + 1 + 28 + 5 + 1 + 1 + 1)
+
+
+def test_a_suite_trains_on_its_datasets_with_its_settings(
+    pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cube-single-play-v0.npz", "scene-play-v0.npz"):
+        (pair / name).touch()
+    calls: list[list[str]] = []
+    monkeypatch.setattr(compare.run, "main", lambda argv, donors: calls.append(argv) or 0)
+    argv = ["compare", "--suite=pair", *SMALL, "--set=gamma=0.9", f"--workdir={pair / 'all'}"]
+    assert compare.main(argv) == 0
+    assert [next(x for x in call if x.startswith("--dataset")) for call in calls] == [
+        f"--dataset={name}" for row in PAIR for name in row.datasets
+    ]
+    assert not any("reward=sparse" in word for word in calls[0])
+    fields = [word for word in calls[2] if word.startswith("--set")]
+    assert fields[:2] == ["--set=reward=sparse", "--set=gamma=0.5"]
+    assert fields[-1] == "--set=gamma=0.9"  # the user's wins
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--suite=pair"],
+            "lacks 2 of 2 data sets (cube-single-play-v0, scene-play-v0). The first:",
+        ),
+        (["--suite=nothing"], "suite"),
+        (["--suite=pair", "--dataset=x"], "--suite names the datasets"),
+        (["--dry_run"], "--dry_run is of a --suite; jaxrl-prefs plan"),
+    ],
+)
+def test_what_is_wrong_with_a_suite(
+    words: list[str], message: str, pair: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare.main(["compare", *SMALL, *words]) == commandline.WRONG_USE
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line

@@ -237,7 +237,7 @@ def test_a_broken_seed_stops_the_run_and_keeps_the_last_good_checkpoint(
         (["--dataset=absent.hdf5"], "absent.hdf5"),
         (["--env=NoSuch-v3"], "NoSuch"),
         (["--env=Hopper-v5"], "is another one"),
-        (["--set=reward=odd"], "field 'reward' takes one of affine, range, and got 'odd'"),
+        (["--set=reward=odd"], "field 'reward' takes one of affine, range, sparse, and got 'odd'"),
         (["--set=policy=magic"], "magic"),
         (["--set=warmup_steps=99"], "warmup_steps (99)"),
         (["--set=pretrain_steps=0", "--set=train_steps=0", "--set=warmup_steps=0"], "0 steps"),

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxrl_prefs.cli import commandline, table
+from jaxrl_prefs.cli import commandline, pools, published_table, table
 from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.runs import aggregate, published, workdir
+from jaxrl_prefs.runs import aggregate, published, published_ogbench, workdir
 from jaxrl_prefs.runs.statistics import interval
+from jaxrl_prefs.runs.suites import SUITES
 
 
 def begin(
@@ -88,6 +89,66 @@ def test_published_rows_add_up_to_the_published_sums(
     assert sum(means) == pytest.approx(total, abs=tolerance)
 
 
+def test_success_rates_have_no_score_of_the_data_and_are_pooled(tmp_path: Path) -> None:
+    told = {"score_kind": "success rate", "data_score": None, "success_rates": [50.0, 20.0]}
+    name = "cube-single-play-singletask-task1-v0"
+    finish(tmp_path / "bdpo", name, [50.0, 20.0], **told)
+    grid = table.collect([tmp_path])
+    assert table.rows(grid) == [["dataset", "data", "bdpo"], [name, "", "35.0 (20.0 to 50.0)"]]
+    assert f"{name},bdpo,1,20.0,success rate" in table.comma_separated(grid)
+    parts = [{"scores": [x], "success_rates": [x]} for x in (50.0, 20.0)]
+    joined = pools._entry(parts, [1, 0])
+    assert joined["success_rates"] == joined["scores"] == [20.0, 50.0]
+    assert joined["success_rate_mean"] == 35.0
+
+
+def test_single_tasks_of_ogbench_stand_beside_others_by_their_names(tmp_path: Path) -> None:
+    told: dict[str, Any] = {"score_kind": "success rate", "data_score": None}
+    file, env_id = "there/cube-double-play-v0.npz", "cube-double-singletask-v0"
+    begin(tmp_path / "file/bdpo", file, rows=40_000)
+    finish(tmp_path / "file/bdpo", file, [4.0], env=env_id, **told)
+    large = "puzzle-4x4-play-100m-singletask-task1-v0"
+    begin(tmp_path / "large/bdpo", large, rows=99_900_000)
+    finish(tmp_path / "large/bdpo", large, [90.0], **told)
+    grid = table.collect([tmp_path])
+    (head, *rows), refused = published_table.printed(grid.datasets, grid.cells)
+    assert refused == [] and {"BDPO (RQL)", "RQL", "FQL (QAM)", "QAM-E"} < set(head)
+    cells = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    marked = f"{file} (here 40,000 of 1,000,000 transitions)"
+    assert list(cells) == [
+        *(marked, large),
+        *("cube-double-play: mean of 5 tasks", "puzzle-4x4-play: mean of 5 tasks"),
+    ]
+    assert (cells[marked]["DSRL (QAM)"], cells[marked]["RQL"]) == ("87 ± 8.8", "")
+    assert cells[large]["QAM-E"] == "84.8 ± 13.1"
+    assert cells["puzzle-4x4-play: mean of 5 tasks"]["RQL"] == "37"
+    (about,) = published_table.sources(["QAM"])
+    assert "12 seeds, 1,000,000 updates" in about and "arXiv 2601.14234" in about
+
+
+def test_what_was_recomputed_is_what_another_paper_prints() -> None:
+    """RQL's table 1 repeats QAM's means in whole per cent; its column of QSM is another one."""
+    printed = {  # the ten rows in the order of the suite
+        "FQL": [76, 0, 68, 9, 78, 70, 5, 46, 3, 2],
+        "ReBRAC": [94, 57, 69, 17, 65, 79, 0, 9, 1, 9],
+        "DAC": [88, 16, 83, 0, 68, 68, 0, 35, 5, 3],
+        "IFQL": [36, 1, 86, 24, 84, 100, 0, 11, 0, 2],
+        "DSRL": [61, 3, 53, 3, 99, 87, 0, 74, 1, 2],
+        "QAM": [81, 18, 67, 11, 97, 100, 0, 64, 3, 3],
+        "QAM-E": [83, 1, 59, 2, 97, 100, 39, 65, 5, 6],
+    }
+    names = [row.published for row in SUITES["ogbench50"]]
+    for method, means in printed.items():
+        ours = published_ogbench.of_tasks(method)
+        assert len(ours) == 60  # 50 tasks and ten means
+        np.testing.assert_allclose([ours[name][0] for name in names], means, atol=0.55)
+    whole = [published_ogbench.of_tasks(method) for method in ("ReBRAC", "QAM-E")]
+    for scores, mean in zip(whole, (40.0, 45.7), strict=True):
+        tasks = [score for name, (score, _) in scores.items() if "singletask" in name]
+        assert np.mean(tasks) == pytest.approx(mean, abs=0.05)
+    assert np.mean([rql for _, rql in published_ogbench.RQL.values()]) == pytest.approx(56, abs=0.5)
+
+
 def test_published_scores_stand_beside_the_same_data_alone(tmp_path: Path) -> None:
     """A file's name is not enough: its size and its own score must be the published ones."""
     name = "downloads/hopper_medium-v2.hdf5"
@@ -102,7 +163,8 @@ def test_published_scores_stand_beside_the_same_data_alone(tmp_path: Path) -> No
         finish(tmp_path / folder / "bdpo", dataset, [90.0], data_score=score)
     finish(tmp_path / "old" / "bdpo", "old/hopper_medium-v2.hdf5", [90.0], data_score=44.4)
     finish(tmp_path / "own" / "bdpo", "hopper/medium-v0", [90.0])
-    rows, refused = table.printed(table.collect([tmp_path]))
+    grid = table.collect([tmp_path])
+    rows, refused = published_table.printed(grid.datasets, grid.cells)
     columns = ["BDPO", "ARQ+s", "ARQ: s", "ARQ: Q^beta+s", "BPR", "Onestep BPR", "IQL", "TD3+BC"]
     assert rows[0] == ["dataset", *columns]
     assert [row[:2] for row in rows[1:]] == [[name, "100.6 ± 0.7"]]

@@ -93,7 +93,7 @@ def test_the_environment_gets_the_recorded_action_back() -> None:
     [
         (Processing(gamma=1.5), "gamma must lie between 0 and 1, not 1.5"),
         (Processing(gamma=float("nan")), "gamma"),
-        (Processing(reward="rang"), "reward must be 'affine' or 'range', not 'rang'"),
+        (Processing(reward="rang"), "reward must be 'affine', 'range' or 'sparse', not 'rang'"),
         (Processing(reward_scale=0.0), "reward_scale must be finite and not 0"),
         (Processing(reward_shift=float("inf")), "reward_shift must be finite"),
         (Processing(reward_scale=1e38), "reward overflows 32-bit floats"),

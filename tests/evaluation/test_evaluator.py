@@ -18,6 +18,7 @@ from jaxrl_prefs.method import Method, Policy
 from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.types import Array, Key, Metrics, Transition
 from tests import playground
+from tests.playground import REACHING_ID
 
 EVAL_SEED = 8  # a multiple of 4: episodes take 3, 4, 5, 5 steps
 EPISODES = 4
@@ -267,6 +268,40 @@ def test_a_diagnosis_of_large_data_takes_some_rows() -> None:
     mesh = seed_axis.seed_mesh()
     diagnosis = Diagnosis(METHOD._replace(diagnose=count), large, (0,), mesh, eval_seed=0)
     assert diagnosis(seed_axis.pad({"action": ACTIONS[:1]}, mesh), 0)["rows"] == [1024]
+
+
+# --- Success --------------------------------------------------------------------------------------
+
+
+def reached(env_id: str = REACHING_ID, **changes: object) -> Score:
+    """Starts 8 to 11 and actions 0, 5 and 7.5: the last seed succeeds at the even starts."""
+    evaluator, state = play(over=data.prepare(recording(env_id, **changes), Processing()))
+    return evaluator(state, 0)["constant"]
+
+
+def test_success_at_any_step_is_told_beside_an_unchanged_score() -> None:
+    score, plain = reached(), reached(playground.ENV_ID)
+    assert score.successes is not None and plain.successes is None
+    assert score.successes.tolist() == [[False] * 4, [False] * 4, [True, False, True, False]]
+    for name in ("returns", "scores", "lengths"):
+        np.testing.assert_array_equal(getattr(score, name), getattr(plain, name))
+
+
+def test_on_ogbench_success_is_the_score() -> None:
+    score = reached(family="ogbench", references=None)
+    np.testing.assert_array_equal(score.scores, [[0] * 4, [0] * 4, [100, 0, 100, 0]])
+    np.testing.assert_allclose(score.returns, np.outer([0.0, 5.0, 7.5], LENGTHS), rtol=1e-6)
+    made_up = recording(REACHING_ID, family="ogbench", references=None)
+    assert (made_up.score_kind, made_up.own_score) == ("success rate", None)
+
+
+@pytest.mark.parametrize("backend", ["gymnasium", "mjx"])
+def test_an_environment_that_tells_no_success_does_not_score_ogbench(backend: str) -> None:
+    env_id = {"gymnasium": playground.ENV_ID, "mjx": "Pendulum-v1"}[backend]
+    made_up = data.prepare(recording(env_id, family="ogbench"), Processing())
+    given = {"episodes": 1, "eval_seed": 0, "backend": backend}
+    with pytest.raises(DataError, match=rf"{env_id} does not report info\['success'\].* --env=ID"):
+        Evaluator(METHOD, made_up, (0,), seed_axis.seed_mesh(), **given)
 
 
 # --- On the device --------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 import jaxrl_prefs as jp
 from jaxrl_prefs.data import Dataset
+from jaxrl_prefs.runs import prepare
 from tests import playground
 
 FIELDS = {"actor_hidden": (4,), "batch_size": 4, "train_steps": 2, "log_every": 2}
@@ -51,6 +53,36 @@ def test_it_plays_what_training_played(run: jp.Run) -> None:
             assert found.scores["actor"][seed] == pytest.approx(score, rel=1e-5)
         one = jp.evaluate(trained.policy(1), episodes=4)
         assert one.scores == {"actor": {1: found.scores["actor"][1]}}
+
+
+def test_success_rates_are_ogbenchs_scores(
+    run: jp.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Actions are 7 of 10 everywhere, so that the two episodes of an even start succeed."""
+    monkeypatch.setattr(prepare, "OGBENCH", ("pytest",))  # as if its package were this one
+    data = Dataset.from_arrays(
+        np.stack([10_000 + np.arange(8) // 2, np.arange(8) % 5], 1),
+        np.full((8, 1), 7.0),
+        np.full(8, -50.0),
+        np.arange(8) == 7,
+        **{"action_low": 0, "action_high": 10, "env": playground.REACHING_ID, "name": "ogbench/x"},
+    )
+    more = {"train_steps": 300, "actor_learning_rate": 1e-2, "normalize_observations": True}
+    more |= {"log_every": 300, "checkpoint_every": 300, "eval_episodes": 4}
+    scored = jp.train("bc", data, seeds=1, workdir=tmp_path / "run", **FIELDS | more)
+    row = json.loads((tmp_path / "run/evaluations.jsonl").read_text().splitlines()[-1])
+    assert (row["successes"], row["score"]) == ([True, False, True, False], 50.0)
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert (result["score_kind"], result["score_mean"]) == ("success rate", 50.0)
+    assert result["success_rates"] == result["policies"]["actor"]["success_rates"] == [50.0]
+    assert result["data_score"] is None  # its return of -400 stands nowhere
+    assert "pytest" in result["versions"]
+    assert "pytest" not in json.loads((run.workdir / "result.json").read_text())["versions"]
+    found = jp.evaluate(scored, episodes=4)
+    assert found.scores == {"actor": {0: 50.0}} == scored.scores
+    assert found.successes["actor"][0].tolist() == [True, False, True, False]
+    elsewhere = jp.evaluate(scored, playground.ENV_ID, episodes=2)  # where nobody tells of success
+    assert elsewhere.scores["actor"][0] == elsewhere.returns["actor"][0].mean()
 
 
 def test_another_environment_has_no_references(run: jp.Run) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from jaxrl_prefs.data.families import family_of
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.runs import config, presets, published
+from jaxrl_prefs.runs import config, presets, published, published_ogbench
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.types import Spec
 
@@ -41,7 +41,13 @@ def test_every_row_builds(dataset: str, algo: str) -> None:
 
 
 def test_every_dataset_of_the_papers_has_a_row() -> None:
-    printed = {(c.algo, name) for c in published.PUBLISHED.values() for name in c.scores if c.algo}
+    # RQL's paper prints means of five tasks of OGBench, under names that are no dataset's.
+    printed = {
+        (column.algo, name)
+        for column in published.PUBLISHED.values()
+        for name in column.scores.keys() - published_ogbench.RQL.keys()
+        if column.algo
+    }
     assert len(printed) > 90
     for algo, name in printed:
         rows = presets.PRESETS.get(name, {}), presets.FAMILIES.get(family_of(name), {})

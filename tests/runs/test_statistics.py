@@ -151,6 +151,32 @@ def test_the_table_says_when_the_data_were_recorded_in_another_form() -> None:
     assert "3.2, recorded with reset_target=True, so not comparable" in text
 
 
+REACHED = {4: [True, True, False, False], 7: [True, True, True, True]}
+
+
+def test_success_rates_stand_beside_other_scores() -> None:
+    rows = [x | {"successes": REACHED[x["seed"]]} if x["policy"] == "actor" else x for x in ROWS]
+    result = statistics.result(ABOUT, rows, TIMINGS)
+    assert result["success_rates"] == [50.0, 100.0] and result["success_rate_mean"] == 75.0
+    assert result["success_rate_ci"] == (50.0, 100.0)
+    assert result["score_mean"] == 40.0  # as without them
+    assert "success_rates" not in result["policies"]["behavior"]
+    assert statistics.score_table(result)[-1] == ["success", "75 %", ""]
+    assert statistics.score_table(statistics.result(ABOUT, ROWS, TIMINGS))[-1][0] == "95 %"
+    late = [x | {"phase": "a"} for x in rows]
+    late[4] |= {"successes": [False] * 4}  # the actor of seed 4, at the last evaluation
+    found = statistics.late(statistics.result(ABOUT, late, TIMINGS), late, 2)
+    assert found["success_rates"] == [25.0, 100.0] == found["policies"]["actor"]["success_rates"]
+
+
+def test_a_table_of_success_rates_names_them_and_no_data() -> None:
+    data = ABOUT["data"] | {"score_kind": "success rate", "score": None}
+    result = statistics.result(ABOUT | {"data": data}, ROWS, TIMINGS)
+    assert statistics.caption(result).startswith("success rate in per cent")
+    assert "the data" not in statistics.caption(result) and statistics.data_score(result) == ""
+    assert statistics.data_score(result | {"data_score": 3.25}) == "3.2"
+
+
 def test_curves_are_drawn(tmp_path: Path) -> None:
     metrics = [
         {"step": step, "phase": "a", "seed": seed, "metrics": {"loss": step + seed, "odd": None}}

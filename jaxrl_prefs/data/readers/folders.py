@@ -46,7 +46,7 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
         single = files.read(str(found[0]), env, hints=hints)
         return single._replace(name=str(path), notes=(*notes, *single.notes))
     else:
-        opened = [files.open_file(file, hints) for file in found]
+        opened = [_opened(file, env, hints) for file in found]
     whole = [each for each in opened if isinstance(each, Table)]
     if len(whole) == len(opened):
         table = tables.joined(str(path), whole)
@@ -54,8 +54,14 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
     elif whole:
         raise DataError(f"{path}: {whole[0].name} is a table, other files there are not")
     else:
-        dataset = joined(str(path), [each(env) for each in opened])
+        dataset = joined(str(path), opened)
     return dataset._replace(notes=(*notes, *dataset.notes))
+
+
+def _opened(file: Path, env: str, hints: Hints) -> Table | Dataset:
+    """A file's table; of a known format, its dataset, which takes less memory than all arrays."""
+    found = files.open_file(file, hints)
+    return found if isinstance(found, Table) else found(env)
 
 
 def _files(path: Path) -> list[Path]:

@@ -93,7 +93,6 @@ def refused(path: Path, message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rewards": None}, "no rewards and masks, as OGBench's files for goal-conditioned"),
         ({"terminals": None}, "missing terminals; OGBench's format has"),
         ({"terminals": np.zeros(5)}, "the last episode has no end"),
         ({"rewards": np.zeros(4)}, "different lengths: observations 5, actions 5"),

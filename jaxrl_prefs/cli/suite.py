@@ -1,0 +1,139 @@
+"""A suite of datasets for `compare`: what training on all costs, and whether they are here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrl_prefs.cli import plan
+from jaxrl_prefs.data import Dataset, ogbench_data
+from jaxrl_prefs.errors import ConfigError, DataError
+from jaxrl_prefs.runs import overrides
+from jaxrl_prefs.runs.config import Choice
+from jaxrl_prefs.runs.estimate import duration
+from jaxrl_prefs.runs.suites import SUITES, Row
+
+STAND_IN = 512  # rows of the made-up data whose sizes are those of a suite's
+PETA = 1e15
+
+Method = tuple[str, str, tuple[str, ...]]  # its column, its name, field=value
+
+
+class Cost(NamedTuple):
+    """What one method costs on one of a suite's rows."""
+
+    row: Row
+    column: str  # the method, with its settings
+    plan: plan.Plan  # of one task
+
+    @property
+    def flops(self) -> float:
+        """Operations of all tasks and seeds."""
+        return len(self.row.tasks) * self.plan.flops
+
+    @property
+    def seconds(self) -> float:
+        """The time of all tasks and seeds, evaluations left out."""
+        return len(self.row.tasks) * self.plan.seconds
+
+
+def rows(suite: str) -> tuple[Row, ...]:
+    """The rows of a suite.
+
+    Raises:
+        ConfigError: for an unknown one.
+    """
+    if suite not in SUITES:
+        raise ConfigError(overrides.unknown("suite", suite, SUITES))
+    return SUITES[suite]
+
+
+def settings(suite: str, dataset: str) -> tuple[str, ...]:
+    """What all methods share on a dataset of a suite: field=value."""
+    return next(row.settings for row in rows(suite) if dataset in row.datasets)
+
+
+def check_here(suite: str) -> None:
+    """Finds data of a suite that are missing, before anything is trained.
+
+    Raises:
+        ConfigError: naming all that are missing, and where to get the first.
+    """
+    missing, remedy = list[str](), ""
+    for row in rows(suite):
+        name = ogbench_data.parse(row.datasets[0])
+        assert name is not None
+        try:
+            ogbench_data.find(name)
+        except DataError as error:
+            missing.append(name.data)
+            remedy = remedy or str(error)
+    if missing:
+        raise ConfigError(
+            f"--suite={suite} lacks {len(missing)} of {len(rows(suite))} data sets "
+            f"({', '.join(missing)}). The first: {remedy}. --dry_run needs none"
+        )
+
+
+def costs(
+    suite: str, methods: Sequence[Method], seeds: tuple[int, ...], devices: int, rate: float
+) -> list[Cost]:
+    """Plans every method on every row, on made-up data of the row's sizes.
+
+    Args:
+        suite: its name.
+        methods: each with its column and its settings, which win over the row's.
+        seeds: of every run.
+        devices: over how many the seeds of a run are spread.
+        rate: FLOP/s that a device sustains; 0 measures here.
+
+    Raises:
+        ConfigError: as `plan.plan`.
+    """
+    found = []
+    for row in rows(suite):
+        for column, algo, assignments in methods:
+            data = stand_in(row)
+            fields = (*row.settings, *assignments)
+            choice = Choice(algo, data.name, "", seeds, fields, data=data)
+            planned = plan.plan(choice, devices, rate, rows=row.transitions, memory=False)
+            found.append(Cost(row, column, planned))
+    return found
+
+
+def stand_in(row: Row) -> Dataset:
+    """Made-up data of a row's numbers of observations and actions."""
+    draws = np.random.default_rng(0)
+    last = np.arange(STAND_IN) == STAND_IN - 1
+    data = Dataset.from_arrays(
+        draws.normal(size=(STAND_IN, row.observations)),
+        draws.uniform(-1, 1, (STAND_IN, row.actions)),
+        np.where(np.arange(STAND_IN) % 16 == 0, 0.0, -1.0),
+        last,
+        name=row.datasets[0],
+    )
+    return data._replace(family="ogbench")
+
+
+def table(found: Sequence[Cost]) -> list[list[str]]:
+    """The costs as text, their head first and their sum last."""
+    body = [
+        [
+            *(each.row.data, each.column, str(len(each.row.tasks))),
+            f"{sum(phase.steps for phase in each.plan.stretches):,}",
+            *(f"{each.flops / PETA:.3g}", duration(each.seconds)),
+        ]
+        for each in found
+    ]
+    flops, seconds = (sum(x) for x in zip(*((c.flops, c.seconds) for c in found), strict=True))
+    runs = str(sum(len(each.row.tasks) for each in found))
+    total = ["all", "", runs, "", f"{flops / PETA:.3g}", duration(seconds)]
+    return [["data", "method", "tasks", "updates", "PFLOP", "time"], *body, total]
+
+
+def caption(seeds: int, devices: int, rate: float) -> str:
+    """What the costs are of."""
+    speed = f"that sustain {rate / 1e12:g} TFLOP/s each" if rate else "as fast as this one"
+    return f"{seeds} seed(s) of every task, on {devices} device(s) {speed}; evaluations left out"

@@ -1,0 +1,83 @@
+"""OGBench's datasets by their names: where they lie, and the task whose rewards they get."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jaxrl_prefs.data import roots
+from jaxrl_prefs.data.hints import Hints
+from jaxrl_prefs.data.recording import Dataset
+from jaxrl_prefs.environments import ogbench_names
+from jaxrl_prefs.environments.ogbench_names import Name
+from jaxrl_prefs.errors import DataError
+
+FOLDER = "OGBENCH_DATASETS_PATH"  # an environment variable of ours: where the files are
+USUAL = "~/.ogbench/data"  # where the package ogbench stores what it downloads
+SOURCE = "https://rail.eecs.berkeley.edu/datasets/ogbench"
+
+
+def root() -> Path:
+    """The folder of OGBench's files."""
+    return roots.absolute(os.environ.get(FOLDER) or USUAL)
+
+
+def parse(name: str) -> Name | None:
+    """Reads a name of OGBench's; None for other names.
+
+    Raises:
+      DataError: for data of images, which are not read.
+    """
+    if ogbench_names.of_images(name):
+        raise DataError(f"{name}: OGBench's images and Powderworld are not supported, states are")
+    return ogbench_names.parse(name)
+
+
+def read(dataset: str, name: Name, env: str = "", hints: Hints | None = None) -> Dataset:
+    """Reads the data of a name, with the rewards of its task.
+
+    Args:
+      dataset: the name as it was given, by which the result is called.
+      name: the same, read.
+      env: another environment to evaluate in. Of data alone, the task whose rewards are computed.
+      hints: as `data.load` takes them.
+
+    Raises:
+      DataError: if the data are not here, or `env` is another task of OGBench's.
+    """
+    from jaxrl_prefs.data.readers import files, folders
+
+    own, asked = name.env_id, ogbench_names.environment(env)
+    elsewhere = bool(own and asked) and ogbench_names.numbered(asked) != ogbench_names.numbered(own)
+    if elsewhere and ogbench_names.is_task(asked):
+        raise DataError(
+            f"{dataset} has the rewards of {own}, and --env={env} is another task: leave --env out"
+        )
+    place = find(name)
+    wanted = own or asked
+    if place.is_dir():
+        found = folders.read(place, wanted, hints)
+    else:
+        found = files.read(str(place), wanted, hints=hints)
+    found = found._replace(name=dataset)
+    return found.with_env(env) if elsewhere else found
+
+
+def find(name: Name) -> Path:
+    """The file or folder of the data.
+
+    Raises:
+      DataError: if it is not here, saying what to download and where to put it.
+    """
+    place = root() / name.data
+    for found in (place.with_name(f"{name.data}.npz"), place):
+        if found.exists():
+            return found
+    if name.large:
+        what = f"the files of {SOURCE}/{name.data} into the folder {place}"
+    else:
+        what = f"{SOURCE}/{name.data}.npz into the folder {place.parent}"
+    raise DataError(
+        f"the data {name.data} of OGBench are not here: download {what}, or set {FOLDER} to the "
+        "folder that holds them"
+    )

@@ -1,0 +1,134 @@
+"""OGBench's names: of its data, of single tasks, and of the tasks' environments.
+
+    cube-single-play-v0                     data alone, in the file cube-single-play-v0.npz
+    cube-quadruple-play-100m-v0             large data, a folder of files
+    cube-single-play-singletask-task1-v0    data with the rewards of a task
+    cube-single-play-singletask-v0          with those of the default task
+    cube-single-singletask-task1-v0         the task's environment, as Gymnasium knows it
+
+Large data take a task in the same way, `cube-quadruple-play-100m-singletask-task1-v0`; the package
+itself has no name for that. Park et al. 2025, arXiv 2410.20092.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import NamedTuple
+
+_MAZES = r"(?:point|ant|humanoid)maze-(?:medium|large|giant|teleport)|antsoccer-(?:arena|medium)"
+_TABLES = r"cube-(?:single|double|triple|quadruple|octuple)|scene|puzzle-(?:3x3|4x4|4x5|4x6)"
+_DATA = (
+    rf"(?P<place>(?P<maze>{_MAZES})|{_TABLES})-"
+    r"(?P<kind>(?(maze)(?:navigate|stitch|explore)|(?:play|noisy)))(?P<large>-100m)?"
+)
+_TASK = r"-singletask(?:-(?P<task>task[1-5]))?"
+_NAME = re.compile(rf"{_DATA}(?P<single>{_TASK})?-v0")
+_ENVIRONMENT = re.compile(rf"(?P<place>{_MAZES}|{_TABLES}){_TASK}-v0")
+_IMAGES = re.compile(r"(visual-|powderworld-).+-v\d+")
+
+# The task that a name without a number stands for, by the first part of the place that fits.
+DEFAULT_TASKS = {
+    **dict.fromkeys(("puzzle-4x5", "puzzle-4x6", "cube", "scene"), "task2"),
+    **dict.fromkeys(("puzzle", "antsoccer"), "task4"),
+    "": "task1",
+}
+
+
+class Name(NamedTuple):
+    """A name of data, read."""
+
+    place: str  # "cube-single"
+    kind: str  # how the data were collected: "play"
+    large: bool  # the set of 100 million steps
+    task: str | None  # "task1", empty for the default task, None for data alone
+
+    @property
+    def data(self) -> str:
+        """The name of the file, without its ending, or of the folder: "cube-single-play-v0"."""
+        return f"{self.place}-{self.kind}{'-100m' * self.large}-v0"
+
+    @property
+    def env_id(self) -> str:
+        """The task's environment; empty for data alone."""
+        if self.task is None:
+            return ""
+        return "-".join([self.place, "singletask", *filter(None, [self.task]), "v0"])
+
+
+def parse(name: str) -> Name | None:
+    """Reads a name of data; None for anything else, such as the name of an environment.
+
+    >>> parse("scene-play-singletask-task4-v0")
+    Name(place='scene', kind='play', large=False, task='task4')
+    >>> parse("antmaze-medium-play-v0")  # is D4RL's
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return None
+    task = (found["task"] or "") if found["single"] else None
+    return Name(found["place"], found["kind"], bool(found["large"]), task)
+
+
+def environment(name: str) -> str:
+    """The id of the environment that a name of a single task stands for; other text as it is.
+
+    >>> environment("cube-single-play-singletask-task1-v0")
+    'cube-single-singletask-task1-v0'
+    """
+    found = parse(name)
+    return found.env_id or name if found else name
+
+
+def is_task(env_id: str) -> bool:
+    """Whether this is the id of the environment of a single task."""
+    return _ENVIRONMENT.fullmatch(env_id) is not None
+
+
+def place_of(env_id: str) -> str:
+    """The place of a task's environment, "cube-single"; empty for other ids."""
+    found = _ENVIRONMENT.fullmatch(env_id)
+    return found["place"] if found else ""
+
+
+def of_images(name: str) -> bool:
+    """Whether a name is that of data whose observations are images, or actions numbers of choices.
+
+    >>> of_images("visual-cube-single-play-v0")
+    True
+    """
+    return _IMAGES.fullmatch(name) is not None
+
+
+def single_task(dataset: str, env_id: str = "") -> str:
+    """The full name of single-task data, its task numbered; empty for other data.
+
+    Args:
+      dataset: a name, or the path of a file or folder that is called like its data.
+      env_id: the environment, which tells the task of data alone.
+
+    >>> single_task("downloads/scene-play-v0.npz", "scene-singletask-task4-v0")
+    'scene-play-singletask-task4-v0'
+    """
+    found, where = (
+        parse(PurePath(dataset).name.removesuffix(".npz")),
+        _ENVIRONMENT.fullmatch(env_id),
+    )
+    if found is not None and found.task is None and where and where["place"] == found.place:
+        found = found._replace(task=where["task"] or "")
+    if found is None or found.task is None:
+        return ""
+    task = "-".join(filter(None, ["singletask", found.task]))
+    return numbered(f"{found.data.removesuffix('-v0')}-{task}-v0")
+
+
+def numbered(name: str) -> str:
+    """A name of data or of an environment with the number of its task in place of the default.
+
+    >>> numbered("scene-play-singletask-v0"), numbered("antmaze-large-singletask-v0")
+    ('scene-play-singletask-task2-v0', 'antmaze-large-singletask-task1-v0')
+    """
+    if not name.endswith("-singletask-v0"):
+        return name
+    task = next(task for start, task in DEFAULT_TASKS.items() if name.startswith(start))
+    return name.replace("-singletask-", f"-singletask-{task}-")

@@ -1,0 +1,53 @@
+"""Suites: datasets that papers compare on together, with the settings that all their methods share.
+
+`ogbench50` are the ten places of Li and Levine 2026 (arXiv 2601.14234, QAM) with five tasks each,
+which RQL (arXiv 2606.17551) takes over. Sizes of the data are those of OGBench's own commands
+(data_gen_scripts/commands.sh), and of its sets of 100 million steps.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+TASKS = tuple(f"task{number}" for number in range(1, 6))
+
+
+class Row(NamedTuple):
+    """Data that several tasks share."""
+
+    data: str  # the name of the data without their version: "cube-double-play"
+    observations: int
+    actions: int
+    transitions: int
+    settings: tuple[str, ...] = ()  # field=value of the run, as --set takes them
+    tasks: tuple[str, ...] = TASKS
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The names of the single tasks."""
+        return tuple(f"{self.data}-singletask-{task}-v0" for task in self.tasks)
+
+    @property
+    def published(self) -> str:
+        """What papers call the data, whatever their size."""
+        return self.data.removesuffix("-100m")
+
+
+_SPARSE = "reward=sparse"  # -1 until success, in place of the number of parts that are wrong
+_FAR = "gamma=0.995"
+_MILLION = 1_000_000
+
+SUITES: dict[str, tuple[Row, ...]] = {
+    "ogbench50": (
+        Row("antmaze-large-navigate", 29, 8, _MILLION),
+        Row("antmaze-giant-navigate", 29, 8, _MILLION, (_FAR,)),
+        Row("humanoidmaze-medium-navigate", 69, 21, 2 * _MILLION, (_FAR,)),
+        Row("humanoidmaze-large-navigate", 69, 21, 2 * _MILLION, (_FAR,)),
+        Row("scene-play", 40, 5, _MILLION, (_SPARSE,)),
+        Row("puzzle-3x3-play", 55, 5, _MILLION, (_SPARSE,)),
+        Row("puzzle-4x4-play-100m", 83, 5, 100 * _MILLION, (_SPARSE,)),
+        Row("cube-double-play", 37, 5, _MILLION),
+        Row("cube-triple-play", 46, 5, 3 * _MILLION),
+        Row("cube-quadruple-play-100m", 55, 5, 100 * _MILLION),
+    ),
+}
