@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from matplotlib.figure import Figure
 
@@ -20,31 +14,17 @@ from jaxrl_prefs.cli.sweep import Axis, Group
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import prepare
 from jaxrl_prefs.runs.config import Choice
-from tests.small_runs import SHORT
-
-
-@pytest.fixture
-def argv(pendulum_file: Path, tmp_path: Path) -> list[str]:
-    return [
-        "sweep",
-        "--algo=td3_bc",
-        f"--dataset={pendulum_file}",
-        "--env=Pendulum-v1",
-        "--seeds=2",
-        f"--workdir={tmp_path / 'sweep'}",
-        *(f"--set={name}={value}" for name, value in SHORT.items() if name != "batch_size"),
-    ]
 
 
 def test_points_train_together_where_they_can_and_equal_runs_of_their_own(
-    argv: list[str],
+    sweep_argv: list[str],
     pendulum_file: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    argv.append("--set=eval_every=2")
+    sweep_argv.append("--set=eval_every=2")
     grid = ["--grid=actor_learning_rate=0.001,0.3", "--grid=batch_size=8,16"]
-    assert sweep.main([*argv, *grid]) == 0
+    assert sweep.main([*sweep_argv, *grid]) == 0
     shown = capsys.readouterr().out
     folder = tmp_path / "sweep"
     content = json.loads((folder / "sweep.json").read_text())
@@ -66,7 +46,7 @@ def test_points_train_together_where_they_can_and_equal_runs_of_their_own(
     assert head == "| dataset | algo | actor_learning_rate | batch_size | actor |"  # as in the grid
     assert f"{pendulum_file} | td3_bc | 0.001 | 8 |" in first
 
-    alone = [*argv[:5], f"--workdir={tmp_path / 'alone'}", *argv[6:]]
+    alone = [*sweep_argv[:5], f"--workdir={tmp_path / 'alone'}", *sweep_argv[6:]]
     assert run.main([*alone, "--set=actor_learning_rate=0.3", "--set=batch_size=16"]) == 0
     expected = json.loads((tmp_path / "alone" / "result.json").read_text())["policies"]["actor"]
     slow, fast = (point["policies"]["actor"] for point in content["points"][2:])
@@ -76,12 +56,12 @@ def test_points_train_together_where_they_can_and_equal_runs_of_their_own(
     # Finished points are not trained again.
     stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoints/*")}
     capsys.readouterr()
-    assert sweep.main([*argv, *grid]) == 0
+    assert sweep.main([*sweep_argv, *grid]) == 0
     assert capsys.readouterr().out.count("is finished") == 2
     assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoints/*")}
 
     # Of two evaluations, after 2 and 4 updates, both can be averaged.
-    assert sweep.main([*argv, *grid, "--last=2"]) == 0
+    assert sweep.main([*sweep_argv, *grid, "--last=2"]) == 0
     played = next(folder.rglob("batch_size=8/evaluations.jsonl")).read_text().splitlines()
     rows = [row for row in map(json.loads, played) if row["actor_learning_rate"] == 0.3]
     first = [np.mean([row["score"] for row in rows if row["seed"] == seed]) for seed in (0, 1)]
@@ -90,7 +70,7 @@ def test_points_train_together_where_they_can_and_equal_runs_of_their_own(
     assert late["points"][1]["policies"]["actor"]["scores"] == pytest.approx(first)
     assert late["points"][1] != content["points"][1]
     fresh = f"--workdir={tmp_path / 'fresh'}"  # all points are trained all the same
-    assert sweep.main([*argv, *grid, fresh, "--last=3"]) == commandline.WRONG_USE
+    assert sweep.main([*sweep_argv, *grid, fresh, "--last=3"]) == commandline.WRONG_USE
     assert len(list((tmp_path / "fresh").rglob("result.json"))) == 2
     assert "batch_size=8 has 2 evaluations in its last phase, 3 asked" in capsys.readouterr().err
 
@@ -147,18 +127,18 @@ def test_groups_join_what_may_differ_in_one_program() -> None:
     ],
 )
 def test_a_wrong_command_is_one_clear_line(
-    argv: list[str], capsys: pytest.CaptureFixture[str], more: list[str], message: str
+    sweep_argv: list[str], capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
-    assert sweep.main([*argv, *more]) == commandline.WRONG_USE
+    assert sweep.main([*sweep_argv, *more]) == commandline.WRONG_USE
     assert message in capsys.readouterr().err
 
 
 def test_every_method_takes_the_fields_that_it_has_and_one_that_fails_stops_no_other(
-    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sweep_argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv[1] = "--algo=td3_bc,bc"
+    sweep_argv[1] = "--algo=td3_bc,bc"
     broken = ["--grid=alpha=0,2.5", "--set=critic_learning_rate=1e30"]
-    assert sweep.main([*argv, *broken]) == commandline.FAILED
+    assert sweep.main([*sweep_argv, *broken]) == commandline.FAILED
     error = capsys.readouterr().err
     assert "td3_bc together" in error and "is NaN or infinite: seed 0" in error
     content = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
@@ -166,67 +146,6 @@ def test_every_method_takes_the_fields_that_it_has_and_one_that_fails_stops_no_o
     assert found == [("bc", {})]
 
 
-def test_several_methods_need_no_grid(argv: list[str]) -> None:
-    commandline.read(sweep.FLAGS, [argv[0], "--algo=td3_bc,bc", *argv[2:]])
+def test_several_methods_need_no_grid(sweep_argv: list[str]) -> None:
+    commandline.read(sweep.FLAGS, [sweep_argv[0], "--algo=td3_bc,bc", *sweep_argv[2:]])
     assert [(cell.algo, cell.axes) for cell in sweep._cells([])] == [("td3_bc", []), ("bc", [])]
-
-
-# Two nodes with one core each, until standard input ends. Not in a process with JAX: Ray forks.
-CLUSTER = """
-import sys
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-cluster.add_node(num_cpus=1)
-print("address", cluster.address, flush=True)
-sys.stdin.read()
-cluster.shutdown()
-"""
-
-
-@pytest.fixture
-def cluster() -> Iterator[str]:
-    """The address of a Ray cluster of two nodes, both on this machine."""
-    command = [sys.executable, "-W", "ignore", "-c", CLUSTER]
-    pipe = subprocess.PIPE
-    eager = os.environ | {"RAY_worker_niceness": "0"}  # else they starve beside other tests
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=eager) as process:
-        assert process.stdout
-        yield next(line.split()[1] for line in process.stdout if line.startswith("address"))
-        process.communicate("")
-
-
-def worker() -> psutil.Process | None:
-    """A worker of Ray that is at work on a task."""
-    for process in psutil.process_iter(["cmdline"]):
-        if process.info["cmdline"] and process.info["cmdline"][0] == "ray::_work":
-            return process
-    return None
-
-
-@pytest.mark.slow
-def test_a_cluster_survives_the_death_of_a_worker(
-    argv: list[str], cluster: str, tmp_path: Path
-) -> None:
-    long = ["--set=train_steps=1500", "--set=checkpoint_every=100", "--set=log_every=100"]
-    argv = [*argv, *long, "--grid=actor_learning_rate=0.001,0.3"]
-    command = [sys.executable, "-m", "experiments.sweep", *argv[1:]]
-    there = [*command, "--launcher=ray", f"--ray_address={cluster}"]
-    process = subprocess.Popen(there, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    folder = tmp_path / "sweep"
-    deadline = time.monotonic() + 600
-    while not list(folder.rglob("checkpoints/[0-9]*")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    victim = worker()
-    assert victim is not None and not list(folder.rglob("result.json"))
-    victim.kill()
-    said, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, said
-    assert said.count("finished") == 2
-
-    assert sweep.main([*argv, f"--workdir={tmp_path / 'here'}"]) == 0
-    found, expected = (
-        [point["policies"]["actor"]["returns"] for point in json.loads(path.read_text())["points"]]
-        for path in (folder / "sweep.json", tmp_path / "here" / "sweep.json")
-    )
-    np.testing.assert_allclose(found, expected, rtol=1e-3)

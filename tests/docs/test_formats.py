@@ -53,6 +53,7 @@ def test_the_page_lists_the_names_that_are_found() -> None:
         *columns.EPISODE,
         *columns.FOLLOWING,
         *columns.TIME,
+        *columns.STEP,
     }
     assert told - known == {"bc", "ibc"}
     assert {*columns.OBSERVATION, *columns.ACTION, *columns.REWARD} <= told
