@@ -6,7 +6,7 @@ A flow clones the behaviour. A policy that needs one evaluation per action is di
 flow and maximises Q at the same time, so no gradient passes through the flow's steps.
 
     v    <- minimise  mean |v(s, x_t, t) - (a - z)|^2,   x_t = (1 - t) z + t a       flow matching
-    Q_k  <- r + discount * agg_k Q_k(s', mu(s', z))                                  critics
+    Q_k  <- r + discount * agg_j Q_j(s', mu(s', z)), by the target network           critics
     mu   <- minimise  alpha mean |mu(s, z) - F(s, z)|^2  -  mean_k Q_k(s, mu(s, z))  one-step policy
 
     symbol      name in code            shape
@@ -133,7 +133,7 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
 
 
 def critic_target(state: State, *, parts: Parts, batch: Transition, noise: Array) -> Array:
-    """r + discount * agg_k Q_k(s', mu(s', z)) by the target network: [B], not differentiated."""
+    """r + discount * agg_j Q_j(s', mu(s', z)) by the target network: [B], not differentiated."""
     chex.assert_equal_shape([noise, batch.action])
     transported = parts.policy.transport(state.actor.params, batch.next_observation, noise)
     action = parts.policy.action(transported)

@@ -3,7 +3,7 @@
 Park, Li and Levine, ICML 2025, arXiv 2502.02538, a baseline of that paper. Its values are those of
 IQL (Kostrikov et al. 2022, arXiv 2110.06169).
 
-    V    <- expectile of  min_k Q_k(s, a)  over the data's actions
+    V    <- expectile of  min_k Q_k(s, a)  over the data's actions, by the target network
     Q_k  <- r + discount * V(s')
     v    <- minimise  mean |v(s, x_t, t) - (a - z)|^2,   x_t = (1 - t) z + t a      flow matching
     act:    argmax  min_k Q_k(s, a_i)  over N samples a_i of the flow of v
