@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -107,9 +108,10 @@ LIBRARY = modules("jaxrl_prefs")
 EVERYTHING = modules(*OURS)
 
 
-def imports(name: str, path: Path) -> Iterator[Import]:
+@functools.cache
+def imports(name: str, path: Path) -> tuple[Import, ...]:
     """Every import of a module. `from a import b` imports a.b where that is a module of ours."""
-    yield from _walk(name, ast.parse(path.read_text()), at_top=True)
+    return tuple(_walk(name, ast.parse(path.read_text()), at_top=True))
 
 
 def _walk(source: str, node: ast.AST, *, at_top: bool) -> Iterator[Import]:
