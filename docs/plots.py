@@ -20,7 +20,8 @@ from typing import Any
 from docs import tables
 
 FIGURES = tables.ROOT / "docs" / "figures"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito's, for every kind of sight
+# Okabe and Ito's, for every kind of sight.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKS = ("o", "s", "^", "D")
 KEY = "Description"  # of PNG's texts
 
@@ -53,7 +54,8 @@ def draw(path: Path, layout: Mapping[str, Any], records: list[tables.Record]) ->
     axes.set(xlabel=layout["x_label"], ylabel=layout["y_label"], title=layout["title"])
     axes.title.set_fontsize("medium")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small")
+        outside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+        axes.legend(fontsize="small", **(outside if layout.get("kind") == "scatter" else {}))
     figure.savefig(path, dpi=110, metadata={KEY: digest(layout, records), "Software": None})
 
 
@@ -63,7 +65,7 @@ def _scatter(axes: Any, layout: Mapping[str, Any], records: list[tables.Record])
     groups = list(dict.fromkeys(record[layout["colour"]] for record in records))
     for number, group in enumerate(groups):
         mine = [record for record in records if record[layout["colour"]] == group]
-        style = {"color": COLOURS[number % 4], "marker": (*MARKS, "v", "P")[number % 6]}
+        style = {"color": COLOURS[number % 6], "marker": (*MARKS, "v", "P")[number % 6]}
         for record in mine:
             low, high = record[field]["interval"]
             axes.plot([record[layout["x"]]] * 2, [low, high], color=style["color"], alpha=0.25)
