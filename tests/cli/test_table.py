@@ -100,6 +100,8 @@ def test_success_rates_have_no_score_of_the_data_and_are_pooled(tmp_path: Path) 
     joined = pools._entry(parts, [1, 0])
     assert joined["success_rates"] == joined["scores"] == [20.0, 50.0]
     assert joined["success_rate_mean"] == 35.0
+    only_one = pools._entry([{**joined}, {"scores": [1.0]}], [0, 1, 2])
+    assert not any(field.startswith("success") for field in only_one)
 
 
 def test_single_tasks_of_ogbench_stand_beside_others_by_their_names(tmp_path: Path) -> None:

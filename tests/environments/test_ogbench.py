@@ -36,6 +36,22 @@ def test_sizes_and_names_of_the_suite(row: Row) -> None:
     assert succeeded(info) is False
 
 
+@pytest.mark.parametrize("place", ["antmaze-large", "antsoccer-arena", "cube-single"])
+def test_a_seed_decides_the_start(place: str) -> None:
+    where = task.named(f"{place}-singletask-task1-v0")
+    before = np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]  # noqa: NPY002
+    seen = []
+    for seed in (5, 5, 6):
+        env = where.make()
+        first = env.reset(seed=seed)[0]
+        steps = [env.step(np.zeros(env.action_space.shape, np.float32))[0] for _ in range(3)]  # type: ignore[arg-type]
+        seen.append(np.stack([first, *steps]))
+        env.close()
+    np.testing.assert_array_equal(seen[0], seen[1])
+    assert not np.array_equal(seen[0], seen[2])
+    assert np.random.get_state()[1].tolist() == before  # type: ignore[index,union-attr]  # noqa: NPY002
+
+
 @pytest.mark.parametrize("place", ["cube-single", "puzzle-4x5", "puzzle-3x3", "antsoccer-arena"])
 def test_the_default_task_is_the_numbered_one(place: str) -> None:
     env_id = f"{place}-singletask-v0"
