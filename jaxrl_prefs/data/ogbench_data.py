@@ -29,7 +29,7 @@ def parse(name: str) -> Name | None:
       DataError: for data of images, which are not read.
     """
     if ogbench_names.of_images(name):
-        raise DataError(f"{name}: OGBench's images and Powderworld are not supported, states are")
+        raise DataError(f"{name}: only state observations of OGBench are supported")
     return ogbench_names.parse(name)
 
 
@@ -78,6 +78,6 @@ def find(name: Name) -> Path:
     else:
         what = f"{SOURCE}/{name.data}.npz into the folder {place.parent}"
     raise DataError(
-        f"the data {name.data} of OGBench are not here: download {what}, or set {FOLDER} to the "
+        f"OGBench's {name.data} was not found in {root()}: download {what}, or set {FOLDER} to the "
         "folder that holds them"
     )

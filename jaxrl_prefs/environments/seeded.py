@@ -37,10 +37,10 @@ class OwnGenerator(gymnasium.Wrapper):
 
     @contextlib.contextmanager
     def _drawing(self) -> Iterator[None]:
-        outside = np.random.get_state()
-        np.random.set_state(self._state)
+        outside = np.random.get_state()  # noqa: NPY002
+        np.random.set_state(self._state)  # noqa: NPY002
         try:
             yield
         finally:
-            self._state = np.random.get_state()
-            np.random.set_state(outside)
+            self._state = np.random.get_state()  # noqa: NPY002
+            np.random.set_state(outside)  # noqa: NPY002

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.data.readers import ogbench as reader
-from jaxrl_prefs.environments import ogbench_names, task
+from jaxrl_prefs.environments import ogbench_names, spaces, task
 from jaxrl_prefs.environments.task import succeeded
 from jaxrl_prefs.runs.suites import SUITES, Row
 
@@ -30,6 +30,8 @@ def test_sizes_and_names_of_the_suite(row: Row) -> None:
     env = where.make()
     assert env.observation_space.shape == (row.observations,)
     assert env.action_space.shape == (row.actions,)
+    low, high = spaces.bounds(env.action_space, row.data)
+    assert (low == -1).all() and (high == 1).all()  # as the reader takes them without looking
     env.reset(seed=0)
     *_, info = env.step(np.zeros(row.actions, np.float32))
     env.close()
