@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import zipfile
 from pathlib import Path
+
+import numpy as np
 
 from jaxrl_prefs.data import roots
 from jaxrl_prefs.data.hints import Hints
@@ -20,6 +24,33 @@ SOURCE = "https://rail.eecs.berkeley.edu/datasets/ogbench"
 def root() -> Path:
     """The folder of OGBench's files."""
     return roots.absolute(os.environ.get(FOLDER) or USUAL)
+
+
+def installed() -> bool:
+    """Whether the package ogbench can be imported."""
+    return importlib.util.find_spec("ogbench") is not None
+
+
+def steps_in(place: Path) -> int:
+    """How many rows the file or the files of a folder hold, without those for validation.
+
+    Only their heads are read: a file whose download was cut short has none, and counts as empty.
+    """
+    files = [place] if place.is_file() else sorted(place.glob("*.npz"))
+    return sum(_rows(file) for file in files if not file.name.endswith("-val.npz"))
+
+
+def _rows(file: Path) -> int:
+    try:
+        with zipfile.ZipFile(file) as archive, archive.open("actions.npy") as stream:
+            version = np.lib.format.read_magic(stream)
+            if version == (1, 0):
+                shape, *_ = np.lib.format.read_array_header_1_0(stream)
+            else:
+                shape, *_ = np.lib.format.read_array_header_2_0(stream)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return 0
+    return int(shape[0]) if shape else 0
 
 
 def parse(name: str) -> Name | None:
