@@ -55,11 +55,10 @@ def sources(columns: Sequence[str]) -> list[str]:
 def _other_size(transitions: Sequence[int | None], published_size: int) -> str:
     """Marks a row if a run had fewer or more data than the published ones; else empty."""
     known = {each for each in transitions if each is not None}
-    if known and None not in transitions:
-        if all(published.as_many(each, published_size) for each in known):
-            return ""
-    here = [f"{each:,}" for each in sorted(known)]
-    here += ["an unknown number"] * (None in transitions or not known)
+    unknown = None in transitions
+    if not unknown and all(published.as_many(each, published_size) for each in known):
+        return ""
+    here = [f"{each:,}" for each in sorted(known)] + ["an unknown number"] * unknown
     return f" (here {' or '.join(here)}, there {published_size:,} transitions)"
 
 

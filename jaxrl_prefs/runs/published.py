@@ -215,7 +215,9 @@ PUBLISHED: Mapping[str, Published] = {
     ),
     **{
         name if name.startswith("QAM") else f"{name} (QAM)": Published(
-            *_OURS.get(name, ("", "")), _QAM, published_ogbench.of_tasks(name), *_QAM_RUNS
+            *(*_OURS.get(name, ("", "")), _QAM),
+            published_ogbench.of_tasks(name),
+            *_QAM_RUNS,
         )
         for name in published_ogbench.METHODS
     },

@@ -238,7 +238,7 @@ def test_idle_devices_are_told() -> None:
     [
         (
             ["--suite=pair"],
-            "2 of its 2 datasets are missing or incomplete (cube-single-play-v0, scene-play-v0). The ",
+            "2 of its 2 datasets are missing or incomplete (cube-single-play-v0, scene-play-v0).",
         ),
         (["--suite=nothing"], "suite"),
         (["--suite=pair", "--dataset=x"], "--suite names the datasets"),

@@ -54,11 +54,7 @@ def read(
     if not last[-1]:
         raise DataError(f"{path}: the last episode has no end (terminals); the file was cut short")
     where = task.named(env) if env else default_task.of(f"ogbench/{path.stem}")
-    box = default_task.box(None, action.shape[1])
-    if where is not None and env:
-        _check_place(path, where)
-        if not where.by_success:  # another environment, with bounds of its own
-            box = _check_sizes(path, where, observation.shape[1], action.shape[1])
+    box = _box(path, where if env else None, (observation.shape[1], action.shape[1]))
     rows, following, lengths = _steps(path, arrays, observation, last)
     reward, mask, notes = _labels(path, arrays, where, bool(env), rows)
     count = int(rows.sum())
@@ -128,18 +124,25 @@ def _check_place(path: Path, where: Task) -> None:
         )
 
 
-def _check_sizes(
-    path: Path, where: Task, observations: int, actions: int, env: Any = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Refuses an environment of other sizes; returns the bounds of its actions."""
-    with contextlib.nullcontext(env) if env else _opened(where) as found:
-        sizes = [(x.shape or (0,))[0] for x in (found.observation_space, found.action_space)]
-        if sizes != [observations, actions]:
-            raise DataError(
-                f"{path} has {observations} observations and {actions} actions, and "
-                f"{where.env_id} has {sizes[0]} and {sizes[1]}: name the environment of these data"
-            )
-        return spaces.bounds(found.action_space, where.env_id)
+def _box(path: Path, where: Task | None, sizes: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of the actions: -1 to 1, but those of another environment than OGBench's."""
+    if where is not None:
+        _check_place(path, where)
+    if where is None or where.by_success:
+        return default_task.box(None, sizes[1])
+    with _opened(where) as env:
+        _check_sizes(path, where, sizes, env)
+        return spaces.bounds(env.action_space, where.env_id)
+
+
+def _check_sizes(path: Path, where: Task, sizes: tuple[int, int], env: Any) -> None:
+    """Refuses an environment of other sizes than those of the observations and the actions."""
+    found = tuple((space.shape or (0,))[0] for space in (env.observation_space, env.action_space))
+    if found != sizes:
+        raise DataError(
+            f"{path} has {sizes[0]} observations and {sizes[1]} actions, and {where.env_id} has "
+            f"{found[0]} and {found[1]}: name the environment of these data"
+        )
 
 
 def _labels(
@@ -224,7 +227,7 @@ def _relabelled(path: Path, arrays: Mapping[str, np.ndarray], where: Task) -> di
     with _opened(where) as env:
         if "observations" in arrays:
             sizes = [np.shape(arrays[key])[-1] for key in ("observations", "actions")]
-            _check_sizes(path, where, *sizes, env)
+            _check_sizes(path, where, (sizes[0], sizes[1]), env)
         try:
             relabel_dataset(where.env_id, env, whole)
         except KeyError as fault:
