@@ -252,7 +252,9 @@ class OnHost:
         self, returns: np.ndarray, lengths: np.ndarray, successes: Sequence[bool | None]
     ) -> Played:
         """What all processes played, this one's successes as `task.succeeded` returned them."""
-        numbers = np.asarray([NOT_REPORTED if one is None else one for one in successes], np.int8)
+        numbers = np.asarray(
+            [NOT_REPORTED if each is None else each for each in successes], np.int8
+        )
         parts = (each.reshape(self._members, -1) for each in (returns, lengths, numbers))
         whole, steps, numbers = (self._joined(part) for part in parts)
         reported = np.where(numbers == NOT_REPORTED, None, numbers == 1)
