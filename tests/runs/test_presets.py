@@ -211,6 +211,10 @@ def test_fql_has_the_published_settings(dataset: str) -> None:
     found = method.alpha, method.q_agg, run.gamma, run.reward_shift, method.train_steps
     assert found == FQL_FLAGS[dataset]
     assert (run.reward, run.reward_scale) == ("affine", 1)
+    source = presets.preset(dataset, family, "fql").source
+    assert source.startswith("its robot's" if family == "antmaze" else "its task's") or (
+        source == "its family's row (antmaze)"
+    )
     # Methods in one table play the same episodes.
     if family != "adroit":
         episodes = {
