@@ -82,11 +82,15 @@ class Cube(Corridor):
 
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
     made: ClassVar[list[float]] = []  # the goals of all that were made
+    closed: ClassVar[list[float]] = []
 
     def __init__(self, goal: float) -> None:
         super().__init__()
         self.goal = goal
         Cube.made.append(goal)
+
+    def close(self) -> None:
+        Cube.closed.append(self.goal)
 
 
 class OldStep(Corridor):

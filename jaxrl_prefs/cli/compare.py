@@ -126,7 +126,10 @@ def _check_suite() -> None:
     if FLAGS.suite and FLAGS["dataset"].present:
         raise ConfigError("--suite names the datasets: leave --dataset out")
     if FLAGS.dry_run and not FLAGS.suite:
-        raise ConfigError("--dry_run is of a --suite; jaxrl-prefs plan tells the cost of one run")
+        raise ConfigError("--dry_run needs --suite; jaxrl-prefs plan tells the cost of one run")
+    unused = [name for name in ("devices", "rate") if FLAGS[name].present and not FLAGS.dry_run]
+    if unused:
+        raise ConfigError(f"--{unused[0]} needs --dry_run: it only changes the printed cost")
     if FLAGS.suite:
         suite.rows(FLAGS.suite)
 
@@ -218,7 +221,7 @@ def _with_estimates(
     cells = dict(grid.cells)
     for values in estimates:
         for group in values.groups:
-            cell = (values.dataset, str(group.settings["method"]))
+            cell = (table.row_of(values.dataset, FLAGS.env), str(group.settings["method"]))
             if cell in cells:
                 cells[cell] = {
                     **cells[cell],
@@ -233,7 +236,7 @@ def _place(each: Variant, dataset: str, folder: Path) -> Path:
 
 def _arguments(each: Variant, dataset: str, folder: Path) -> list[str]:
     place = _place(each, dataset, folder)
-    shared = suite.settings(FLAGS.suite, dataset) if FLAGS.suite else ()
+    shared = suite.settings(FLAGS.suite, dataset, each.algo) if FLAGS.suite else ()
     return [
         f"--algo={each.algo}",
         f"--dataset={dataset}",

@@ -18,7 +18,7 @@ from typing import Any
 
 from jaxrl_prefs import data
 from jaxrl_prefs.data import families, roots
-from jaxrl_prefs.environments import trust
+from jaxrl_prefs.environments import ogbench_names, trust
 from jaxrl_prefs.runs import config, overrides, presets, settings
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.runs.workdir import NO_ENV
@@ -63,7 +63,10 @@ def about(dataset: str, env: str) -> tuple[str, str, str]:
     if folder is not None and not env:
         with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be damaged
             place = named_env(json.loads((folder / "metadata.json").read_text()))
-    return name, families.family_of(presets.known_as(name), place), place
+    family = families.family_of(presets.known_as(name), place)
+    if (found := ogbench_names.of_path(name)) is not None:  # as their reader calls them
+        family, place = "ogbench", place or ("" if env == NO_ENV else found.env_id)
+    return name, family, place
 
 
 def named_env(metadata: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from absl import flags
 
 from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.cli.flops import update_flops
-from jaxrl_prefs.method import Phase
+from jaxrl_prefs.method import Method, Phase
 from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import config, tables
 from jaxrl_prefs.runs.config import Choice
@@ -96,11 +96,9 @@ def plan(choice: Choice, devices: int, rate: float, *, rows: int = 0, memory: bo
     """
     import jax
 
-    from jaxrl_prefs.parallel import seed_axis
-    from jaxrl_prefs.runs import estimate, prepare
+    from jaxrl_prefs.runs import prepare
     from jaxrl_prefs.runs.load import abstract_state, config_of
     from jaxrl_prefs.runs.memory import column_bytes
-    from jaxrl_prefs.training import chunk, loop
 
     with tempfile.TemporaryDirectory() as folder:
         job, _ = prepare.prepare(choice, Path(folder))
@@ -109,25 +107,6 @@ def plan(choice: Choice, devices: int, rate: float, *, rows: int = 0, memory: bo
     if rows:
         spec = spec._replace(size=rows)
         method = job.module.make(config_of(job.module.Config, job.fields), spec)
-    mesh = seed_axis.seed_mesh(jax.local_devices()[:1])
-    placement = chunk.SeedPlacement(job.seeds[:1], mesh)
-    measured: dict[str, float] = {}
-    if not rate:
-        measured = estimate.seconds_per_update(method, data, placement.seeds, mesh, "auto")
-
-    state = loop.init_members(method, data, placement)
-    stretches = []
-    for index, phase in enumerate(method.phases):
-        if not phase.steps:
-            continue
-        columns = estimate.empty_columns(method, index, 1, here)
-        flops, temporary = _flops(phase, data, seed_axis.one(state, 0), columns), 0
-        if memory:
-            about = {"state": state, "columns": columns}
-            program = chunk.compile_chunk(method, index, data, placement, **about)
-            temporary = program.compiled.memory_analysis().temp_size_in_bytes
-        seconds = flops / rate if rate else measured.get(phase.name, 0.0)
-        stretches.append(Stretch(phase.name, phase.steps, flops, temporary, seconds))
     state_leaves = jax.tree.leaves(abstract_state(method, spec, 1))
     return Plan(
         seeds=len(job.seeds),
@@ -135,8 +114,37 @@ def plan(choice: Choice, devices: int, rate: float, *, rows: int = 0, memory: bo
         state=sum(x.size * x.dtype.itemsize for x in state_leaves),
         data=sum(x.nbytes for x in jax.tree.leaves(data)) * spec.size // here,
         columns=sum(column_bytes(method, spec.size, len(job.seeds)).values()),
-        stretches=tuple(stretches),
+        stretches=tuple(_stretches(method, data, job.seeds[:1], rate, memory)),
     )
+
+
+def _stretches(
+    method: Method, data: Any, seeds: tuple[int, ...], rate: float, memory: bool
+) -> Iterator[Stretch]:
+    """The phases that have updates; arguments as for `plan`, with one seed."""
+    import jax
+
+    from jaxrl_prefs.parallel import seed_axis
+    from jaxrl_prefs.runs import estimate
+    from jaxrl_prefs.training import chunk, loop
+
+    mesh = seed_axis.seed_mesh(jax.local_devices()[:1])
+    placement = chunk.SeedPlacement(seeds, mesh)
+    measured: dict[str, float] = {}
+    if not rate:
+        measured = estimate.seconds_per_update(method, data, placement.seeds, mesh, "auto")
+    state = loop.init_members(method, data, placement)
+    for index, phase in enumerate(method.phases):
+        if not phase.steps:
+            continue
+        columns = estimate.empty_columns(method, index, 1, len(data.reward))
+        flops, temporary = _flops(phase, data, seed_axis.one(state, 0), columns), 0
+        if memory:
+            about = {"state": state, "columns": columns}
+            program = chunk.compile_chunk(method, index, data, placement, **about)
+            temporary = program.compiled.memory_analysis().temp_size_in_bytes
+        seconds = flops / rate if rate else measured.get(phase.name, 0.0)
+        yield Stretch(phase.name, phase.steps, flops, temporary, seconds)
 
 
 def _flops(phase: Phase, data: Any, state: Any, columns: Mapping[str, Any]) -> float:

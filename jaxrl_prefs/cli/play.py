@@ -20,6 +20,7 @@ from absl import flags
 from rich.console import Console
 
 from jaxrl_prefs.cli import commandline
+from jaxrl_prefs.environments import task as tasks
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import film, tables
 
@@ -79,20 +80,20 @@ def _execute(console: Console) -> None:
         watch = None
         if reel is not None:
             watch = lambda env, episode: reel.add(env, task.env_id, episode)  # noqa: E731
-        totals, successes = list[float](), list[bool]()
+        totals, reported = list[float](), list[bool | None]()
         for each in playback.played(policy, task, FLAGS.episodes, FLAGS.eval_seed, watch):
             totals.append(each.total)
-            reached = f"{each.total:.2f}{_score(each.total, references)}, {each.steps} steps"
+            outcome = f"{each.total:.2f}{_score(each.total, references)}, {each.steps} steps"
+            reported.append(each.success)
             if each.success is not None:
-                successes.append(each.success)
-                reached += ", success" if each.success else ", no success"
-            tables.write(console, f"environment seed {each.seed}: return {reached}")
+                outcome += ", success" if each.success else ", no success"
+            tables.write(console, f"environment seed {each.seed}: return {outcome}")
     mean = float(np.mean(totals))
     who = f"{trained.algo}'s {policy.name}, seed {seed}, in {task.env_id}"
-    reached = f"{mean:.2f}{_score(mean, references)}, {len(totals)} episode(s)"
-    if successes:
-        reached += f", success rate {100 * np.mean(successes):.0f} %"
-    tables.write(console, f"{who}: mean return {reached}")
+    outcome = f"{mean:.2f}{_score(mean, references)}, {len(totals)} episode(s)"
+    if (successes := tasks.successes(reported)) is not None:
+        outcome += f", success rate {100 * successes.mean():.0f} %"
+    tables.write(console, f"{who}: mean return {outcome}")
     if reel is not None:
         _write(reel, folder, console)
 

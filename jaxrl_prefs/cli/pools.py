@@ -109,7 +109,8 @@ def _join(group: Sequence[Entry]) -> Entry:
     names = list(first.result["policies"])
     policies = {name: _entry([x["policies"][name] for x in results], order) for name in names}
     whole = _entry(results, order) if names else {}
-    joined = {**first.result, **whole, "seeds": sorted(seeds), "policies": policies}
+    kept = {name: value for name, value in first.result.items() if name not in statistics.SUCCESS}
+    joined = {**kept, **whole, "seeds": sorted(seeds), "policies": policies}
     column = ", ".join(dict.fromkeys(each.column for each in group))
     return first._replace(column=column, result=joined)
 
@@ -118,7 +119,8 @@ def _entry(parts: Sequence[Result], order: Sequence[int]) -> dict[str, Any]:
     """Scores of all parts, in the order of the seeds, with their mean and its interval."""
     scores = [score for part in parts for score in part["scores"]]
     returns = [value for part in parts for value in part.get("returns", [])]
-    joined = {**parts[0], "scores": [scores[place] for place in order]}
+    joined = {name: x for name, x in parts[0].items() if name not in statistics.SUCCESS}
+    joined["scores"] = [scores[place] for place in order]
     if len(returns) == len(order):
         joined["returns"] = [returns[place] for place in order]
     rates = [rate for part in parts for rate in part.get("success_rates", [])]

@@ -25,11 +25,13 @@ def printed(
     found, refused = dict[str, Mapping[str, published.Score]](), list[str]()
     means = dict[str, Mapping[str, published.Score]]()
     for dataset in datasets:
-        result = next(x for (name, _), x in cells.items() if name == dataset)
+        results = [x for (name, _), x in cells.items() if name == dataset]
+        results.sort(key=lambda x: "unfinished" in x)  # a finished run knows most
+        result = results[0]
         env_id, transitions = str(result.get("env") or ""), result.get("transitions")
         scores = published.beside(dataset, env_id)
         if scores and (size := published.size_of(dataset, env_id)):
-            found[dataset + _smaller(transitions, size)] = scores
+            found[dataset + _other_size([x.get("transitions") for x in results], size)] = scores
             data = published.known_as(dataset, env_id).partition("-singletask-")[0]
             means[f"{data}: mean of 5 tasks"] = published.beside(data)
         elif scores and (reason := published.refusal(dataset, transitions, result["data_score"])):
@@ -50,12 +52,14 @@ def sources(columns: Sequence[str]) -> list[str]:
     return [f"{name}: {published.PUBLISHED[name].about()}" for name in columns]
 
 
-def _smaller(transitions: int | None, published_size: int) -> str:
-    """Marks a row whose data are not as many as the published ones; empty if they are."""
-    if transitions is not None and transitions >= (1 - published.MISSING) * published_size:
+def _other_size(transitions: Sequence[int | None], published_size: int) -> str:
+    """Marks a row if a run had fewer or more data than the published ones; else empty."""
+    known = {each for each in transitions if each is not None}
+    unknown = None in transitions
+    if not unknown and all(published.as_many(each, published_size) for each in known):
         return ""
-    known = "an unknown number" if transitions is None else f"{transitions:,}"
-    return f" (here {known} of {published_size:,} transitions)"
+    here = [f"{each:,}" for each in sorted(known)] + ["an unknown number"] * unknown
+    return f" (here {' or '.join(here)}, there {published_size:,} transitions)"
 
 
 def _printed(score: published.Score | None) -> str:

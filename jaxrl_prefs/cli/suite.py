@@ -17,6 +17,7 @@ from jaxrl_prefs.runs.suites import SUITES, Row
 
 STAND_IN = 512  # rows of the made-up data whose sizes are those of a suite's
 PETA = 1e15
+FULL = 0.99  # share of the steps that must be here
 
 Method = tuple[str, str, tuple[str, ...]]  # its column, its name, field=value
 
@@ -50,30 +51,40 @@ def rows(suite: str) -> tuple[Row, ...]:
     return SUITES[suite]
 
 
-def settings(suite: str, dataset: str) -> tuple[str, ...]:
-    """What all methods share on a dataset of a suite: field=value."""
-    return next(row.settings for row in rows(suite) if dataset in row.datasets)
+def settings(suite: str, dataset: str, algo: str) -> tuple[str, ...]:
+    """What a suite sets for a method on one of its datasets: field=value."""
+    row = next(row for row in rows(suite) if dataset in row.datasets)
+    return _settings(row, algo)
+
+
+def _settings(row: Row, algo: str) -> tuple[str, ...]:
+    return (*row.settings, *row.own.get(algo, ()))
 
 
 def check_here(suite: str) -> None:
     """Finds data of a suite that are missing, before anything is trained.
 
     Raises:
-        ConfigError: naming all that are missing, and where to get the first.
+        ConfigError: naming all that are missing or cut short, and where to get the first; or that
+            the package ogbench is not installed.
     """
+    if not ogbench_data.installed():
+        raise ConfigError(f"--suite={suite} needs the package ogbench: pip install ogbench")
     missing, remedy = list[str](), ""
     for row in rows(suite):
         name = ogbench_data.parse(row.datasets[0])
         assert name is not None
         try:
-            ogbench_data.find(name)
+            place = ogbench_data.find(name)
+            if (found := ogbench_data.steps_in(place)) < FULL * row.transitions:
+                raise DataError(f"{place} has {found:,} of {row.transitions:,} steps: complete it")
         except DataError as error:
             missing.append(name.data)
             remedy = remedy or str(error)
     if missing:
         raise ConfigError(
-            f"--suite={suite} lacks {len(missing)} of {len(rows(suite))} data sets "
-            f"({', '.join(missing)}). The first: {remedy}. --dry_run needs none"
+            f"--suite={suite}: {len(missing)} of its {len(rows(suite))} datasets are missing or "
+            f"incomplete ({', '.join(missing)}). The first: {remedy}. Only --dry_run needs no data"
         )
 
 
@@ -96,7 +107,7 @@ def costs(
     for row in rows(suite):
         for column, algo, assignments in methods:
             data = stand_in(row)
-            fields = (*row.settings, *assignments)
+            fields = (*_settings(row, algo), *assignments)
             choice = Choice(algo, data.name, "", seeds, fields, data=data)
             planned = plan.plan(choice, devices, rate, rows=row.transitions, memory=False)
             found.append(Cost(row, column, planned))
@@ -136,4 +147,9 @@ def table(found: Sequence[Cost]) -> list[list[str]]:
 def caption(seeds: int, devices: int, rate: float) -> str:
     """What the costs are of."""
     speed = f"that sustain {rate / 1e12:g} TFLOP/s each" if rate else "as fast as this one"
-    return f"{seeds} seed(s) of every task, on {devices} device(s) {speed}; evaluations left out"
+    idle = ""
+    if devices > seeds:
+        idle = f", of which {seeds} are used: runs follow each other, and a seed takes one device"
+    return (
+        f"{seeds} seed(s) of every task, on {devices} device(s) {speed}{idle}; evaluations left out"
+    )

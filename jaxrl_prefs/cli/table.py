@@ -27,6 +27,7 @@ from absl import flags
 from rich.console import Console
 
 from jaxrl_prefs.cli import commandline, launchers, pools, published_table
+from jaxrl_prefs.environments import ogbench_names
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import aggregate, figures, interval_plot, statistics, tables
 from jaxrl_prefs.runs.workdir import (
@@ -82,7 +83,11 @@ def collect(folders: Sequence[Path], columns: Sequence[str] = (), last: int = 1)
     """
     entries = [
         pools.Entry(
-            result["dataset"], column, result, place, pools.settings_of(place, result, last)
+            row_of(result["dataset"], str(result.get("env") or "")),
+            column,
+            result,
+            place,
+            pools.settings_of(place, result, last),
         )
         for place in _places(folders)
         for column, result in _columns(place, last)
@@ -97,6 +102,15 @@ def collect(folders: Sequence[Path], columns: Sequence[str] = (), last: int = 1)
         cells,
         last,
     )
+
+
+def row_of(dataset: str, env_id: str = "") -> str:
+    """The row of a run's results: the dataset, but of OGBench's data the single task.
+
+    >>> row_of("there/scene-play-v0.npz", "scene-singletask-task4-v0")
+    'scene-play-singletask-task4-v0'
+    """
+    return ogbench_names.single_task(dataset, env_id) or dataset
 
 
 def _places(folders: Sequence[Path]) -> list[Path]:
@@ -176,6 +190,8 @@ def unfinished(folder: Path) -> dict[str, Any]:
         "policies": {},
         "score_kind": data["score_kind"],
         "data_score": data["score"],
+        "env": data.get("env") or "",
+        "transitions": data.get("rows"),
         "unfinished": f"unfinished ({launchers.progress(folder)})",
     }
 

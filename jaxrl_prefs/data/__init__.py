@@ -72,11 +72,7 @@ def load(
     """Loads a dataset, generating or downloading it first where needed.
 
     Args:
-      name: 'pendulum-mixed', 'maze2d/umaze-v0' (medium, large), 'antmaze/umaze-v0', any Minari id;
-        the path of a file of D4RL, Robomimic (.hdf5; `file.hdf5#train` takes the mask `train`),
-        OGBench or NeoRL-2 (.npz), or of a table (.parquet, .csv, .npz, .npy, .hdf5); or a folder
-        of such files, of a dataset of LeRobot, or of one in Minari's format; or a name of
-        OGBench's, 'cube-single-play-singletask-task1-v0', whose file is in ~/.ogbench/data.
+      name: of the dataset, or its path, as `load_dataset` takes it.
       env: id of the environment to evaluate in; replaces the one that the dataset names.
       trust_env: make the environment that the dataset names even if that runs code of the dataset's
         choice. Without it, such an environment is not made: the dataset has no task, and

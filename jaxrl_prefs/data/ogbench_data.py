@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import zipfile
 from pathlib import Path
+
+import numpy as np
 
 from jaxrl_prefs.data import roots
 from jaxrl_prefs.data.hints import Hints
@@ -22,6 +26,33 @@ def root() -> Path:
     return roots.absolute(os.environ.get(FOLDER) or USUAL)
 
 
+def installed() -> bool:
+    """Whether the package ogbench can be imported."""
+    return importlib.util.find_spec("ogbench") is not None
+
+
+def steps_in(place: Path) -> int:
+    """How many rows the file or the files of a folder hold, without those for validation.
+
+    Only their heads are read: a file whose download was cut short has none, and counts as empty.
+    """
+    files = [place] if place.is_file() else sorted(place.glob("*.npz"))
+    return sum(_rows(file) for file in files if not file.name.endswith("-val.npz"))
+
+
+def _rows(file: Path) -> int:
+    try:
+        with zipfile.ZipFile(file) as archive, archive.open("actions.npy") as stream:
+            version = np.lib.format.read_magic(stream)
+            if version == (1, 0):
+                shape, *_ = np.lib.format.read_array_header_1_0(stream)
+            else:
+                shape, *_ = np.lib.format.read_array_header_2_0(stream)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return 0
+    return int(shape[0]) if shape else 0
+
+
 def parse(name: str) -> Name | None:
     """Reads a name of OGBench's; None for other names.
 
@@ -29,7 +60,7 @@ def parse(name: str) -> Name | None:
       DataError: for data of images, which are not read.
     """
     if ogbench_names.of_images(name):
-        raise DataError(f"{name}: OGBench's images and Powderworld are not supported, states are")
+        raise DataError(f"{name}: only state observations of OGBench are supported")
     return ogbench_names.parse(name)
 
 
@@ -78,6 +109,6 @@ def find(name: Name) -> Path:
     else:
         what = f"{SOURCE}/{name.data}.npz into the folder {place.parent}"
     raise DataError(
-        f"the data {name.data} of OGBench are not here: download {what}, or set {FOLDER} to the "
+        f"OGBench's {name.data} was not found in {root()}: download {what}, or set {FOLDER} to the "
         "folder that holds them"
     )

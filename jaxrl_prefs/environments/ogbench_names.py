@@ -70,6 +70,33 @@ def parse(name: str) -> Name | None:
     return Name(found["place"], found["kind"], bool(found["large"]), task)
 
 
+def of_path(path: str | PurePath) -> Name | None:
+    """Reads the name of a file of data or of the folder that it is in; None for other names.
+
+    >>> of_path("downloads/cube-single-play-v0.npz").place
+    'cube-single'
+    """
+    place = PurePath(path)
+    names = (parse(text.removesuffix(".npz")) for text in (place.name, place.parent.name))
+    return next(filter(None, names), None)
+
+
+def example(path: str | PurePath) -> str:
+    """The flag that names a task for the data of a name or a file.
+
+    >>> example("downloads/cube-single-play-v0.npz")
+    '--env=cube-single-singletask-task1-v0'
+    """
+    found = of_path(path)
+    return f"--env={found.place if found else 'PLACE'}-singletask-task1-v0"
+
+
+def tasks_of(env_id: str) -> tuple[str, ...]:
+    """The environments of the five tasks of the place of a task's environment."""
+    place = place_of(env_id)
+    return tuple(f"{place}-singletask-task{number}-v0" for number in range(1, 6)) if place else ()
+
+
 def environment(name: str) -> str:
     """The id of the environment that a name of a single task stands for; other text as it is.
 

@@ -59,6 +59,9 @@ class Task(NamedTuple):
             with _quiet():
                 env = spaces.flat(self.bare(render_mode), self.env_id)
             if self.by_success:
+                from jaxrl_prefs.environments.seeded import OwnGenerator
+
+                env = OwnGenerator(env)
                 env.reset = _quiet()(env.reset)  # type: ignore[method-assign]
             return env
         except DataError:
@@ -183,6 +186,20 @@ def succeeded(info: Mapping[str, Any], before: bool | None = None) -> bool | Non
     if "success" not in info:
         return before
     return bool(before) or bool(np.asarray(info["success"]).any())
+
+
+def successes(reported: Any) -> np.ndarray | None:
+    """Whether episodes succeeded; None if the environment reported success in none of them.
+
+    Some environments report it in some episodes only, such as at the goal. Once one episode has
+    reported it, an episode without a report counts as a failure.
+
+    Args:
+      reported: of each episode, what `succeeded` returned; an array of any shape.
+    """
+    found = np.asarray(reported, object)
+    known = [one is not None for one in found.flat]
+    return found.astype(bool) if any(known) else None
 
 
 def named(env_id: str, longest: int = 0) -> Task:

@@ -26,7 +26,7 @@ from jaxrl_prefs.parallel import processes, seed_axis
 from jaxrl_prefs.types import Array, Key
 
 BACKENDS = ("auto", "gymnasium", "mjx")
-UNTOLD = -1  # an episode whose environment reports no success
+NOT_REPORTED = -1  # the success of an episode whose environment reports none
 
 
 class Played(NamedTuple):
@@ -125,7 +125,7 @@ class OnDevice:
         width = jax.eval_shape(simulator.observe, world).shape[0]
         _check_sizes(setup, width, simulator.actions)
         if setup.dataset.by_success:  # these simulators report none
-            raise DataError(no_success(setup.task, setup.dataset))
+            raise DataError(success_not_reported(setup.task, setup.dataset))
         self.horizon = setup.task.max_episode_steps
         self._seeds, self._env_id = tuple(setup.seeds), setup.task.env_id
         keys = jax.vmap(jax.random.key)(np.asarray(setup.starts, np.uint32))
@@ -251,11 +251,14 @@ class OnHost:
     def _played(
         self, returns: np.ndarray, lengths: np.ndarray, successes: Sequence[bool | None]
     ) -> Played:
-        """What all processes played; of the successes of this one, None was not reported."""
-        told = np.asarray([UNTOLD if one is None else one for one in successes], np.int8)
-        parts = (each.reshape(self._members, -1) for each in (returns, lengths, told))
-        whole, steps, told = (self._joined(part) for part in parts)
-        return Played(whole, steps, None if (told == UNTOLD).all() else told == 1)
+        """What all processes played, this one's successes as `task.succeeded` returned them."""
+        numbers = np.asarray(
+            [NOT_REPORTED if each is None else each for each in successes], np.int8
+        )
+        parts = (each.reshape(self._members, -1) for each in (returns, lengths, numbers))
+        whole, steps, numbers = (self._joined(part) for part in parts)
+        reported = np.where(numbers == NOT_REPORTED, None, numbers == 1)
+        return Played(whole, steps, task.successes(reported))
 
     def close(self) -> None:
         """Frees the environments."""
@@ -350,10 +353,10 @@ def _check_success(copy: Any, setup: RolloutSetup) -> None:
     copy.reset(seed=setup.starts[0])
     copy.step(task.some_action(copy.action_space))
     if copy.success is None:
-        raise DataError(no_success(setup.task, setup.dataset))
+        raise DataError(success_not_reported(setup.task, setup.dataset))
 
 
-def no_success(where: Task, dataset: PreparedDataset) -> str:
+def success_not_reported(where: Task, dataset: PreparedDataset) -> str:
     """Says that an environment does not report what policies are scored by."""
     return (
         f"{where.env_id} does not report info['success'], by which policies are scored on "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -67,26 +67,42 @@ def evaluate(
     players, point = _players(run_or_policy)
     with restated():
         task, references = where(env, point)
-    by_success = task.by_success or is_by_success(point, task)
-    found, successes = Evaluation({}, {}, {}, task.env_id), dict[str, dict[int, np.ndarray]]()
     copies = [task.make() for _ in range(episodes)]
     try:
-        for name, training_seed, policy in players:
-            returns, lengths, reached = _play(policy, copies, seed, task.max_episode_steps)
-            scores = returns if references is None else scaled(returns, references)
-            if reached is not None:
-                successes.setdefault(name, {})[training_seed] = reached
-                scores = 100.0 * reached if by_success else scores
-            elif by_success:
-                raise DataError(
-                    f"{task.env_id} reports no info['success'], which is what is scored"
-                )
-            found.returns.setdefault(name, {})[training_seed] = returns
-            found.lengths.setdefault(name, {})[training_seed] = lengths
-            found.scores.setdefault(name, {})[training_seed] = float(scores.mean())
+        played = [
+            (name, training_seed, *_play(policy, copies, seed, task.max_episode_steps))
+            for name, training_seed, policy in players
+        ]
     finally:
         for copy in copies:
             copy.close()
+    return _scored(played, task, references, task.by_success or is_by_success(point, task))
+
+
+def _scored(
+    played: Sequence[tuple[str, int, np.ndarray, np.ndarray, list[bool | None]]],
+    task: Task,
+    references: tuple[float, float] | None,
+    by_success: bool,
+) -> Evaluation:
+    """Makes scores of returns or successes; success is decided over all seeds of a policy."""
+    found, reports = Evaluation({}, {}, {}, task.env_id), dict[str, dict[int, list[bool | None]]]()
+    for name, seed, returns, lengths, reported in played:
+        scores = returns if references is None else scaled(returns, references)
+        found.returns.setdefault(name, {})[seed] = returns
+        found.lengths.setdefault(name, {})[seed] = lengths
+        found.scores.setdefault(name, {})[seed] = float(scores.mean())
+        reports.setdefault(name, {})[seed] = reported
+    successes = dict[str, dict[int, np.ndarray]]()
+    for name, by_seed in reports.items():
+        whole = tasks.successes(list(by_seed.values()))
+        if whole is None and by_success:
+            raise DataError(f"{task.env_id} reports no info['success'], which is what is scored")
+        if whole is not None:
+            successes[name] = dict(zip(by_seed, whole, strict=True))
+            if by_success:
+                for seed, episodes in successes[name].items():
+                    found.scores[name][seed] = float(100.0 * episodes.mean())
     return found._replace(successes=successes)
 
 
@@ -132,15 +148,15 @@ def where(env: Environment, point: Point | None) -> tuple[Task, tuple[float, flo
 
 def _play(
     policy: Policy, copies: list[Any], seed: int, limit: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Returns, lengths and successes [E] of one episode in every copy, all played side by side.
+) -> tuple[np.ndarray, np.ndarray, list[bool | None]]:
+    """Returns, lengths and reports of success [E] of one episode in every copy, side by side.
 
-    The last is None where the environment reports no success.
+    A report is None where the environment made none.
     """
     starts = [copy.reset(seed=seed + place)[0] for place, copy in enumerate(copies)]
     observation = np.asarray(starts, np.float32)
     returns, lengths = np.zeros(len(copies)), np.zeros(len(copies), int)
-    live, reached = np.ones(len(copies), bool), list[bool | None]([None] * len(copies))
+    live, reported = np.ones(len(copies), bool), list[bool | None]([None] * len(copies))
     for _ in range(limit):
         try:
             actions = np.asarray(policy(observation))
@@ -149,10 +165,10 @@ def _play(
         for place in np.flatnonzero(live):
             after, reward, terminated, truncated, info = copies[place].step(actions[place])
             observation[place] = after
-            reached[place] = tasks.succeeded(info, reached[place])
+            reported[place] = tasks.succeeded(info, reported[place])
             returns[place] += reward
             lengths[place] += 1
             live[place] = not (terminated or truncated)
         if not live.any():
             break
-    return returns, lengths, None if None in reached else np.array(reached, bool)
+    return returns, lengths, reported

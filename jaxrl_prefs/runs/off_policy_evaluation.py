@@ -108,7 +108,10 @@ def estimate(
     recording = recording_of(points, data)
     gamma = float(first.get("gamma", 0.99) if gamma is None else gamma)
     share = (float(first.get("holdout", 0)) or HOLDOUT) if holdout is None else holdout
-    used = _evaluation_data(recording, bool(first.get("clip_actions")), gamma, share, config)
+    sparse = _sparse(points)
+    used = _evaluation_data(
+        recording, bool(first.get("clip_actions")), gamma, share, config, sparse=sparse
+    )
     named = [(point, name) for point in points for name in _names(point, policies, estimator)]
     mu = None if estimator == "fqe" else _behavior(named, estimator, behavior)
     say(
@@ -213,11 +216,37 @@ def _stranger(points: Sequence[Any], found: Dataset) -> Any:
     return None
 
 
+def _sparse(points: Sequence[Any]) -> bool:
+    """Whether the points were trained on rewards of -1 and 0 in place of the recorded ones.
+
+    Raises:
+        ConfigError: if some were and others were not.
+    """
+    found = {point.about.get("run", {}).get("reward") == "sparse" for point in points}
+    if len(found) > 1:
+        raise ConfigError(
+            "some of the runs were trained with reward=sparse and others without: their values "
+            "are of different rewards. Estimate them one at a time"
+        )
+    return found.pop()
+
+
 def _evaluation_data(
-    recording: Dataset, clips: bool, gamma: float, share: float, config: fqe.Config
+    recording: Dataset,
+    clips: bool,
+    gamma: float,
+    share: float,
+    config: fqe.Config,
+    *,
+    sparse: bool = False,
 ) -> EvaluationData:
-    """The rows of at most `config.rows`, whole episodes, with raw rewards."""
-    processing = Processing(gamma=gamma, normalize_observations=True, clip_actions=clips)
+    """The rows of at most `config.rows`, whole episodes, with raw rewards, or `sparse` ones."""
+    processing = Processing(
+        gamma=gamma,
+        reward="sparse" if sparse else "affine",
+        normalize_observations=True,
+        clip_actions=clips,
+    )
     dataset = datasets.prepare(recording, processing)
     rows, episode = dataset.transitions, episode_of(dataset.transitions)
     total = int(episode[-1]) + 1

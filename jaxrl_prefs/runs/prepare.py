@@ -17,6 +17,7 @@ from rich.console import Console
 
 from jaxrl_prefs import data
 from jaxrl_prefs.data import Dataset, PreparedDataset, layout, parity
+from jaxrl_prefs.environments import ogbench_names
 from jaxrl_prefs.errors import ConfigError, WorkdirError
 from jaxrl_prefs.evaluation import rollout
 from jaxrl_prefs.method import Method
@@ -261,7 +262,7 @@ def _check_rewards(choice: Choice, method: Method, dataset: PreparedDataset) -> 
     ]
     remedy = "name their column (--reward_key)"
     if dataset.recording.family == "ogbench":
-        remedy = "name a single task (--env=cube-single-singletask-task1-v0)"
+        remedy = f"name a single task ({ogbench_names.example(dataset.recording.name)})"
     raise ConfigError(
         f"{dataset.recording.name} has no rewards, from which {choice.algo} learns: {remedy}, or "
         f"take a method that uses none: {', '.join(others)}"

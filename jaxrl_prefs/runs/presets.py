@@ -162,7 +162,7 @@ FAMILIES: dict[str, dict[str, Row]] = {
     },
     "kitchen": {"arq": ARQ_KITCHEN, **AROUND["kitchen"]},
     "adroit": {"arq": ARQ_ADROIT, **flow_presets.FAMILIES["adroit"], **AROUND["adroit"]},
-    "ogbench": flow_presets.FAMILIES["ogbench"],
+    "ogbench": {"*": {"eval_episodes": 50}, **flow_presets.FAMILIES["ogbench"]},  # FQL's protocol
     "robomimic": {"*": {"eval_episodes": 50}, "arq": ARQ_HUMAN},  # 50: robomimic's own protocol
     **{name: AROUND[name] for name in ("maze2d", "pointmaze", "pendulum")},
 }
@@ -524,7 +524,8 @@ def preset(dataset: str, family: str, algo: str, env_id: str = "") -> Preset:
     robot = _robot(dataset, env_id)
     if robot and algo in ROBOTS[robot]:
         name = re.sub(r"\\w\*|\(2d\)\?", "", robot)
-        return Preset(shared | ROBOTS[robot][algo], f"its robot's row ({name})")
+        whose = "task" if robot in flow_presets.TASKS else "robot"
+        return Preset(shared | ROBOTS[robot][algo], f"its {whose}'s row ({name})")
     if algo in by_family:
         return Preset(shared | by_family[algo], f"its family's row ({family})")
     return Preset(shared, "the method's defaults")

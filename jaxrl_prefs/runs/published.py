@@ -1,9 +1,7 @@
 """Scores that papers printed, to stand beside ours: which paper, which table, which dataset.
 
 Means over the paper's seeds with the standard deviation where it is printed, on the 0-100 scale:
-normalised scores, on OGBench success rates, on V-D4RL a tenth of the return.
-Nothing here was measured by us, and nothing is copied from memory: TD3-BST's table could not be
-had, so there is no row of it.
+normalised scores, on OGBench success rates. Nothing here was measured by us.
 """
 
 from __future__ import annotations
@@ -91,23 +89,21 @@ def _version(names: Sequence[str], version: str) -> tuple[str, ...]:
 _BDPO = "Gao et al., ICML 2025, arXiv 2502.04778, table 1"
 _ARQ = "Goo and Niekum, arXiv 2206.00695, table 2"
 _BPR = "Srinivasan and Knottenbelt, AAAI 2025, arXiv 2503.00930, tables 1 to 4"
-_QAM = "Li and Levine, arXiv 2601.14234, recomputed from the authors' file of success rates"
-_RQL = "arXiv 2606.17551, table 1"
+_QAM = "QAM (Li and Levine, arXiv 2601.14234), recomputed from the authors' file of success rates"
+_RQL = "RQL (arXiv 2606.17551), table 1"
 
 # Seeds, updates, protocol.
 _BDPO_RUNS = (5, 2_000_000, "the last iterate, 10 episodes, antmaze 100")
 _ARQ_RUNS = (3, None, "the last iterate, 100 episodes")
 _BPR_RUNS = (5, None, "the last iterate, 10 episodes, antmaze 100")
 _QUOTED = (None, None, "as that paper quotes them")
-_CHUNKS = "chunks of 5 actions in manipulation; scene and puzzle with sparse rewards"
+_CHUNKS = (
+    "10 critics, pessimistic targets but for humanoids, chunks of 5 actions in manipulation; "
+    "scene and puzzle with sparse rewards"
+)
 _QAM_RUNS = (12, 1_000_000, f"the last iterate, 50 episodes, {_CHUNKS}")
 _RQL_RUNS = (4, 2_000_000, f"means of five tasks, {_CHUNKS}")
-
-V_D4RL = tuple(
-    f"v-d4rl/{task}/{quality}"
-    for task in ("walker-walk", "cheetah-run", "humanoid-walk")
-    for quality in ("mixed", "medium", "medium-expert")
-)
+_OURS = {"FQL": ("fql", "actor"), "IFQL": ("ifql", "actor")}  # of QAM's columns
 
 PUBLISHED: Mapping[str, Published] = {
     "BDPO": Published(
@@ -184,15 +180,6 @@ PUBLISHED: Mapping[str, Published] = {
         ),
         *_BPR_RUNS,
     ),
-    "BPR (images)": Published(
-        *("", "", _BPR),
-        _row(
-            V_D4RL,
-            [45.0, 50.7, 97.4, 45.0, 55.3, 62.7, 18.3, 9.0, 13.3],
-            [11.2, 4.1, 1.9, 3.1, 1.2, 8.5, 1.9, 0.8, 4.4],
-        ),
-        *(*_BPR_RUNS[:2], "images; scores are a tenth of the return"),
-    ),
     "Onestep BPR": Published(
         "bpr",
         "actor",
@@ -228,7 +215,9 @@ PUBLISHED: Mapping[str, Published] = {
     ),
     **{
         name if name.startswith("QAM") else f"{name} (QAM)": Published(
-            *("", "", _QAM), published_ogbench.of_tasks(name), *_QAM_RUNS
+            *(*_OURS.get(name, ("", "")), _QAM),
+            published_ogbench.of_tasks(name),
+            *_QAM_RUNS,
         )
         for name in published_ogbench.METHODS
     },
@@ -237,8 +226,8 @@ PUBLISHED: Mapping[str, Published] = {
 
 # D4RL's own files (version 2). Transitions are the length of `rewards`, and a medium-expert file is
 # the two others one after the other. Scores are the mean returns that the loader of Decision
-# Transformer (Chen et al. 2021) prints of the files, normalised by D4RL's references. We did not
-# have the files: the lengths are those that are commonly quoted, and `MISSING` allows for an error.
+# Transformer (Chen et al. 2021) prints of the files, normalised by D4RL's references. The lengths
+# have not been checked against the files or a printed table; `MISSING` allows for an error.
 # Tables of datasets that are missing here stand beside nothing.
 ORIGINALS: Mapping[str, Original] = {
     "halfcheetah-medium-v2": Original(1_000_000, 40.7),
@@ -295,6 +284,11 @@ def size_of(dataset: str, env_id: str = "") -> int | None:
     return next(sizes, None)
 
 
+def as_many(transitions: int, there: int) -> bool:
+    """Whether data are as many as published ones, but for what preparation may leave out."""
+    return abs(transitions - there) <= MISSING * there
+
+
 def refusal(dataset: str, transitions: int | None, score: float) -> str:
     """Why data of a published dataset's name are not known to be it; empty if they are.
 
@@ -316,7 +310,7 @@ def refusal(dataset: str, transitions: int | None, score: float) -> str:
         return f"the size and score of the published {name} are not known here"
     if transitions is None:
         return "the run does not say how many transitions it had"
-    if not (1 - MISSING) * original.transitions <= transitions <= original.transitions:
+    if not as_many(transitions, original.transitions):
         found, there = f"{transitions:,} transitions", f"{original.transitions:,}"
         return f"{found}, and the published {name} has {there}"
     if abs(score - original.score) > APART:

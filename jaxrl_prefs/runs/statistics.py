@@ -80,8 +80,8 @@ def success_rate(row: Mapping[str, Any]) -> float | None:
     Args:
         row: of evaluations.jsonl.
     """
-    told = row.get("successes")
-    return 100.0 * float(np.mean(told)) if told else None
+    successes = row.get("successes")
+    return 100.0 * float(np.mean(successes)) if successes else None
 
 
 def successes(rates: Sequence[float | None]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -137,9 +138,10 @@ def test_the_table_command_says_what_is_wrong(
 
 # --- Suites ---------------------------------------------------------------------------------------
 
+OWN = {"fql": ("alpha=7",)}
 PAIR = (
     Row("cube-single-play", 28, 5, 40_000, tasks=("task1", "task2")),
-    Row("scene-play", 40, 5, 1_000_000, ("reward=sparse", "gamma=0.5"), tasks=("task1",)),
+    Row("scene-play", 40, 5, 10_000, ("reward=sparse", "gamma=0.5"), ("task1",), OWN),
 )
 SMALL = ["--algo=bc", "--seeds=3", "--set=actor_hidden=8", "--set=batch_size=16"]
 
@@ -182,19 +184,53 @@ def test_a_suite_costs_what_its_tasks_and_seeds_cost(
 def test_a_suite_trains_on_its_datasets_with_its_settings(
     pair: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("cube-single-play-v0.npz", "scene-play-v0.npz"):
-        (pair / name).touch()
+    monkeypatch.setattr(ogbench_data, "installed", lambda: True)
+    for name, size in (("cube-single-play-v0.npz", 40_000), ("scene-play-v0.npz", 10_000)):
+        np.savez_compressed(pair / name, actions=np.zeros((size, 1), np.int8))
     calls: list[list[str]] = []
     monkeypatch.setattr(compare.run, "main", lambda argv, donors: calls.append(argv) or 0)
-    argv = ["compare", "--suite=pair", *SMALL, "--set=gamma=0.9", f"--workdir={pair / 'all'}"]
+    argv = [
+        "compare",
+        "--suite=pair",
+        *SMALL,
+        "--algo=fql",
+        "--set=gamma=0.9",
+        f"--workdir={pair / 'all'}",
+    ]
     assert compare.main(argv) == 0
     assert [next(x for x in call if x.startswith("--dataset")) for call in calls] == [
         f"--dataset={name}" for row in PAIR for name in row.datasets
     ]
     assert not any("reward=sparse" in word for word in calls[0])
     fields = [word for word in calls[2] if word.startswith("--set")]
-    assert fields[:2] == ["--set=reward=sparse", "--set=gamma=0.5"]
+    own = ["--set=reward=sparse", "--set=gamma=0.5", "--set=alpha=7"]
+    assert fields[:3] == own
     assert fields[-1] == "--set=gamma=0.9"  # the user's wins
+    assert suite.settings("pair", "scene-play-singletask-task1-v0", "bc") == PAIR[1].settings
+
+
+def test_a_suite_starts_with_all_its_data_and_its_package(
+    pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ogbench_data, "installed", lambda: True)
+    np.savez_compressed(pair / "scene-play-v0.npz", actions=np.zeros((10_000, 1), np.int8))
+    (pair / "cube-single-play-v0").mkdir()  # an empty folder
+    with pytest.raises(ConfigError, match=r"1 of its 2 .*\(cube-single-play-v0\).* 0 of 40,000"):
+        suite.check_here("pair")
+    whole = (pair / "scene-play-v0.npz").read_bytes()
+    (pair / "scene-play-v0.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match="2 of its 2"):
+        suite.check_here("pair")
+    monkeypatch.setattr(ogbench_data, "installed", lambda: False)
+    with pytest.raises(ConfigError, match="pair needs the package ogbench: pip install"):
+        suite.check_here("pair")
+
+
+def test_idle_devices_are_told() -> None:
+    assert "8 device(s) that sustain 20 TFLOP/s each, of which 3 are used" in suite.caption(
+        3, 8, 2e13
+    )
+    assert "of which" not in suite.caption(3, 3, 2e13)
 
 
 @pytest.mark.parametrize(
@@ -202,16 +238,23 @@ def test_a_suite_trains_on_its_datasets_with_its_settings(
     [
         (
             ["--suite=pair"],
-            "lacks 2 of 2 data sets (cube-single-play-v0, scene-play-v0). The first:",
+            "2 of its 2 datasets are missing or incomplete (cube-single-play-v0, scene-play-v0).",
         ),
         (["--suite=nothing"], "suite"),
         (["--suite=pair", "--dataset=x"], "--suite names the datasets"),
-        (["--dry_run"], "--dry_run is of a --suite; jaxrl-prefs plan"),
+        (["--dry_run"], "--dry_run needs --suite; jaxrl-prefs plan"),
+        (["--devices=2"], "--devices needs --dry_run"),
+        (["--suite=pair", "--rate=2"], "--rate needs --dry_run"),
     ],
 )
 def test_what_is_wrong_with_a_suite(
-    words: list[str], message: str, pair: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    pair: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(ogbench_data, "installed", lambda: True)
     assert compare.main(["compare", *SMALL, *words]) == commandline.WRONG_USE
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line

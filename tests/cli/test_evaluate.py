@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from jaxrl_prefs import data as datasets
 from jaxrl_prefs.cli import commandline, compare, evaluate, sweep
 from jaxrl_prefs.cli import run as run_command
 from jaxrl_prefs.data import Dataset, Processing
+from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.estimation import fqe
 from jaxrl_prefs.runs import off_policy_evaluation
 from tests.small_runs import SHORT, record_pendulum
@@ -222,6 +224,25 @@ def test_a_run_in_memory_is_evaluated_on_the_data_that_it_was_trained_on() -> No
     assert [each.value for each in values.values] == pytest.approx([1.5] * 2, abs=0.05)
     assert set(values.of("actor")) == {0, 1}
     assert "an estimate is not a score" in repr(values)
+
+
+def test_sparse_rewards_are_estimated_where_they_were_trained_on() -> None:
+    data = Dataset.from_arrays(
+        np.zeros((4, 1)), np.zeros((4, 1)), [-3.0, 0.0, -2.0, 0.0], [0, 1, 0, 1]
+    )
+    found = [
+        off_policy_evaluation._evaluation_data(data, False, 0.5, 0, fqe.Config(), sparse=sparse)
+        for sparse in (False, True)
+    ]
+    assert [each.returns.tolist() for each in found] == [[-3.0, -2.0], [-1.0, -1.0]]
+
+    def point(reward: str) -> SimpleNamespace:
+        return SimpleNamespace(about={"run": {"reward": reward}})
+
+    assert off_policy_evaluation._sparse([point("sparse")])
+    assert not off_policy_evaluation._sparse([point("range"), point("affine")])
+    with pytest.raises(ConfigError, match="some of the runs were trained with reward=sparse"):
+        off_policy_evaluation._sparse([point("sparse"), point("affine")])
 
 
 def test_other_data_and_wrong_names_are_refused(folder: Path) -> None:

@@ -74,6 +74,10 @@ def test_every_line_has_value_type_and_default() -> None:
         ("lift/ph/low_dim_v15.hdf5", "", ("lift/ph/low_dim_v15.hdf5", "robomimic")),
         ("mine/set-v0", "Hopper-v5", ("mine/set-v0", "locomotion")),
         ("mine/set-v0", "none", ("mine/set-v0", "other")),
+        *(
+            (name, "", (name, "ogbench"))
+            for name in ("antmaze-large-navigate-singletask-v0", "there/scene-play-v0.npz")
+        ),
     ],
 )
 def test_the_family_is_known_without_the_data(

@@ -100,6 +100,8 @@ def test_success_rates_have_no_score_of_the_data_and_are_pooled(tmp_path: Path) 
     joined = pools._entry(parts, [1, 0])
     assert joined["success_rates"] == joined["scores"] == [20.0, 50.0]
     assert joined["success_rate_mean"] == 35.0
+    only_one = pools._entry([{**joined}, {"scores": [1.0]}], [0, 1, 2])
+    assert not any(field.startswith("success") for field in only_one)
 
 
 def test_single_tasks_of_ogbench_stand_beside_others_by_their_names(tmp_path: Path) -> None:
@@ -107,6 +109,11 @@ def test_single_tasks_of_ogbench_stand_beside_others_by_their_names(tmp_path: Pa
     file, env_id = "there/cube-double-play-v0.npz", "cube-double-singletask-v0"
     begin(tmp_path / "file/bdpo", file, rows=40_000)
     finish(tmp_path / "file/bdpo", file, [4.0], env=env_id, **told)
+    other = env_id.replace("-v0", "-task1-v0")  # of the same file, by another method
+    begin(tmp_path / "other/arq", file, rows=1_000_000)
+    finish(tmp_path / "other/arq", file, [5.0], env=other, **told)
+    begin(tmp_path / "large/iql", "puzzle-4x4-play-100m-singletask-task1-v0", rows=99_900_000)
+    begin(tmp_path / "more/bdpo", "cube-double-play-100m-singletask-task3-v0", rows=100_000_000)
     large = "puzzle-4x4-play-100m-singletask-task1-v0"
     begin(tmp_path / "large/bdpo", large, rows=99_900_000)
     finish(tmp_path / "large/bdpo", large, [90.0], **told)
@@ -114,12 +121,15 @@ def test_single_tasks_of_ogbench_stand_beside_others_by_their_names(tmp_path: Pa
     (head, *rows), refused = published_table.printed(grid.datasets, grid.cells)
     assert refused == [] and {"BDPO (RQL)", "RQL", "FQL (QAM)", "QAM-E"} < set(head)
     cells = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
-    marked = f"{file} (here 40,000 of 1,000,000 transitions)"
-    assert list(cells) == [
-        *(marked, large),
-        *("cube-double-play: mean of 5 tasks", "puzzle-4x4-play: mean of 5 tasks"),
-    ]
+    double = "cube-double-play-{}singletask-task{}-v0"
+    marked = double.format("", 2) + " (here 40,000, there 1,000,000 transitions)"
+    more = double.format("100m-", 3) + " (here 100,000,000, there 1,000,000 transitions)"
+    means = {"cube-double-play: mean of 5 tasks", "puzzle-4x4-play: mean of 5 tasks"}
+    assert set(cells) == {marked, large, more, double.format("", 1), *means}
+    assert grid.cells[double.format("", 1), "arq"]["scores"] == [5.0]
     assert (cells[marked]["DSRL (QAM)"], cells[marked]["RQL"]) == ("87 ± 8.8", "")
+    ours = {name: (x.algo, x.policy) for name, x in published.PUBLISHED.items() if x.algo}
+    assert ours["FQL (QAM)"] == ("fql", "actor") and ours["IFQL (QAM)"] == ("ifql", "actor")
     assert cells[large]["QAM-E"] == "84.8 ± 13.1"
     assert cells["puzzle-4x4-play: mean of 5 tasks"]["RQL"] == "37"
     (about,) = published_table.sources(["QAM"])

@@ -14,7 +14,6 @@ from gymnasium.envs.registration import EnvSpec
 
 from jaxrl_prefs import data
 from jaxrl_prefs.data import ogbench_data
-from jaxrl_prefs.data.readers import ogbench as reader
 from jaxrl_prefs.environments import ogbench_names, task
 from jaxrl_prefs.errors import DataError
 from jaxrl_prefs.runs.suites import SUITES
@@ -53,8 +52,8 @@ def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         )
         monkeypatch.setitem(gymnasium.registry, spec.id, spec)
     monkeypatch.setenv(ogbench_data.FOLDER, str(tmp_path))
-    reader._made.cache_clear()
     playground.Cube.made.clear()
+    playground.Cube.closed.clear()
     files.write_npz(tmp_path / FILE, **RAW)
     return tmp_path
 
@@ -117,7 +116,7 @@ def test_a_task_gives_rewards_and_ends(name: str, package: Path) -> None:
     assert found.continues.tolist() == [True, False, False] and found.lengths.tolist() == [2, 1]
     assert found.task is not None and (found.task.env_id, found.family) == (ENV, "ogbench")
     assert name != NAME or found.name == NAME
-    assert playground.Cube.made == [1.0]
+    assert playground.Cube.made == playground.Cube.closed == [1.0]
     wrong = data.prepare(found, data.Processing(reward="sparse")).transitions.reward
     assert wrong.tolist() == [-1, 0, -1]
 
@@ -125,18 +124,41 @@ def test_a_task_gives_rewards_and_ends(name: str, package: Path) -> None:
 def test_sparse_rewards_forget_how_much_is_wrong(package: Path) -> None:
     labels = {"rewards": np.float32([-3, 0, 0, -1, 0]), "masks": np.float32([1, 0, 1, 1, 1])}
     files.write_npz(package / FILE, **RAW, **labels)
-    found = data.load(NAME)
+    found = data.load(package / FILE)
     assert found.reward.tolist() == [-3, 0, -1]  # the file's own
+    assert playground.Cube.made == []  # which nobody has to compute
     sparse = data.Processing(reward="sparse", reward_scale=2.0, reward_shift=0.5)
     assert data.prepare(found, sparse).transitions.reward.tolist() == [-1.5, 0.5, -1.5]
     with pytest.raises(DataError, match="reward='sparse' is for rewards of at most 0"):
         data.prepare(found._replace(reward=-found.reward), sparse)
 
 
+def test_a_files_own_rewards_must_be_those_of_the_task_that_is_named(package: Path) -> None:
+    labels = {"rewards": np.float32([0, -1, -1, -1, -1]), "masks": np.float32([0, 1, 1, 1, 1])}
+    files.write_npz(package / FILE, **RAW | {"qpos": RAW["qpos"] * 3}, **labels)
+    own = "cube-single-singletask-task2-v0"
+    with pytest.raises(DataError, match=f"those of no task .*, not of {ENV}: take the file with"):
+        data.load(NAME)
+    files.write_npz(
+        package / FILE,
+        **RAW | {"qpos": RAW["qpos"] + 1},
+        **labels
+        | {"rewards": np.float32([-1, 0, -1, -1, 0]), "masks": np.float32([1, 0, 1, 1, 0])},
+    )
+    with pytest.raises(DataError, match=rf"those of {own}, not of {ENV}: name that task \(--env="):
+        data.load(NAME)
+    assert data.load(package / FILE, env=own).reward.tolist() == [-1, 0, -1]
+    assert playground.Cube.made == playground.Cube.closed
+    unknown = {key: value for key, value in RAW.items() if key != "qpos"}
+    files.write_npz(package / FILE, **unknown, **labels)
+    assert "not compared with those of" in data.load(NAME).notes[0]
+
+
 def test_data_alone_have_no_rewards(package: Path) -> None:
     found = data.load("cube-single-play-v0")
     assert not found.has_rewards and found.task is None and not found.terminal.any()
-    assert "a single task gives it rewards" in found.notes[0]
+    assert "goal-conditioned OGBench file, without rewards: name a task" in found.notes[0]
+    assert "--env=cube-single-singletask-task1-v0" in found.notes[0]
     labelled = data.load("cube-single-play-v0", env=ENV)
     assert labelled.has_rewards and labelled.task is not None
 
@@ -159,7 +181,7 @@ def test_another_environment_of_the_users_keeps_the_tasks_rewards(package: Path)
         (
             FILE,
             "scene-singletask-task1-v0",
-            "are data of cube-single, and scene-.* is not: name one",
+            "belongs to cube-single, not to scene: name one of its own .*--env=cube-single-s",
         ),
         (
             FILE,
@@ -185,7 +207,7 @@ def test_a_folder_of_files_makes_one_environment(package: Path) -> None:
     name = NAME.replace("-play-", "-play-100m-")
     found = data.load(name)
     assert (found.name, found.size) == (name, 9) and found.reward.tolist() == [-1, 0, -1] * 3
-    assert playground.Cube.made == [1.0]
+    assert playground.Cube.made == playground.Cube.closed == [1.0]
 
 
 def test_missing_data_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -201,7 +223,7 @@ def test_missing_data_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         DataError, match=rf"download the files of .* folder {there}/scene-play-100m"
     ):
         data.load(large)
-    with pytest.raises(DataError, match="images and Powderworld are not supported"):
+    with pytest.raises(DataError, match="only state observations of OGBench are supported"):
         data.load(f"visual-{NAME}")
 
 

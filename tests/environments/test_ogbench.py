@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.data.readers import ogbench as reader
-from jaxrl_prefs.environments import ogbench_names, task
+from jaxrl_prefs.environments import ogbench_names, spaces, task
 from jaxrl_prefs.environments.task import succeeded
 from jaxrl_prefs.runs.suites import SUITES, Row
 
@@ -30,10 +30,28 @@ def test_sizes_and_names_of_the_suite(row: Row) -> None:
     env = where.make()
     assert env.observation_space.shape == (row.observations,)
     assert env.action_space.shape == (row.actions,)
+    low, high = spaces.bounds(env.action_space, row.data)
+    assert (low == -1).all() and (high == 1).all()  # as the reader takes them without looking
     env.reset(seed=0)
     *_, info = env.step(np.zeros(row.actions, np.float32))
     env.close()
     assert succeeded(info) is False
+
+
+@pytest.mark.parametrize("place", ["antmaze-large", "antsoccer-arena", "cube-single"])
+def test_a_seed_decides_the_start(place: str) -> None:
+    where = task.named(f"{place}-singletask-task1-v0")
+    before = np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]  # noqa: NPY002
+    seen = []
+    for seed in (5, 5, 6):
+        env = where.make()
+        first = env.reset(seed=seed)[0]
+        steps = [env.step(np.zeros(env.action_space.shape, np.float32))[0] for _ in range(3)]  # type: ignore[arg-type]
+        seen.append(np.stack([first, *steps]))
+        env.close()
+    np.testing.assert_array_equal(seen[0], seen[1])
+    assert not np.array_equal(seen[0], seen[2])
+    assert np.random.get_state()[1].tolist() == before  # type: ignore[index,union-attr]  # noqa: NPY002
 
 
 @pytest.mark.parametrize("place", ["cube-single", "puzzle-4x5", "puzzle-3x3", "antsoccer-arena"])

@@ -260,6 +260,7 @@ def test_a_name_of_a_dataset_is_no_module(monkeypatch: pytest.MonkeyPatch) -> No
     asked: list[str] = []
     monkeypatch.setattr(default_task.task, "named", lambda name, longest: asked.append(name))
     default_task.of("ogbench/evil_module:pointmaze-navigate-singletask-v0")
+    default_task.of("ogbench/mine-navigate-singletask-v0")  # registered by another package
     assert asked == []
     default_task.of("ogbench/pointmaze-medium-navigate-singletask-v0")
     assert asked == ["pointmaze-medium-singletask-v0"]

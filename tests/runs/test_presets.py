@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.data.families import family_of
+from jaxrl_prefs.environments import ogbench_names
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.runs import config, presets, published, published_ogbench
 from jaxrl_prefs.runs.config import Choice
@@ -50,7 +51,8 @@ def test_every_dataset_of_the_papers_has_a_row() -> None:
     }
     assert len(printed) > 90
     for algo, name in printed:
-        rows = presets.PRESETS.get(name, {}), presets.FAMILIES.get(family_of(name), {})
+        family = "ogbench" if ogbench_names.of_path(name) else family_of(name)
+        rows = presets.PRESETS.get(name, {}), presets.FAMILIES.get(family, {})
         assert any(algo in row for row in rows), (algo, name)
     # TD3-BST's and IQL-BST's tables could not be had; they are of these families.
     for family in ("locomotion", "antmaze", "adroit", "kitchen"):
@@ -203,12 +205,23 @@ FQL_FLAGS = {
 
 @pytest.mark.parametrize("dataset", FQL_FLAGS)
 def test_fql_has_the_published_settings(dataset: str) -> None:
-    # The reader of OGBench's files knows their family; other names tell it.
-    family = "ogbench" if dataset.endswith(".npz") else family_of(dataset)
+    # OGBench's reader knows the family of its data; other names tell it.
+    family = "ogbench" if ogbench_names.of_path(dataset) else family_of(dataset)
     run, method = config.resolve(choice(dataset, "fql"), dataset, family)
     found = method.alpha, method.q_agg, run.gamma, run.reward_shift, method.train_steps
     assert found == FQL_FLAGS[dataset]
-    assert (run.reward, run.reward_scale, run.eval_episodes) == ("affine", 1, 50)
+    assert (run.reward, run.reward_scale) == ("affine", 1)
+    source = presets.preset(dataset, family, "fql").source
+    assert source.startswith("its robot's" if family == "antmaze" else "its task's") or (
+        source == "its family's row (antmaze)"
+    )
+    # Methods in one table play the same episodes.
+    if family != "adroit":
+        episodes = {
+            config.resolve(choice(dataset, algo), dataset, family)[0].eval_episodes
+            for algo in ("fql", "ifql", "td3_bc", "bdpo")
+        }
+        assert episodes == {100 if family == "antmaze" else 50}
     again, other = config.resolve(choice(dataset, "ifql"), dataset, family)
     assert (again.gamma, again.reward_shift, other.train_steps) == found[2:]
     assert (other.expectile, other.candidates) == (0.9, 32)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 
 import numpy as np
 
 from jaxrl_prefs.data.families import words
-from jaxrl_prefs.environments import spaces, task
+from jaxrl_prefs.environments import ogbench_names, spaces, task
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.errors import DataError
 
@@ -20,9 +19,9 @@ def of(name: str, longest: int = 0) -> Task | None:
     """
     if "safetyhalfcheetah" in words(name):
         return _found("jaxrl_prefs/SafetyHalfCheetah-v0", longest)
-    single = re.fullmatch(r"ogbench/([\w-]+)-\w+-(singletask(?:-task\d)?-v\d+)", name)
-    if single and importlib.util.find_spec("ogbench"):
-        return _found(f"{single[1]}-{single[2]}", longest)
+    single = ogbench_names.parse(name.removeprefix("ogbench/")) if name[:8] == "ogbench/" else None
+    if single and single.env_id and importlib.util.find_spec("ogbench"):
+        return _found(single.env_id, longest)
     return None
 
 

@@ -11,7 +11,7 @@ from jaxrl_prefs.data import tables
 from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.hints import Hints
 from jaxrl_prefs.data.joined import joined
-from jaxrl_prefs.data.readers import archive, files, lerobot
+from jaxrl_prefs.data.readers import archive, files, lerobot, ogbench
 from jaxrl_prefs.data.recording import Dataset
 from jaxrl_prefs.errors import DataError
 
@@ -46,7 +46,8 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
         single = files.read(str(found[0]), env, hints=hints)
         return single._replace(name=str(path), notes=(*notes, *single.notes))
     else:
-        opened = [_opened(file, env, hints) for file in found]
+        with ogbench.sharing():
+            opened = [_opened(file, env, hints) for file in found]
     whole = [each for each in opened if isinstance(each, Table)]
     if len(whole) == len(opened):
         table = tables.joined(str(path), whole)

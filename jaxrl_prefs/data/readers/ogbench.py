@@ -2,14 +2,14 @@
 task's `rewards` and `masks`.
 
 OGBench's files hold no rewards; its package computes them for a task (`ogbench.relabel_utils`).
-That is done here if `env` names the task and ogbench is installed. The reward of a step is that of
-the state before it, as in the environments of ogbench 1.2; those of 1.1 paid for the state after.
+That is done here if a task is named and ogbench is installed, and rewards that a file has are
+compared with these. The reward of (s, a, s') is computed from s, as in ogbench 1.2 and later.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,8 @@ from jaxrl_prefs.errors import DataError
 
 REQUIRED = ("observations", "actions", "terminals")
 LABELS = ("rewards", "masks")
-UNLABELLED = (
-    "the file is of OGBench's for goals: a single task gives it rewards, "
-    "--env=cube-single-singletask-task1-v0 (pip install ogbench)"
-)
+# Environments that stay open while `sharing` reads the files of a folder; None elsewhere.
+_shared: dict[Task, Any] | None = None
 
 
 def read(
@@ -47,7 +45,7 @@ def read(
     """
     container.need(path, arrays, REQUIRED, "OGBench's format")
     known = (*REQUIRED, *LABELS, "next_observations")
-    count = container.check_rows(path, {k: v for k, v in arrays.items() if k in known})
+    container.check_rows(path, {k: v for k, v in arrays.items() if k in known})
     observation, action = (
         container.matrix(path, key, arrays[key]) for key in ("observations", "actions")
     )
@@ -56,79 +54,165 @@ def read(
     if not last[-1]:
         raise DataError(f"{path}: the last episode has no end (terminals); the file was cut short")
     where = task.named(env) if env else default_task.of(f"ogbench/{path.stem}")
-    if where is not None:
-        _check_environment(path, where, observation.shape[1], action.shape[1])
-    if "next_observations" in arrays:
-        rows = np.ones(count, bool)
-        following = container.matrix(path, "next_observations", arrays["next_observations"])
-        container.check_same_shape(
-            path, ("observations", observation), ("next_observations", following)
-        )
-        lengths = np.diff(np.flatnonzero(last), prepend=-1)
-    else:
-        rows, following = ~last, np.roll(observation, -1, axis=0)
-        lengths = np.diff(np.flatnonzero(last), prepend=-1) - 1
-    reward, mask = _labels(path, arrays, rows, where)
+    box = _box(path, where if env else None, (observation.shape[1], action.shape[1]))
+    rows, following, lengths = _steps(path, arrays, observation, last)
+    reward, mask, notes = _labels(path, arrays, where, bool(env), rows)
+    count = int(rows.sum())
     steps = Steps(
         observation=observation[rows],
         action=action[rows],
         reward=None if reward is None else reward[rows],
-        terminal=np.zeros(int(rows.sum()), bool) if mask is None else ~mask[rows],
+        terminal=np.zeros(count, bool) if mask is None else ~mask[rows],
         next_observation=following[rows],
         lengths=lengths,
-        successor=np.ones(int(rows.sum()), bool),
-        notes=(UNLABELLED,) if reward is None else (),
+        successor=np.ones(count, bool),
+        notes=notes,
     )
-    box = spaces.bounds(_made(where).action_space, env) if env and where else None
-    box = box or default_task.box(None, action.shape[1])
     references = References(None, "none: OGBench reports success rates")
     return record(str(path), steps, box, where, references, family="ogbench", hints=hints)
 
 
-def _check_environment(path: Path, where: Task, observations: int, actions: int) -> None:
-    """Refuses an environment of other sizes, or of another place than the file's name says."""
-    names = [ogbench_names.parse(text) for text in (path.stem, path.parent.name)]
-    place = next((name.place for name in names if name), "")
-    asked = ogbench_names.place_of(where.env_id)
-    own = f"one of their own, such as --env={place or asked or 'scene'}-singletask-task1-v0"
-    if place and asked and asked != place:
-        raise DataError(f"{path} are data of {place}, and {where.env_id} is not: name {own}")
-    env = _made(where)
-    sizes = [(space.shape or (0,))[0] for space in (env.observation_space, env.action_space)]
-    if sizes != [observations, actions]:
+@contextlib.contextmanager
+def sharing() -> Iterator[None]:
+    """Lets the files that are read within it, those of a folder, share one environment."""
+    global _shared
+    _shared = {}
+    try:
+        yield
+    finally:
+        opened, _shared = _shared or {}, None
+        for each in opened.values():
+            each.close()
+
+
+@contextlib.contextmanager
+def _opened(where: Task) -> Iterator[Any]:
+    """The environment, closed afterwards unless it is shared."""
+    if _shared is not None:
+        if where not in _shared:
+            _shared[where] = where.make()
+        yield _shared[where]
+        return
+    env = where.make()
+    try:
+        yield env
+    finally:
+        env.close()
+
+
+def _steps(
+    path: Path, arrays: Mapping[str, np.ndarray], observation: np.ndarray, last: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which rows are steps [N], their successors [N, O], and how many steps the episodes have."""
+    lengths = np.diff(np.flatnonzero(last), prepend=-1)
+    if "next_observations" not in arrays:
+        return ~last, np.roll(observation, -1, axis=0), lengths - 1
+    following = container.matrix(path, "next_observations", arrays["next_observations"])
+    container.check_same_shape(
+        path, ("observations", observation), ("next_observations", following)
+    )
+    return np.ones(len(last), bool), following, lengths
+
+
+def _check_place(path: Path, where: Task) -> None:
+    """Refuses a task of another place than the file's name says."""
+    data, asked = ogbench_names.of_path(path), ogbench_names.place_of(where.env_id)
+    if data and asked and asked != data.place:
         raise DataError(
-            f"{path} has {observations} observations and {actions} actions, and {where.env_id} has "
-            f"{sizes[0]} and {sizes[1]}: name the environment of these data"
+            f"{path} belongs to {data.place}, not to {asked}: name one of its own tasks, such as "
+            f"{ogbench_names.example(path)}"
         )
 
 
-@functools.lru_cache(maxsize=1)
-def _made(where: Task) -> Any:
-    """The environment, open from then on: the files of a folder share it."""
-    return where.make()
+def _box(path: Path, where: Task | None, sizes: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of the actions: -1 to 1, but those of another environment than OGBench's."""
+    if where is not None:
+        _check_place(path, where)
+    if where is None or where.by_success:
+        return default_task.box(None, sizes[1])
+    with _opened(where) as env:
+        _check_sizes(path, where, sizes, env)
+        return spaces.bounds(env.action_space, where.env_id)
+
+
+def _check_sizes(path: Path, where: Task, sizes: tuple[int, int], env: Any) -> None:
+    """Refuses an environment of other sizes than those of the observations and the actions."""
+    found = tuple((space.shape or (0,))[0] for space in (env.observation_space, env.action_space))
+    if found != sizes:
+        raise DataError(
+            f"{path} has {sizes[0]} observations and {sizes[1]} actions, and {where.env_id} has "
+            f"{found[0]} and {found[1]}: name the environment of these data"
+        )
 
 
 def _labels(
-    path: Path, arrays: Mapping[str, np.ndarray], rows: np.ndarray, where: Task | None
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Rewards and masks of all rows, [N]; computed by ogbench where the file has none.
+    path: Path, arrays: Mapping[str, np.ndarray], where: Task | None, named: bool, rows: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray | None, tuple[str, ...]]:
+    """Rewards and masks of all rows [N], and notes; both are None without a task.
 
-    None without a task.
+    A file's own are taken where no task is named. Where one is, they must be that task's.
+
+    Raises:
+      DataError: if they are another task's, or cannot be computed.
     """
+    own = None
     if all(name in arrays for name in LABELS):
-        reward = container.column(path, "rewards", arrays["rewards"])
-        return reward, container.flags(path, "masks", arrays["masks"])
-    if where is None:
-        return None, None
-    if not ogbench_names.is_task(where.env_id):
+        own = _columns(path, arrays)
+    is_task = where is not None and ogbench_names.is_task(where.env_id)
+    if where is None or (own and not (named and is_task)):
+        return (*own, ()) if own else (None, None, (_unlabelled(path),))
+    if not is_task:
         raise DataError(
             f"{path}: has no rewards and masks, as OGBench's files for goal-conditioned learning, "
-            f"and {where.env_id} computes none: name a single task "
-            "(--env=pointmaze-medium-singletask-task1-v0)"
+            f"and {where.env_id} computes none: name a single task ({ogbench_names.example(path)})"
         )
-    whole = _relabelled(path, arrays, where)
-    reward = container.column(path, "rewards", whole["rewards"])
-    return reward, container.flags(path, "masks", whole["masks"])
+    if own and "qpos" not in arrays:
+        note = f"its own rewards were not compared with those of {where.env_id}: it has no qpos"
+        return (*own, (note,))
+    found = _columns(path, _relabelled(path, arrays, where))
+    if own and not _equal(own, found, rows):
+        raise DataError(_of_another_task(path, arrays, where, own, rows))
+    return (*found, ())
+
+
+def _columns(path: Path, arrays: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    reward = container.column(path, "rewards", arrays["rewards"])
+    return reward, container.flags(path, "masks", arrays["masks"])
+
+
+def _equal(
+    one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray], rows: np.ndarray
+) -> bool:
+    return all(np.array_equal(a[rows], b[rows]) for a, b in zip(one, other, strict=True))
+
+
+def _of_another_task(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    where: Task,
+    own: tuple[np.ndarray, np.ndarray],
+    rows: np.ndarray,
+) -> str:
+    """Says that a file's own rewards are not those of the task that was named."""
+    whose = ""
+    for name in ogbench_names.tasks_of(where.env_id):
+        with contextlib.suppress(DataError):
+            if _equal(own, _columns(path, _relabelled(path, arrays, task.named(name))), rows):
+                whose = name
+                break
+    return (
+        f"{path}: its rewards are those of {whose or 'no task of this place in ogbench here'}, not "
+        f"of {where.env_id}: "
+        + (f"name that task (--env={whose}), or " if whose else "")
+        + "take the file without rewards and masks"
+    )
+
+
+def _unlabelled(path: Path) -> str:
+    return (
+        "goal-conditioned OGBench file, without rewards: name a task to compute them "
+        f"({ogbench_names.example(path)}; pip install ogbench)"
+    )
 
 
 def _relabelled(path: Path, arrays: Mapping[str, np.ndarray], where: Task) -> dict[str, Any]:
@@ -140,11 +224,17 @@ def _relabelled(path: Path, arrays: Mapping[str, np.ndarray], where: Task) -> di
             f"{path}: has no rewards, which the package ogbench computes: pip install ogbench"
         ) from fault
     whole: dict[str, Any] = dict(arrays)
-    try:
-        relabel_dataset(where.env_id, _made(where), whole)
-    except KeyError as fault:
-        raise DataError(f"{path}: missing {fault}, of which the rewards are computed") from fault
-    except Exception as fault:  # the arrays that it looks at may be of any shape
-        why = container.first_line(fault)
-        raise DataError(f"{path}: ogbench cannot compute its rewards: {why}") from fault
+    with _opened(where) as env:
+        if "observations" in arrays:
+            sizes = [np.shape(arrays[key])[-1] for key in ("observations", "actions")]
+            _check_sizes(path, where, (sizes[0], sizes[1]), env)
+        try:
+            relabel_dataset(where.env_id, env, whole)
+        except KeyError as fault:
+            raise DataError(
+                f"{path}: missing {fault}, of which the rewards are computed"
+            ) from fault
+        except Exception as fault:  # the arrays that it looks at may be of any shape
+            why = container.first_line(fault)
+            raise DataError(f"{path}: ogbench cannot compute its rewards: {why}") from fault
     return whole
