@@ -16,7 +16,7 @@ GENERATOR := $(VENV)/docs-installed
 PYTEST := $(BIN)/python -m pytest -n 2 --dist=loadscope --no-loadscope-reorder
 QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 EXACT := tests/training tests/parallel $(patsubst %,tests/runs/test_%.py,golden kill memory going_on) \
-    tests/cli/test_cluster.py tests/environments/test_mjx.py tests/methods/test_bdpo_probes.py \
+    tests/cli/test_cluster.py tests/cli/test_run.py tests/environments/test_mjx.py tests/methods/test_bdpo_probes.py \
     tests/nets/test_spectral_residual.py
 
 .PHONY: run test lint docs clean
