@@ -174,7 +174,7 @@ def finished(folder: Path, last: int = 1) -> dict[str, Any]:
     if last == 1 or not played:
         return result
     try:
-        return statistics.late(result, Rows(folder / EVALUATIONS), last)
+        return statistics.last_evaluations(result, Rows(folder / EVALUATIONS), last)
     except ValueError as error:
         raise ConfigError(f"--last: {folder} has {error}") from error
 

@@ -91,7 +91,7 @@ def successes(rates: Sequence[float | None]) -> dict[str, Any]:
     return dict(zip(SUCCESS, (list(rates), mean(rates), interval(rates)), strict=True))
 
 
-def late(
+def last_evaluations(
     summary: Mapping[str, Any], evaluations: Iterable[Mapping[str, Any]], last: int
 ) -> dict[str, Any]:
     """A run's result with the mean of its last evaluations in place of its last iterate's score.

@@ -34,8 +34,8 @@ from jaxrl_prefs.types import Array, Metrics, Net, Params, Spec, Transition
 from jaxrl_prefs.values import actor_losses
 
 CENTRES = np.array([[0.8, 0.0], [-0.8, 0.0], [0.0, 0.8], [0.0, -0.8]], np.float32)
-DEVIATION, POINTS = 0.05, 10_000  # of a cluster; of data
-INSIDE = 3 * DEVIATION  # of a centre: a walk that ends there is in a mode
+STANDARD_DEVIATION, POINTS = 0.05, 10_000  # of a cluster; of data
+INSIDE = 3 * STANDARD_DEVIATION  # of a centre: a walk that ends there is in a mode
 BETWEEN = 0.1  # of the origin, the mean of the data
 GOALS = {"in a mode": (0.83, 0.04), "out of the data": (0.5, 0.5)}
 LONGER = 10  # times pretrain_steps: the second network
@@ -68,7 +68,7 @@ class Walk(NamedTuple):
 
 def clusters(seed: int) -> Transition:
     """As many actions around every centre, in one state, without rewards."""
-    noise = np.random.default_rng(seed).normal(0, DEVIATION, (POINTS, 2))
+    noise = np.random.default_rng(seed).normal(0, STANDARD_DEVIATION, (POINTS, 2))
     action = np.clip(np.tile(CENTRES, (POINTS // 4, 1)) + noise, -1, 1).astype(np.float32)
     zero, index = np.zeros(POINTS, np.float32), np.arange(POINTS, dtype=np.int32)
     still = zero[:, None]

@@ -165,7 +165,7 @@ def test_success_rates_stand_beside_other_scores() -> None:
     assert statistics.score_table(statistics.result(ABOUT, ROWS, TIMINGS))[-1][0] == "95 %"
     late = [x | {"phase": "a"} for x in rows]
     late[4] |= {"successes": [False] * 4}  # the actor of seed 4, at the last evaluation
-    found = statistics.late(statistics.result(ABOUT, late, TIMINGS), late, 2)
+    found = statistics.last_evaluations(statistics.result(ABOUT, late, TIMINGS), late, 2)
     assert found["success_rates"] == [25.0, 100.0] == found["policies"]["actor"]["success_rates"]
 
 

@@ -37,7 +37,7 @@ def test_the_data_are_four_clusters_of_equal_size():
     np.testing.assert_array_equal(counts, td3_bst.POINTS // 4)
     for mode in range(4):
         own = action[away.argmin(1) == mode] - td3_bst.CENTRES[mode]
-        np.testing.assert_allclose(own.std(0), td3_bst.DEVIATION, rtol=0.1)
+        np.testing.assert_allclose(own.std(0), td3_bst.STANDARD_DEVIATION, rtol=0.1)
     assert np.abs(action.mean(0)).max() < 0.01  # behaviour cloning's action is no data's
 
 
