@@ -3,9 +3,9 @@
     python -m experiments.toy --algo=td3_bst
 
 Trains the Morse network by the method's own phase on four clusters of actions, for `pretrain_steps`
-and for ten times as many. Then a policy that is one action walks down the losses of TD3-BST, TD3+BC
+and for ten times as many. Then a policy that is one action descends the losses of TD3-BST, TD3+BC
 and behaviour cloning from many starts: without a value, and with Q(a) = 1 - |a - goal|^2 for a goal
-in a mode and for one out of the data. Prints where the walks end; writes results.json and
+in a mode and for one out of the data. Prints where the descents end; writes results.json and
 landscape.png. docs/methods/td3_bst.md says what is seen.
 """
 
@@ -35,17 +35,17 @@ from jaxrl_prefs.values import actor_losses
 
 CENTRES = np.array([[0.8, 0.0], [-0.8, 0.0], [0.0, 0.8], [0.0, -0.8]], np.float32)
 STANDARD_DEVIATION, POINTS = 0.05, 10_000  # of a cluster; of data
-INSIDE = 3 * STANDARD_DEVIATION  # of a centre: a walk that ends there is in a mode
+INSIDE = 3 * STANDARD_DEVIATION  # of a centre: a descent that ends there is in a mode
 BETWEEN = 0.1  # of the origin, the mean of the data
 GOALS = {"in a mode": (0.83, 0.04), "out of the data": (0.5, 0.5)}
 LONGER = 10  # times pretrain_steps: the second network
-SEEN = 32  # actions of the data in a walk's loss
+SEEN = 32  # actions of the data in a descent's loss
 STARTS = 9  # along each axis
-STEPS, RATE, EVERY = 4_000, 5e-3, 40  # of a walk; positions kept
+STEPS, RATE, EVERY = 4_000, 5e-3, 40  # of a descent; positions kept
 AXIS = np.linspace(-1, 1, 101, dtype=np.float32)  # of the landscape
 
 # Ours: small networks, on a CPU. After 300 updates a kernel of k/2 still slopes towards the mean of
-# all modes, where a tenth of the walks ends; with 2k every walk ends in a mode. Other fields are
+# all modes, where a tenth of the descents ends; with 2k all end in a mode. Other fields are
 # the method's defaults.
 SETTINGS: dict[str, Any] = {
     "kernel_scale": "2k",
@@ -57,7 +57,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-class Walk(NamedTuple):
+class Descent(NamedTuple):
     """Where one loss leads."""
 
     title: str
@@ -89,7 +89,7 @@ def fitted(
     return trained.state.morse.params, trained.metrics
 
 
-# ------------------------------------------------------------------------------------- walks
+# ------------------------------------------------------------------------------------- descents
 
 Loss = Callable[[Params, Params], tuple[Array, Metrics]]  # (action, Morse parameters)
 
@@ -171,7 +171,7 @@ def walker(loss: Loss) -> Callable[[Params], np.ndarray]:
 
 
 def summary(path: np.ndarray, goal: tuple[float, float] | None) -> dict[str, float]:
-    """Shares of the walks that end in a mode and between them, and the median way to the goal."""
+    """Shares of descents that end in a mode and between them, and the median way to a goal."""
     ends = path[-1]
     away = np.linalg.norm(ends[:, None] - CENTRES[None], axis=-1).min(1)
     shares = {
@@ -220,7 +220,7 @@ def configured(assignments: Sequence[str]) -> td3_bst.Config:
 
 
 def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Console) -> None:
-    """Trains, walks, prints, and writes everything to `workdir`.
+    """Trains, descends, prints, and writes everything to `workdir`.
 
     Raises:
         ConfigError: for a field or value that TD3-BST does not take.
@@ -239,11 +239,11 @@ def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Conso
         learned(replace(config, pretrain_steps=steps), parts, data, seed, workdir)
         for steps in lengths
     ]
-    walks = _walks(config, parts, data, networks)
-    ends = {walk.title: summary(walk.path, walk.goal) for walk in walks}
+    descents = _descents(config, parts, data, networks)
+    ends = {descent.title: summary(descent.path, descent.goal) for descent in descents}
     _show(console, config, networks, ends)
-    title = f"walks over the Morse network of td3_bst, seed {seed}"
-    landscape.draw(workdir / "landscape.png", AXIS, walks, np.asarray(data.action[:400]), title)
+    title = f"descents over the Morse network of td3_bst, seed {seed}"
+    landscape.draw(workdir / "landscape.png", AXIS, descents, np.asarray(data.action[:400]), title)
     results = {
         "config": config.__dict__,
         "seed": seed,
@@ -254,24 +254,24 @@ def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Conso
     console.print(f"results and picture: {workdir}", soft_wrap=True, highlight=False)
 
 
-def _walks(
+def _descents(
     config: td3_bst.Config, parts: td3_bst.Parts, data: Transition, networks: Sequence[Network]
-) -> list[Walk]:
-    """A row of walks for each network, and a last one for the losses that use none."""
+) -> list[Descent]:
+    """A row of descents for each network, and a last one for the losses that use none."""
 
     def title(name: str, goal: str, after: str = "") -> str:
         return f"{name}, {f'goal {goal}' if goal else 'no value'}{after}"
 
     asking, others = losses(config, parts.supervisor.morse, data)
     walkers = {key: walker(loss) for key, loss in asking.items()}
-    walks = [
-        Walk(title(*key, f" ({net.steps})"), GOALS.get(key[1]), go(net.params), net.height)
+    descents = [
+        Descent(title(*key, f" ({net.steps})"), GOALS.get(key[1]), go(net.params), net.height)
         for net in networks
         for key, go in walkers.items()
     ]
     last = networks[-1]
-    return walks + [
-        Walk(title(*key), GOALS.get(key[1]), walker(loss)(last.params), last.height)
+    return descents + [
+        Descent(title(*key), GOALS.get(key[1]), walker(loss)(last.params), last.height)
         for key, loss in others.items()
     ]
 
@@ -286,7 +286,7 @@ def _show(
         text = "; ".join(f"{n} {min(x):.3f} to {max(x):.3f}" for n, x in net.certainty.items())
         console.print(f"certainty after {net.steps} updates: {text}", highlight=False)
     table = Table(title=f"four modes, kernel scale {config.kernel_scale}, mu {config.mu:g}")
-    table.add_column("walks (updates of the Morse network)", no_wrap=True)
+    table.add_column("descents (updates of the Morse network)", no_wrap=True)
     for name in ("in a mode", "between", "to the goal"):
         table.add_column(name, justify="right")
     for title, found in ends.items():

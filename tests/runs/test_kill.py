@@ -18,7 +18,7 @@ from tests.small_runs import TINY
 
 EVERY_STEP = {"log_every": "1", "checkpoint_every": "1"}
 BDPO = TINY | EVERY_STEP | {"pretrain_steps": "3", "warmup_steps": "3", "train_steps": "8"}
-# 25 rows at a time, of 200: every phase, the walk over the rows for candidates too, is 8 updates.
+# 25 rows at a time, of 200: every phase, the pass over the rows for candidates too, is 8 updates.
 ARQ = EVERY_STEP | {
     "policies": "explicit",
     "behavior_width": "8",

@@ -1,4 +1,4 @@
-"""The four-mode study: its numbers on walks that are known, and a run of a few steps."""
+"""The four-mode study: its numbers on known descents, and a run of a few steps."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def assert_same_bits(found: list[Record], expected: list[Record]) -> None:
 
 
 def test_every_kind_of_phase(data: Transition) -> None:
-    """The probe's phases: a model for all seeds, columns that a walk fills, one that reads them."""
+    """The probe's phases: a model for all seeds, columns that a pass fills, one that reads them."""
     method = probe(data, shared=True)
     common: dict[str, Any] = {"every": 5, "mapping": "loop"}
     on_device = record(method, data, **common)
