@@ -31,6 +31,7 @@ from jaxrl_prefs.estimation import ranking
 from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import off_policy_evaluation
 from jaxrl_prefs.runs.load import load_run
+from jaxrl_prefs.runs.policy_values import CLIPPED
 from jaxrl_prefs.runs.run import Actor, Point
 from jaxrl_prefs.runs.workdir import CHECKPOINTS, METRICS, read_json, write_json
 
@@ -95,12 +96,23 @@ def _study(dataset: str, updates: int, alphas: str, temperatures: str) -> Study:
 SETS = {
     "pendulum": _study("pendulum-mixed", 3_000, "1,10,160,2000", "0.3,3,30"),
     "hopper": _study("hopper/medium-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
+    "hopper-mixed": _study("hopper/mixed-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
+    "hopper-replay": _study("hopper/medium-replay-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
     "halfcheetah": _study("halfcheetah/mixed-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
+    "halfcheetah-medium": _study("halfcheetah/medium-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
+    "halfcheetah-replay": _study("halfcheetah/medium-replay-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
+    "safety": _study("neorl2/safetyhalfcheetah-train-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
     "pointmaze": _study("pointmaze/umaze-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
+    "ogbench-pointmaze": _study(
+        "ogbench/pointmaze-medium-navigate-singletask-task1-v0", 5_000, "1,2.5,10,100", "0.3,3,30"
+    ),
+    "ogbench-cube": _study("cube-single-play-singletask-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
     "pen": _study("adroit/pen-expert-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
+    "door": _study("adroit/door-human-replay-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
 }
 TITLES = {
     "estimate": "FQE",
+    "choice": "FQE, or the nearest to the data where no data confirm it",
     "q_data": "mean Q on the data, of the method's own critic",
     "distance": "lowest cloning error",
     "updates": "most updates",
@@ -141,9 +153,10 @@ def _execute(study: Study, folder: Path) -> None:
     data = datasets.load(study.dataset)
     subjects = [*_subjects(folder)]
     records = _played(subjects, data, folder / "played.json")
-    for record, more in zip(records, _estimated(subjects, data, folder), strict=True):
+    estimates = _estimated(subjects, data, folder)
+    for record, more in zip(records, estimates["records"], strict=True):
         record.update(more)
-    _write(study, records, lines)
+    _write(study, records, lines, float(estimates["recorded"][1]))
 
 
 def _subjects(folder: Path) -> Iterator[Subject]:
@@ -235,12 +248,12 @@ def _play(policy: Actor, data: Dataset, gamma: float) -> tuple[np.ndarray, np.nd
     return plain, discounted
 
 
-def _estimated(subjects: Sequence[Subject], data: Dataset, folder: Path) -> list[dict[str, Any]]:
-    """A record for each policy and seed, with its estimate."""
+def _estimated(subjects: Sequence[Subject], data: Dataset, folder: Path) -> dict[str, Any]:
+    """A record for each policy and seed, with its estimate; and the returns of the data."""
     config = off_policy_evaluation.settings({}, FLAGS.fit)
     path, asked = folder / "estimates.json", repr(config)
     if path.exists() and read_json(path).get("config") == asked:
-        return list(read_json(path)["records"])
+        return dict(read_json(path))
     points = [x.point for x in subjects]
     values = off_policy_evaluation.estimate(
         points, data, config=config, say=lambda text: print(text, flush=True)
@@ -261,14 +274,14 @@ def _estimated(subjects: Sequence[Subject], data: Dataset, folder: Path) -> list
     about = {"config": asked, "records": records, "recorded": values.recorded}
     about |= {"signs": values.signs(), "choice": values.choice()}
     write_json(path, about)
-    return records
+    return about
 
 
 # --- The record -----------------------------------------------------------------------------------
 
 
-def _write(study: Study, records: list[dict[str, Any]], lines: list[str]) -> None:
-    """Writes the set's policies, and the measures of all sets."""
+def _write(study: Study, records: list[dict[str, Any]], lines: list[str], best: float) -> None:
+    """Writes the set's policies, and the measures of all sets; `best` is the data's best return."""
     name = f"estimates-{FLAGS.set}"
     label = f"value when played, discounted; {study.dataset}"
     about = {
@@ -279,6 +292,7 @@ def _write(study: Study, records: list[dict[str, Any]], lines: list[str]) -> Non
         "machine": FLAGS.note or "not recorded",
         "versions": "not recorded",
         "kept": "estimate with its 95 % interval, value and score of every policy",
+        "best_recorded": round(best, 3),
         "fit": repr(off_policy_evaluation.settings({}, FLAGS.fit)),
         "plots": {
             name: {
@@ -332,18 +346,19 @@ def _measures(source: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     along = [each for each in records if each["group"] == ALONG]
     last = max(each["updates"] for each in along)  # trained with the same seed as another run's
     all_of_them = [each for each in records if each["group"] != ALONG or each["updates"] != last]
-    yield from _selectors(f"{source['dataset']}", all_of_them, ("estimate", "q_data", "distance"))
-    yield from _selectors(
-        f"{source['dataset']}, checkpoints of one run",
-        along,
-        ("estimate", "q_data", "distance", "updates"),
-    )
+    name, best = source["dataset"], source["best_recorded"]
+    names = ("estimate", "choice", "q_data", "distance")
+    yield from _selectors(name, all_of_them, names, best)
+    yield from _selectors(f"{name}, checkpoints of one run", along, (*names, "updates"), best)
 
 
 def _selectors(
-    dataset: str, records: Sequence[Mapping[str, Any]], names: Sequence[str]
+    dataset: str, records: Sequence[Mapping[str, Any]], names: Sequence[str], best: float
 ) -> Iterator[dict[str, Any]]:
     for name in names:
+        if name == "choice":
+            yield _choice(dataset, records, best)
+            continue
         mine = [each for each in records if name in each]
         if len(mine) < 3:
             continue
@@ -362,6 +377,22 @@ def _selectors(
             row["error"] = round(ranking.mean_absolute_error(estimates, values), 1)
             row["range"] = {"range": [round(float(x), 1) for x in (values.min(), values.max())]}
         yield row
+
+
+def _choice(dataset: str, records: Sequence[Mapping[str, Any]], best: float) -> dict[str, Any]:
+    """What the commands would choose, each policy taken for itself (`PolicyValues.chosen`)."""
+    highest = max(records, key=lambda each: each["estimate"]["mean"])
+    confirmed = highest["estimate"]["mean"] <= best and highest["clipped"] <= CLIPPED
+    nearest = min(records, key=lambda each: each["distance"])
+    taken = highest if confirmed else nearest
+    scores = np.array([each["score"] for each in records])
+    regret = ranking.regret(np.array([float(each is taken) for each in records]), scores)
+    return {
+        "dataset": dataset,
+        "selector": TITLES["choice"],
+        "policies": len(records),
+        "regret": round(regret, 2),
+    }
 
 
 if __name__ == "__main__":

@@ -1,5 +1,9 @@
 """Estimated values of policies: the choice they suggest, how sure it is, and warning signs.
 
+A highest estimate that no data confirm is not followed: the policy nearest to the recorded actions
+is chosen instead, which was the better choice on most of the datasets where both were played
+(docs/tutorials/choosing_a_policy.md).
+
 values = run.estimate()
 print(values)               # a table, the choice, the warning signs
 values.chosen.policy        # of a run with several points: values.chosen.settings
@@ -59,7 +63,7 @@ class Group(NamedTuple):
     value: float  # mean over seeds
     interval: tuple[float, float]  # 95 %, over episodes, seeds and fits
     certainty: float  # share of the resamples in which it is the best of all groups
-    seed: int  # of its highest estimate
+    seed: int  # of its highest estimate; where estimates are not followed, the nearest to the data
     seed_certainty: float  # share of the resamples in which that is the best seed
     members: tuple[PolicyValue, ...]
 
@@ -103,9 +107,23 @@ class PolicyValues:
         self.groups = tuple(_grouped(self.values))
 
     @property
-    def chosen(self) -> Group:
+    def highest(self) -> Group:
         """The group of the highest estimate."""
         return max(self.groups, key=lambda group: group.value)
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether some episode is as good as the highest estimate, and its fit within bounds."""
+        best = self.highest
+        return best.value <= self.recorded[1] and _mean(best, "clipped") <= CLIPPED
+
+    @property
+    def chosen(self) -> Group:
+        """The group of the highest estimate; if no data confirm it, the one nearest to the data."""
+        if self.confirmed:
+            return self.highest
+        nearest = min(self.groups, key=lambda group: _mean(group, "distance"))
+        return _with_seed(nearest, int(np.argmin([each.distance for each in nearest.members])))
 
     def of(self, policy: str, settings: Mapping[str, Any] | None = None) -> dict[int, float]:
         """{seed: estimate} of one policy; `settings` picks the point of a sweep or comparison."""
@@ -117,11 +135,16 @@ class PolicyValues:
         }
 
     def choice(self) -> str:
-        """Which policy the estimates choose, and how sure that is."""
+        """Which policy is chosen, and how sure that is."""
         best = self.chosen
         several = len(self.groups) > 1
-        named = f"{best.label}, policy {best.policy}" if best.label else f"policy {best.policy}"
-        text = f"{self.estimator} chooses {named}"
+        if not self.confirmed and len(self.values) > 1:
+            seed = f", seed {best.seed}" if len(best.members) > 1 else ""
+            return (
+                f"no data confirm the highest estimate, of {_title(self.highest)}; chosen is the "
+                f"policy nearest to the recorded actions: {_title(best)}{seed}"
+            )
+        text = f"{self.estimator} chooses {_title(best)}"
         if several:
             text += f" (the best in {best.certainty:.0%} of the resamples)"
         if len(best.members) > 1:
@@ -133,8 +156,7 @@ class PolicyValues:
         return [*self._signs()]
 
     def _signs(self) -> Iterator[str]:
-        best = self.chosen
-        if len(self.groups) > 1 and best.certainty < SURE:
+        if self.confirmed and len(self.groups) > 1 and self.highest.certainty < SURE:
             yield (
                 "the data do not tell the best policies apart: take the one nearest to cloning, or "
                 "try both under supervision"
@@ -209,6 +231,11 @@ class PolicyValues:
             "recorded": list(self.recorded),
             "data_distance": self.data_distance,
             "choice": self.choice(),
+            "chosen": {
+                "settings": dict(self.chosen.settings),
+                "policy": self.chosen.policy,
+                "seed": self.chosen.seed,
+            },
             "signs": self.signs(),
             "groups": [
                 {
@@ -260,25 +287,35 @@ def _grouped(values: tuple[PolicyValue, ...]) -> Iterator[Group]:
     groups = list(found.values())
     drawn = ranking.draws([np.stack([x.members for x in group]) for group in groups])
     shares = ranking.certainty(drawn)
-    for place, group in enumerate(groups):
-        seeds = ranking.draws([each.members[None] for each in group])
-        best = int(np.argmax([each.value for each in group]))
-        yield Group(
-            settings=group[0].settings,
-            policy=group[0].policy,
-            value=float(np.mean([each.value for each in group])),
+    for place, members in enumerate(groups):
+        group = Group(
+            settings=members[0].settings,
+            policy=members[0].policy,
+            value=float(np.mean([each.value for each in members])),
             interval=ranking.interval(drawn[:, place]),
             certainty=float(shares[place]),
-            seed=group[best].seed,
-            seed_certainty=float(ranking.certainty(seeds)[best]),
-            members=tuple(group),
+            seed=0,
+            seed_certainty=0.0,
+            members=tuple(members),
         )
+        yield _with_seed(group, int(np.argmax([each.value for each in members])))
+
+
+def _with_seed(group: Group, place: int) -> Group:
+    """The group with its seed at `place` as the one to take."""
+    seeds = ranking.draws([each.members[None] for each in group.members])
+    share = float(ranking.certainty(seeds)[place])
+    return group._replace(seed=group.members[place].seed, seed_certainty=share)
 
 
 def _mean(group: Group, name: str) -> float:
     """The mean of a sign over seeds; 0 where it was not measured."""
     found = [getattr(each, name) for each in group.members]
     return float(np.mean([x for x in found if x is not None] or [0.0]))
+
+
+def _title(group: Group) -> str:
+    return f"{group.label}, policy {group.policy}" if group.label else f"policy {group.policy}"
 
 
 def _named(groups: list[Group]) -> str:
