@@ -2,13 +2,14 @@
 
     python -m benchmarks.speed                      # all cores or the accelerator
     python -m benchmarks.speed --cores=1 --seeds=1,5
+    python -m benchmarks.speed --cores=1 --seeds=1 --precisions=float32,bfloat16
 
 What is timed is the runner's own compiled chunk (`chunk.compile_chunk`) on random data of
-HalfCheetah's size, method defaults otherwise. Rounds of every (phase, seeds) are interleaved with
+HalfCheetah's size, method defaults otherwise. Rounds of every case are interleaved with
 rounds of a float32 matrix product, and medians are taken of each: the machine's speed drifts.
 "Rate" is in updates of one seed per CPU-second on a CPU (all threads of the process added), per
 second on an accelerator; "of peak" is the model's matrix-product FLOPs over the product's rate, "of
-fewest" the rate over that of the first number of seeds in the same round.
+first" the rate over that of the phase's first row in the same round.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxrl_prefs.cli.flops import update_flops
-from jaxrl_prefs.method import Method
+from jaxrl_prefs.method import Method, with_precision
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import devices, seed_axis
 from jaxrl_prefs.runs import overrides
@@ -42,10 +43,11 @@ SETTLED = 2.0  # seconds of a call beside which what it costs once counts little
 
 
 class Case(NamedTuple):
-    """One phase for so many seeds, compiled and warm."""
+    """One phase for so many seeds at a precision, compiled and warm."""
 
     name: str
     seeds: int
+    precision: str
     run: Callable[[int], None]  # (updates of each seed)
     updates: int  # in a round
     flops: float  # of one update of one seed
@@ -101,8 +103,9 @@ def yardstick() -> Callable[[], float]:
     return measure
 
 
-def compiled(method: Method, index: int, data: Transition, seeds: int) -> Case:
+def compiled(method: Method, index: int, data: Transition, seeds: int, precision: str) -> Case:
     """Compiles one phase for `seeds` seeds on the devices that they can fill."""
+    method = with_precision(method, precision)
     devices = jax.devices()[: min(seeds, jax.device_count())]
     placement = chunk.SeedPlacement(tuple(range(seeds)), seed_axis.seed_mesh(devices))
     state = loop.init_members(method, data, placement)
@@ -110,7 +113,7 @@ def compiled(method: Method, index: int, data: Transition, seeds: int) -> Case:
     program = chunk.compile_chunk(method, index, data, placement, state=state)
     seconds = time.perf_counter() - start
     phase = method.phases[index]
-    _tell(f"{phase.name}, {seeds} seeds: compiled in {seconds:.1f} s")
+    _tell(f"{phase.name}, {seeds} seeds, {precision}: compiled in {seconds:.1f} s")
     holder = {"state": state, "step": 0}
 
     def run(updates: int) -> None:
@@ -127,7 +130,8 @@ def compiled(method: Method, index: int, data: Transition, seeds: int) -> Case:
     # Whole cycles, else the mean over updates would depend on where a round starts. Long
     # calls, as a run's: each costs something of its own, more with more seeds.
     updates = period * max(1, round(FLAGS.round_seconds * seeds / pace / period))
-    return Case(phase.name, seeds, run, updates, flops, seconds, memory.temp_size_in_bytes)
+    temporary = memory.temp_size_in_bytes
+    return Case(phase.name, seeds, precision, run, updates, flops, seconds, temporary)
 
 
 def _pace(run: Callable[[int], None]) -> float:
@@ -166,8 +170,16 @@ def show(cases: list[Case], rates: np.ndarray, peak: float) -> None:
     console = Console(width=110)
     unit = "CPU-s" if jax.default_backend() == "cpu" else "s"
     table = Table(title=f"{FLAGS.algo} on {jax.devices()[0].device_kind}, {jax.device_count()} x")
-    columns = ("phase", "seeds", f"updates/{unit}", "min-max", "GFLOP/update", "of peak")
-    for column in (*columns, "of fewest", "compile s", "temp MB"):
+    columns = (
+        "phase",
+        "seeds",
+        "precision",
+        f"updates/{unit}",
+        "min-max",
+        "GFLOP/update",
+        "of peak",
+    )
+    for column in (*columns, "of first", "compile s", "temp MB"):
         table.add_column(column, justify="right")
     first: dict[str, np.ndarray] = {}
     for case, rate in zip(cases, rates, strict=True):
@@ -175,6 +187,7 @@ def show(cases: list[Case], rates: np.ndarray, peak: float) -> None:
         table.add_row(
             case.name,
             str(case.seeds),
+            case.precision,
             f"{np.median(rate):.2f}",
             f"{rate.min():.2f}-{rate.max():.2f}",
             f"{case.flops / 1e9:.2f}",
@@ -200,7 +213,12 @@ def main(_: list[str]) -> None:
     spec = Spec.of(data)
     method = module.make(config, spec)
     chosen = [i for i, p in enumerate(method.phases) if not FLAGS.phases or p.name in FLAGS.phases]
-    cases = [compiled(method, index, data, int(seeds)) for index in chosen for seeds in FLAGS.seeds]
+    cases = [
+        compiled(method, index, data, int(seeds), precision)
+        for index in chosen
+        for seeds in FLAGS.seeds
+        for precision in FLAGS.precisions
+    ]
     rates, peak = measure(cases, FLAGS.rounds)
     show(cases, rates, peak)
 
@@ -209,6 +227,7 @@ if __name__ == "__main__":
     flags.DEFINE_enum("algo", "bdpo", sorted(METHODS), "method")
     flags.DEFINE_list("seeds", ["1", "5"], "numbers of seeds")
     flags.DEFINE_list("phases", [], "phases to time; all if empty")
+    flags.DEFINE_list("precisions", ["float32"], "of the products of hidden layers")
     flags.DEFINE_integer("cores", 0, "run on so many cores (Linux); 0 for all", lower_bound=0)
     flags.DEFINE_integer("rounds", 5, "interleaved rounds", lower_bound=1)
     flags.DEFINE_float("round_seconds", 4.0, "about how long a round takes a seed")

@@ -10,11 +10,14 @@ Training (training/loop.py) owns keys, steps, batches and columns; a method owns
 State holds arrays only. `step` counts the updates of the phase and is never batched over seeds,
 so that `lax.cond` on it stays a branch when the update is mapped over seeds. The functions are
 hashable, because compiled programs are cached by them.
+
+`with_precision` says how precisely a method's networks multiply matrices, on every device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -175,3 +178,45 @@ class Method(NamedTuple):
     diagnose: Diagnose = no_diagnosis  # called at each evaluation
     warn: Warn = no_warning  # of what it measured; a run prints every sentence once
     uses_rewards: bool = True  # False: no update reads them, so data without rewards will do
+
+
+# name -> JAX's name: how precisely hidden layers are multiplied (ops/products.py)
+PRECISIONS = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
+
+
+def with_precision(method: Method, name: str) -> Method:
+    """The same method, whose networks multiply their hidden layers at a precision.
+
+    First and last layers, losses, optimisers, averages and log-densities stay in float32, and so
+    do parameters. "tf32" is for NVIDIA's accelerators and is float32 elsewhere; "bfloat16" rounds
+    the factors of a product and accumulates in float32.
+
+    Args:
+        method: what is computed.
+        name: one of PRECISIONS.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"no precision {name!r}; there are {', '.join(PRECISIONS)}")
+    at = partial(partial, _computed, PRECISIONS[name])
+
+    def phase(each: Phase) -> Phase:
+        enter = each.enter if each.enter is identity else at(each.enter)
+        return each._replace(update=at(each.update), enter=enter)
+
+    def policy(each: Policy) -> Policy:
+        density = None if each.log_density is None else at(each.log_density)
+        return each._replace(act=at(each.act), log_density=density)
+
+    return method._replace(
+        phases=tuple(map(phase, method.phases)),
+        policies={each: policy(value) for each, value in method.policies.items()},
+        diagnose=at(method.diagnose),
+    )
+
+
+def _computed(level: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    with jax.default_matmul_precision(level):
+        return function(*arguments)

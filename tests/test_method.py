@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_prefs.method import Method, Phase, epoch, identity, no_diagnosis, sequential, uniform
+from jaxrl_prefs.method import (
+    PRECISIONS,
+    Method,
+    Phase,
+    epoch,
+    identity,
+    no_diagnosis,
+    sequential,
+    uniform,
+    with_precision,
+)
+from jaxrl_prefs.methods import td3_bc
+from jaxrl_prefs.types import Spec, Transition
 
 KEY = jax.random.key(0)
 
@@ -48,3 +63,50 @@ def test_defaults_do_nothing() -> None:
     assert phase.sampler is uniform
     assert not phase.columns
     assert not phase.shared
+
+
+# --- Precision ------------------------------------------------------------------------------------
+
+
+def products_of(jaxpr: Any) -> Iterator[tuple[str, Any]]:
+    """(type of the factors, precision) of every product in a program, loops and calls included."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield str(equation.invars[0].aval.dtype), equation.params["precision"]
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")
+        ):
+            if hasattr(inner, "jaxpr"):
+                yield from products_of(getattr(inner.jaxpr, "jaxpr", inner.jaxpr))
+            elif hasattr(inner, "eqns"):
+                yield from products_of(inner)
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_hidden_layers_alone_follow_the_precision(name: str, tiny: Transition) -> None:
+    """Of three layers the middle one; in two critics that are a loop, and the policy."""
+    wide = td3_bc.Config(actor_hidden=(8, 8), critic_hidden=(8, 8))
+    method = with_precision(td3_bc.make(wide, Spec.of(tiny)), name)
+    state = jax.eval_shape(method.init, KEY, tiny)
+    act = jax.make_jaxpr(method.policies["actor"].act)(state, tiny.observation, KEY)
+    exact = jax.lax.Precision.HIGHEST
+    middle = {
+        "float32": ("float32", (exact, exact)),
+        "tf32": ("float32", (jax.lax.Precision.HIGH,) * 2),
+        "bfloat16": ("bfloat16", (jax.lax.Precision.DEFAULT,) * 2),
+    }[name]
+    edge = ("float32", (exact, exact))
+    assert list(products_of(act.jaxpr)) == [edge, middle, edge]
+    update = jax.make_jaxpr(method.phases[0].update)(state, tiny, KEY, jnp.int32(0))
+    found = list(products_of(update.jaxpr))
+    low = [each for each in found if each[0] == "bfloat16"]
+    assert bool(low) == (name == "bfloat16")
+    after, _ = jax.eval_shape(method.phases[0].update, state, tiny, KEY, jnp.int32(0))
+    assert all(leaf.dtype != jnp.bfloat16 for leaf in jax.tree.leaves(after))
+
+
+def test_what_is_not_computed_is_not_wrapped(tiny: Transition) -> None:
+    method = with_precision(td3_bc.make(td3_bc.Config(), Spec.of(tiny)), "bfloat16")
+    assert method.phases[0].enter is identity
+    with pytest.raises(ValueError, match="no precision 'half'; there are float32, tf32, bfloat16"):
+        with_precision(method, "half")

@@ -69,6 +69,8 @@ SHARED = {
     "all at once) or auto: gymnasium on a CPU and where there is no such simulator",
     "holdout": "share of the episodes (0.1) that are not trained on: what a method measures of its "
     "own, such as the cloning error, is measured on them",
+    "precision": "float32, tf32 (NVIDIA's accelerators) or bfloat16: how precisely the hidden "
+    "layers of networks are multiplied. All else stays in float32",
     "log": "what to write besides the JSONL files: tensorboard, wandb, or both, separated by "
     "a comma",
     "overwrite": "start again, removing the runs in --workdir; without it a run goes on, also with "
@@ -86,7 +88,12 @@ SHARED = {
 }
 HINTS = {name: "error" if name == "bad_rows" else "" for name in Hints._fields}
 EVALUATION = ("eval_episodes", "eval_every", "eval_backend")
-WITH_FLAGS = (*EVALUATION, "holdout", "log")  # fields of a run that have a flag besides --set
+WITH_FLAGS = (
+    *EVALUATION,
+    "holdout",
+    "precision",
+    "log",
+)  # fields of a run that have a flag besides --set
 
 
 def define_flags(own: flags.FlagValues, **defaults: Any) -> None:

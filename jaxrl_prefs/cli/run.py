@@ -40,6 +40,7 @@ commandline.define_flags(
     eval_every="",
     eval_backend="",
     holdout="",
+    precision="",
     log="",
     overwrite=False,
 )

@@ -60,6 +60,7 @@ commandline.define_flags(
     eval_every="",
     eval_backend="",
     holdout="",
+    precision="",
     log="",
     last=1,
     select="",

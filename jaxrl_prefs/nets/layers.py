@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl_prefs.ops import products
 from jaxrl_prefs.ops.shapes import expand_rank
 from jaxrl_prefs.types import Array, Key, Net, Params
 
@@ -105,11 +106,14 @@ class _JoinedDense(nn.Module):
         parts = jnp.split(kernel, np.cumsum(sizes)[:-1])
         ndim = max(x.ndim for x in inputs)
         # Smallest products first, so that the largest array is added to only once.
-        products = [expand_rank(x @ part, ndim) for x, part in zip(inputs, parts, strict=True)]
-        products.sort(key=lambda product: product.size)
-        total = products[0] + expand_rank(bias, ndim)
-        for product in products[1:]:
-            total = product + total
+        terms = [
+            expand_rank(products.exact(x, part), ndim)
+            for x, part in zip(inputs, parts, strict=True)
+        ]
+        terms.sort(key=lambda term: term.size)
+        total = terms[0] + expand_rank(bias, ndim)
+        for term in terms[1:]:
+            total = term + total
         return total
 
 
@@ -117,10 +121,18 @@ class _Dense(nn.Module):
     width: int
     initialiser: str = "orthogonal"
     gain: float = 1.0
+    hidden: bool = False  # its input and output are hidden layers
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return nn.Dense(self.width, kernel_init=initialiser(self.initialiser, self.gain))(x)
+        init = initialiser(self.initialiser, self.gain)
+        product = products.hidden if self.hidden else products.exact
+        return nn.Dense(self.width, kernel_init=init, dot_general=_as_dot_general(product))(x)
+
+
+def _as_dot_general(product: Callable[[Array, Array], Array]) -> Callable[..., Array]:
+    """A product in the form in which Flax's layer calls it."""
+    return lambda x, kernel, axes, precision=None: product(x, kernel)
 
 
 # Flax names parameters by their class, so the classes keep the names that checkpoints hold.

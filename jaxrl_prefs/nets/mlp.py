@@ -25,7 +25,7 @@ class Mlp(nn.Module):
         first, *others = self.hidden
         x = self._activated(JoinedDense(first, self.initialiser)(inputs))
         for width in others:
-            x = self._activated(Dense(width, self.initialiser)(x))
+            x = self._activated(Dense(width, self.initialiser, hidden=True)(x))
         return Dense(self.output, self.initialiser, self.last_gain)(x)
 
     def _activated(self, x: Array) -> Array:
@@ -48,7 +48,7 @@ class _ResidualMlp(nn.Module):
         for _ in range(self.blocks):
             start = x
             for _ in range(2):
-                x = Dense(self.width, "glorot")(jax.nn.relu(x))
+                x = Dense(self.width, "glorot", hidden=True)(jax.nn.relu(x))
             x = start + x
         return Dense(self.output, "glorot")(x)
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_prefs.ops import spectral
+from jaxrl_prefs.ops import products, spectral
 from jaxrl_prefs.ops.shapes import expand_rank
 from jaxrl_prefs.types import Array, Key, Params
 
@@ -60,12 +60,13 @@ def scalar(width: int, blocks: int) -> Residual:
             return spectral.normalized(layers[name]["kernel"], vectors[name])
 
         def dense(name: str, x: Array) -> Array:
-            return jax.nn.relu(x) @ kernel(name) + expand_rank(layers[name]["bias"], x.ndim)
+            product = products.hidden(jax.nn.relu(x), kernel(name))
+            return product + expand_rank(layers[name]["bias"], x.ndim)
 
         x = _joined(kernel(INPUT), layers[INPUT]["bias"], inputs)
         for first, second in zip(inner[::2], inner[1::2], strict=True):
             x = x + dense(second, dense(first, x))
-        return gain(params) * (jax.nn.relu(x) @ kernel(OUTPUT)).squeeze(-1)
+        return gain(params) * products.exact(jax.nn.relu(x), kernel(OUTPUT)).squeeze(-1)
 
     return Residual(init, _start, _power_iteration, apply, blocks)
 
@@ -84,13 +85,15 @@ def _joined(kernel: Array, bias: Array, inputs: tuple[Array, ...]) -> Array:
     """The layer over the concatenation of its inputs, without concatenating them."""
     ndim = max(x.ndim for x in inputs)
     parts = jnp.split(kernel, np.cumsum([x.shape[-1] for x in inputs])[:-1])
-    products = [expand_rank(x @ part, ndim) for x, part in zip(inputs, parts, strict=True)]
-    products.sort(
-        key=lambda product: product.size
+    terms = [
+        expand_rank(products.exact(x, part), ndim) for x, part in zip(inputs, parts, strict=True)
+    ]
+    terms.sort(
+        key=lambda term: term.size
     )  # smallest first: the largest array is added to only once
-    total = products[0] + expand_rank(bias, ndim)
-    for product in products[1:]:
-        total = product + total
+    total = terms[0] + expand_rank(bias, ndim)
+    for term in terms[1:]:
+        total = term + total
     return total
 
 

@@ -83,7 +83,7 @@ class _ScoreNet(nn.Module):
         for _ in range(self.blocks):
             start = x
             for _ in range(2):
-                x = Dense(self.width, "glorot")(swish(x + time))
+                x = Dense(self.width, "glorot", hidden=True)(swish(x + time))
             x = start + x
         return Dense(self.output, "glorot")(x)
 

@@ -59,6 +59,16 @@ def hutchinson(key: Key, action_dim: int, probes: int = 10) -> Divergence:
     return divergence
 
 
+def precisely(score: Score) -> Score:
+    """The score with all its products in float32, whatever precision is in force."""
+
+    def evaluated(y: Array, t: Array) -> Array:
+        with jax.default_matmul_precision("highest"):
+            return score(y, t)
+
+    return evaluated
+
+
 def log_density(
     score: Score,
     y: Array,
@@ -76,7 +86,7 @@ def log_density(
         raise ValueError(f"the log-density needs 6 nodes or more, not {nodes}")
     times, steps = vpsde.nodes(start, 1.0, nodes)
     memory = jnp.asarray(BASHFORTH[np.minimum(np.arange(nodes), 2)], y.dtype)
-    weights = np.ones(nodes)
+    score, weights = precisely(score), np.ones(nodes)
     weights[:3], weights[-3:] = GREGORY, GREGORY[::-1]
 
     def step(carry: tuple, n: Array) -> tuple[tuple, None]:
@@ -114,6 +124,7 @@ def adaptive_log_density(
         rate = -0.5 * vpsde.beta(t)
         return rate * (state[0] + value), rate * (y.shape[-1] + trace)
 
+    score = precisely(score)
     begin = (y, jnp.zeros(y.shape[:-1], y.dtype))
     end, total = integrated(field, begin, start, 1.0, tolerance)
     found = standard_normal(end) + total

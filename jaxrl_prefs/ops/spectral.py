@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxrl_prefs.ops.products import exact
 from jaxrl_prefs.types import Array
 
 TINY = 1e-12  # keeps the direction of a zero vector finite
@@ -25,7 +26,7 @@ def direction(x: Array) -> Array:
 
 def power_step(kernel: Array, u: Array) -> Array:
     """One power iteration: kernel [I, O], u [I] -> u [I]."""
-    return direction(kernel @ direction(u @ kernel))
+    return direction(exact(kernel, direction(exact(u, kernel))))
 
 
 def spectral_norm(kernel: Array, u: Array) -> Array:
@@ -33,8 +34,8 @@ def spectral_norm(kernel: Array, u: Array) -> Array:
     u has converged. u and v count as constants, so the gradient is the outer product u v.
     """
     u = jax.lax.stop_gradient(u)
-    v = jax.lax.stop_gradient(direction(u @ kernel))
-    return u @ kernel @ v
+    v = jax.lax.stop_gradient(direction(exact(u, kernel)))
+    return exact(exact(u, kernel), v)
 
 
 def normalized(kernel: Array, u: Array) -> Array:

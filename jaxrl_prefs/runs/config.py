@@ -58,6 +58,8 @@ class RunConfig:
     checkpoint_every: int = 10_000  # updates, rounded up to the next row of metrics
     keep: int = 2  # newest checkpoints to keep
     log: tuple[str, ...] = ()  # besides JSONL files: tensorboard, wandb
+    # of the products of hidden layers; all else is computed in float32
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     # how seeds share a device: one after the other, or side by side
     mapping: Literal["auto", "loop", "vmap"] = "auto"
 

@@ -23,7 +23,7 @@ import numpy as np
 from jaxrl_prefs.data.transforms import Affine
 from jaxrl_prefs.errors import ConfigError, LoadError, WorkdirError
 from jaxrl_prefs.keys import seed_keys
-from jaxrl_prefs.method import Method, State
+from jaxrl_prefs.method import Method, State, with_precision
 from jaxrl_prefs.runs import overrides, renamed
 from jaxrl_prefs.runs.methods import find_method, known_method, name_of
 from jaxrl_prefs.runs.run import Point, Row, Run, Settings, damage_is_named
@@ -105,7 +105,8 @@ def _read(folder: Path, given: Any) -> list[Point]:
     values = list(zip(*swept.values(), strict=True)) if swept else [()]
     settings = [dict(zip(swept, map(float, each), strict=True)) for each in values]
     configs = [with_settings(config, each) for each in settings]
-    methods = [module.make(each, spec) for each in configs]
+    precision = about["run"].get("precision", "float32")
+    methods = [with_precision(module.make(each, spec), precision) for each in configs]
     state, step = _restored(folder, methods[0], spec, len(seeds), settings if swept else [])
     cache: dict[str, list[Row]] = {}
     return [

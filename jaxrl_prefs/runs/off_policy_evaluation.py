@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxrl_prefs import data as datasets
@@ -372,15 +373,16 @@ def _fitted(group: Sequence[Entry], used: EvaluationData, config: fqe.Config, sa
         if done // ten != (done - 1) // ten or done % ten == 0:
             say(f"fitted {done:,} of {config.updates:,} updates for {len(actions.first)} policies")
 
-    fitted = fqe.fit(
-        used.data,
-        actions,
-        config,
-        used.unit,
-        mesh,
-        held_out=used.held_out,
-        progress=progress,
-    )
+    with jax.default_matmul_precision("highest"):
+        fitted = fqe.fit(
+            used.data,
+            actions,
+            config,
+            used.unit,
+            mesh,
+            held_out=used.held_out,
+            progress=progress,
+        )
     return fitted, actions, mesh
 
 

@@ -20,7 +20,7 @@ from jaxrl_prefs.data import Dataset, PreparedDataset, layout, parity
 from jaxrl_prefs.environments import ogbench_names
 from jaxrl_prefs.errors import ConfigError, WorkdirError
 from jaxrl_prefs.evaluation import rollout
-from jaxrl_prefs.method import Method
+from jaxrl_prefs.method import Method, with_precision
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import devices, processes
 from jaxrl_prefs.runs import (
@@ -165,7 +165,7 @@ def _check_extension(job: Job, fields: Mapping[str, Any]) -> None:
     """Raises CannotExtend if a run with other fields of the method cannot be trained further."""
     try:
         before = load.config_of(job.module.Config, fields)
-        method = _make(job.module, before, job.dataset, job.points)
+        method = _make(job.module, before, job.dataset, job.points, job.config.precision)
     except (ValueError, TypeError) as error:  # fields that this version does not take
         raise changes.CannotExtend from error
     changes.check_extension(method, job.method, job.dataset.spec)
@@ -220,7 +220,8 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
     dataset = data.split(data.prepare(recording, run_config.processing), run_config.holdout)
     try:
         numbers = [_numbers(choice.module, point, dataset) for point in points]
-        method = _make(choice.module, method_config, dataset, numbers)
+        precision = run_config.precision
+        method = _make(choice.module, method_config, dataset, numbers, precision)
     except sweep.NotSweepable:
         raise
     except ValueError as error:
@@ -335,14 +336,21 @@ def _numbers(module: Any, point: Mapping[str, str], dataset: PreparedDataset) ->
 
 
 def _make(
-    module: Any, method_config: Any, dataset: PreparedDataset, points: Sequence[Mapping[str, float]]
+    module: Any,
+    method_config: Any,
+    dataset: PreparedDataset,
+    points: Sequence[Mapping[str, float]],
+    precision: str,
 ) -> Method:
-    make = module.make
-    if not points:
-        return make(method_config, dataset.spec)
+    make, spec = module.make, dataset.spec
     for point in points:  # any point may hold an invalid value
-        make(sweep.with_settings(method_config, point), dataset.spec)
-    return sweep.vary(make, sweep.longest(method_config, points), dataset.spec, tuple(points[0]))
+        make(sweep.with_settings(method_config, point), spec)
+    if points:
+        longest = sweep.longest(method_config, points)
+        method = sweep.vary(make, longest, spec, tuple(points[0]))
+    else:
+        method = make(method_config, spec)
+    return with_precision(method, precision)
 
 
 def _config_record(job: Job, method_config: Any) -> dict[str, Any]:
@@ -388,6 +396,7 @@ def _versions(job: Job) -> dict[str, Any]:
         "platform": platform.platform(),
         "evaluation": backend if job.dataset.recording.task else "",
         "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "precision": job.config.precision,
     }
 
 
@@ -403,7 +412,7 @@ def _revision() -> str:
 
 
 def _note_other_versions(path: Path, versions: dict[str, Any], console: Console) -> None:
-    before = workdir.read_json(path / CONFIG).get("versions", {})
+    before = {"precision": "float32"} | workdir.read_json(path / CONFIG).get("versions", {})
     changed = [name for name in versions if before.get(name) != versions[name] and name != "git"]
     if changed:
         found = f"{path} was started with other versions or devices ({', '.join(changed)})"

@@ -325,7 +325,9 @@ def _fits(folder: Path, job: Job, index: int) -> bool:
 def _circumstances(about: Mapping[str, Any]) -> list[Any]:
     """What rounding depends on, besides the program."""
     versions = [about["versions"].get(name) for name in ("jax", "jaxlib", "platform", "devices")]
-    return [about["data"]["sha256"], about["run"]["mapping"], *versions]
+    run = about["run"]
+    precision = run.get("precision", "float32")
+    return [about["data"]["sha256"], run["mapping"], precision, *versions]
 
 
 def _for_all(phase: Phase) -> bool:

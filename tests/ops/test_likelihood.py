@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_prefs.ops import likelihood, mixtures
+from jaxrl_prefs.ops import likelihood, mixtures, products
 from tests.exact import compiled
 
 
@@ -137,3 +137,19 @@ def test_no_callback_is_compiled():
     """Inside somebody's scan, on any device."""
     text = str(jax.make_jaxpr(partial(likelihood.adaptive_log_density, LINE.score))(jnp.zeros(1)))
     assert "callback" not in text
+
+
+@pytest.mark.parametrize(
+    "density", [likelihood.log_density, partial(likelihood.adaptive_log_density, tolerance=1e-3)]
+)
+def test_a_coarse_precision_leaves_densities_alone(density):
+    """The score of normal data as a layer of a network, whose products follow the precision."""
+    y = jnp.float32(np.random.default_rng(0).normal(size=(20, 3)))
+
+    def found(y):
+        return density(lambda y, t: products.hidden(-y, jnp.eye(3)), y)
+
+    with jax.default_matmul_precision("bfloat16"):
+        coarse = compiled(found, y)
+        assert (compiled(products.hidden, y, jnp.eye(3)) != y).any()
+    np.testing.assert_array_equal(coarse, compiled(found, y))

@@ -271,3 +271,19 @@ def test_loggers_get_every_row(kept: jp.Run, data: Dataset) -> None:
     assert kept.workdir is not None
     written = [json.loads(x) for text in files(kept.workdir).values() for x in text.splitlines()]
     assert sorted(map(str, listener.rows)) == sorted(map(str, written))
+
+
+def test_a_precision_belongs_to_the_run(data: Dataset, tmp_path: Path) -> None:
+    """It is recorded, a loaded policy has it, and a folder cannot go on with another."""
+    own = {name: value for name, value in FIELDS.items() if name != "critic_hidden"}
+    fields = own | {"actor_hidden": (8, 8), "workdir": tmp_path, "seeds": 1, "env": None}
+    seen = np.float32([[1, 0, 0.5]])
+    half = jp.train("bc", data, precision="bfloat16", **fields)
+    about = json.loads((tmp_path / "config.json").read_text())
+    assert about["run"]["precision"] == about["versions"]["precision"] == "bfloat16"
+    loaded = jp.load_run(tmp_path).policy(seed=0)(seen)
+    np.testing.assert_array_equal(loaded, half.policy(seed=0)(seen))
+    with pytest.raises(jp.WorkdirError, match="precision: 'bfloat16' in the folder, 'float32'"):
+        jp.train("bc", data, **fields)
+    whole = jp.train("bc", data, **fields, overwrite=True).policy(seed=0)(seen)
+    assert 0 < np.abs(whole - loaded).max() < 0.02
