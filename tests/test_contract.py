@@ -80,6 +80,7 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "bc": {"policy": "gaussian", "train_steps": 4, "batch_size": 8, "actor_hidden": (8,)},
     "td3_bc": {"train_steps": 5, "batch_size": 8, "actor_hidden": (8,), "critic_hidden": (8,)},
+    "rebrac": {"train_steps": 5, "batch_size": 8, "actor_hidden": (8,), "critic_hidden": (8,)},
     "td3_bst": {
         "pretrain_steps": 3,
         "train_steps": 5,
@@ -147,6 +148,7 @@ CHANGES: dict[str, dict[str, set[str]]] = {
     "ibc": {"train": {"behavior", "vectors"}},
     "bc": {"train": {"actor"}},
     "td3_bc": {"train": {"actor", "critic"}},
+    "rebrac": {"train": {"actor", "critic"}},
     "td3_bst": {"morse": {"morse"}, "train": {"actor", "critic"}},
     "iql": {"train": {"actor", "critic", "value"}},
     "one_step": {"critic": {"critic"}, "train": {"actor"}},
@@ -168,6 +170,7 @@ ENTERS: dict[str, dict[str, set[str]]] = {
     "ibc": {},
     "bc": {},
     "td3_bc": {},
+    "rebrac": {},
     "td3_bst": {},
     "iql": {},
     "one_step": {},

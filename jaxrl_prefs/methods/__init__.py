@@ -13,6 +13,7 @@ from jaxrl_prefs.methods import (
     iql,
     iql_bst,
     one_step,
+    rebrac,
     td3_bc,
     td3_bst,
 )
@@ -24,6 +25,7 @@ METHODS = {
     "iql_bst": iql_bst,
     "bpr": bpr,
     "td3_bc": td3_bc,
+    "rebrac": rebrac,
     "iql": iql,
     "one_step": one_step,
     "fql": fql,

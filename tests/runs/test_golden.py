@@ -88,6 +88,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "train_steps": 4,
     },
     "td3_bc": {**HIDDEN, "train_steps": 6, "eval_every": 4},
+    "rebrac": {**HIDDEN, "train_steps": 4},
     "iql": {**HIDDEN, "train_steps": 4},
     "one_step": {**HIDDEN, "pretrain_steps": 4, "train_steps": 4},
     "fql": {**HIDDEN, "flow_steps": 2, "train_steps": 4},
