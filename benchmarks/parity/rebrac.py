@@ -112,7 +112,9 @@ def state_of(states: State, optimizer: optax.GradientTransformation) -> rebrac.S
     return rebrac.State(
         **{
             name: Trainable(
-                as_ours(each.params), as_ours(each.target_params), optimizer.init(as_ours(each.params))
+                as_ours(each.params),
+                as_ours(each.target_params),
+                optimizer.init(as_ours(each.params)),
             )
             for name, each in states.items()
         }

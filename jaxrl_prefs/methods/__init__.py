@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from jaxrl_prefs.methods import (
     arq,
+    awac,
     bc,
     bdpo,
     bpr,
+    cql,
     fql,
     ibc,
     ifql,
@@ -16,6 +18,7 @@ from jaxrl_prefs.methods import (
     rebrac,
     td3_bc,
     td3_bst,
+    xql,
 )
 
 METHODS = {
@@ -27,6 +30,9 @@ METHODS = {
     "td3_bc": td3_bc,
     "rebrac": rebrac,
     "iql": iql,
+    "xql": xql,
+    "awac": awac,
+    "cql": cql,
     "one_step": one_step,
     "fql": fql,
     "ifql": ifql,

@@ -1,8 +1,13 @@
-"""Settings of ReBRAC by task, for `presets.py`.
+"""Settings of ReBRAC, XQL, AWAC and CQL by task, for `presets.py`.
 
 ReBRAC: the penalties of the authors' published configs (tinkoff-ai/ReBRAC, configs/rebrac), for
 every dataset of D4RL; defaults are theirs for locomotion. For OGBench, those that FQL's authors
 found (Park, Li and Levine 2025, arXiv 2502.02538, the table of hyperparameters).
+XQL: the temperatures, clips and batches of the authors' scripts (Div99/XQL, offline/reproduce),
+without their noise on actions (halfcheetah-medium), uniform actions (hopper-medium-expert,
+antmaze-umaze-diverse) and further V steps (antmaze-medium-diverse). AWAC: the lambdas of CORL
+(Tarasov et al. 2022, arXiv 2210.07105), with its weights. CQL: the readme and the scripts of the
+authors' code.
 """
 
 from __future__ import annotations
@@ -122,7 +127,58 @@ def _rebrac_datasets() -> Rows:
     }
 
 
-DATASETS: Rows = _rebrac_datasets()
+# --- XQL ------------------------------------------------------------------------------------------
+
+
+def _xql(temperature: float, clip: float, batch: int = 1024) -> Row:
+    return {"value_temperature": temperature, "max_exponent": clip, "batch_size": batch}
+
+
+XQL_LOCOMOTION = {
+    "halfcheetah-medium-v2": _xql(1.0, 7.0),
+    "halfcheetah-medium-replay-v2": _xql(1.0, 5.0, 256),
+    "halfcheetah-medium-expert-v2": _xql(1.0, 5.0),
+    "hopper-medium-v2": _xql(5.0, 7.0),
+    "hopper-medium-replay-v2": _xql(2.0, 7.0, 256),
+    "hopper-medium-expert-v2": _xql(2.0, 7.0),
+    "walker2d-medium-v2": _xql(10.0, 7.0),
+    "walker2d-medium-replay-v2": _xql(5.0, 5.0),
+    "walker2d-medium-expert-v2": _xql(2.0, 5.0, 256),
+}
+XQL_ANTMAZE = {
+    "umaze": _xql(2.0, 7.0, 256),
+    "umaze-diverse": _xql(5.0, 7.0, 256),
+    "medium-play": _xql(0.8, 5.0, 256),
+    "medium-diverse": _xql(0.6, 7.0, 256),
+    "large-play": _xql(0.6, 5.0),
+    "large-diverse": _xql(0.55, 5.0),
+}
+XQL_KITCHEN = {
+    "kitchen complete": _xql(2.0, 7.0),
+    "kitchen mixed": _xql(8.0, 7.0),
+    "kitchen partial": _xql(5.0, 7.0),
+}
+MINUS_ONE: Row = {"gamma": 0.99, "reward_scale": 1.0, "reward_shift": -1.0}
+SHARP: Row = MINUS_ONE | {"temperature": 10.0}  # the policy's in antmaze, as IQL's
+HUMAN: Row = {"temperature": 0.5}  # the policy's in kitchen and adroit
+
+# --- AWAC, CQL ------------------------------------------------------------------------------------
+
+AWAC: Row = {"weights": "exponential", "temperature": 3.0}
+AWAC_SHARP: Row = AWAC | {"temperature": 10.0}
+CQL_ANTMAZE: Row = {  # rewards (r - 1/2) 4
+    "gamma": 0.99,
+    "reward_scale": 4.0,
+    "reward_shift": -2.0,
+    "lagrange": True,
+    "target_gap": 5.0,
+}
+
+# --- by name --------------------------------------------------------------------------------------
+
+DATASETS: Rows = merged(
+    _rebrac_datasets(), {name: {"xql": row} for name, row in XQL_LOCOMOTION.items()}
+)
 TASKS: Rows = {
     **{task: {"rebrac": ADROIT | _penalties(*pair)} for task, pair in REBRAC_ADROIT.items()},
     **{
@@ -133,15 +189,19 @@ TASKS: Rows = {
         }
         for task, pair in REBRAC_OGBENCH.items()
     },
+    **{task: {"xql": HUMAN | row} for task, row in XQL_KITCHEN.items()},
 }
 
 
 def antmaze(maze: str) -> dict[str, Row]:
     """The rows of one of D4RL's ant mazes, such as "large-play"."""
-    return {"rebrac": ANTMAZE | _penalties(*REBRAC_ANTMAZE[maze])}
+    return {
+        "rebrac": ANTMAZE | _penalties(*REBRAC_ANTMAZE[maze]),
+        "xql": SHARP | XQL_ANTMAZE[maze],
+    }
 
 
-# Ours, chosen for two CPU cores.
+# Ours, chosen for two CPU cores and measured on seeds that the results do not have.
 SMALL: Row = {
     "normalize_observations": True,
     "actor_hidden": (64, 64),
@@ -153,12 +213,32 @@ SMALL: Row = {
 }
 PENDULUM: dict[str, Row] = {
     "rebrac": SMALL | _penalties(0.005, 0.001),
+    "xql": SMALL | {"value_temperature": 0.1},
+    "awac": SMALL | AWAC,
+    "cql": SMALL | {"action_samples": 4},
 }
 
-# For tasks that the papers do not have: penalties from the middle of theirs.
+# For tasks that the papers do not have: penalties from the middle of theirs, and the temperatures
+# with which XQL's authors ran a whole family.
 FAMILIES: Rows = {
-    "locomotion": {"rebrac": RAW | _penalties(0.01, 0.01)},
-    "antmaze": {"rebrac": ANTMAZE | _penalties(0.002, 0.001)},
-    "adroit": {"rebrac": ADROIT | _penalties(0.05, 0.1)},
+    "locomotion": {
+        "rebrac": RAW | _penalties(0.01, 0.01),
+        "xql": {},  # the method's defaults, on returns that span 1000
+        "awac": RAW | AWAC,
+        "cql": RAW,
+    },
+    "antmaze": {
+        "rebrac": ANTMAZE | _penalties(0.002, 0.001),
+        "xql": SHARP | _xql(0.6, 7.0, 256),
+        "awac": MINUS_ONE | AWAC_SHARP,
+        "cql": CQL_ANTMAZE,
+    },
+    "kitchen": {"xql": HUMAN | _xql(5.0, 7.0, 256)},
+    "adroit": {
+        "rebrac": ADROIT | _penalties(0.05, 0.1),
+        "xql": HUMAN | _xql(5.0, 7.0, 256),
+        "awac": AWAC_SHARP,
+    },
     "ogbench": {"rebrac": OGBENCH | _penalties(0.1, 0.01)},
+    **{name: {"awac": AWAC_SHARP} for name in ("maze2d", "pointmaze")},
 }
