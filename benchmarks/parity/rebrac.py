@@ -49,8 +49,8 @@ class Peer:
 
     def __init__(self, dtype: Any) -> None:
         """Imports their code."""
-        with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in UNUSED}):
-            self.code = importlib.import_module("src.algorithms.rebrac")
+        sys.modules.update({name: mock.MagicMock() for name in UNUSED})
+        self.code = importlib.import_module("src.algorithms.rebrac")
         networks = importlib.import_module("src.networks")
         observation, action = jnp.zeros((1, OBSERVATION)), jnp.zeros((1, ACTION))
         self.modules = {
@@ -177,10 +177,8 @@ def many_updates(peer: Peer, dtype: Any, count: int) -> dict[str, float]:
     adam = learner.optimizer(CONFIG.actor_learning_rate)
     states = start = peer.states(adam)
     state = state_of(states, adam)
-    ours_by, theirs_by = (
-        [jax.jit(lambda s, b, k, i=i: updated(s, b, k, i, adam)[0]) for i in (0, 1)],
-        [jax.jit(lambda s, b, k, i=i: peer.update(s, b, k, i == 0)[0]) for i in (0, 1)],
-    )
+    ours_by = [jax.jit(lambda s, b, k, i=i: updated(s, b, k, i, adam)[0]) for i in (0, 1)]
+    theirs_by = [jax.jit(lambda s, b, k, i=i: peer.update(s, b, k, i == 0)[0]) for i in (0, 1)]
     for i, (theirs, ours) in enumerate(pairs(count, dtype)):
         key = jax.random.fold_in(jax.random.key(7), i)
         states, state = theirs_by[i % 2](states, theirs, key), ours_by[i % 2](state, ours, key)

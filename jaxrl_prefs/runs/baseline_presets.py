@@ -213,7 +213,7 @@ SMALL: Row = {
 }
 PENDULUM: dict[str, Row] = {
     "rebrac": SMALL | _penalties(0.005, 0.001),
-    "xql": SMALL | {"value_temperature": 0.1},
+    "xql": SMALL | {"value_temperature": 1.0},
     "awac": SMALL | AWAC,
     "cql": SMALL | {"action_samples": 4},
 }
