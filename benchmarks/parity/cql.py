@@ -190,7 +190,11 @@ class Peer:
         self.policy.calls = cycle((noise.own, noise.target, noise.current, noise.following))
         train, target = states
         step = self.code.ConservativeSAC._train_step.__wrapped__
-        with mock.patch.object(jax.random, "uniform", lambda *args, **kwargs: noise.uniform):
+        clip = jnp.clip  # whose bounds had other names
+        with (
+            mock.patch.object(jax.random, "uniform", lambda *args, **kwargs: noise.uniform),
+            mock.patch.object(jnp, "clip", lambda x, a_min, a_max: clip(x, a_min, a_max)),
+        ):
             train, target, info = step(self.agent, train, target, jax.random.key(0), batch)
         return (train, target), info
 

@@ -215,7 +215,8 @@ PENDULUM: dict[str, Row] = {
     "rebrac": SMALL | _penalties(0.005, 0.001),
     "xql": SMALL | {"value_temperature": 1.0},
     "awac": SMALL | AWAC,
-    "cql": SMALL | {"action_samples": 4},
+    "cql": SMALL
+    | {"action_samples": 4, "conservatism": 0.2, "train_steps": 10_000, "eval_every": 1_000},
 }
 
 # For tasks that the papers do not have: penalties from the middle of theirs, and the temperatures
