@@ -18,7 +18,7 @@ import pytest
 
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.behavior import energy, morse, proposals, score
-from jaxrl_prefs.methods import METHODS, arq, bdpo, bpr, fql, iql
+from jaxrl_prefs.methods import METHODS, arq, awac, bdpo, bpr, cql, fql, iql, rebrac
 from jaxrl_prefs.ops import ddpm, flow, schedules
 from jaxrl_prefs.policies import deterministic
 from jaxrl_prefs.policies.diffusion import DiffusionPolicy
@@ -188,6 +188,59 @@ def test_fql() -> None:
 
     refuses(target, (state, DATA), (state, COLUMN))
     refuses(actor, (state, DATA, DATA.action), (state, DATA, DATA.action[:1]))
+
+
+def test_rebrac() -> None:
+    critic = rebrac.build(rebrac.Config(**SMALL), SPEC).critic
+    params = jax.eval_shape(critic.init, KEY, DATA.observation, DATA.action)
+    shared = {"critic": critic, "penalty": 1.0}
+
+    def target(params: Any, batch: Any, action: Any) -> Any:
+        return rebrac.critic_target(params, batch, action, **shared)
+
+    def actor(action: Any, params: Any) -> Any:
+        given = {"policy": lambda action, s: action, "critic_params": params, "batch": DATA}
+        return rebrac.actor_loss(action, **shared, **given)
+
+    refuses(target, (params, DATA, DATA.action), (params, COLUMN, DATA.action))
+    refuses(target, (params, DATA, DATA.action), (params, DATA, DATA.action[:1]))
+    refuses(actor, (DATA.action, params), (DATA.action[:1], params))
+
+
+def test_awac() -> None:
+    parts = awac.build(awac.Config(**SMALL), SPEC)
+    state = state_of(awac, parts)
+    refuses(partial(awac.critic_target, parts=parts), (state, DATA, KEY), (state, COLUMN, KEY))
+
+    def better(state: Any, batch: Any) -> Any:
+        return awac.advantages(state.actor.params, state.critic.params, batch, KEY, parts=parts)
+
+    def likelihood(params: Any, weight: Any) -> Any:
+        given = {"policy": parts.policy, "batch": DATA, "weight": weight}
+        return actor_losses.weighted_likelihood_loss(params, **given)
+
+    refuses(better, (state, DATA), (state, COLUMN))
+    params = state.actor.params
+    refuses(likelihood, (params, jnp.zeros(6)), (params, jnp.zeros((6, 1))))
+
+
+def test_cql() -> None:
+    parts = cql.build(cql.Config(**SMALL, action_samples=2), SPEC)
+    state = state_of(cql, parts)
+
+    def target(critic: Any, batch: Any, action: Any) -> Any:
+        return cql.critic_target(critic, batch, action, parts=parts)
+
+    def integrals(critic: Any, draws: Any) -> Any:
+        return cql.log_integrals(critic, DATA, draws, parts=parts)
+
+    draws = jax.eval_shape(partial(cql.draw, parts=parts), state, DATA, KEY)
+    critic, action = state.critic.target, DATA.action[:, None]
+    refuses(target, (critic, DATA, action), (critic, COLUMN, action))
+    refuses(target, (critic, DATA, action), (critic, DATA, DATA.action))
+    density = jnp.zeros((6, 1))
+    wrong = draws._replace(current=draws.current._replace(log_density=density))
+    refuses(integrals, (critic, draws), (critic, wrong))
 
 
 def test_bpr() -> None:

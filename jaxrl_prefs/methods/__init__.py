@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from jaxrl_prefs.methods import (
     arq,
+    awac,
     bc,
     bdpo,
     bpr,
+    cql,
     fql,
     ibc,
     ifql,
     iql,
     iql_bst,
     one_step,
+    rebrac,
     td3_bc,
     td3_bst,
+    xql,
 )
 
 METHODS = {
@@ -24,7 +28,11 @@ METHODS = {
     "iql_bst": iql_bst,
     "bpr": bpr,
     "td3_bc": td3_bc,
+    "rebrac": rebrac,
     "iql": iql,
+    "xql": xql,
+    "awac": awac,
+    "cql": cql,
     "one_step": one_step,
     "fql": fql,
     "ifql": ifql,

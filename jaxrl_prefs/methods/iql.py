@@ -34,10 +34,8 @@ import dataclasses
 from functools import partial
 from typing import NamedTuple
 
-import chex
 import flax.struct
 import jax
-import jax.numpy as jnp
 import optax
 
 from jaxrl_prefs import learner, nets, validation
@@ -48,7 +46,7 @@ from jaxrl_prefs.ops.shapes import uniform_in
 from jaxrl_prefs.policies import gaussian
 from jaxrl_prefs.policies.gaussian import DiagonalGaussian
 from jaxrl_prefs.types import Array, Key, Metrics, Params, Spec, Transition
-from jaxrl_prefs.values import critics, iql
+from jaxrl_prefs.values import actor_losses, critics, iql
 from jaxrl_prefs.values.iql import Iql
 
 
@@ -118,11 +116,9 @@ def actor_loss(
     """Minus the weighted log-likelihood of the data's actions (7); advantages are [B]."""
     config = parts.config
     weight = values.advantage_weight(advantage, config.temperature, config.max_weight)
-    log_density = parts.policy.log_density(params, batch.observation, batch.action)
-    chex.assert_rank(batch.action, 2)
-    chex.assert_shape([weight, log_density], batch.action.shape[:1])
-    loss = -jnp.mean(weight * log_density)
-    return loss, learner.measured(actor_loss=loss, actor_weight=weight)
+    return actor_losses.weighted_likelihood_loss(
+        params, policy=parts.policy, batch=batch, weight=weight
+    )
 
 
 def update(

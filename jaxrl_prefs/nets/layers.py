@@ -81,6 +81,7 @@ INITIALISERS: dict[str, Callable[..., Array]] = {
     "orthogonal": orthogonal,
     "lecun": nn.initializers.lecun_normal(),  # variance 1 / inputs, Flax's default
     "glorot": nn.initializers.glorot_uniform(),  # Keras' default
+    "torch": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),  # PyTorch's default
 }
 
 
@@ -91,18 +92,23 @@ def initialiser(name: str, gain: float = 1.0) -> Callable[..., Array]:
     return lambda key, shape, dtype=jnp.float32: gain * init(key, shape, dtype)
 
 
+def constant(value: float) -> Callable[..., Array]:
+    return nn.initializers.constant(value) if value else nn.initializers.zeros_init()
+
+
 class _JoinedDense(nn.Module):
     """A dense layer over the concatenation of its inputs, without concatenating them."""
 
     width: int
     initialiser: str = "orthogonal"
+    bias: float = 0.0  # its initial value
 
     @nn.compact
     def __call__(self, inputs: Sequence[Array]) -> Array:
         sizes = [x.shape[-1] for x in inputs]
         init = initialiser(self.initialiser)
         kernel = self.param("kernel", init, (sum(sizes), self.width), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,), jnp.float32)
+        bias = self.param("bias", constant(self.bias), (self.width,), jnp.float32)
         parts = jnp.split(kernel, np.cumsum(sizes)[:-1])
         ndim = max(x.ndim for x in inputs)
         # Smallest products first, so that the largest array is added to only once.
@@ -121,13 +127,18 @@ class _Dense(nn.Module):
     width: int
     initialiser: str = "orthogonal"
     gain: float = 1.0
+    bias: float = 0.0  # its initial value
     hidden: bool = False  # its input and output are hidden layers
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        init = initialiser(self.initialiser, self.gain)
         product = products.hidden if self.hidden else products.exact
-        return nn.Dense(self.width, kernel_init=init, dot_general=_as_dot_general(product))(x)
+        return nn.Dense(
+            self.width,
+            kernel_init=initialiser(self.initialiser, self.gain),
+            bias_init=constant(self.bias),
+            dot_general=_as_dot_general(product),
+        )(x)
 
 
 def _as_dot_general(product: Callable[[Array, Array], Array]) -> Callable[..., Array]:

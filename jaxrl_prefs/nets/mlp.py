@@ -19,13 +19,16 @@ class Mlp(nn.Module):
     initialiser: str = "orthogonal"
     last_gain: float = 1.0
     norm_after: bool = False  # the LayerNorm follows the activation instead of preceding it
+    hidden_bias: float = 0.0  # initial biases of the hidden layers
 
     @nn.compact
     def __call__(self, *inputs: Array) -> Array:
         first, *others = self.hidden
-        x = self._activated(JoinedDense(first, self.initialiser)(inputs))
+        x = self._activated(JoinedDense(first, self.initialiser, self.hidden_bias)(inputs))
         for width in others:
-            x = self._activated(Dense(width, self.initialiser, hidden=True)(x))
+            x = self._activated(
+                Dense(width, self.initialiser, bias=self.hidden_bias, hidden=True)(x)
+            )
         return Dense(self.output, self.initialiser, self.last_gain)(x)
 
     def _activated(self, x: Array) -> Array:
@@ -62,6 +65,7 @@ def mlp(
     initialiser: str = "orthogonal",
     last_gain: float = 1.0,
     norm_after: bool = False,
+    hidden_bias: float = 0.0,
 ) -> Net:
     """A perceptron over the concatenation of its inputs: [..., I], [..., J] -> [..., output].
 
@@ -71,11 +75,13 @@ def mlp(
         activation: one of ACTIVATIONS.
         layer_norm: normalise every hidden layer, before its activation.
         initialiser: one of INITIALISERS, of all kernels; "orthogonal" has gain sqrt(2) throughout,
-            the output included. Biases start at zero.
+            the output included.
         last_gain: factor of the output layer's initial kernel.
         norm_after: normalise after the activation instead.
+        hidden_bias: initial biases of the hidden layers; those of the output start at zero.
     """
-    return as_net(Mlp(hidden, output, activation, layer_norm, initialiser, last_gain, norm_after))
+    shape = hidden, output, activation, layer_norm, initialiser, last_gain, norm_after
+    return as_net(Mlp(*shape, hidden_bias))
 
 
 def scalar_mlp(
@@ -86,13 +92,14 @@ def scalar_mlp(
     initialiser: str = "orthogonal",
     last_gain: float = 1.0,
     norm_after: bool = False,
+    hidden_bias: float = 0.0,
 ) -> Net:
     """A perceptron with one output, dropped to the inputs' leading axes: Q(s, a) -> [...].
 
     Arguments as those of `mlp`.
     """
-    net = Mlp(hidden, 1, activation, layer_norm, initialiser, last_gain, norm_after)
-    return scalar_output(as_net(net))
+    shape = hidden, 1, activation, layer_norm, initialiser, last_gain, norm_after
+    return scalar_output(as_net(Mlp(*shape, hidden_bias)))
 
 
 def residual_mlp(width: int, blocks: int, output: int) -> Net:

@@ -1,6 +1,8 @@
-"""Confidence bounds over an ensemble, expectiles, and how losses weigh and scale values."""
+"""Confidence bounds over an ensemble, regressions, and how losses weigh and scale values."""
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +37,34 @@ def expectile_error(error: Array, expectile: float) -> Array:
     [3.6, 0.4]
     """
     return jnp.where(error < 0, 1 - expectile, expectile) * jnp.square(error)
+
+
+def gumbel_error(error: Array, temperature: float, largest: float) -> Array:
+    """exp(z - m) - (z + 1) exp(-m) for z = min(u / temperature, largest), u = target - prediction.
+
+    m = max(max z, -1) over the array carries no gradient; it keeps the exponential finite and only
+    scales the loss. Where nothing is clipped, the mean over [B] is smallest where the prediction is
+    temperature * log mean exp(target / temperature); it is flat in what is clipped.
+    Source: XQL (Garg et al. 2023); clip and scale are its code's.
+
+    >>> round(float(gumbel_error(jnp.array([1.0]), 1.0, 7.0)[0]), 6)  # 1 - 2 / e
+    0.264241
+    """
+    z = jnp.minimum(error / temperature, largest)
+    scale = jax.lax.stop_gradient(jnp.maximum(jnp.max(z), -1))
+    return jnp.exp(z - scale) - (z + 1) * jnp.exp(-scale)
+
+
+def log_integral(values: Array, log_density: Array) -> Array:
+    """log of the mean of exp(values) / density over the last axis: [..., K] -> [...].
+
+    For points drawn from the density, the exponential of the result estimates without bias the
+    integral of exp(values). Source: CQL (Kumar et al. 2020).
+
+    >>> float(log_integral(jnp.zeros(4), jnp.log(jnp.full(4, 0.5))))  # of 1 over [-1, 1]: log 2
+    0.6931471824645996
+    """
+    return jax.nn.logsumexp(values - log_density, -1) - math.log(values.shape[-1])
 
 
 def advantage_weight(advantage: Array, temperature: float, largest: float) -> Array:

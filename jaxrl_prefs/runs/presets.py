@@ -12,7 +12,8 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from jaxrl_prefs.data.families import words
-from jaxrl_prefs.runs import flow_presets
+from jaxrl_prefs.runs import baseline_presets, flow_presets
+from jaxrl_prefs.runs.baseline_presets import merged
 
 Row = dict[str, Any]
 
@@ -143,31 +144,38 @@ AROUND: dict[str, dict[str, Row]] = {
 }
 
 # The middle of what the paper uses: for tasks that it does not have.
-FAMILIES: dict[str, dict[str, Row]] = {
-    "locomotion": {
-        "arq": {},  # tables A.1 to A.3 of its paper are the method's defaults
-        "bdpo": {"rho": 1.0, "eta": 0.15},
-        "bpr": BPR_LOCOMOTION,
-        "ibc": IBC_LOCOMOTION,
-        **AROUND["locomotion"],
+FAMILIES: dict[str, dict[str, Row]] = merged(
+    {
+        "locomotion": {
+            "arq": {},  # tables A.1 to A.3 of its paper are the method's defaults
+            "bdpo": {"rho": 1.0, "eta": 0.15},
+            "bpr": BPR_LOCOMOTION,
+            "ibc": IBC_LOCOMOTION,
+            **AROUND["locomotion"],
+        },
+        "antmaze": {
+            "*": {"eval_episodes": 100},
+            "arq": ARQ_ANTMAZE,
+            "bdpo": BDPO_ANTMAZE | {"eta": 0.5},
+            "bpr": BPR_ANTMAZE | {"behavior": "tilted"},  # as in locomotion; not measured here
+            "ibc": BPR_ANTMAZE,
+            **flow_presets.FAMILIES["antmaze"],
+            **AROUND["antmaze"],
+        },
+        "kitchen": {"arq": ARQ_KITCHEN, **AROUND["kitchen"]},
+        "adroit": {"arq": ARQ_ADROIT, **flow_presets.FAMILIES["adroit"], **AROUND["adroit"]},
+        "ogbench": {
+            "*": {"eval_episodes": 50},
+            **flow_presets.FAMILIES["ogbench"],
+        },  # FQL's protocol
+        "robomimic": {"*": {"eval_episodes": 50}, "arq": ARQ_HUMAN},  # 50: robomimic's own protocol
+        **{name: AROUND[name] for name in ("maze2d", "pointmaze", "pendulum")},
     },
-    "antmaze": {
-        "*": {"eval_episodes": 100},
-        "arq": ARQ_ANTMAZE,
-        "bdpo": BDPO_ANTMAZE | {"eta": 0.5},
-        "bpr": BPR_ANTMAZE | {"behavior": "tilted"},  # as in locomotion; not measured here
-        "ibc": BPR_ANTMAZE,
-        **flow_presets.FAMILIES["antmaze"],
-        **AROUND["antmaze"],
-    },
-    "kitchen": {"arq": ARQ_KITCHEN, **AROUND["kitchen"]},
-    "adroit": {"arq": ARQ_ADROIT, **flow_presets.FAMILIES["adroit"], **AROUND["adroit"]},
-    "ogbench": {"*": {"eval_episodes": 50}, **flow_presets.FAMILIES["ogbench"]},  # FQL's protocol
-    "robomimic": {"*": {"eval_episodes": 50}, "arq": ARQ_HUMAN},  # 50: robomimic's own protocol
-    **{name: AROUND[name] for name in ("maze2d", "pointmaze", "pendulum")},
-}
+    baseline_presets.FAMILIES,
+)
 
 
+TASKS = merged(flow_presets.TASKS, baseline_presets.TASKS)
 # Settings that depend on the robot, the maze or the task, whatever the dataset: words that the name
 # of a dataset or its environment holds -> rows. The first that fits is taken.
 ROBOTS: dict[str, dict[str, Row]] = {
@@ -178,10 +186,11 @@ ROBOTS: dict[str, dict[str, Row]] = {
         f"antmaze {maze.replace('-', ' ')}": {
             "bdpo": BDPO_ANTMAZE | {"eta": eta},
             **flow_presets.antmaze(maze),
+            **baseline_presets.antmaze(maze),
         }
         for maze, eta in sorted(ANTMAZE_ETA.items(), key=lambda each: -len(each[0]))
     },
-    **flow_presets.TASKS,
+    **TASKS,
 }
 
 
@@ -325,6 +334,7 @@ SMALL: dict[str, dict[str, Row]] = {
         **dict.fromkeys(("td3_bc", "iql", "one_step"), NARROW),
         **dict.fromkeys(("td3_bst", "iql_bst"), NARROW_MORSE),
         **flow_presets.PENDULUM,
+        **baseline_presets.PENDULUM,
         "*": {"eval_episodes": 20, "eval_every": 2_000, "log_every": 500, "checkpoint_every": 500},
         "arq": ARQ_TINY | {"eval_every": 10_000},
         "bdpo": {
@@ -463,8 +473,9 @@ def _short() -> dict[str, dict[str, Row]]:
     return rows
 
 
-PRESETS: dict[str, dict[str, Row]] = (
-    _bdpo_locomotion() | _bdpo_antmaze() | _arq_robomimic() | SMALL | _short()
+PRESETS: dict[str, dict[str, Row]] = merged(
+    _bdpo_locomotion() | _bdpo_antmaze() | _arq_robomimic() | SMALL | _short(),
+    baseline_presets.DATASETS,
 )
 
 
@@ -524,7 +535,7 @@ def preset(dataset: str, family: str, algo: str, env_id: str = "") -> Preset:
     robot = _robot(dataset, env_id)
     if robot and algo in ROBOTS[robot]:
         name = re.sub(r"\\w\*|\(2d\)\?", "", robot)
-        whose = "task" if robot in flow_presets.TASKS else "robot"
+        whose = "task" if robot in TASKS else "robot"
         return Preset(shared | ROBOTS[robot][algo], f"its {whose}'s row ({name})")
     if algo in by_family:
         return Preset(shared | by_family[algo], f"its family's row ({family})")

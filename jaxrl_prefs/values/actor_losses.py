@@ -1,6 +1,6 @@
-"""Losses by which a deterministic policy improves on a critic while it stays near the data.
+"""Losses by which a policy improves on a critic while it stays near the data.
 
-A policy enters as a function `(params, observation [B, O]) -> action [B, A]`.
+A deterministic policy enters as a function `(params, observation [B, O]) -> action [B, A]`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxrl_prefs import learner, validation
 from jaxrl_prefs.behavior.morse import Morse, uncertainty
 from jaxrl_prefs.ops import values
+from jaxrl_prefs.policies.interface import PolicyWithDensity
 from jaxrl_prefs.types import Array, Metrics, Net, Params, Transition
 from jaxrl_prefs.values import critics
 
@@ -75,6 +76,20 @@ def weighted_bc_loss(
     bc_error = squared_distance(action, batch.action)
     loss = jnp.mean(weight * bc_error)
     return loss, learner.measured(actor_loss=loss, bc_error=bc_error, actor_weight=weight)
+
+
+def weighted_likelihood_loss(
+    params: Params, *, policy: PolicyWithDensity, batch: Transition, weight: Array
+) -> tuple[Array, Metrics]:
+    """-mean[ w log pi(a|s) ] over the data's actions, with given weights [B].
+
+    No gradient reaches the weights unless they depend on `params`.
+    """
+    log_density = policy.log_density(params, batch.observation, batch.action)
+    chex.assert_rank(batch.action, 2)
+    chex.assert_shape([weight, log_density], batch.action.shape[:1])
+    loss = -jnp.mean(weight * log_density)
+    return loss, learner.measured(actor_loss=loss, actor_weight=weight)
 
 
 def td3_bst_loss(

@@ -6,6 +6,8 @@ enters, so Q and V do not depend on the policy that is trained beside them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -27,8 +29,13 @@ class Iql(NamedTuple):
     value: Net  # observation -> [...]
     critic_optimizer: optax.GradientTransformation
     value_optimizer: optax.GradientTransformation
-    expectile: float  # in (0, 1); above 0.5 leans towards the best actions of the data
     tau: float  # rate of the critic's target network
+    # in (0, 1), above 0.5 leans towards the best actions of the data; not read with a value_error
+    expectile: float = 0.5
+    # of the advantages Q - V, [B] -> [B], whose mean V minimises; None: the expectile's
+    value_error: Callable[[Array], Array] | None = None
+    # of predictions and targets, [B] each -> scalar, which every Q minimises
+    critic_error: Callable[[Array, Array], Array] = critics.squared_error
 
 
 def from_config(config: Any) -> Iql:
@@ -60,8 +67,11 @@ def update_value(
 ) -> tuple[Trainable, Array, Metrics]:
     """One step of V towards the expectile of min_k Q_k(s, a) of the target critic (5).
 
+    With a `value_error`, one step on its mean instead.
+
     Also returns the advantages min_k Q_k(s, a) - V(s), with V before the step: [B].
     """
+    value_error = iql.value_error or partial(values.expectile_error, expectile=iql.expectile)
     q = iql.critic.apply(critic_target, batch.observation, batch.action).min(0)
     chex.assert_equal_shape([q, batch.reward])
 
@@ -69,7 +79,7 @@ def update_value(
         v = iql.value.apply(params, batch.observation)
         chex.assert_equal_shape([q, v])
         advantage = q - v
-        error = jnp.mean(values.expectile_error(advantage, iql.expectile))
+        error = jnp.mean(value_error(advantage))
         return error, (error, advantage)
 
     value, (error, advantage) = learner.gradient_step(value, iql.value_optimizer, loss)
@@ -82,7 +92,9 @@ def update_critic(
     """One step of Q towards r + discount * V(s') (6); the target network does not move."""
     next_value = iql.value.apply(value, batch.next_observation)
     target = batch.reward + batch.discount * next_value
-    critic, metrics = critics.regress(critic, iql.critic_optimizer, iql.critic, batch, target)
+    critic, metrics = critics.regress(
+        critic, iql.critic_optimizer, iql.critic, batch, target, iql.critic_error
+    )
     return critic, metrics | learner.measured(critic_target=target)
 
 

@@ -65,20 +65,27 @@ def init(key: Key, batch: Transition, *, td3: Td3) -> tuple[Trainable, Trainable
     )
 
 
+def smoothed_action(actor_params: Params, observation: Array, key: Key, *, td3: Td3) -> Array:
+    """The policy's action plus clipped normal noise (14), clipped to the action box: [B, A].
+
+    The noise and its bound are fractions of half the action range.
+    """
+    action = td3.policy.act(actor_params, observation)
+    noise = td3.noise * jax.random.normal(key, action.shape, action.dtype)
+    noise = jnp.clip(noise, -td3.noise_clip, td3.noise_clip)
+    radius = expand_rank(jnp.asarray(td3.box.radius, action.dtype), action.ndim)
+    return clip_to_box(action + radius * noise, td3.box)
+
+
 def critic_target(
     critic_params: Params, actor_params: Params, batch: Transition, key: Key, *, td3: Td3
 ) -> Array:
     """r + discount * min_k Q_k(s', a') by the target networks (10): [B], without gradient.
 
-    a' is the target actor's action plus clipped normal noise (14), clipped to the action box. The
-    noise and its bound are fractions of half the action range.
+    a' is the target actor's `smoothed_action`.
     """
-    action = td3.policy.act(actor_params, batch.next_observation)
-    chex.assert_equal_shape([action, batch.action])
-    noise = td3.noise * jax.random.normal(key, action.shape, action.dtype)
-    noise = jnp.clip(noise, -td3.noise_clip, td3.noise_clip)
-    radius = expand_rank(jnp.asarray(td3.box.radius, action.dtype), action.ndim)
-    next_action = clip_to_box(action + radius * noise, td3.box)
+    next_action = smoothed_action(actor_params, batch.next_observation, key, td3=td3)
+    chex.assert_equal_shape([next_action, batch.action])
     q = td3.critic.apply(critic_params, batch.next_observation, next_action).min(0)
     chex.assert_equal_shape([q, batch.reward, batch.discount])
     return jax.lax.stop_gradient(batch.reward + batch.discount * q)

@@ -227,6 +227,60 @@ def test_fql_has_the_published_settings(dataset: str) -> None:
     assert (other.expectile, other.candidates) == (0.9, 32)
 
 
+# ReBRAC's published configs, and FQL's table for OGBench: beta_1, beta_2, batch, rates, gamma
+REBRAC_CONFIGS = {
+    "halfcheetah-medium-v2": (0.001, 0.01, 1024, 1e-3, 1e-3, 0.99),
+    "halfcheetah-medium-expert-v2": (0.01, 0.1, 1024, 1e-3, 1e-3, 0.99),
+    "hopper-medium-replay-v2": (0.05, 0.5, 1024, 1e-3, 1e-3, 0.99),
+    "mujoco/walker2d/medium-v0": (0.05, 0.1, 1024, 1e-3, 1e-3, 0.99),
+    "antmaze-umaze-diverse-v2": (0.003, 0.001, 256, 3e-4, 5e-5, 0.999),
+    "D4RL/antmaze/large-play-v1": (0.002, 0.001, 256, 3e-4, 5e-5, 0.999),
+    "pen-human-v1": (0.1, 0.5, 256, 3e-4, 3e-4, 0.99),
+    "D4RL/hammer/cloned-v2": (0.1, 0.5, 256, 3e-4, 3e-4, 0.99),
+    "humanoidmaze-medium-navigate-singletask-v0": (0.01, 0.01, 256, 3e-4, 3e-4, 0.995),
+    "cube-single-play-singletask-task2-v0": (1.0, 0.0, 256, 3e-4, 3e-4, 0.99),
+}
+
+
+@pytest.mark.parametrize("dataset", REBRAC_CONFIGS)
+def test_rebrac_has_the_published_settings(dataset: str) -> None:
+    ogbench = "singletask" in dataset
+    family = "ogbench" if ogbench else family_of(dataset)
+    run, method = config.resolve(choice(dataset, "rebrac"), dataset, family)
+    rates = method.actor_learning_rate, method.critic_learning_rate
+    found = method.actor_penalty, method.critic_penalty, method.batch_size, *rates, run.gamma
+    assert found == REBRAC_CONFIGS[dataset]
+    maze = family == "antmaze"
+    assert (run.reward, run.reward_scale) == ("affine", 100 if maze else 1)
+    assert (run.reward_shift, run.normalize_observations) == (0, False)
+    assert method.critic_hidden == (4 * (512,) if ogbench else 3 * (256,))
+    assert method.activation == ("gelu" if ogbench else "relu")
+    episodes = config.resolve(choice(dataset, "fql"), dataset, family)[0].eval_episodes
+    assert run.eval_episodes == episodes or family == "adroit"
+
+
+def test_xql_awac_and_cql_have_the_published_settings() -> None:
+    def found(dataset: str, algo: str, *names: str) -> tuple:
+        run, method = config.resolve(choice(dataset, algo), dataset, family_of(dataset))
+        rewards = run.reward, run.reward_scale, run.reward_shift
+        return *(getattr(method, name) for name in names), run.gamma, *rewards
+
+    names = "value_temperature", "max_exponent", "batch_size", "temperature"
+    returns, minus_one = (0.99, "range", 1000, 0), (0.99, "affine", 1, -1)
+    assert found("hopper-medium-v2", "xql", *names) == (5, 7, 1024, 3, *returns)
+    assert found("walker2d-random-v2", "xql", *names) == (2, 7, 256, 3, *returns)
+    assert found("antmaze-large-play-v0", "xql", *names) == (0.6, 5, 1024, 10, *minus_one)
+    assert found("kitchen-mixed-v0", "xql", *names)[:4] == (8, 7, 1024, 0.5)
+    raw = 0.99, "affine", 1, 0
+    names = "weights", "temperature"
+    assert found("hopper-medium-v2", "awac", *names) == ("exponential", 3, *raw)
+    assert found("antmaze-umaze-v0", "awac", *names) == ("exponential", 10, *minus_one)
+    names = "conservatism", "lagrange", "target_gap"
+    assert found("hopper-medium-v2", "cql", *names)[:2] == (5, False)
+    assert found("hopper-medium-v2", "cql") == raw
+    assert found("antmaze-umaze-v0", "cql", *names) == (5, True, 5, 0.99, "affine", 4, -2)
+
+
 @pytest.mark.parametrize("algo", ["td3_bst", "iql_bst"])
 def test_behavioural_supervisor_tuning_has_one_setting(algo: str) -> None:
     """For all sets of a family; the families without a table share one as well."""
