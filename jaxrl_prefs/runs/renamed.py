@@ -49,7 +49,13 @@ RENAMED: dict[str, dict[str, str]] = {  # method -> {earlier name: present name}
 
 
 # Fields that folders of earlier releases lack, at the value that those runs had.
-ADDED: dict[str, Any] = {"clip_actions": False, "holdout": 0.0}  # of the run
+ADDED: dict[str, Any] = {  # of the run
+    "clip_actions": False,
+    "holdout": 0.0,
+    "n_step": 1,
+    "action_chunk": 1,
+    "replan": 0,
+}
 _BST = {
     "weight_floor": 0.0,
     "near": 0.0,
