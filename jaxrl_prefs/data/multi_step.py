@@ -7,9 +7,10 @@ The steps of a row stop at a terminal, where the discount is 0. What differs is 
 cut off. An n-step return of fewer steps bootstraps from the last observation, with gamma to the
 power of the steps that there are. A chunk needs its h actions: the last h - 1 rows of an episode
 start none, whether it ended or was cut off. So it is in Q-chunking (Li, Zhou and Levine 2025,
-arXiv 2507.07969), whose critic is trained on whole chunks. Its cloning losses also take the actions
-of a chunk that the end of an episode cuts; here those rows are left out of every loss. All other
-rows start a chunk, so that chunks overlap.
+arXiv 2507.07969), whose critic is trained on whole chunks. All other rows start a chunk, so that
+chunks overlap. Two deviations: the cloning loss of the authors' code also takes the actions of a
+chunk that the end of an episode cuts, and here those rows are left out of every loss; its sums of
+rewards run on past a terminal within a chunk, after which OGBench's data go on, and here they stop.
 
 The next action is that of the row where the steps end: the chunk that starts there, or none. With
 both, a step of the n is a chunk.

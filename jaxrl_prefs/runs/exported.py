@@ -42,7 +42,8 @@ class ExportedPolicy:
         return action[0] if raw.ndim == 1 else action
 
     def __repr__(self) -> str:
-        return f"exported policy of {self._path}: [{self.observation_dim}] observations"
+        played = f", {self.actions_per_call} actions a call" if self.actions_per_call > 1 else ""
+        return f"exported policy of {self._path}: [{self.observation_dim}] observations{played}"
 
 
 def load_policy(path: str | Path) -> ExportedPolicy:

@@ -15,6 +15,7 @@ from jaxrl_prefs.data import (
     split,
 )
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.types import Transition
 
 GAMMA = 0.9
 LENGTHS = (6, 4, 2, 7)
@@ -63,17 +64,20 @@ def values(data: Dataset) -> dict[float, float]:
     return found
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 50])
-@pytest.mark.parametrize("length", [1, 2, 3])
-def test_values_of_the_chain_solve_the_bellman_equation_of_every_row(n: int, length: int) -> None:
-    """A critic that regresses on the rows has the exact values as its fixed point."""
-    rows = multi_step(prepared(), n, ActionChunk(length)).transitions
+def check_bellman(rows: Transition) -> None:
+    """The exact values are the fixed point of a regression on the rows."""
     exact = values(recording())
     here, after = (
-        np.asarray([exact[float(x)] for x in each[:, 0]])
+        np.asarray([exact[float(x)] for x in np.asarray(each)[:, 0]])
         for each in (rows.observation, rows.next_observation)
     )
     np.testing.assert_allclose(rows.reward + rows.discount * after, here, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 50])
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_values_of_the_chain_solve_the_bellman_equation_of_every_row(n: int, length: int) -> None:
+    check_bellman(multi_step(prepared(), n, ActionChunk(length)).transitions)
 
 
 def test_n_steps_by_hand() -> None:
@@ -148,6 +152,9 @@ def test_held_out_episodes_stay_apart() -> None:
     assert not {float(x) for x in apart.observation[:, 0]} & seen
     assert not {float(x) for x in apart.next_observation[:, 0]} & seen
     assert found.spec.size == len(trained.reward)
+    for rows in (trained, apart):
+        check_bellman(rows)
+    assert apart.discount[0] == pytest.approx(GAMMA**4)  # two chunks of two
 
 
 def test_a_dropped_row_cuts_the_steps() -> None:
