@@ -49,8 +49,9 @@ class Box(NamedTuple):
 class Transition(NamedTuple):
     """One batch of transitions; with N in place of B, a whole dataset.
 
-    `discount` is gamma * (1 - terminal): losses never see a done flag. `columns` holds what a
-    column-filling phase computed per row: `columns[name]` for the row itself and
+    `discount` is gamma * (1 - terminal): losses never see a done flag. Where a row is several steps
+    (data/multi_step.py) it is their product, and what is next follows the last one. `columns` holds
+    what a column-filling phase computed per row: `columns[name]` for the row itself and
     `columns["next_" + name]` for its successor, gathered by the runner through `next_index`.
     """
 

@@ -4,7 +4,8 @@
     jaxrl-prefs export --run=runs/bdpo-pendulum-mixed --onnx --check
 
 The file takes raw observations [batch, O] float32 and the number of a draw (uint32), and returns
-raw actions [batch, A]. Without --out it goes to the run's folder, as policy.jaxexport or
+raw actions [batch, A]; of a policy of action chunks [batch, k, A], to be played in this order
+before it is asked again. Without --out it goes to the run's folder, as policy.jaxexport or
 policy.onnx. It needs only JAX to run, with --onnx only ONNX Runtime, in C++ too. --check
 opens the file again: it compares its actions with the run's and measures how long one observation
 takes.
@@ -84,11 +85,19 @@ def _execute(console: Console) -> None:
     tables.write(
         console,
         f"{target}: {trained.algo}'s {name} of seed {seed} after {trained.step} updates, "
-        f"{spec.observation_dim} observations to {spec.action_dim} actions, {amount(len(content))}",
+        f"{spec.observation_dim} observations to {_answer(trained)}, {amount(len(content))}",
     )
     if FLAGS.check:
         tables.write(console, _compared(trained, seed, name, target))
         tables.write(console, str(latency.measured(target)))
+
+
+def _answer(trained: Run) -> str:
+    """What a file answers an observation with."""
+    chunk = trained.action_chunk
+    steps = f"the next {chunk.executed} actions of " if chunk.executed > 1 else ""
+    numbers = trained.spec.action_dim // chunk.length
+    return f"{steps}{numbers} {'numbers' if steps else 'actions'}"
 
 
 def _compared(trained: Run, seed: int, name: str, file: Path) -> str:
@@ -105,10 +114,12 @@ def _compared(trained: Run, seed: int, name: str, file: Path) -> str:
     raw = trained.observation.invert(seen.astype(np.float32)).astype(np.float32)
     program = jax.jit(trained.export(seed, name, [jax.default_backend()]).call)
     expected, found = np.asarray(program(raw, np.uint32(1))), policy(raw, 1)
-    width = np.abs(trained.action.scale) * (spec.action_high - spec.action_low)
+    box = np.abs(trained.action.scale) * (spec.action_high - spec.action_low)
+    width = trained.action_chunk.answer(box)
     if not np.isfinite(found).all():
         raise ExportError(f"{file} answers observations like the data's with a NaN; do not use it")
     gaps = np.abs(found - expected) / np.where(width > 0, width, 1)
+    gaps = gaps.reshape(ROWS, -1)
     apart = int((gaps.max(-1) > CLOSE).sum())
     if 10 * apart > ROWS:
         raise ExportError(f"{file} differs from the run's policy on {apart} of {ROWS} observations")

@@ -19,10 +19,11 @@ from jaxrl_prefs.data import ogbench_data, roots, suggestions
 from jaxrl_prefs.data.dataset import PreparedDataset, prepare
 from jaxrl_prefs.data.families import FILES, Processing, defaults
 from jaxrl_prefs.data.hints import Hints, hints_from_json, read_hints
+from jaxrl_prefs.data.multi_step import multi_step
 from jaxrl_prefs.data.progress import Progress, shown
 from jaxrl_prefs.data.recording import Dataset, Environment
 from jaxrl_prefs.data.split import split
-from jaxrl_prefs.data.transforms import Affine
+from jaxrl_prefs.data.transforms import ActionChunk, Affine
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.environments.trust import Refusal
 from jaxrl_prefs.errors import DataError, restated
@@ -30,6 +31,7 @@ from jaxrl_prefs.errors import DataError, restated
 __all__ = [
     "ALIASES",
     "GENERATED",
+    "ActionChunk",
     "Affine",
     "DataError",
     "Dataset",
@@ -44,6 +46,7 @@ __all__ = [
     "hints_from_json",
     "load",
     "load_dataset",
+    "multi_step",
     "prepare",
     "read_hints",
     "split",

@@ -10,7 +10,7 @@ import numpy as np
 from jaxrl_prefs.data import transforms
 from jaxrl_prefs.data.families import Processing
 from jaxrl_prefs.data.recording import ROUNDING, Dataset
-from jaxrl_prefs.data.transforms import Affine
+from jaxrl_prefs.data.transforms import SINGLE, ActionChunk, Affine
 from jaxrl_prefs.errors import DataError
 from jaxrl_prefs.types import Spec, Transition
 
@@ -23,9 +23,15 @@ class PreparedDataset(NamedTuple):
     transitions: Transition  # float32 numpy leaves [N, ...], no columns
     spec: Spec
     observation: Affine  # raw observation -> method's observation
-    action: Affine  # raw action -> [-1, 1]; `invert` gives the environment its action
+    action: Affine  # raw action -> [-1, 1]; `raw_actions` gives the environment its actions
     reward: Affine  # raw reward, for reward='sparse' of -1 and 0 -> method's reward
     held_out: Transition | None = None  # rows of episodes that are not trained on, see split.py
+    # Of chunks an action is h actions, see multi_step.py.
+    action_chunk: ActionChunk = SINGLE
+
+    def raw_actions(self, action: Any) -> Any:
+        """A policy's actions [..., h * A] as the k that the environment gets, [..., k, A]."""
+        return self.action_chunk.to_play(self.action.invert(action))
 
     def score(self, raw_return: np.ndarray | float) -> np.ndarray:
         """As `Dataset.score`: 0 to 100 between the references, raw without them."""

@@ -5,7 +5,7 @@ All arrays here are numpy arrays: transforms run on the host, before and after a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,37 @@ def _beside(value: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def _affine(shift: np.ndarray | float, scale: np.ndarray | float) -> Affine:
     return Affine(np.asarray(shift, np.float32), np.asarray(scale, np.float32))
+
+
+class ActionChunk(NamedTuple):
+    """How many actions a policy chooses at a time, and how many of them are played.
+
+    An action of the method is then `length` actions of the environment, one after the other.
+    """
+
+    length: int = 1  # h, actions chosen at a time
+    executed: int = 1  # k, of these, played before the policy is asked again
+
+    def to_play(self, action: Any) -> Any:
+        """The actions to play of whole chunks: [..., h * A] to [..., k, A]."""
+        lead = action.shape[:-1]
+        width = action.shape[-1] // self.length
+        return action[..., : self.executed * width].reshape(*lead, self.executed, width)
+
+    def answer(self, action: Any) -> Any:
+        """What a policy answers: [..., k, A], and [..., A] where it is asked at every step."""
+        if self.length == 1:
+            return action
+        played = self.to_play(action)
+        return played[..., 0, :] if self.executed == 1 else played
+
+
+SINGLE = ActionChunk()
+
+
+def tiled(affine: Affine, count: int) -> Affine:
+    """The map of `count` rows [D] laid end to end, [count * D]."""
+    return Affine(np.tile(affine.shift, count), np.tile(affine.scale, count))
 
 
 def identity(size: int) -> Affine:

@@ -168,6 +168,17 @@ def _episodes(
     A copy whose episode is over stays where it ended, and play ends with the longest.
     """
     observe, step = jax.vmap(simulator.observe), jax.vmap(simulator.step)
+    played = dataset.action_chunk.executed
+
+    def advance(carry: tuple, raw: Array, action: Array) -> tuple:
+        now, worlds, live, returns, lengths, whole = carry
+        after, reward, over = step(worlds, action)
+        sound = jnp.isfinite(raw).all(-1) & jnp.isfinite(reward)
+        whole &= sound | jnp.logical_not(live)
+        worlds = jax.tree.map(lambda new, old: _where(live, new, old), after, worlds)
+        returns = returns + jnp.where(live, reward.astype(jnp.float32), 0.0)
+        going_on = live & jnp.logical_not(over) & sound
+        return now + 1, worlds, going_on, returns, lengths + live, whole
 
     def program(state: State, key: Key, bits: Array, horizon: Array) -> tuple[Array, Array, Array]:
         starts = jax.random.wrap_key_data(bits)
@@ -177,18 +188,20 @@ def _episodes(
             return (now < horizon) & live.any()
 
         def body(carry: tuple) -> tuple:
-            now, worlds, live, returns, lengths, whole = carry
+            now, worlds, *_ = carry
             raw: Any = observe(worlds).astype(jnp.float32)  # Any: transforms are typed for numpy
             seen: Any = dataset.observation.apply(raw)
             chosen: Any = act(state, seen, jax.random.fold_in(key, now))
-            action: Any = dataset.action.invert(chosen)
-            after, reward, over = step(worlds, action)
-            sound = jnp.isfinite(raw).all(-1) & jnp.isfinite(reward)
-            whole &= sound | jnp.logical_not(live)
-            worlds = jax.tree.map(lambda new, old: _where(live, new, old), after, worlds)
-            returns = returns + jnp.where(live, reward.astype(jnp.float32), 0.0)
-            going_on = live & jnp.logical_not(over) & sound
-            return now + 1, worlds, going_on, returns, lengths + live, whole
+            actions = dataset.raw_actions(chosen)
+            if played == 1:
+                return advance(carry, raw, actions[:, 0])
+
+            def follow(place: Array, carry: tuple) -> tuple:
+                now, worlds, live, *rest = carry
+                raw = observe(worlds).astype(jnp.float32)
+                return advance((now, worlds, live & (now < horizon), *rest), raw, actions[:, place])
+
+            return jax.lax.fori_loop(0, played, follow, carry)
 
         count = starts.shape[0]
         begin = (
@@ -237,9 +250,13 @@ class OnHost:
         live = np.ones(len(self._starts), bool)
         returns, lengths = np.zeros(live.shape), np.zeros(live.shape, int)
         observation = self._reset(name)
+        played = self._dataset.action_chunk.executed
         for now in range(horizon):
-            action = self._act(name, state, observation, keys, now)
-            observation, reward, terminated, truncated = self._step(name, action, now)
+            if now % played == 0:
+                actions = self._act(name, state, observation, keys, now)
+            observation, reward, terminated, truncated = self._step(
+                name, actions[:, now % played], now
+            )
             self._check(name, np.isfinite(observation).all(-1) & np.isfinite(reward), live, now)
             returns += np.where(live, reward, 0.0)
             lengths += live
@@ -311,12 +328,12 @@ class OnHost:
     def _act(
         self, name: str, state: State, observation: np.ndarray, keys: Key, now: int
     ) -> np.ndarray:
-        """Raw observations [S * E, O] to raw actions [S * E, A], in one compiled call."""
+        """Raw observations [S * E, O] to the next k raw actions [S * E, k, A], in one call."""
         copies, width = observation.shape
         seen = np.float32(self._dataset.observation.apply(observation))
         batch = seed_axis.pad(seen.reshape(self._members, -1, width), self._mesh)
         action = seed_axis.trim(self._acts[name](state, batch, keys, np.int32(now)), self._members)
-        return self._dataset.action.invert(action.reshape(copies, -1))
+        return self._dataset.raw_actions(action.reshape(copies, -1))
 
 
 def _at_time(act: Callable[[State, Array, Key], Array]) -> Callable[..., Array]:
@@ -366,10 +383,11 @@ def success_not_reported(where: Task, dataset: PreparedDataset) -> str:
 
 def _check_sizes(setup: RolloutSetup, observations: int, actions: int) -> None:
     spec, name = setup.dataset.spec, setup.dataset.recording.name
-    if (observations, actions) != (spec.observation_dim, spec.action_dim):
+    width = spec.action_dim // setup.dataset.action_chunk.length
+    if (observations, actions) != (spec.observation_dim, width):
         raise DataError(
             f"{setup.task.env_id} has {observations} observations and {actions} actions, but the "
-            f"dataset {name} has {spec.observation_dim} and {spec.action_dim}"
+            f"dataset {name} has {spec.observation_dim} and {width}"
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Dataset, Hints, Processing
+from jaxrl_prefs.data import ActionChunk, Dataset, Hints, Processing
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import overrides, presets
 from jaxrl_prefs.runs.methods import find_method
@@ -25,6 +25,7 @@ from jaxrl_prefs.runs.sinks import LOGGERS
 LARGEST_SEED = 2**31 - 1
 MOST_SEEDS = 100_000
 OWN_FLAGS = ("algo", "dataset", "env", "seeds")
+_COUNTS = ("eval_episodes", "eval_every", "log_every", "checkpoint_every", "keep")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,9 @@ class RunConfig:
     normalize_observations: bool = False  # to mean 0 and standard deviation 1
     clip_actions: bool = False  # to the action space; without it, actions outside are refused
     holdout: float = 0.0  # share of the episodes that are measured and not trained on
+    n_step: int = 1  # steps (with chunks: chunks) whose rewards are summed before a target's value
+    action_chunk: int = 1  # actions that a policy chooses at a time
+    replan: int = 0  # of these, actions that are played before the next choice; 0 plays them all
     # --- evaluation: at the end of every phase, and in the last one every eval_every updates
     eval_episodes: int = 10  # episodes for each seed, policy and evaluation
     eval_every: int = 50_000  # updates between evaluations in the last phase
@@ -64,7 +68,7 @@ class RunConfig:
     mapping: Literal["auto", "loop", "vmap"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("eval_episodes", "eval_every", "log_every", "checkpoint_every", "keep"):
+        for name in (*_COUNTS, "n_step", "action_chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"field {name!r} must be at least 1, got {getattr(self, name)}")
         for name in self.log:
@@ -74,6 +78,11 @@ class RunConfig:
                 )
         if not 0 <= self.holdout < 1:
             raise ValueError(f"field 'holdout' must be at least 0 and below 1, got {self.holdout}")
+        if not 0 <= self.replan <= self.action_chunk:
+            raise ValueError(
+                f"field 'replan' must lie in 1 to action_chunk={self.action_chunk}, or be 0 to "
+                f"play whole chunks, got {self.replan}"
+            )
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"field 'gamma' must lie in 0 to 1, got {self.gamma}")
         if not 0 <= self.eval_seed <= LARGEST_SEED:
@@ -83,6 +92,16 @@ class RunConfig:
     def processing(self) -> Processing:
         """The fields that turn a recording into a dataset."""
         return Processing(**{name: getattr(self, name) for name in Processing._fields})
+
+    @property
+    def chunk(self) -> ActionChunk:
+        """How many actions a policy chooses at a time, and how many of them are played."""
+        return chunk_of(self.action_chunk, self.replan)
+
+
+def chunk_of(action_chunk: int, replan: int) -> ActionChunk:
+    """The chunk of two fields of a run; a `replan` of 0 plays whole chunks."""
+    return ActionChunk(action_chunk, replan or action_chunk)
 
 
 @dataclasses.dataclass(frozen=True)

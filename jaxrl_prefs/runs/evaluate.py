@@ -12,11 +12,13 @@ from jaxrl_prefs.data.recording import SUCCESS_RATE, Environment, scaled
 from jaxrl_prefs.environments import task as tasks
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.errors import DataError, restated
-from jaxrl_prefs.runs.run import Actor, Point, Run
+from jaxrl_prefs.runs.actor import Actor, OpenLoop
+from jaxrl_prefs.runs.run import Point, Run
 
 EVAL_SEED = 10_000  # of the first episode, as RunConfig.eval_seed
 
-Policy = Callable[[np.ndarray], np.ndarray]  # observations [B, O] to actions [B, A]
+# Observations [B, O] to actions [B, A], or to the next k actions [B, k, A].
+Policy = Callable[[np.ndarray], np.ndarray]
 
 
 class Evaluation(NamedTuple):
@@ -52,7 +54,8 @@ def evaluate(
 
     Args:
         run_or_policy: a `Run`, whose policies are played for all of its seeds, what `Run.policy`
-            returned, or any function from observations [B, O] to actions [B, A].
+            returned, or any function from observations [B, O] to actions [B, A], or to [B, k, A] if
+            it chooses the next k at a time.
         env: an id of Gymnasium's or a function that makes an environment; None takes the one that
             the run was evaluated in.
         episodes: for each policy and training seed.
@@ -146,6 +149,11 @@ def where(env: Environment, point: Point | None) -> tuple[Task, tuple[float, flo
     return task, references
 
 
+def open_loop(policy: Policy) -> OpenLoop:
+    """A policy at the start of its episodes, one action for each step."""
+    return OpenLoop(policy.plan if isinstance(policy, Actor) else policy)
+
+
 def _play(
     policy: Policy, copies: list[Any], seed: int, limit: int
 ) -> tuple[np.ndarray, np.ndarray, list[bool | None]]:
@@ -157,9 +165,10 @@ def _play(
     observation = np.asarray(starts, np.float32)
     returns, lengths = np.zeros(len(copies)), np.zeros(len(copies), int)
     live, reported = np.ones(len(copies), bool), list[bool | None]([None] * len(copies))
+    follow = open_loop(policy)
     for _ in range(limit):
         try:
-            actions = np.asarray(policy(observation))
+            actions = follow(observation)
         except ValueError as error:
             raise DataError(f"the policy cannot act in this environment: {error}") from error
         for place in np.flatnonzero(live):

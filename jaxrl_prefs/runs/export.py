@@ -14,7 +14,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_prefs.data.transforms import Affine
+from jaxrl_prefs.data.transforms import SINGLE, ActionChunk, Affine
 from jaxrl_prefs.method import State
 from jaxrl_prefs.types import Array, Key
 
@@ -28,15 +28,20 @@ def exported(
     observation: Affine,
     action: Affine,
     platforms: Sequence[str] = PLATFORMS,
+    *,
+    chunk: ActionChunk = SINGLE,
 ) -> jax.export.Exported:
     """A policy with its parameters and its maps, as one program.
 
     It takes raw observations [B, O] float32 of any batch size and a draw number (uint32), and
     returns raw actions [B, A]. A policy that draws at random gives the same actions for the same
     number and other ones for another; every row draws by itself, whatever the batch.
+
+    A policy of chunks returns [B, k, A] for k > 1: the actions to play, in this order, before it is
+    asked again.
     """
     width = observation.shift.shape[0]
-    row = one_row(act, state, observation, action)
+    row = one_row(act, state, observation, action, chunk)
 
     def whole(raw: Array, draw: Array) -> Array:
         # Row by row, so that no shape inside the policy depends on the batch.
@@ -51,13 +56,18 @@ def exported(
 
 
 def one_row(
-    act: Callable[..., Array], state: State, observation: Affine, action: Affine
+    act: Callable[..., Array],
+    state: State,
+    observation: Affine,
+    action: Affine,
+    chunk: ActionChunk = SINGLE,
 ) -> Callable[[Array, Key], Array]:
-    """A policy of raw observations [O] and a key, to raw actions [A]."""
+    """A policy of raw observations [O] and a key, to raw actions as `ActionChunk.answer`."""
 
     def row(raw: Array, key: Key) -> Array:
         seen = (raw - observation.shift) / observation.scale
-        return act(state, seen[None], key)[0] * action.scale + action.shift
+        found: Array = chunk.answer(act(state, seen[None], key)[0] * action.scale + action.shift)
+        return found
 
     return row
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,15 @@ ONNX_SUFFIX = ".onnx"
 class ExportedPolicy:
     """The policy of a file: raw observations and a draw number to raw actions."""
 
-    def __init__(self, path: Path, call: Callable[..., Any], width: int) -> None:
+    def __init__(self, path: Path, call: Callable[..., Any], width: int, actions: int = 1) -> None:
         self._path, self._call, self.observation_dim = path, call, width
+        self.actions_per_call = actions  # k, to be played before the next call
 
     def __call__(self, observation: Any, draw: int = 0) -> np.ndarray:
         """Acts on one observation [O] or a batch [B, O]; returns [A] or [B, A].
+
+        If `actions_per_call` is above 1, returns [k, A] or [B, k, A]: the actions to play, in this
+        order, before the next call.
 
         Args:
             observation: in the units of the data.
@@ -38,7 +42,8 @@ class ExportedPolicy:
         return action[0] if raw.ndim == 1 else action
 
     def __repr__(self) -> str:
-        return f"exported policy of {self._path}: [{self.observation_dim}] observations"
+        played = f", {self.actions_per_call} actions a call" if self.actions_per_call > 1 else ""
+        return f"exported policy of {self._path}: [{self.observation_dim}] observations{played}"
 
 
 def load_policy(path: str | Path) -> ExportedPolicy:
@@ -72,7 +77,8 @@ def _jax(path: Path) -> ExportedPolicy:
     shapes = [tuple(map(str, place.shape)) for place in whole.in_avals]
     if len(shapes) != 2 or len(shapes[0]) != 2 or shapes[1]:
         raise LoadError(f"{path} is a program of JAX, but no exported policy")
-    return ExportedPolicy(path, jax.jit(whole.call), int(shapes[0][1]))
+    answer = whole.out_avals[0].shape
+    return ExportedPolicy(path, jax.jit(whole.call), int(shapes[0][1]), _per_call(answer))
 
 
 def _onnx(path: Path) -> ExportedPolicy:
@@ -86,7 +92,13 @@ def _onnx(path: Path) -> ExportedPolicy:
     inputs = {each.name: each.shape for each in session.get_inputs()}
     if set(inputs) != {"observation", "draw"}:
         raise LoadError(f"{path} is an ONNX file, but no exported policy: it takes {list(inputs)}")
-    return ExportedPolicy(path, functools.partial(_run, session), int(inputs["observation"][1]))
+    width, answer = int(inputs["observation"][1]), session.get_outputs()[0].shape
+    return ExportedPolicy(path, functools.partial(_run, session), width, _per_call(answer))
+
+
+def _per_call(shape: Sequence[Any]) -> int:
+    """The k of an output [batch, k, A]; 1 of [batch, A]."""
+    return int(shape[1]) if len(shape) == 3 else 1
 
 
 def _run(session: Any, observation: np.ndarray, draw: np.ndarray) -> Any:

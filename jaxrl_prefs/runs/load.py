@@ -20,11 +20,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrl_prefs.data.transforms import Affine
+from jaxrl_prefs.data.transforms import ActionChunk, Affine
 from jaxrl_prefs.errors import ConfigError, LoadError, WorkdirError
 from jaxrl_prefs.keys import seed_keys
 from jaxrl_prefs.method import Method, State, with_precision
 from jaxrl_prefs.runs import overrides, renamed
+from jaxrl_prefs.runs.config import chunk_of
 from jaxrl_prefs.runs.methods import find_method, known_method, name_of
 from jaxrl_prefs.runs.run import Point, Row, Run, Settings, damage_is_named
 from jaxrl_prefs.runs.workdir import CHECKPOINTS, CONFIG, Rows, check_file, is_hidden, is_joining
@@ -101,6 +102,7 @@ def _read(folder: Path, given: Any) -> list[Point]:
     spec = _spec(release["spec"])
     observation = _affine(release["observation"], spec.observation_dim)
     action = _affine(release["action"], spec.action_dim)
+    chunk = _chunk(about["run"], spec.action_dim)
     swept = dict(about.get("sweep") or {})
     values = list(zip(*swept.values(), strict=True)) if swept else [()]
     settings = [dict(zip(swept, map(float, each), strict=True)) for each in values]
@@ -124,6 +126,7 @@ def _read(folder: Path, given: Any) -> list[Point]:
             about=about,
             folder=folder,
             rows=functools.partial(_rows, folder, settings[place], cache),
+            chunk=chunk,
         )
         for place in range(len(settings))
     ]
@@ -197,6 +200,17 @@ def _spec(content: Mapping[str, Any]) -> Spec:
         if not name.endswith(("_dim", "size")) and np.shape(value) != (sizes[kind],):
             raise LoadError(f"{CONFIG} is damaged: {name} has shape {np.shape(value)}")
     return spec
+
+
+def _chunk(run: Mapping[str, Any], width: int) -> ActionChunk:
+    length, replan = run["action_chunk"], run["replan"]
+    whole = type(length) is int and type(replan) is int
+    if not whole or not 0 <= replan <= length or length < 1 or width % length:
+        raise LoadError(
+            f"{CONFIG} is damaged: action_chunk={length!r} and replan={replan!r} with {width} "
+            "numbers in an action"
+        )
+    return chunk_of(length, replan)
 
 
 def _affine(content: Mapping[str, Any], width: int) -> Affine:

@@ -3,6 +3,9 @@
 Fitted Q evaluation takes every policy. Importance sampling and its doubly robust form also need two
 densities: the policy's, and that of the behaviour, which is a policy of another run that was cloned
 from the same data. All policies are evaluated on the same episodes, side by side.
+
+A policy of action chunks that plays k actions before it looks again is evaluated on the chunks of k
+actions in the data, with discount gamma^k: its value is that of the decisions that it makes.
 """
 
 from __future__ import annotations
@@ -15,12 +18,12 @@ import jax
 import numpy as np
 
 from jaxrl_prefs import data as datasets
-from jaxrl_prefs.data import Dataset, PreparedDataset, Processing, layout
-from jaxrl_prefs.data.split import episode_of, held_out
+from jaxrl_prefs.data import Dataset, Processing, layout
 from jaxrl_prefs.errors import ConfigError, DataError
 from jaxrl_prefs.estimation import fqe, importance
 from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import action_tables, fingerprints, overrides, workdir
+from jaxrl_prefs.runs.evaluation_data import EvaluationData, evaluation_data
 from jaxrl_prefs.runs.job import mesh_for
 from jaxrl_prefs.runs.policy_values import PolicyValue, PolicyValues, check_rewards
 
@@ -45,22 +48,6 @@ def settings(fields: Mapping[str, Any], assignments: Sequence[str] = ()) -> fqe.
             raise ConfigError(overrides.unknown("field", name, types))
     checked = {name: overrides.check(name, x, types[name]) for name, x in fields.items()}
     return overrides.apply(overrides.replace(DEFAULT, checked), assignments)
-
-
-class EvaluationData(NamedTuple):
-    """The rows that policies are evaluated on."""
-
-    dataset: PreparedDataset
-    rows: np.ndarray  # [N] of the dataset
-    data: fqe.Data
-    unit: fqe.Units
-    held_out: np.ndarray  # [N] bool, rows of held-out episodes
-    returns: np.ndarray  # [M] discounted returns of the episodes
-
-    @property
-    def episodes(self) -> int:
-        """M."""
-        return len(self.data.first)
 
 
 class Entry(NamedTuple):
@@ -110,8 +97,15 @@ def estimate(
     gamma = float(first.get("gamma", 0.99) if gamma is None else gamma)
     share = (float(first.get("holdout", 0)) or HOLDOUT) if holdout is None else holdout
     sparse = _sparse(points)
-    used = _evaluation_data(
-        recording, bool(first.get("clip_actions")), gamma, share, config, sparse=sparse
+    played = _played_together(points, estimator)
+    used = evaluation_data(
+        recording,
+        bool(first.get("clip_actions")),
+        gamma,
+        share,
+        config,
+        sparse=sparse,
+        played=played,
     )
     named = [(point, name) for point in points for name in _names(point, policies, estimator)]
     mu = None if estimator == "fqe" else _behavior(named, estimator, behavior)
@@ -161,7 +155,7 @@ def recording_of(points: Sequence[Any], data: Dataset | str | Path | None = None
     else:
         found = datasets.load(data)
     for point in points:
-        sizes = (point.spec.observation_dim, point.spec.action_dim)
+        sizes = (point.spec.observation_dim, point.spec.action_dim // point.chunk.length)
         if (found.observation.shape[1], found.action.shape[1]) != sizes:
             raise DataError(
                 f"{found.name} has observations of {found.observation.shape[1]} and actions of "
@@ -202,16 +196,17 @@ def _stranger(points: Sequence[Any], found: Dataset) -> Any:
         run = point.about["run"]
         fields = {name: run[name] for name in Processing._fields if name in run}
         expected = point.about.get("data", {}).get("sha256")
-        share = float(run.get("holdout", 0))
+        share, n = float(run.get("holdout", 0)), int(run.get("n_step", 1))
         if not expected:  # of an older release
             continue
-        key = (*fields.items(), share)
+        key = (*fields.items(), share, n, point.chunk)
         if key not in known:
             try:
                 prepared = datasets.split(datasets.prepare(found, Processing(**fields)), share)
+                trained_on = datasets.multi_step(prepared, n, point.chunk)
             except DataError:  # such as actions that lie outside of other bounds
                 return point
-            known[key] = fingerprints.of(prepared)
+            known[key] = fingerprints.of(trained_on)
         if known[key] != expected:
             return point
     return None
@@ -232,49 +227,24 @@ def _sparse(points: Sequence[Any]) -> bool:
     return found.pop()
 
 
-def _evaluation_data(
-    recording: Dataset,
-    clips: bool,
-    gamma: float,
-    share: float,
-    config: fqe.Config,
-    *,
-    sparse: bool = False,
-) -> EvaluationData:
-    """The rows of at most `config.rows`, whole episodes, with raw rewards, or `sparse` ones."""
-    processing = Processing(
-        gamma=gamma,
-        reward="sparse" if sparse else "affine",
-        normalize_observations=True,
-        clip_actions=clips,
-    )
-    dataset = datasets.prepare(recording, processing)
-    rows, episode = dataset.transitions, episode_of(dataset.transitions)
-    total = int(episode[-1]) + 1
-    apart = held_out(total, share) if share and total > 1 else np.zeros(total, bool)
-    used = _chosen(np.bincount(episode), config.rows)
-    keep = np.flatnonzero(np.isin(episode, used))
-    number = np.unique(episode[keep], return_inverse=True)[1].astype(np.int32)
-    leaves = {name: np.asarray(getattr(rows, name))[keep] for name in fqe.Data._fields[:5]}
-    goes_on = np.asarray(rows.has_next_action)[keep]
-    to_go = fqe.to_go(leaves["reward"].astype(np.float64), leaves["discount"], goes_on)
-    first = np.flatnonzero(np.diff(number, prepend=-1)).astype(np.int32)
-    unit = fqe.units(leaves["reward"], to_go, gamma)
-    leaves["reward"] = fqe.scaled_reward(leaves["reward"], leaves["discount"], unit)
-    held = apart[episode][keep]
-    held = held if held.any() and not held.all() else np.zeros(len(keep), bool)
-    return EvaluationData(
-        dataset, keep, fqe.Data(**leaves, episode=number, first=first), unit, held, to_go[first]
-    )
+def _played_together(points: Sequence[Any], estimator: str) -> int:
+    """How many actions the policies play at a time.
 
-
-def _chosen(lengths: np.ndarray, most: int) -> np.ndarray:
-    """Episodes of at most `most` rows together; one at least."""
-    if lengths.sum() <= most:
-        return np.arange(len(lengths))
-    order = np.random.default_rng(0).permutation(len(lengths))
-    count = max(int((np.cumsum(lengths[order]) <= most).sum()), 1)
-    return np.sort(order[:count])
+    Raises:
+        ConfigError: if they differ in it, or an estimator cannot take chunks.
+    """
+    found = {point.chunk.executed for point in points}
+    if len(found) > 1:
+        raise ConfigError(
+            f"some policies look again after {min(found)} action(s) and others after {max(found)}: "
+            "they are estimated from other rows. Estimate them one at a time"
+        )
+    if estimator != "fqe" and any(point.chunk.length > 1 for point in points):
+        raise ConfigError(
+            f"{estimator} weighs single actions, and these policies choose action chunks; "
+            "--estimator=fqe takes every policy"
+        )
+    return found.pop()
 
 
 # --- The policies ---------------------------------------------------------------------------------
@@ -294,14 +264,14 @@ def _names(point: Any, policies: Sequence[str], estimator: str) -> list[str]:
 
 
 def _entry(point: Any, name: str, used: EvaluationData, config: fqe.Config) -> Entry:
-    recording = used.dataset.recording
+    recording, width = used.dataset.recording, len(used.dataset.action.shift)
 
     def table(states: np.ndarray) -> np.ndarray:
-        found = used.dataset.action.apply(action_tables.actions(point, name, states, config.draws))
-        return np.clip(found, -1, 1).astype(np.float32)
+        found = action_tables.actions(point, name, states, config.draws)[..., :width]
+        return np.clip(used.dataset.action.apply(found), -1, 1).astype(np.float32)
 
-    following = table(recording.next_observation[used.rows])
-    first = table(recording.observation[used.rows[used.data.first]])
+    following = table(recording.next_observation[used.last])
+    first = table(recording.observation[used.starts[used.data.first]])
     return Entry(point, name, fqe.Actions(following, first))
 
 
@@ -396,11 +366,11 @@ def _by_weights(
     say: Say,
 ) -> list[PolicyValue]:
     recording = used.dataset.recording
-    states, recorded = recording.observation[used.rows], recording.action[used.rows]
+    states, recorded = recording.observation[used.starts], recording.action[used.starts]
     density = action_tables.log_density(*behavior, states, recorded)
     assert density is not None
     log_mu = density[0]
-    raw = recording.reward[used.rows].astype(np.float64)
+    raw = recording.reward[used.starts].astype(np.float64)
     counts = np.random.default_rng(0).exponential(size=(RESAMPLES, used.episodes))
     found: list[PolicyValue] = []
     for entry in entries:

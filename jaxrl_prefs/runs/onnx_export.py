@@ -1,7 +1,8 @@
 """A trained policy as an ONNX file, for programs without JAX and without Python.
 
 The file has the inputs `observation`, float32 [batch, O] in raw units, and `draw`, a uint32, and
-the output `action`, float32 [batch, A] in raw units. For the same draw number it draws what the
+the output `action`, float32 [batch, A] in raw units; of a policy of chunks [batch, k, A], the
+actions to play, in this order, before it is asked again. For the same draw number it draws what the
 file of `exported` draws: the arithmetic of the random generator is part of the graph.
 """
 
@@ -14,7 +15,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_prefs.data.transforms import Affine
+from jaxrl_prefs.data.transforms import SINGLE, ActionChunk, Affine
 from jaxrl_prefs.errors import ExportError
 from jaxrl_prefs.method import State
 from jaxrl_prefs.runs import arithmetic, onnx_operations
@@ -31,6 +32,8 @@ def to_onnx(
     observation: Affine,
     action: Affine,
     notes: Mapping[str, str] | None = None,
+    *,
+    chunk: ActionChunk = SINGLE,
 ) -> bytes:
     """Returns the content of a file; the arguments are those of `exported`.
 
@@ -40,6 +43,7 @@ def to_onnx(
         observation: the map of raw observations to the policy's.
         action: the map of raw actions to the policy's.
         notes: the file's metadata.
+        chunk: how many actions the policy chooses at a time, and how many are played.
 
     Raises:
         ExportError: if the policy holds an operation that has no ONNX translation.
@@ -51,7 +55,7 @@ def to_onnx(
     (batch,) = jax.export.symbolic_shape("batch")
     graph = Graph(OBSERVATION, batch)
     try:
-        one = arithmetic.plain(one_row(act, state, observation, action), seen, words)
+        one = arithmetic.plain(one_row(act, state, observation, action, chunk), seen, words)
 
         def whole(raw: Array, draw: Array) -> Array:
             key = jnp.stack([jnp.zeros_like(draw), draw])
@@ -65,5 +69,6 @@ def to_onnx(
     except (NotConvertible, arithmetic.NotArithmetic) as error:
         raise ExportError(f"{error} has no ONNX translation") from error
     places = [(OBSERVATION, np.float32, ["batch", width]), (DRAW, np.uint32, [])]
-    last = (ACTION, found, np.float32, ["batch", action.shift.shape[0]])
+    answer = traced.out_avals[0].shape[1:]
+    last = (ACTION, found, np.float32, ["batch", *answer])
     return graph.model(places, last, dict(notes or {}))

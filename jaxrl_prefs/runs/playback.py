@@ -10,7 +10,7 @@ import numpy as np
 from jaxrl_prefs.environments.task import Task, succeeded
 from jaxrl_prefs.errors import DataError
 from jaxrl_prefs.runs import film
-from jaxrl_prefs.runs.evaluate import Policy
+from jaxrl_prefs.runs.evaluate import Policy, open_loop
 
 Watch = Callable[[Any, int], None]  # (environment, number of the episode), at every state
 
@@ -30,7 +30,7 @@ def played(
     """Plays episodes one after the other; episode e starts from environment seed `seed + e`.
 
     Args:
-        policy: raw observations [O] to raw actions [A].
+        policy: raw observations [O] to raw actions [A], or to the next k, [k, A].
         task: where.
         episodes: how many.
         seed: of the first.
@@ -44,10 +44,11 @@ def played(
         for episode in range(episodes):
             observation, _ = env.reset(seed=seed + episode)
             total, steps, over, success = 0.0, 0, False, None
+            follow = open_loop(policy)
             while not over:
                 if watch:
                     watch(env, episode)
-                observation, reward, over, info = _step(env, task, policy, observation)
+                observation, reward, over, info = _step(env, task, follow, observation)
                 total, steps, success = total + reward, steps + 1, succeeded(info, success)
             if watch:
                 watch(env, episode)

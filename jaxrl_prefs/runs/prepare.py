@@ -218,6 +218,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
         choice, recording.name, recording.family, recording.named_env
     )
     dataset = data.split(data.prepare(recording, run_config.processing), run_config.holdout)
+    dataset = data.multi_step(dataset, run_config.n_step, run_config.chunk)
     try:
         numbers = [_numbers(choice.module, point, dataset) for point in points]
         precision = run_config.precision
@@ -434,7 +435,9 @@ def _lacking(recording: Dataset) -> str:
 def _headline(job: Job) -> str:
     run_config, recording = job.config, job.dataset.recording
     place = f"evaluated in {recording.task.env_id}" if recording.task else "without an environment"
-    rows = f"{job.dataset.spec.size} transitions"
+    length = job.dataset.action_chunk.length
+    rows = f"{job.dataset.spec.size} "
+    rows += "transitions" if length == 1 else f"chunks of {length} actions"
     if job.dataset.held_out is not None:
         rows += f" and {len(job.dataset.held_out.reward)} held out"
     return (

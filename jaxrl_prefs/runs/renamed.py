@@ -49,11 +49,14 @@ RENAMED: dict[str, dict[str, str]] = {  # method -> {earlier name: present name}
 
 
 # Fields that folders of earlier releases lack, at the value that those runs had.
-ADDED: dict[str, Any] = {
+ADDED: dict[str, Any] = {  # of the run
     "clip_actions": False,
     "holdout": 0.0,
+    "n_step": 1,
+    "action_chunk": 1,
+    "replan": 0,
     "precision": "float32",
-}  # of the run
+}
 _BST = {
     "weight_floor": 0.0,
     "near": 0.0,

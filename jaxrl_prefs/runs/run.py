@@ -19,13 +19,14 @@ import jax.export
 import numpy as np
 
 from jaxrl_prefs.data.recording import Dataset
-from jaxrl_prefs.data.transforms import Affine
+from jaxrl_prefs.data.transforms import SINGLE, ActionChunk, Affine
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.errors import ExportError, LoadError, restated
 from jaxrl_prefs.method import Method, State
 from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.runs import statistics
-from jaxrl_prefs.runs.export import PLATFORMS, checked_observation, exported
+from jaxrl_prefs.runs.actor import Actor
+from jaxrl_prefs.runs.export import PLATFORMS, exported
 from jaxrl_prefs.runs.workdir import EVALUATIONS, METRICS, TIMINGS, write_bytes
 from jaxrl_prefs.types import Array, Spec
 
@@ -51,45 +52,6 @@ def damage_is_named(place: Path | str) -> Iterator[None]:
         raise LoadError(f"{place} cannot be loaded ({type(error).__name__}: {first})") from error
 
 
-class Actor:
-    """One policy of one seed: raw observations to raw actions.
-
-    A policy that draws at random does so from a stream of its own, which starts again with every
-    `Run.policy` call: the same observations in the same order give the same actions.
-    """
-
-    def __init__(self, point: Point, seed: int, name: str, key: int) -> None:
-        act, state = point.find(seed, name)
-        self._act, self._state, self._point = jax.jit(act), jax.device_put(state), point
-        self._key, self._calls = jax.random.key(key), 0
-        self.seed, self.name = seed, name or point.headline
-
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
-        """Acts on one observation [O] or a batch [B, O]; returns [A] or [B, A].
-
-        Raises:
-            ValueError: for observations of another shape, or with a NaN or an infinity.
-        """
-        raw = checked_observation(observation, self._point.spec.observation_dim)
-        seen = np.float32(self._point.observation.apply(np.atleast_2d(raw)))
-        key = jax.random.fold_in(self._key, self._calls)
-        self._calls += 1
-        action = self._point.action.invert(np.asarray(self._act(self._state, seen, key)))
-        return action[0] if raw.ndim == 1 else action
-
-    @property
-    def point(self) -> Point:
-        """The point of the run that the policy belongs to."""
-        return self._point
-
-    def __repr__(self) -> str:
-        spec = self._point.spec
-        return (
-            f"policy {self.name!r} of {self._point.algo}, seed {self.seed}: "
-            f"[{spec.observation_dim}] observations to [{spec.action_dim}] actions"
-        )
-
-
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Point:
     """The seeds that were trained with the same settings, and the maps between the environment's
@@ -110,6 +72,7 @@ class Point:
     rows: Callable[[str], list[Row]]  # of a file of ROWS, those of this point
     task: Task | None = None  # where it was evaluated; None: not known by more than its id
     data: Dataset | None = None  # what it was trained on; None: not known by more than its name
+    chunk: ActionChunk = SINGLE  # how many actions its policies choose at a time
 
     @property
     def headline(self) -> str:
@@ -242,6 +205,11 @@ class Run:
         return self._at().action
 
     @property
+    def action_chunk(self) -> ActionChunk:
+        """How many actions the policies choose at a time, and how many of these are played."""
+        return self._at().chunk
+
+    @property
     def step(self) -> int:
         """Updates that the loaded checkpoint has seen."""
         return self._at().step
@@ -274,6 +242,8 @@ class Run:
         self, seed: int, name: str = "", key: int = 0, *, point: Mapping[str, Any] | None = None
     ) -> Actor:
         """Returns one seed's policy as a function from observations to actions.
+
+        A policy of action chunks remembers what it has chosen: `reset` begins an episode.
 
         Args:
             seed: one of `seeds` (the seed itself, not its place).
@@ -308,7 +278,8 @@ class Run:
             LoadError: as `policy`.
         """
         found = self._at(point)
-        whole = exported(*found.find(seed, name), found.observation, found.action, platforms)
+        maps = (found.observation, found.action)
+        whole = exported(*found.find(seed, name), *maps, platforms, chunk=found.chunk)
         if path is not None:
             write_bytes(Path(path), bytes(whole.serialize()))
         return whole
@@ -386,9 +357,11 @@ class Run:
         found = self._at(point)
         name = name or found.headline
         notes = {"method": found.algo, "policy": name, "seed": str(seed)}
+        if found.chunk.length > 1:
+            notes |= {"action_chunk": str(found.chunk.length), "replan": str(found.chunk.executed)}
         maps = (found.observation, found.action)
         try:
-            content = to_onnx(*found.find(seed, name), *maps, notes)
+            content = to_onnx(*found.find(seed, name), *maps, notes, chunk=found.chunk)
         except ExportError as error:
             raise ExportError(
                 f"the policy {name!r} of {found.algo} cannot be written as ONNX: {error}. "

@@ -19,6 +19,7 @@ from jaxrl_prefs.data import Dataset, Processing
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.estimation import fqe
 from jaxrl_prefs.runs import off_policy_evaluation
+from jaxrl_prefs.runs.evaluation_data import evaluation_data
 from tests.small_runs import SHORT, record_pendulum
 
 FIT = fqe.Config(critics=2, hidden=(8,), layer_norm=False, updates=20, batch_size=16)
@@ -231,7 +232,7 @@ def test_sparse_rewards_are_estimated_where_they_were_trained_on() -> None:
         np.zeros((4, 1)), np.zeros((4, 1)), [-3.0, 0.0, -2.0, 0.0], [0, 1, 0, 1]
     )
     found = [
-        off_policy_evaluation._evaluation_data(data, False, 0.5, 0, fqe.Config(), sparse=sparse)
+        evaluation_data(data, False, 0.5, 0, fqe.Config(), sparse=sparse)
         for sparse in (False, True)
     ]
     assert [each.returns.tolist() for each in found] == [[-3.0, -2.0], [-1.0, -1.0]]

@@ -72,6 +72,13 @@ def test_a_dataset_without_a_row_takes_its_familys_defaults(family: str) -> None
         ({"assignments": ("keep=0",)}, "'keep' must be at least 1"),
         ({"assignments": ("gamma=1.5",)}, "'gamma' must lie in 0 to 1"),
         ({"assignments": ("mapping=pmap",)}, "one of auto, loop, vmap"),
+        ({"assignments": ("n_step=0",)}, "'n_step' must be at least 1"),
+        ({"assignments": ("action_chunk=0",)}, "'action_chunk' must be at least 1"),
+        ({"assignments": ("replan=2",)}, "'replan' must lie in 1 to action_chunk=1"),
+        (
+            {"assignments": ("action_chunk=3", "replan=4")},
+            "lie in 1 to action_chunk=3",
+        ),
     ],
 )
 def test_a_wrong_choice_is_found_before_any_data_are_loaded(change: dict, message: str) -> None:
@@ -102,6 +109,7 @@ def test_raw_rewards_are_not_scaled_as_a_range_is() -> None:
 
 def test_a_folder_without_a_later_field_is_read_as_it_was_run() -> None:
     added = {"clip_actions": False, "holdout": 0.0}
+    added |= {"n_step": 1, "action_chunk": 1, "replan": 0}
     assert renamed.present({"run": {"algo": "bc"}})["run"] == {"algo": "bc", **added}
     own = {"run": {"algo": "bc", "clip_actions": True}}
     assert renamed.present(own)["run"]["clip_actions"] is True

@@ -1,0 +1,113 @@
+"""A trained policy as a function, and one that chooses several actions at a time, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrl_prefs.runs.export import checked_observation
+
+
+class OpenLoop:
+    """The next action for each observation of an episode.
+
+    `plan` takes observations [O] or [B, O] and returns actions [A] or [B, A], of which each is
+    played at once, or [k, A] or [B, k, A]: these are played one after the other, whatever is seen
+    meanwhile, and then it is asked again.
+    """
+
+    def __init__(self, plan: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._plan = plan
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the actions that are left: the next observation begins an episode."""
+        self._left: list[np.ndarray] = []
+        self._shape: tuple[int, ...] = ()
+
+    def __call__(self, observation: np.ndarray) -> np.ndarray:
+        """The actions of one step, [A] or [B, A].
+
+        Raises:
+            ValueError: if actions are left for another number of observations.
+        """
+        seen = np.asarray(observation)
+        if self._left and seen.shape != self._shape:
+            raise ValueError(
+                f"{len(self._left)} chosen actions are left for observations of shape "
+                f"{list(self._shape)}, and these have shape {list(seen.shape)}: call reset() where "
+                "an episode begins"
+            )
+        if not self._left:
+            actions = np.asarray(self._plan(observation))
+            if actions.ndim <= seen.ndim:
+                return actions
+            self._left, self._shape = list(np.moveaxis(actions, -2, 0)), seen.shape
+        return self._left.pop(0)
+
+
+class Actor:
+    """One policy of one seed: raw observations to raw actions.
+
+    A policy that draws at random does so from a stream of its own, which starts again with every
+    `Run.policy` call: the same observations in the same order give the same actions.
+
+    A policy of action chunks plays those that it has chosen before it looks again: call `reset`
+    where an episode begins. `plan` gives all of them at once.
+    """
+
+    def __init__(self, point: Any, seed: int, name: str, key: int) -> None:
+        act, state = point.find(seed, name)
+        self._act, self._state, self._point = jax.jit(act), jax.device_put(state), point
+        self._key, self._calls = jax.random.key(key), 0
+        self._open_loop = OpenLoop(self.plan)
+        self.seed, self.name = seed, name or point.headline
+
+    def __call__(self, observation: np.ndarray) -> np.ndarray:
+        """Acts on one observation [O] or a batch [B, O]; returns [A] or [B, A].
+
+        Raises:
+            ValueError: for observations of another shape, or with a NaN or an infinity; and, of a
+                policy of chunks, for another number of them before `reset`.
+        """
+        return self._open_loop(self._checked(observation))
+
+    def reset(self) -> None:
+        """Begins an episode: forgets the actions of a chunk that are not played yet."""
+        self._open_loop.reset()
+
+    def plan(self, observation: np.ndarray) -> np.ndarray:
+        """The k actions that the policy plays from here, [k, A] or [B, k, A].
+
+        [A] or [B, A] of a policy that looks before every action.
+
+        Raises:
+            ValueError: as a call.
+        """
+        raw = self._checked(observation)
+        seen = np.float32(self._point.observation.apply(np.atleast_2d(raw)))
+        key = jax.random.fold_in(self._key, self._calls)
+        self._calls += 1
+        action = self._point.action.invert(np.asarray(self._act(self._state, seen, key)))
+        action = self._point.chunk.answer(action)
+        return action[0] if raw.ndim == 1 else action
+
+    def _checked(self, observation: Any) -> np.ndarray:
+        return checked_observation(observation, self._point.spec.observation_dim)
+
+    @property
+    def point(self) -> Any:
+        """The point of the run that the policy belongs to (`runs.run.Point`)."""
+        return self._point
+
+    def __repr__(self) -> str:
+        spec, chunk = self._point.spec, self._point.chunk
+        played = f", {chunk.executed} at a time" if chunk.executed > 1 else ""
+        return (
+            f"policy {self.name!r} of {self._point.algo}, seed {self.seed}: "
+            f"[{spec.observation_dim}] observations to [{spec.action_dim // chunk.length}] actions"
+            f"{played}"
+        )
