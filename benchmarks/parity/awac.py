@@ -157,8 +157,7 @@ def updated(state: awac.State, batch: Any, draws: Any, **optimizers: Any) -> Any
         actor_optimizer=optimizers["actor"],
         critic_optimizer=optimizers["critic"],
     )
-    with mock.patch.object(awac.jax.random, "split", lambda key: key):
-        return awac.update(state, batch, draws, jnp.int32(0), parts=parts)
+    return awac.update_with(state, batch, *draws, parts=parts)
 
 
 def pairs(count: int, dtype: Any) -> Iterator[tuple[Any, Any]]:

@@ -149,6 +149,13 @@ def update(
     """A step of the critics and of their target network, then one of the policy by the new Q."""
     del step
     next_key, value_key = jax.random.split(key)
+    return update_with(state, batch, next_key, value_key, parts=parts)
+
+
+def update_with(
+    state: State, batch: Transition, next_key: Key, value_key: Key, *, parts: Parts
+) -> tuple[State, Metrics]:
+    """`update` with a key for the actions at next states and one for those of the baseline."""
     target = critic_target(state, batch, next_key, parts=parts)
     critic, metrics = critics.regress(
         state.critic, parts.critic_optimizer, parts.critic, batch, target
