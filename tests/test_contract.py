@@ -113,6 +113,15 @@ TINY: dict[str, dict[str, Any]] = {
         "actor_hidden": (8,),
         "critic_hidden": (8,),
     },
+    "dql": {
+        "train_steps": 4,
+        "batch_size": 8,
+        "diffusion_steps": 2,
+        "candidates": 3,
+        "average_start": 0,
+        "actor_hidden": (8,),
+        "critic_hidden": (8,),
+    },
     "iql_bst": {  # with every option that its supervisor shares with td3_bst
         "clone_steps": 3,
         "near": 0.5,
@@ -152,6 +161,7 @@ CHANGES: dict[str, dict[str, set[str]]] = {
     "one_step": {"critic": {"critic"}, "train": {"actor"}},
     "fql": {"train": {"behavior", "actor", "critic"}},
     "ifql": {"train": {"behavior", "critic", "value"}},
+    "dql": {"train": {"actor", "critic"}},
     "iql_bst": {
         "clone": {"clone"},
         "morse": {"morse", "stopped_at"},
@@ -173,6 +183,7 @@ ENTERS: dict[str, dict[str, set[str]]] = {
     "one_step": {},
     "fql": {},
     "ifql": {},
+    "dql": {},
     "iql_bst": {},
     "probe": {"train": {"critic"}},
 }

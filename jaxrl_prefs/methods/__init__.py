@@ -7,6 +7,7 @@ from jaxrl_prefs.methods import (
     bc,
     bdpo,
     bpr,
+    dql,
     fql,
     ibc,
     ifql,
@@ -28,6 +29,7 @@ METHODS = {
     "one_step": one_step,
     "fql": fql,
     "ifql": ifql,
+    "dql": dql,
     "bc": bc,
     "ibc": ibc,
 }

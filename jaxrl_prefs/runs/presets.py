@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from jaxrl_prefs.data.families import words
-from jaxrl_prefs.runs import flow_presets
+from jaxrl_prefs.runs import diffusion_presets, flow_presets
 
 Row = dict[str, Any]
 
@@ -149,6 +149,7 @@ FAMILIES: dict[str, dict[str, Row]] = {
         "bdpo": {"rho": 1.0, "eta": 0.15},
         "bpr": BPR_LOCOMOTION,
         "ibc": IBC_LOCOMOTION,
+        **diffusion_presets.FAMILIES["locomotion"],
         **AROUND["locomotion"],
     },
     "antmaze": {
@@ -158,10 +159,20 @@ FAMILIES: dict[str, dict[str, Row]] = {
         "bpr": BPR_ANTMAZE | {"behavior": "tilted"},  # as in locomotion; not measured here
         "ibc": BPR_ANTMAZE,
         **flow_presets.FAMILIES["antmaze"],
+        **diffusion_presets.FAMILIES["antmaze"],
         **AROUND["antmaze"],
     },
-    "kitchen": {"arq": ARQ_KITCHEN, **AROUND["kitchen"]},
-    "adroit": {"arq": ARQ_ADROIT, **flow_presets.FAMILIES["adroit"], **AROUND["adroit"]},
+    "kitchen": {
+        "arq": ARQ_KITCHEN,
+        **diffusion_presets.FAMILIES["kitchen"],
+        **AROUND["kitchen"],
+    },
+    "adroit": {
+        "arq": ARQ_ADROIT,
+        **flow_presets.FAMILIES["adroit"],
+        **diffusion_presets.FAMILIES["adroit"],
+        **AROUND["adroit"],
+    },
     "ogbench": {"*": {"eval_episodes": 50}, **flow_presets.FAMILIES["ogbench"]},  # FQL's protocol
     "robomimic": {"*": {"eval_episodes": 50}, "arq": ARQ_HUMAN},  # 50: robomimic's own protocol
     **{name: AROUND[name] for name in ("maze2d", "pointmaze", "pendulum")},
@@ -178,6 +189,7 @@ ROBOTS: dict[str, dict[str, Row]] = {
         f"antmaze {maze.replace('-', ' ')}": {
             "bdpo": BDPO_ANTMAZE | {"eta": eta},
             **flow_presets.antmaze(maze),
+            **diffusion_presets.antmaze(maze),
         }
         for maze, eta in sorted(ANTMAZE_ETA.items(), key=lambda each: -len(each[0]))
     },
@@ -325,6 +337,7 @@ SMALL: dict[str, dict[str, Row]] = {
         **dict.fromkeys(("td3_bc", "iql", "one_step"), NARROW),
         **dict.fromkeys(("td3_bst", "iql_bst"), NARROW_MORSE),
         **flow_presets.PENDULUM,
+        **diffusion_presets.PENDULUM,
         "*": {"eval_episodes": 20, "eval_every": 2_000, "log_every": 500, "checkpoint_every": 500},
         "arq": ARQ_TINY | {"eval_every": 10_000},
         "bdpo": {
@@ -463,7 +476,12 @@ def _short() -> dict[str, dict[str, Row]]:
     return rows
 
 
-PRESETS: dict[str, dict[str, Row]] = (
+def _with_diffusion(rows: dict[str, dict[str, Row]]) -> dict[str, dict[str, Row]]:
+    more = diffusion_presets.DATASETS
+    return rows | {name: rows.get(name, {}) | row for name, row in more.items()}
+
+
+PRESETS: dict[str, dict[str, Row]] = _with_diffusion(
     _bdpo_locomotion() | _bdpo_antmaze() | _arq_robomimic() | SMALL | _short()
 )
 
