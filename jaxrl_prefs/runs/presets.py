@@ -173,11 +173,20 @@ FAMILIES: dict[str, dict[str, Row]] = {
         **diffusion_presets.FAMILIES["adroit"],
         **AROUND["adroit"],
     },
-    "ogbench": {"*": {"eval_episodes": 50}, **flow_presets.FAMILIES["ogbench"]},  # FQL's protocol
+    "ogbench": {  # FQL's protocol
+        "*": {"eval_episodes": 50},
+        **flow_presets.FAMILIES["ogbench"],
+        **diffusion_presets.FAMILIES["ogbench"],
+    },
     "robomimic": {"*": {"eval_episodes": 50}, "arq": ARQ_HUMAN},  # 50: robomimic's own protocol
     **{name: AROUND[name] for name in ("maze2d", "pointmaze", "pendulum")},
 }
 
+
+TASKS: dict[str, dict[str, Row]] = {
+    task: flow_presets.TASKS.get(task, {}) | diffusion_presets.TASKS.get(task, {})
+    for task in flow_presets.TASKS | diffusion_presets.TASKS
+}
 
 # Settings that depend on the robot, the maze or the task, whatever the dataset: words that the name
 # of a dataset or its environment holds -> rows. The first that fits is taken.
@@ -193,7 +202,7 @@ ROBOTS: dict[str, dict[str, Row]] = {
         }
         for maze, eta in sorted(ANTMAZE_ETA.items(), key=lambda each: -len(each[0]))
     },
-    **flow_presets.TASKS,
+    **TASKS,
 }
 
 
@@ -542,7 +551,7 @@ def preset(dataset: str, family: str, algo: str, env_id: str = "") -> Preset:
     robot = _robot(dataset, env_id)
     if robot and algo in ROBOTS[robot]:
         name = re.sub(r"\\w\*|\(2d\)\?", "", robot)
-        whose = "task" if robot in flow_presets.TASKS else "robot"
+        whose = "task" if robot in TASKS else "robot"
         return Preset(shared | ROBOTS[robot][algo], f"its {whose}'s row ({name})")
     if algo in by_family:
         return Preset(shared | by_family[algo], f"its family's row ({family})")
