@@ -31,7 +31,7 @@ from absl import app, flags
 from benchmarks.parity.fql import ACTION, GAMMA, OBSERVATION, SPEC, batches, largest
 from jaxrl_prefs import learner
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.methods import dql
+from jaxrl_prefs.methods import dac, dql
 from jaxrl_prefs.ops import ddpm
 from jaxrl_prefs.policies.diffusion import DiffusionPolicy
 from jaxrl_prefs.types import Array, Params, Transition
@@ -118,19 +118,45 @@ def dql_draws(agent: Peer, rows: int) -> Draws:
     )
 
 
+def dac_draws(agent: Peer, rows: int) -> Draws:
+    """What one update of its DAC draws."""
+    key, start_key = jax.random.split(agent.rng)
+    samples = agent.cfg.critic.num_samples
+    next_chain = chain_draws(key, start_key, (rows, samples, ACTION))
+    _, level_key, noise_key = jax.random.split(after_chain(key), 3)
+    return Draws(
+        next_chain=next_chain,
+        level=jax.random.randint(level_key, (rows, 1), 1, STEPS + 1)[:, 0],
+        eps=jax.random.normal(noise_key, (rows, ACTION)),
+        chain=None,
+        swap=None,
+    )
+
+
 # --- Our updates, with given draws ----------------------------------------------------------------
+
+
+def with_draws(module: Any, splits: list[Any], run: Callable[[], Any]) -> Any:
+    """Runs a function of our module, in which the splits of keys give these draws in turn."""
+    left = iter(splits)
+    drawn = SimpleNamespace(split=lambda *_: next(left), bernoulli=lambda swap: swap)
+    original, module.jax = module.jax, SimpleNamespace(random=drawn, lax=jax.lax, grad=jax.grad)
+    try:
+        return run()
+    finally:
+        module.jax = original
 
 
 def dql_update(state: Any, batch: Transition, draws: Draws, parts: Any) -> Any:
     """One update of our Diffusion-QL; its keys are replaced by draws."""
-    keys = [(draws.level, draws.eps), draws.chain, draws.swap]
-    splits = iter([[draws.next_chain, None], keys])
-    drawn = SimpleNamespace(split=lambda *_: next(splits), bernoulli=lambda swap: swap)
-    original, dql.jax = dql.jax, SimpleNamespace(random=drawn, lax=jax.lax)
-    try:
-        return dql.update(state, batch, None, 0, parts=parts)
-    finally:
-        dql.jax = original
+    splits = [[draws.next_chain, None], [(draws.level, draws.eps), draws.chain, draws.swap]]
+    return with_draws(dql, splits, lambda: dql.update(state, batch, None, 0, parts=parts))
+
+
+def dac_update(state: Any, batch: Transition, draws: Draws, parts: Any) -> Any:
+    """One update of our DAC; its keys are replaced by draws."""
+    splits = [[draws.next_chain, (draws.level, draws.eps)]]
+    return with_draws(dac, splits, lambda: dac.update(state, batch, None, 0, parts=parts))
 
 
 class Case(NamedTuple):
@@ -144,6 +170,7 @@ class Case(NamedTuple):
     update: Callable[..., Any]
     losses: dict[str, str]  # our metric -> theirs
     sums: bool  # the critics' loss is a sum over members
+    more: dict[str, Any]  # further fields of our state
 
 
 def dql_agent(config: dql.Config) -> Peer:
@@ -153,18 +180,31 @@ def dql_agent(config: dql.Config) -> Peer:
     return DQLAgent(OBSERVATION, ACTION, settings(config, maxQ=config.max_backup), 0)
 
 
+def dac_agent(config: dac.Config) -> Peer:
+    """flow-rl's DAC with our settings; eta does not move."""
+    from flowrl.agent.offline.dac import DACAgent
+
+    critic = dict(maxQ=config.max_backup, rho=config.rho, q_target="lcb")
+    critic |= dict(num_samples=config.q_samples, ensemble_size=config.critic_ensemble_size)
+    return DACAgent(OBSERVATION, ACTION, settings(config, **critic), 0)
+
+
 def settings(config: Any, **critic: Any) -> Any:
     """flow-rl's configuration, as far as its agents read it."""
     diffusion = dict(noise_schedule="vp", time_dim=FEATURE, hidden_dims=HIDDEN, solver="ddpm")
     diffusion |= dict(steps=STEPS, clip_sampler=True, x_min=-1.0, x_max=1.0)
-    average = dict(ema=config.tau, ema_every=1)
-    values = dict(discount=GAMMA, ensemble_size=2, hidden_dims=HIDDEN) | average | critic
+    diffusion |= dict(mlp_hidden_dims=HIDDEN, resnet=False, layer_norm=False, dropout=0.0)
+    average = dict(ema=config.tau, ema_every=1, lr=config.actor_learning_rate)
+    average |= dict(lr_decay_steps=None, clip_grad_norm=config.clip_norm)
+    values = dict(discount=GAMMA, ensemble_size=2, hidden_dims=HIDDEN, layer_norm=False)
+    values |= average | critic
     return SimpleNamespace(
         diffusion=SimpleNamespace(**diffusion, **average),
         critic=SimpleNamespace(**values),
         temperature=0.0,
         start_actor_ema=0,
         eta=config.eta,
+        **dict.fromkeys(("eta_min", "eta_max", "eta_lr", "eta_threshold"), 0.0),
         grad_norm=config.clip_norm,
         lr=config.actor_learning_rate,
         lr_decay_steps=None,
@@ -177,8 +217,25 @@ DQL_LOSSES = {
     "q": "misc/q_mean",
 }
 EVERY = {"average_start": 0, "average_interval": 1}
-DQL = Case("dql", dql, EVERY, dql_agent, dql_draws, dql_update, DQL_LOSSES, True)
-CASES = (DQL, DQL._replace(name="dql, best of ten", settings=EVERY | {"max_backup": True}))
+DQL = Case("dql", dql, EVERY, dql_agent, dql_draws, dql_update, DQL_LOSSES, True, {})
+DAC_LOSSES = DQL_LOSSES | {"actor_loss": "loss/actor_loss"}
+DAC = Case(
+    name="dac",
+    module=dac,
+    settings=EVERY | {"eta_rate": 0.0, "decays": False},
+    agent=dac_agent,
+    draws=dac_draws,
+    update=dac_update,
+    losses=DAC_LOSSES,
+    sums=False,
+    more={"eta": 1.0},
+)
+CASES = (
+    DQL,
+    DQL._replace(name="dql, best of ten", settings=EVERY | {"max_backup": True}),
+    DAC,
+    DAC._replace(name="dac, best of ten", settings=DAC.settings | {"max_backup": True}),
+)
 
 # --- The same parameters in both codes ------------------------------------------------------------
 
@@ -278,7 +335,8 @@ def batch_of(theirs: dict[str, Any]) -> Any:
 def compared(case: Case, optimizers: dict[str, Any], dtype: Any, count: int) -> dict[str, Any]:
     """Both codes after `count` updates, and where they started."""
     agent = agent_of(case, optimizers, dtype)
-    state, parts = state_of(agent, case, optimizers), parts_of(case, optimizers)
+    more = {name: jnp.asarray(value, dtype) for name, value in case.more.items()}
+    state, parts = state_of(agent, case, optimizers, **more), parts_of(case, optimizers)
     start = networks_of(agent)
     update = jax.jit(lambda s, b, d: case.update(s, b, d, parts))
     info: dict[str, Any] = {}
@@ -352,6 +410,8 @@ def main(argv: list[str]) -> None:
     dtype = np.float64 if FLAGS.float64 else np.float32
     make_equal()
     for case in CASES:
+        if FLAGS.case not in case.name:
+            continue
         rows = first_update(case, dtype) | many_updates(case, dtype, FLAGS.updates)
         print(f"\n{case.name}, {np.dtype(dtype).name}, {FLAGS.updates} updates")
         for name, difference in rows.items():
@@ -360,5 +420,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_bool("float64", True, "in double precision")
+    flags.DEFINE_string("case", "", "part of the names of the cases to compare")
     flags.DEFINE_integer("updates", 20, "updates before parameters are compared")
     app.run(main)

@@ -69,7 +69,8 @@ class _LearnedStepFeature(nn.Module):
         step = (n - 1).astype(jnp.float32)[..., None]
         angle = 2 * np.pi * step * expand_rank(frequency, step.ndim)
         x = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
-        return Dense(self.hidden, "glorot")(mish(Dense(self.hidden, "glorot")(x)))
+        x = mish(Dense(self.hidden, "glorot")(x))
+        return Dense(self.hidden, "glorot")(x)
 
 
 class _SteppedResidual(nn.Module):

@@ -166,5 +166,5 @@ PENDULUM: dict[str, Row] = {
     "dql": CHAIN | {"eta": 30.0},
     "idql": SMALL
     | {"behavior_width": 32, "behavior_blocks": 2, "batch_size": 256, "expectile": 0.9},
-    "dac": CHAIN | {"critic_ensemble_size": 4, "q_samples": 4, "eta": 0.03, "eta_rate": 0.0},
+    "dac": CHAIN | {"critic_ensemble_size": 4, "q_samples": 4},
 }
