@@ -46,6 +46,9 @@ REFERENCE = {
             "one_step",
             "fql",
             "ifql",
+            "dql",
+            "idql",
+            "dac",
             "bc",
             "ibc",
         ]

@@ -11,7 +11,7 @@ benchmarks/parity/fql.py. These things are made equal first:
 - the sinusoids of a diffusion step, which we compute in float32;
 - the critics' loss of Diffusion-QL, of which flow-rl takes the mean over the two critics and the
   authors' code, as ours, the sum: its gradients are doubled before they are clipped;
-- flow-rl adds 1e-6 to the mean size of Q by which Diffusion-QL divides; so does our loss here;
+- flow-rl adds 1e-6 to the mean size of Q by which both methods divide; so do our losses here;
 - every update moves the policy's average (`average_interval` 1 and `average_start` 0).
 """
 
@@ -389,9 +389,18 @@ def improvement_loss(q: Array, swapped: Array) -> Array:
     return -jnp.mean(maximised) / jax.lax.stop_gradient(jnp.mean(jnp.abs(divisor)) + 1e-6)
 
 
+def guidance(critic: Params, x: Array, n: Array, *, parts: Any, batch: Transition) -> Array:
+    """That of our DAC with flow-rl's 1e-6 in the divisor."""
+    size = jnp.mean(jnp.abs(parts.critic.apply(critic, batch.observation, batch.action)))
+    return size / (size + 1e-6) * OURS(critic, x, n, parts=parts, batch=batch)
+
+
+OURS = dac.guidance
+
+
 def make_equal() -> None:
     """Lets flow-rl compute a step's sinusoids in float32, as ours, and ours divide as flow-rl."""
-    dql.improvement_loss = improvement_loss
+    dql.improvement_loss, dac.guidance = improvement_loss, guidance
     from flowrl.module.time_embedding import PositionalEmbedding
 
     def feature(self: Any, n: Array) -> Array:

@@ -67,7 +67,7 @@ class _LearnedStepFeature(nn.Module):
         init = nn.initializers.normal(STEP_FREQUENCY)
         frequency = self.param("frequency", init, (self.size // 2,), jnp.float32)
         step = (n - 1).astype(jnp.float32)[..., None]
-        angle = 2 * np.pi * step * expand_rank(frequency, step.ndim)
+        angle = step * expand_rank(2 * np.pi * frequency, step.ndim)
         x = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
         x = mish(Dense(self.hidden, "glorot")(x))
         return Dense(self.hidden, "glorot")(x)
