@@ -50,6 +50,9 @@ REFERENCE = {
             "one_step",
             "fql",
             "ifql",
+            "dql",
+            "idql",
+            "dac",
             "bc",
             "ibc",
         ]

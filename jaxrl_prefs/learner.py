@@ -72,11 +72,25 @@ def apply_gradients(
     return dataclasses.replace(trainable, params=params, opt_state=opt_state)
 
 
-def polyak(trainable: Trainable, rate: float) -> Trainable:
+def polyak(trainable: Trainable, rate: float | Array) -> Trainable:
     """Moves the target network: target <- rate * params + (1 - rate) * target."""
     return dataclasses.replace(
         trainable, target=optax.incremental_update(trainable.params, trainable.target, rate)
     )
+
+
+def polyak_every(
+    trainable: Trainable, rate: float, step: Array | int, *, interval: int, start: int
+) -> Trainable:
+    """`polyak` at the steps 0, interval, 2 * interval, ... that are not before `start`.
+
+    `step` must not be batched (see `every`).
+    """
+
+    def move(trainable: Trainable) -> Trainable:
+        return polyak(trainable, jnp.where(jnp.asarray(step) >= start, rate, 0.0))
+
+    return every(interval, step, move, trainable)
 
 
 def every(interval: int, step: Array | int, fn: Callable[[T], T], operand: T) -> T:

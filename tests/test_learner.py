@@ -124,3 +124,18 @@ def test_measured_counts_once_and_unmeasured_not_at_all() -> None:
         "spread": (0.0, 0.0),
     }
     chex.assert_trees_all_equal_shapes_and_dtypes(metrics, nothing)
+
+
+def test_an_average_that_starts_late_moves_at_every_interval_from_then_on() -> None:
+    opt = learner.optimizer(0.1)
+    part = learner.init(PARAMS, opt, target=True)
+    part = part.replace(target={"w": jnp.zeros(2)})
+
+    @jax.jit
+    def after(step: Array) -> Array:
+        moved = learner.polyak_every(part, 0.5, step, interval=3, start=4)
+        return moved.target["w"]
+
+    for step in range(10):
+        expected = 0.5 * PARAMS["w"] if step in (6, 9) else jnp.zeros(2)
+        np.testing.assert_array_equal(after(jnp.int32(step)), expected)

@@ -18,7 +18,7 @@ import pytest
 
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.behavior import energy, morse, proposals, score
-from jaxrl_prefs.methods import METHODS, arq, awac, bdpo, bpr, cql, fql, iql, rebrac
+from jaxrl_prefs.methods import METHODS, arq, awac, bdpo, bpr, cql, dac, dql, fql, iql, rebrac
 from jaxrl_prefs.ops import ddpm, flow, schedules
 from jaxrl_prefs.policies import deterministic
 from jaxrl_prefs.policies.diffusion import DiffusionPolicy
@@ -241,6 +241,44 @@ def test_cql() -> None:
     density = jnp.zeros((6, 1))
     wrong = draws._replace(current=draws.current._replace(log_density=density))
     refuses(integrals, (critic, draws), (critic, wrong))
+
+
+def test_dql() -> None:
+    parts = dql.build(dql.Config(**SMALL, diffusion_steps=2), SPEC)
+    state = state_of(dql, parts)
+
+    def target(state: Any, batch: Any) -> Any:
+        return dql.critic_target(state, parts=parts, batch=batch, key=KEY)
+
+    def actor(state: Any, batch: Any) -> Any:
+        given = {"critic": state.critic.params, "parts": parts, "batch": batch, "key": KEY}
+        return dql.actor_loss(state.actor.params, **given)
+
+    refuses(target, (state, DATA), (state, COLUMN))
+    refuses(actor, (state, DATA), (state, WIDE))
+    q = jnp.zeros((2, 6))
+    refuses(dql.improvement_loss, (q, jnp.bool_(True)), (q[..., None], jnp.bool_(True)))
+
+
+def test_dac() -> None:
+    few = dict.fromkeys(("q_samples", "diffusion_steps", "critic_ensemble_size"), 2)
+    parts = dac.build(dac.Config(**SMALL, **few), SPEC)
+    state, level = state_of(dac, parts), jnp.ones(6, jnp.int32)
+
+    def target(state: Any, batch: Any) -> Any:
+        return dac.critic_target(state, parts=parts, batch=batch, key=KEY)
+
+    def direction(state: Any, x: Any) -> Any:
+        return dac.guidance(state.critic.target, x, level, parts=parts, batch=DATA)
+
+    def actor(state: Any, eps: Any) -> Any:
+        noised = dac.Noised(DATA.action, level, eps, DATA.action)
+        given = {"eta": state.eta, "parts": parts, "batch": DATA}
+        return dac.actor_loss(state.actor.params, noised, **given)
+
+    refuses(target, (state, DATA), (state, COLUMN))
+    refuses(direction, (state, DATA.action), (state, DATA.action[:1]))
+    refuses(actor, (state, DATA.action), (state, DATA.action[:1]))
 
 
 def test_bpr() -> None:

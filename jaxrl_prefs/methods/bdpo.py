@@ -74,7 +74,7 @@ from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy, epoch, uniform
 from jaxrl_prefs.ops import ddpm, schedules, values
 from jaxrl_prefs.ops.shapes import uniform_in
-from jaxrl_prefs.policies import paths
+from jaxrl_prefs.policies import candidates, paths
 from jaxrl_prefs.policies.deterministic import Deterministic
 from jaxrl_prefs.policies.diffusion import DiffusionPolicy
 from jaxrl_prefs.policies.gaussian import DiagonalGaussian
@@ -434,11 +434,7 @@ def act(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
     if count == 1:
         return actions[:, 0]
     q = parts.critic.apply(state.critic.target, observation[:, None], actions).mean(0)
-    if parts.config.temperature > 0:
-        best = jax.random.categorical(choice_key, q / parts.config.temperature)
-    else:
-        best = jnp.argmax(q, -1)
-    return jnp.take_along_axis(actions, best[:, None, None], 1)[:, 0]
+    return candidates.chosen(actions, q, choice_key, parts.config.temperature)
 
 
 def act_behavior(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
@@ -504,8 +500,7 @@ def make(config: Config, spec: Spec) -> Method:
             name, steps, partial(update, parts=parts), config.batch_size, sampler=sampler, **more
         )
 
-    rule = f"softmax(mean Q / {config.temperature:g})" if config.temperature else "argmax mean Q"
-    rule = rule if config.candidates > 1 else "single sample"
+    rule = candidates.rule("mean Q", config.candidates, config.temperature)
     return Method(
         init=partial(init, parts=parts),
         phases=(

@@ -35,7 +35,6 @@ from typing import Literal, NamedTuple
 
 import flax.struct
 import jax
-import jax.numpy as jnp
 import optax
 
 from jaxrl_prefs import learner, nets, validation
@@ -43,6 +42,7 @@ from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.ops import flow
 from jaxrl_prefs.ops.shapes import uniform_in
+from jaxrl_prefs.policies import candidates
 from jaxrl_prefs.policies.flow import FlowPolicy, gelu_net
 from jaxrl_prefs.types import Array, Key, Metrics, Params, Spec, Transition
 from jaxrl_prefs.values import critics, iql
@@ -144,8 +144,7 @@ def act(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
     if count == 1:
         return actions[:, 0]
     q = parts.iql.critic.apply(state.critic.params, observation[:, None], actions).min(0)
-    best = jnp.argmax(q, -1)
-    return jnp.take_along_axis(actions, best[:, None, None], 1)[:, 0]
+    return candidates.best(actions, q)
 
 
 def act_behavior(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
@@ -179,7 +178,7 @@ def make(config: Config, spec: Spec) -> Method:
     validation.require_nonnegative(config, "train_steps")
     validation.require_fraction(config, "expectile")
     parts = build(config, spec)
-    rule = "argmax min Q" if config.candidates > 1 else "single sample"
+    rule = candidates.rule("min Q", config.candidates)
     return Method(
         init=partial(init, parts=parts),
         phases=(

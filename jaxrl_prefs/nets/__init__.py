@@ -5,7 +5,12 @@ from __future__ import annotations
 from jaxrl_prefs.nets.ensembles import ensemble, over_members, with_action_gradient
 from jaxrl_prefs.nets.layers import ACTIVATIONS, INITIALISERS, mish, orthogonal, swish
 from jaxrl_prefs.nets.mlp import mlp, residual_mlp, scalar_mlp
-from jaxrl_prefs.nets.time_conditioned import score_net, stepped_mlp, stepped_scalar_mlp
+from jaxrl_prefs.nets.time_conditioned import (
+    score_net,
+    stepped_mlp,
+    stepped_residual_mlp,
+    stepped_scalar_mlp,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -19,6 +24,7 @@ __all__ = [
     "scalar_mlp",
     "score_net",
     "stepped_mlp",
+    "stepped_residual_mlp",
     "stepped_scalar_mlp",
     "swish",
     "with_action_gradient",

@@ -1,4 +1,4 @@
-"""Networks that read a time: a diffusion step (BDPO), or a continuous time (ARQ's score)."""
+"""Networks that read a time: a diffusion step (BDPO, IDQL), or a continuous time (ARQ's score)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from jaxrl_prefs.ops.shapes import expand_rank
 from jaxrl_prefs.types import Array, Net
 
 FREQUENCY = 30.0  # standard deviation of the random frequencies of time
+STEP_FREQUENCY = 0.2  # standard deviation of the initial learned frequencies of a step
 
 
 class _StepFeature(nn.Module):
@@ -50,6 +51,46 @@ class _Stepped(nn.Module):
     def __call__(self, *inputs: Array) -> Array:
         *others, n = inputs
         return self.mlp(*others, _StepFeature(self.step_size, self.step_hidden)(n))
+
+
+class _LearnedStepFeature(nn.Module):
+    """A diffusion step n >= 1 as Fourier features [cos, sin] of learned frequencies, two layers.
+
+    The step is counted from 0, and the second layer is linear.
+    """
+
+    size: int
+    hidden: int  # width of both layers
+
+    @nn.compact
+    def __call__(self, n: Array) -> Array:
+        init = nn.initializers.normal(STEP_FREQUENCY)
+        frequency = self.param("frequency", init, (self.size // 2,), jnp.float32)
+        step = (n - 1).astype(jnp.float32)[..., None]
+        angle = step * expand_rank(2 * np.pi * frequency, step.ndim)
+        x = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+        x = mish(Dense(self.hidden, "glorot")(x))
+        return Dense(self.hidden, "glorot")(x)
+
+
+class _SteppedResidual(nn.Module):
+    """Residual blocks of a LayerNorm and two layers, the first four times as wide."""
+
+    width: int
+    blocks: int
+    output: int
+    step_size: int
+    step_hidden: int
+
+    @nn.compact
+    def __call__(self, *inputs: Array) -> Array:
+        *others, n = inputs
+        feature = _LearnedStepFeature(self.step_size, self.step_hidden)(n)
+        x = JoinedDense(self.width, "glorot")([*others, feature])
+        for _ in range(self.blocks):
+            wide = mish(Dense(4 * self.width, "lecun")(nn.LayerNorm()(x)))
+            x = x + Dense(self.width, "lecun")(wide)
+        return Dense(self.output, "glorot")(mish(x))
 
 
 class _TimeFeature(nn.Module):
@@ -108,6 +149,18 @@ def stepped_scalar_mlp(
     """
     net = _Stepped(Mlp(hidden, 1, "mish", True), step_size, step_hidden or step_size)
     return scalar_output(as_net(net, leading_with_time))
+
+
+def stepped_residual_mlp(
+    width: int, blocks: int, output: int, *, step_size: int = 64, step_hidden: int = 128
+) -> Net:
+    """A residual network that reads a diffusion step as its last input (IDQL's LN_Resnet).
+
+    eps(x, s, n) -> [..., output], without the paper's dropout. A block adds
+    W2 mish(W1 LayerNorm(x)), with W1 four times as wide as x. n is as for `stepped_mlp`.
+    """
+    net = _SteppedResidual(width, blocks, output, step_size, step_hidden)
+    return as_net(net, leading_with_time)
 
 
 def score_net(width: int, blocks: int, output: int) -> Net:

@@ -69,15 +69,29 @@ def posterior_mean(schedule: Schedule, x: Array, x0: Array, n: Array) -> Array:
     return (jnp.sqrt(before) * beta * x0 + jnp.sqrt(alpha) * (1 - before) * x) / (1 - abar)
 
 
-def ancestral(box: Box = UNBOUNDED) -> Step:
+def posterior_variance(schedule: Schedule) -> np.ndarray:
+    """The variance of q(x_{n-1} | x_n, x_0) for n = 0..T: [T + 1]; it is 0 at n = 1.
+
+    >>> from jaxrl_prefs.ops.schedules import from_betas
+    >>> posterior_variance(from_betas(np.array([0.5, 0.5]))).round(6)  # 1/2 * 1/2 / (3/4) at 2
+    array([0.      , 0.      , 0.333333])
+    """
+    before = 1 - schedule.alpha_bar[:-1]
+    exact = schedule.beta[1:] * before / (1 - schedule.alpha_bar[1:])
+    return np.concatenate([[0.0], exact])
+
+
+def ancestral(box: Box = UNBOUNDED, *, exact_variance: bool = False) -> Step:
     """The DDPM step: N(posterior mean, beta_n), without noise at n = 1.
 
-    The clean data that eps implies is clipped to the box first.
+    The clean data that eps implies is clipped to the box first. With `exact_variance` the variance
+    is the posterior's, which is smaller than beta_n.
     """
 
     def step(schedule: Schedule, x: Array, eps: Array, n: Array, z: Array) -> Array:
         x0 = clip_to_box(x0_from_eps(schedule, x, eps, n), box)
-        spread = jnp.where(n > 1, jnp.sqrt(jnp.asarray(schedule.beta, x.dtype)[n]), 0)
+        variance = posterior_variance(schedule) if exact_variance else schedule.beta
+        spread = jnp.where(n > 1, jnp.sqrt(jnp.asarray(variance, x.dtype)[n]), 0)
         spread = spread[..., None] if spread.ndim else spread
         return posterior_mean(schedule, x, x0, n) + spread * z
 
@@ -98,6 +112,15 @@ def ddim(box: Box = UNBOUNDED) -> Step:
         return jnp.sqrt(before) * x0 + jnp.sqrt(1 - before) * eps
 
     return step
+
+
+def clipped(step: Step, box: Box) -> Step:
+    """Another step whose result x_{n-1} is clipped to the box, noise included."""
+
+    def bounded(schedule: Schedule, x: Array, eps: Array, n: Array, z: Array) -> Array:
+        return clip_to_box(step(schedule, x, eps, n, z), box)
+
+    return bounded
 
 
 def path_kl(schedule: Schedule, eps: Array, reference: Array, n: Array) -> Array:

@@ -67,6 +67,18 @@ def log_integral(values: Array, log_density: Array) -> Array:
     return jax.nn.logsumexp(values - log_density, -1) - math.log(values.shape[-1])
 
 
+def implicit_weight(advantage: Array, expectile: float) -> Array:
+    """|expectile - 1(A < 0)|, entry by entry: how IDQL's implicit policy reweighs the behaviour.
+
+    V is the expectile of Q over the behaviour where the mean of Q with these weights is V. Source:
+    IDQL (Hansen-Estruch et al. 2023), section on the expectile's implicit policy.
+
+    >>> [round(float(x), 6) for x in implicit_weight(jnp.array([2.0, -2.0]), 0.9)]
+    [0.9, 0.1]
+    """
+    return jnp.where(advantage < 0, 1 - expectile, jnp.asarray(expectile, advantage.dtype))
+
+
 def advantage_weight(advantage: Array, temperature: float, largest: float) -> Array:
     """min(exp(temperature * advantage), largest), entry by entry; the exponent cannot overflow.
 

@@ -51,11 +51,15 @@ class DiffusionPolicy(NamedTuple):
         A scalar for actions [B, A], the mean over batch and dimensions.
         """
         chex.assert_shape(action, (len(observation), self.action_dim))
+        x, n, eps = self.noised(action, key)
+        return jnp.mean(jnp.square(self.net.apply(params, x, observation, n) - eps))
+
+    def noised(self, action: Array, key: Key) -> tuple[Array, Array, Array]:
+        """Actions [B, A] at levels uniform in 1..T: x_n [B, A], n [B], and their noise [B, A]."""
         level_key, noise_key = jax.random.split(key)
         n = jax.random.randint(level_key, action.shape[:-1], 1, self.schedule.steps + 1)
         eps = jax.random.normal(noise_key, action.shape, action.dtype)
-        x = ddpm.noised(self.schedule, action, n, eps)
-        return jnp.mean(jnp.square(self.net.apply(params, x, observation, n) - eps))
+        return ddpm.noised(self.schedule, action, n, eps), n, eps
 
     def paths(
         self, actor: Params, behavior: Params, observation: Array, key: Key, count: int

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from jaxrl_prefs.data.families import words
-from jaxrl_prefs.runs import baseline_presets, flow_presets
+from jaxrl_prefs.runs import baseline_presets, diffusion_presets, flow_presets
 from jaxrl_prefs.runs.baseline_presets import merged
 
 Row = dict[str, Any]
@@ -172,10 +172,11 @@ FAMILIES: dict[str, dict[str, Row]] = merged(
         **{name: AROUND[name] for name in ("maze2d", "pointmaze", "pendulum")},
     },
     baseline_presets.FAMILIES,
+    diffusion_presets.FAMILIES,
 )
 
 
-TASKS = merged(flow_presets.TASKS, baseline_presets.TASKS)
+TASKS = merged(flow_presets.TASKS, baseline_presets.TASKS, diffusion_presets.TASKS)
 # Settings that depend on the robot, the maze or the task, whatever the dataset: words that the name
 # of a dataset or its environment holds -> rows. The first that fits is taken.
 ROBOTS: dict[str, dict[str, Row]] = {
@@ -187,6 +188,7 @@ ROBOTS: dict[str, dict[str, Row]] = {
             "bdpo": BDPO_ANTMAZE | {"eta": eta},
             **flow_presets.antmaze(maze),
             **baseline_presets.antmaze(maze),
+            **diffusion_presets.antmaze(maze),
         }
         for maze, eta in sorted(ANTMAZE_ETA.items(), key=lambda each: -len(each[0]))
     },
@@ -335,6 +337,7 @@ SMALL: dict[str, dict[str, Row]] = {
         **dict.fromkeys(("td3_bst", "iql_bst"), NARROW_MORSE),
         **flow_presets.PENDULUM,
         **baseline_presets.PENDULUM,
+        **diffusion_presets.PENDULUM,
         "*": {"eval_episodes": 20, "eval_every": 2_000, "log_every": 500, "checkpoint_every": 500},
         "arq": ARQ_TINY | {"eval_every": 10_000},
         "bdpo": {
@@ -476,6 +479,7 @@ def _short() -> dict[str, dict[str, Row]]:
 PRESETS: dict[str, dict[str, Row]] = merged(
     _bdpo_locomotion() | _bdpo_antmaze() | _arq_robomimic() | SMALL | _short(),
     baseline_presets.DATASETS,
+    diffusion_presets.DATASETS,
 )
 
 

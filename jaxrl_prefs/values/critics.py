@@ -53,6 +53,29 @@ def sarsa_target(critic: Net, params: Params, batch: Transition) -> Array:
     return jax.lax.stop_gradient(batch.reward + batch.discount * q.mean(0))
 
 
+def sampled_target(
+    critic: Net,
+    params: Params,
+    batch: Transition,
+    next_action: Array,
+    *,
+    best: bool,
+    over_members: Callable[[Array], Array],
+) -> Array:
+    """r + discount * over_members(agg_M Q_k(s', a'_M)) for actions a' [B, M, A]: [B].
+
+    The aggregate over the M actions, their mean or with `best` their maximum, is taken for each
+    member; `over_members` then maps [E, B] to [B].
+    """
+    chex.assert_rank([batch.reward, batch.discount], 1)
+    chex.assert_equal_shape([batch.reward, batch.discount])
+    chex.assert_shape(next_action, (*batch.reward.shape, None, batch.action.shape[-1]))
+    q = critic.apply(params, batch.next_observation[:, None], next_action)
+    next_value = over_members(q.max(-1) if best else q.mean(-1))
+    chex.assert_equal_shape([next_value, batch.reward])
+    return jax.lax.stop_gradient(batch.reward + batch.discount * next_value)
+
+
 def has_sarsa_target(batch: Transition) -> Array:
     """0 where the episode was cut before the next action, else 1: [B].
 
@@ -83,12 +106,15 @@ def regress(
     batch: Transition,
     target: Array,
     error: Callable[[Array, Array], Array] = squared_error,
+    *,
+    mean: bool = False,
 ) -> tuple[Trainable, Metrics]:
     """One gradient step of every member of a critic on `error(prediction [B], target [B])`.
 
-    `target` is [B], one for all members, or [E, B], one for each. The loss is the sum over members.
-    Members are differentiated one by one, so that only one member's activations are in memory. The
-    target network does not move (`learner.polyak` moves it).
+    `target` is [B], one for all members, or [E, B], one for each. The loss is the sum over members,
+    or their mean with `mean`, which matters where gradients are clipped. Members are differentiated
+    one by one, so that only one member's activations are in memory. The target network does not
+    move (`learner.polyak` moves it).
 
     Metrics: `critic_loss`, the mean error over members, and `q`, the mean prediction.
     """
@@ -110,6 +136,8 @@ def regress(
     own = target if target.ndim == 2 else ()
     grads, (value, prediction) = nets.over_members(member, (trainable.params, own))
     metrics = learner.measured(critic_loss=value, q=prediction)
+    if mean:
+        grads = jax.tree.map(lambda leaf: leaf / len(value), grads)
     return learner.apply_gradients(trainable, opt, grads), metrics
 
 

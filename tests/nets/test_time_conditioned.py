@@ -108,3 +108,33 @@ def test_kernels_are_drawn_as_keras_draws_them():
             bound = np.sqrt(6 / sum(leaf.shape))
             assert 0.9 * bound < np.abs(leaf).max() <= bound
             assert leaf.std() == pytest.approx(bound / np.sqrt(3), rel=0.1)
+
+
+def test_idql_s_residual_network_is_plain_arithmetic_of_the_published_size():
+    """Blocks of LayerNorm, four times the width, mish and a skip; the step counts from 0."""
+    net = nets.stepped_residual_mlp(8, 2, 3, step_size=6, step_hidden=5)
+    x, s, n = draws(4, 3), draws(4, 2, seed=1), np.array([1, 2, 3, 5], np.int32)
+    params = filled(net.init, x, s, n)
+
+    def mish(x):
+        return x * np.tanh(np.logaddexp(0, x))
+
+    def normal(params, x):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return x * params["scale"] + params["bias"]
+
+    step = params["_LearnedStepFeature_0"]
+    angle = 2 * np.pi * (n - 1)[:, None] * step["frequency"]
+    feature = np.concatenate([np.cos(angle), np.sin(angle)], -1)
+    feature = dense(step["_Dense_1"], mish(dense(step["_Dense_0"], feature)))
+    h = dense(params["_JoinedDense_0"], np.concatenate([x, s, feature], -1))
+    for block in range(2):
+        wide = dense(params[f"_Dense_{2 * block}"], normal(params[f"LayerNorm_{block}"], h))
+        h = h + dense(params[f"_Dense_{2 * block + 1}"], mish(wide))
+    expected = dense(params["_Dense_4"], mish(h))
+    np.testing.assert_allclose(compiled(net.apply, params, x, s, n), expected, rtol=2e-4, atol=1e-4)
+
+    full = nets.stepped_residual_mlp(256, 3, 6)
+    inputs = jnp.zeros((1, 6)), jnp.zeros((1, 17)), jnp.ones(1, jnp.int32)
+    # of the authors' code with 17 observations and 6 actions
+    assert size(full, *inputs) == 1_643_558

@@ -175,6 +175,36 @@ def test_ancestral_noise_has_variance_beta_and_vanishes_at_the_last_step():
     np.testing.assert_array_equal(noisy[0], quiet[0])
 
 
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_the_exact_variance_keeps_the_marginals_of_a_point(n):
+    """x_n ~ N(sqrt(abar_n) m, 1 - abar_n) goes to the same at n - 1; beta_n is too much noise."""
+    schedule, m, x = schedules.vp(5), np.array([0.7]), normal(3, 6, 1)
+    eps_fn, zero, one = eps_of(m, 0.0, schedule), np.zeros((6, 1)), np.ones((6, 1))
+
+    def moved(x):
+        step = ddpm.ancestral(exact_variance=True)
+        eps = eps_fn(x, n)
+        return step(schedule, x, eps, n, zero), step(schedule, x, eps, n, one)
+
+    mean, noisy = compiled(moved, x)
+    now, before = schedule.alpha_bar[n], schedule.alpha_bar[n - 1]
+    gap, shift = mean - np.sqrt(before) * m, x - np.sqrt(now) * m
+    slope = gap / shift
+    np.testing.assert_allclose(slope, slope[0, 0], rtol=1e-10)
+    spread = noisy - mean
+    np.testing.assert_allclose(slope**2 * (1 - now) + spread**2, 1 - before, rtol=1e-12)
+    assert (spread**2 < 0.98 * schedule.beta[n]).all()
+
+
+def test_clipping_a_step_bounds_its_noise_too():
+    schedule, x, z = schedules.vp(5), normal(0, 50, 2), 3 * normal(1, 50, 2)
+    low, high = np.array([-1.0, -0.2]), np.array([0.5, 1.0])
+    free, bounded = ddpm.ancestral(), ddpm.clipped(ddpm.ancestral(), Box(low, high))
+    inner, found = compiled(lambda x, z: [f(schedule, x, x, 3, z) for f in (free, bounded)], x, z)
+    assert (inner < low).any() and (inner > high).any()
+    np.testing.assert_array_equal(found, np.clip(inner, low, high))
+
+
 def test_box_per_dimension_holds_after_the_last_step():
     schedule, low, high = schedules.vp(5), np.array([-1.0, 0.0]), np.array([0.5, 2.0])
     x, eps = 9 * normal(6, 50, 2), normal(7, 50, 2)

@@ -96,6 +96,22 @@ FIELDS: dict[str, dict[str, Any]] = {
     "one_step": {**HIDDEN, "pretrain_steps": 4, "train_steps": 4},
     "fql": {**HIDDEN, "flow_steps": 2, "train_steps": 4},
     "ifql": {**HIDDEN, "flow_steps": 2, "candidates": 3, "train_steps": 4},
+    "dql": {**HIDDEN, "diffusion_steps": 2, "candidates": 3, "train_steps": 4},
+    "idql": {
+        "behavior_width": 8,
+        "behavior_blocks": 1,
+        "critic_hidden": 8,
+        "batch_size": 16,
+        "diffusion_steps": 2,
+        "candidates": 3,
+        "train_steps": 4,
+    },
+    "dac": {
+        **HIDDEN,
+        **dict.fromkeys(("q_samples", "candidates", "critic_ensemble_size"), 2),
+        "diffusion_steps": 2,
+        "train_steps": 4,
+    },
     "bc": {"actor_hidden": 8, "batch_size": 16, "train_steps": 4},
     "ibc": {
         **SEARCH,

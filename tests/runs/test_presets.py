@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -279,6 +281,60 @@ def test_xql_awac_and_cql_have_the_published_settings() -> None:
     assert found("hopper-medium-v2", "cql", *names)[:2] == (5, False)
     assert found("hopper-medium-v2", "cql") == raw
     assert found("antmaze-umaze-v0", "cql", *names) == (5, True, 5, 0.99, "affine", 4, -2)
+
+
+# main.py of Diffusion-QL: eta, max_q_backup, gn, lr, reward scale and shift, thousands of updates
+DQL_ROWS = {
+    "halfcheetah-medium-v2": (1.0, False, 9.0, 3e-4, 1, 0, 2_000),
+    "walker2d-medium-expert-v2": (1.0, False, 5.0, 3e-4, 1, 0, 2_000),
+    "antmaze-umaze-v0": (0.5, False, 2.0, 3e-4, 4, -2, 1_000),
+    "antmaze-medium-play-v0": (2.0, True, 2.0, 1e-3, 4, -2, 1_000),
+    "antmaze-large-play-v0": (4.5, True, 10.0, 3e-4, 4, -2, 1_000),
+    "pen-human-v1": (0.15, False, 7.0, 3e-5, 1, 0, 1_000),
+    "kitchen-complete-v0": (0.005, False, 9.0, 3e-4, 1, 0, 250),
+}
+# runs.sh of DAC: eta, eta_lr, bc_threshold, rho, maxQ, critic_lr
+DAC_ROWS = {
+    "walker2d-medium-v2": (1, 0.001, 1, 1.0, False, 3e-4),
+    "hopper-medium-expert-v2": (1, 0.001, 0.05, 1.5, False, 3e-4),
+    "halfcheetah-medium-expert-v2": (1, 0.001, 0.1, 0.0, False, 3e-4),
+    "antmaze-medium-play-v0": (0.1, 0, 1, 1.0, True, 3e-4),
+    "antmaze-large-play-v0": (0.1, 0, 1, 1.1, True, 1e-3),
+    "antmaze-large-diverse-v0": (0.1, 0, 1, 1.0, True, 1e-3),
+}
+# QAM's runs of DAC: alpha, rho, gamma
+DAC_OGBENCH = {
+    "antmaze-large-navigate-singletask-task1-v0": (0.3, 0.5, 0.99),
+    "humanoidmaze-medium-navigate-singletask-v0": (1.0, 0.0, 0.995),
+    "humanoidmaze-large-navigate-singletask-task2-v0": (0.3, 0.0, 0.995),
+    "cube-double-play-singletask-task2-v0": (3.0, 0.5, 0.99),
+    "cube-triple-play-singletask-task5-v0": (0.3, 0.5, 0.99),
+    "puzzle-4x4-play-singletask-v0": (1.0, 0.5, 0.99),
+}
+
+
+def test_diffusion_ql_and_dac_have_the_published_settings() -> None:
+    def resolved(dataset: str, algo: str) -> tuple[config.RunConfig, Any]:
+        family = "ogbench" if ogbench_names.of_path(dataset) else family_of(dataset)
+        return config.resolve(choice(dataset, algo), dataset, family)
+
+    for name, expected in DQL_ROWS.items():
+        run, dql = resolved(name, "dql")
+        found = dql.eta, dql.max_backup, dql.clip_norm, dql.actor_learning_rate
+        processing = run.reward_scale, run.reward_shift
+        assert (*found, *processing, dql.train_steps // 1_000) == expected, name
+        assert (run.reward, run.gamma) == ("affine", 0.99)
+    for name, expected in DAC_ROWS.items():
+        _, dac = resolved(name, "dac")
+        found = dac.eta, dac.eta_rate, dac.bc_threshold, dac.rho, dac.max_backup
+        assert (*found, dac.critic_learning_rate) == expected, name
+    for name, expected in DAC_OGBENCH.items():
+        run, dac = resolved(name, "dac")
+        assert (dac.eta, dac.rho, run.gamma) == expected, name
+        assert (dac.diffusion_steps, dac.normalize_q, dac.eta_rate) == (10, False, 0)
+    for name, expectile, shift in (("hopper-medium-v2", 0.7, 0), ("antmaze-umaze-v0", 0.9, -1)):
+        run, idql = resolved(name, "idql")
+        assert (idql.expectile, run.reward_shift, run.gamma) == (expectile, shift, 0.99)
 
 
 @pytest.mark.parametrize("algo", ["td3_bst", "iql_bst"])

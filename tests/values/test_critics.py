@@ -105,6 +105,21 @@ def test_regression_steps_every_member_towards_the_target():
     assert metrics["q"][0] == pytest.approx(q(data.observation, data.action).mean(), rel=1e-6)
 
 
+def test_the_mean_over_members_takes_a_share_of_the_sum_s_step():
+    data, net, opt = batch(), quadratic(), optax.sgd(0.05)
+    y = np.random.default_rng(3).normal(size=6)
+
+    def stepped(params):
+        part = learner.init(params, opt)
+        both = [critics.regress(part, opt, net, data, y, mean=mean) for mean in (False, True)]
+        return [(part.params, metrics["critic_loss"][0]) for part, metrics in both]
+
+    (whole, loss), (mean, same) = compiled(stepped, jax.tree.map(jnp.asarray, PARAMS))
+    assert loss == same
+    for name, start in PARAMS.items():
+        np.testing.assert_allclose(mean[name] - start, (whole[name] - start) / 2, rtol=1e-9)
+
+
 def test_each_member_may_have_its_own_target():
     data, net, opt = batch(), quadratic(), optax.sgd(0.05)
     y = np.random.default_rng(3).normal(size=(2, 6))
