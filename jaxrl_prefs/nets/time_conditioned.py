@@ -88,8 +88,8 @@ class _SteppedResidual(nn.Module):
         feature = _LearnedStepFeature(self.step_size, self.step_hidden)(n)
         x = JoinedDense(self.width, "glorot")([*others, feature])
         for _ in range(self.blocks):
-            wide = mish(Dense(4 * self.width, "lecun")(nn.LayerNorm()(x)))
-            x = x + Dense(self.width, "lecun")(wide)
+            wide = mish(Dense(4 * self.width, "lecun", hidden=True)(nn.LayerNorm()(x)))
+            x = x + Dense(self.width, "lecun", hidden=True)(wide)
         return Dense(self.output, "glorot")(mish(x))
 
 
