@@ -4,7 +4,7 @@
     pip install distrax
     python -m benchmarks.parity.awac --peer=PEER
 
-jaxrl is a port of the authors' code, with its settings. Both codes start from the peer's initial
+jaxrl has the settings of the authors' code. Both codes start from the peer's initial
 parameters, with random batches and the same random numbers, in float64 (`--nofloat64` for float32),
 with the default networks and a lambda of 2. Samples are not clipped here, as in the peer. Every row
 is a largest relative difference, as in `benchmarks/parity/fql.py`.
