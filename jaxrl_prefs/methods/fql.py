@@ -143,6 +143,11 @@ def critic_target(state: State, *, parts: Parts, batch: Transition, noise: Array
     return jax.lax.stop_gradient(batch.reward + batch.discount * next_value)
 
 
+def half_squared_error(prediction: Array, target: Array) -> Array:
+    """Half the mean squared error of [B]: its sum over two critics is the mean over them."""
+    return critics.squared_error(prediction, target) / 2
+
+
 def actor_loss(
     params: Params, *, state: State, parts: Parts, batch: Transition, noise: Array
 ) -> tuple[Array, Metrics]:
@@ -224,9 +229,11 @@ def update_critic(
         parts.critic,
         batch,
         target,
-        mean=True,
+        half_squared_error,
     )
-    return critic, metrics | learner.measured(critic_target=target)
+    halves, count = metrics["critic_loss"]
+    metrics |= {"critic_loss": (2 * halves, count)} | learner.measured(critic_target=target)
+    return critic, metrics
 
 
 # ------------------------------------------------------------------------ acting, measuring

@@ -103,7 +103,7 @@ _CHUNKS = (
 )
 _QAM_RUNS = (12, 1_000_000, f"the last iterate, 50 episodes, {_CHUNKS}")
 _RQL_RUNS = (4, 2_000_000, f"means of five tasks, {_CHUNKS}")
-_OURS = {"FQL": ("fql", "actor"), "IFQL": ("ifql", "actor")}  # of QAM's columns
+_OURS = {name.upper(): (name, "actor") for name in ("fql", "ifql", "dac")}  # of QAM's columns
 
 PUBLISHED: Mapping[str, Published] = {
     "BDPO": Published(

@@ -129,7 +129,8 @@ def test_single_tasks_of_ogbench_stand_beside_others_by_their_names(tmp_path: Pa
     assert grid.cells[double.format("", 1), "arq"]["scores"] == [5.0]
     assert (cells[marked]["DSRL (QAM)"], cells[marked]["RQL"]) == ("87 ± 8.8", "")
     ours = {name: (x.algo, x.policy) for name, x in published.PUBLISHED.items() if x.algo}
-    assert ours["FQL (QAM)"] == ("fql", "actor") and ours["IFQL (QAM)"] == ("ifql", "actor")
+    for name in ("fql", "ifql", "dac"):
+        assert ours[f"{name.upper()} (QAM)"] == (name, "actor")
     assert cells[large]["QAM-E"] == "84.8 ± 13.1"
     assert cells["puzzle-4x4-play: mean of 5 tasks"]["RQL"] == "37"
     (about,) = published_table.sources(["QAM"])
