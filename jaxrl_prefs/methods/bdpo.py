@@ -53,6 +53,9 @@ silent:
     N successive bootstraps on one slow target network, in about N / value_tau updates: too many
     where N is 50.
 12. `q_samples = 0` evaluates no next state, for bandits, where every discount is 0.
+13. `policy = "flow"`: actor and behaviour are velocity networks of straight-line flows, read as
+    noise predictions (`ops.flow.predicted_noise`), with the same chain, penalty and values. Noise
+    regression is then flow matching at the chain's N times, weighted by t^2.
 """
 
 from __future__ import annotations
@@ -77,6 +80,7 @@ from jaxrl_prefs.ops.shapes import uniform_in
 from jaxrl_prefs.policies import candidates, paths
 from jaxrl_prefs.policies.deterministic import Deterministic
 from jaxrl_prefs.policies.diffusion import DiffusionPolicy
+from jaxrl_prefs.policies.flow import noise_prediction
 from jaxrl_prefs.policies.gaussian import DiagonalGaussian
 from jaxrl_prefs.policies.paths import PathPolicy, Refinement
 from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
@@ -110,8 +114,9 @@ class Config:
     v_samples: int = 10  # M, reverse steps per noised action in the V target
     actor_samples: int = 10  # M, reverse steps per noised action in the actor's objective
     # --- policy
-    # class of actor and behaviour; the last two are the paper's ablation
-    policy: Literal["diffusion", "gaussian", "deterministic"] = "diffusion"
+    # class of actor and behaviour; "flow" is a chain by a velocity network (ours), and the last two
+    # are the paper's ablation
+    policy: Literal["diffusion", "flow", "gaussian", "deterministic"] = "diffusion"
     diffusion_steps: int = 5  # N, reverse steps from noise to action
     schedule: Literal["vp", "linear", "cosine"] = "vp"  # of the noise
     # reverse steps; "ddim" is deterministic, and the paper draws figures with it
@@ -215,9 +220,14 @@ def _policy(config: Config, spec: Spec) -> PathPolicy:
     if config.policy == "deterministic":
         return paths.deterministic_path(Deterministic(nets.mlp(hidden, size), box))
     reverse_step = REVERSE_STEPS[config.sampler]
+    schedule = schedules.SCHEDULES[config.schedule](config.diffusion_steps)
+    if config.policy == "flow":
+        net = noise_prediction(nets.mlp(hidden, size), schedule)
+    else:
+        net = nets.stepped_mlp(hidden, size)
     return DiffusionPolicy(
-        net=nets.stepped_mlp(hidden, size),
-        schedule=schedules.SCHEDULES[config.schedule](config.diffusion_steps),
+        net=net,
+        schedule=schedule,
         step=reverse_step(box) if config.clip_sampler else reverse_step(),
         action_dim=size,
         stratified=config.levels == "stratified",

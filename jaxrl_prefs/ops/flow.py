@@ -15,8 +15,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrl_prefs.ops.mixtures import Mixture
+from jaxrl_prefs.ops.schedules import Schedule
 from jaxrl_prefs.ops.shapes import expand_rank
 from jaxrl_prefs.types import Array
 
@@ -68,6 +70,27 @@ SAMPLERS: dict[str, Sampler] = {"euler": euler, "midpoint": midpoint}
 def _integrated(step: Callable[[Array, Array], Array], start: Array, steps: int) -> Array:
     times = jnp.arange(steps, dtype=start.dtype) / steps
     return jax.lax.scan(lambda x, t: (step(x, t), None), start, times)[0]
+
+
+def predicted_noise(velocity: VelocityFn, schedule: Schedule, x: Array, n: Array) -> Array:
+    """E[eps | x_n = x] of the diffusion to whose data the flow leads: [..., A].
+
+    x_n = sqrt(abar) a + sqrt(1 - abar) eps, divided by the sum of both factors, is the point at
+    time t = sqrt(abar) / sum on the line from eps to a; and eps = x_t - t (a - eps). So a velocity
+    network is a noise prediction in other coordinates, and a chain of Gaussian steps has a path KL
+    where the flow's ODE has none.
+
+    Args:
+        velocity: of the straight-line flow.
+        schedule: of the diffusion.
+        x: [..., A].
+        n: levels, a scalar or with the leading axes of x.
+    """
+    level = jnp.asarray(n)
+    signal = jnp.asarray(np.sqrt(schedule.alpha_bar), x.dtype)[level]
+    noise = jnp.asarray(np.sqrt(1 - schedule.alpha_bar), x.dtype)[level]
+    t, on_line = signal / (signal + noise), x / _column(signal + noise, x)
+    return on_line - _column(t, x) * velocity(on_line, t)
 
 
 # --- Closed forms ---------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxrl_prefs import nets
 from jaxrl_prefs.ops import flow
+from jaxrl_prefs.ops.schedules import Schedule
 from jaxrl_prefs.ops.shapes import from_unit, to_unit
 from jaxrl_prefs.types import Array, Box, Key, Net, Params, Spec
 
@@ -65,6 +66,25 @@ class FlowPolicy(NamedTuple):
         chex.assert_equal_shape([data, noise])
         found = self.velocity_fn(params, observation)(flow.interpolate(noise, data, t), t)
         return jnp.mean(jnp.square(found - flow.conditional_velocity(noise, data)))
+
+
+def noise_prediction(velocity: Net, schedule: Schedule) -> Net:
+    """A velocity network as the noise prediction eps(x, s, n) of a diffusion's chain.
+
+    `velocity` is v(s, x, t) as in `FlowPolicy`, but of actions that are not scaled to the unit box.
+    """
+
+    def apply(params: Params, x: Array, observation: Array, n: Array) -> Array:
+        def at(x: Array, t: Array) -> Array:
+            return velocity.apply(params, observation, x, t[..., None])
+
+        return flow.predicted_noise(at, schedule, x, n)
+
+    def init(key: Key, x: Array, observation: Array, n: Array) -> Params:
+        del n
+        return velocity.init(key, observation, x, x[..., :1])
+
+    return Net(init, apply)
 
 
 class OneStepPolicy(NamedTuple):

@@ -29,7 +29,7 @@ SPEC = Spec(
 @pytest.mark.parametrize(
     ("field", "options"),
     [
-        ("policy", ["diffusion", "gaussian", "deterministic"]),
+        ("policy", ["diffusion", "flow", "gaussian", "deterministic"]),
         ("schedule", ["vp", "linear", "cosine"]),
         ("sampler", ["ddpm", "ddim"]),
         ("levels", ["uniform", "stratified"]),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_prefs.ops import flow, gaussian
+from jaxrl_prefs.ops import flow, gaussian, schedules
 from jaxrl_prefs.ops.mixtures import Mixture
 from tests.exact import M, compiled
 
@@ -197,3 +197,23 @@ def test_every_op_keeps_the_dtype_of_its_inputs(dtype):
         )
 
     assert {y.dtype for y in jax.eval_shape(ops, x, t)} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize("schedule", [schedules.vp(5), schedules.linear(4, last=0.5)])
+def test_a_velocity_predicts_the_noise_of_a_diffusion(schedule):
+    """For Gaussian data both are known; levels per row, and one level for all."""
+    x = np.random.default_rng(0).normal(size=(3, 4, 2))
+    rows = np.arange(1, 4)[:, None]
+
+    def found(x, n):
+        return flow.predicted_noise(
+            lambda x, t: flow.gaussian_velocity(x, t, M, STD), schedule, x, n
+        )
+
+    def exact(n):
+        share = schedule.alpha_bar[n][..., None] if np.ndim(n) else schedule.alpha_bar[n]
+        gap = x - np.sqrt(share) * M
+        return np.sqrt(1 - share) * gap / (share * STD**2 + 1 - share)
+
+    for n in (rows, 2):
+        np.testing.assert_allclose(compiled(found, x, n), exact(n), rtol=1e-9, atol=1e-12)
