@@ -167,7 +167,7 @@ def _tell(what: str) -> None:
 
 def show(cases: list[Case], rates: np.ndarray, peak: float) -> None:
     """Prints the table, and the machine."""
-    console = Console(width=110)
+    console = Console(width=130)
     unit = "CPU-s" if jax.default_backend() == "cpu" else "s"
     table = Table(title=f"{FLAGS.algo} on {jax.devices()[0].device_kind}, {jax.device_count()} x")
     columns = (
