@@ -187,9 +187,12 @@ PRECISIONS = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat
 def with_precision(method: Method, name: str) -> Method:
     """The same method, whose networks multiply their hidden layers at a precision.
 
-    First and last layers, losses, optimisers, averages and log-densities stay in float32, and so
-    do parameters. "tf32" is for NVIDIA's accelerators and is float32 elsewhere; "bfloat16" rounds
-    the factors of a product and accumulates in float32.
+    First and last layers, losses, optimisers and averages stay in float32, and so do parameters and
+    what gives the density of an action, `Policy.log_density`.
+
+    "tf32" is for NVIDIA's accelerators and is float32 elsewhere; "bfloat16" rounds the factors of
+    a product and accumulates in float32. Without this, JAX's own default holds, which is TF32 or
+    bfloat16 on some accelerators.
 
     Args:
         method: what is computed.
@@ -207,7 +210,7 @@ def with_precision(method: Method, name: str) -> Method:
         return each._replace(update=at(each.update), enter=enter)
 
     def policy(each: Policy) -> Policy:
-        density = None if each.log_density is None else at(each.log_density)
+        density = each.log_density and partial(_computed, "highest", each.log_density)
         return each._replace(act=at(each.act), log_density=density)
 
     return method._replace(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -301,6 +302,8 @@ def _cumsum(graph: Graph, inputs: list[Value], params: Any, equation: Any) -> Va
 
 def _dot(graph: Graph, inputs: list[Value], params: Any, equation: Any) -> Value:
     """A product of matrices; of any other form, an Einsum."""
+    if equation.invars[0].aval.dtype == jnp.bfloat16:  # rounded factors, summed in float32
+        inputs = [graph.cast(each, np.float32) for each in inputs]
     (contracted, others), (left_batch, right_batch) = params["dimension_numbers"]
     left, right = (len(place.aval.shape) for place in equation.invars)
     if not left_batch and (list(contracted), list(others), right) == ([left - 1], [0], 2):

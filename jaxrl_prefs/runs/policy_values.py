@@ -120,9 +120,10 @@ class PolicyValues:
     @property
     def chosen(self) -> Group:
         """The group of the highest estimate; if no data confirm it, the one nearest to the data."""
-        if self.confirmed:
+        known = [g for g in self.groups if np.isfinite([each.distance for each in g.members]).all()]
+        if self.confirmed or not known:
             return self.highest
-        nearest = min(self.groups, key=lambda group: _mean(group, "distance"))
+        nearest = min(known, key=lambda group: _mean(group, "distance"))
         return _with_seed(nearest, int(np.argmin([each.distance for each in nearest.members])))
 
     def of(self, policy: str, settings: Mapping[str, Any] | None = None) -> dict[int, float]:
@@ -138,7 +139,7 @@ class PolicyValues:
         """Which policy is chosen, and how sure that is."""
         best = self.chosen
         several = len(self.groups) > 1
-        if not self.confirmed and len(self.values) > 1:
+        if best.policy != self.highest.policy or best.settings != self.highest.settings:
             seed = f", seed {best.seed}" if len(best.members) > 1 else ""
             return (
                 f"no data confirm the highest estimate, of {_title(self.highest)}; chosen is the "

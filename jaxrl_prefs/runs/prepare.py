@@ -55,6 +55,7 @@ from jaxrl_prefs.runs.workdir import (
     Rows,
 )
 from jaxrl_prefs.training import sweep
+from jaxrl_prefs.types import Spec
 
 COMPARED = ("run", "method", "sweep", "data", "init")
 PACKAGES = (
@@ -343,15 +344,16 @@ def _make(
     points: Sequence[Mapping[str, float]],
     precision: str,
 ) -> Method:
-    make, spec = module.make, dataset.spec
+    spec = dataset.spec
+
+    def make(fields: Any, spec: Spec) -> Method:
+        return with_precision(module.make(fields, spec), precision)
+
+    if not points:
+        return make(method_config, spec)
     for point in points:  # any point may hold an invalid value
         make(sweep.with_settings(method_config, point), spec)
-    if points:
-        longest = sweep.longest(method_config, points)
-        method = sweep.vary(make, longest, spec, tuple(points[0]))
-    else:
-        method = make(method_config, spec)
-    return with_precision(method, precision)
+    return sweep.vary(make, sweep.longest(method_config, points), spec, tuple(points[0]))
 
 
 def _config_record(job: Job, method_config: Any) -> dict[str, Any]:
@@ -413,7 +415,9 @@ def _revision() -> str:
 
 
 def _note_other_versions(path: Path, versions: dict[str, Any], console: Console) -> None:
-    before = {"precision": "float32"} | workdir.read_json(path / CONFIG).get("versions", {})
+    before = workdir.read_json(path / CONFIG).get("versions", {})
+    if str(before.get("devices", "")).endswith("cpu"):  # elsewhere earlier releases used JAX's own
+        before = {"precision": "float32"} | before
     changed = [name for name in versions if before.get(name) != versions[name] and name != "git"]
     if changed:
         found = f"{path} was started with other versions or devices ({', '.join(changed)})"

@@ -172,7 +172,8 @@ def _source(text: str, folder: Path, name: str, job: Job, about: Mapping[str, An
             f"of {own}; name a run of {own}"
         )
     if other["data"]["sha256"] != about["data"]["sha256"]:
-        fields = [x for x in Processing._fields if other["run"].get(x) != about["run"][x]]
+        of_data = (*Processing._fields, "holdout", "n_step", "action_chunk")
+        fields = [x for x in of_data if other["run"].get(x) != about["run"][x]]
         more = f" ({', '.join(fields)})" if other["data"]["name"] == about["data"]["name"] else ""
         processed = "the same data, processed differently" if more else "other data"
         raise ConfigError(

@@ -95,8 +95,9 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
     Raises:
         ValueError: as `make`.
         NotSweepable: if a field is no real number and no phase's length; if the program itself,
-            and not only its numbers, depends on a setting; if a phase that all seeds share comes
-            after a setting was read.
+            and not only its numbers, depends on a setting; if the first state does, which all
+            members of a seed begin with; if a phase that all seeds share comes after a setting
+            was read.
     """
     plain = make(config, spec)
     ends = {name: x for name, x in lengths(type(config)).items() if name in names}
@@ -111,6 +112,9 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
     def init(key: Key, batch: Transition) -> SweptState:
         settings = {name: jnp.float32(getattr(config, name)) for name in names}
         return SweptState(settings, plain.init(key, batch))
+
+    def initially(state: SweptState, key: Key, batch: Transition) -> SweptState:
+        return dataclasses.replace(state, inner=own(state).init(key, batch))
 
     def swept_phase(place: int) -> Phase:
         end = [name for name, phase in ends.items() if phase == plain.phases[place].name]
@@ -146,7 +150,7 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
     phases = tuple(swept_phase(place) for place in range(len(plain.phases)))
     policies = {name: policy(name) for name in plain.policies}
     varied = plain._replace(init=init, phases=phases, policies=policies, diagnose=diagnose)
-    return _checked(varied, spec.example())
+    return _checked(varied, spec.example(), initially)
 
 
 def _up_to(length: Array, update: Callable[..., tuple]) -> Callable[..., tuple]:
@@ -165,13 +169,18 @@ def _up_to(length: Array, update: Callable[..., tuple]) -> Callable[..., tuple]:
     return limited
 
 
-def _checked(method: Method, row: Transition) -> Method:
-    """Finds the phases that leave members of one seed identical. Raises as `vary`."""
+def _checked(method: Method, row: Transition, initially: Callable[..., SweptState]) -> Method:
+    """Finds the phases that leave members of one seed identical. Raises as `vary`.
+
+    `initially` gives a state the first one of its own settings.
+    """
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(method.init, key, row)
     columns: dict[str, Any] = {}
     identical, phases = True, []
     try:
+        if _reads(initially, state, key, row):
+            raise NotSweepable("the first state depends on a setting: members cannot differ in it")
         for phase in method.phases:
             batch = _rows(row._replace(columns=columns), phase.batch_size)
             step = jax.ShapeDtypeStruct((), jnp.int32)

@@ -15,6 +15,7 @@ import pytest
 
 from jaxrl_prefs.data import Affine
 from jaxrl_prefs.errors import ConfigError, ExportError
+from jaxrl_prefs.method import with_precision
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.runs import export
 from jaxrl_prefs.runs.exported import load_policy
@@ -29,19 +30,22 @@ ACTION = Affine(np.float32([0.25, -0.5]), np.float32([0.5, 2]))
 RAW = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 POLICIES = {  # one of every kind: its method, and whether it draws
     "actor": ("td3_bc", False),  # deterministic
+    "rounded": ("td3_bc", False),  # its hidden layers in bfloat16
     "sample": ("bc", True),  # Gaussian
     "chain": ("bdpo", True),  # a diffusion chain and the best of its candidates
     "implicit": ("arq", True),  # a score model's ODE, candidates by softmax
     "best_of": ("ifql", True),  # a flow and the best of its samples
     "search": ("ibc", True),  # an energy, searched without derivatives
 }
-NAMED = dict.fromkeys(("chain", "best_of", "search"), "actor")
+NAMED = dict.fromkeys(("rounded", "chain", "best_of", "search"), "actor")
 
 
 @pytest.mark.parametrize("kind", POLICIES)
 def test_a_file_acts_as_its_policy(kind: str, tiny: Transition, tmp_path: Path) -> None:
     name, draws = POLICIES[kind]
-    method = METHODS[name].make(METHODS[name].Config(**TINY[name]), Spec.of(tiny))
+    deep = {"actor_hidden": (8, 8)} if kind == "rounded" else {}
+    method = METHODS[name].make(METHODS[name].Config(**TINY[name] | deep), Spec.of(tiny))
+    method = with_precision(method, "bfloat16" if kind == "rounded" else "float32")
     row = jax.tree.map(lambda x: x[:1], tiny)
     state = jax.device_get(jax.jit(method.init)(jax.random.key(0), row))
     act = method.policies[NAMED.get(kind, kind)].act

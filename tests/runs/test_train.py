@@ -19,6 +19,7 @@ from jaxrl_prefs.data import Dataset
 from jaxrl_prefs.errors import in_python
 from jaxrl_prefs.methods import td3_bc
 from jaxrl_prefs.runs import prepare
+from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.runs.recorder import Recorder
 from tests.small_runs import SHORT
 
@@ -287,3 +288,17 @@ def test_a_precision_belongs_to_the_run(data: Dataset, tmp_path: Path) -> None:
         jp.train("bc", data, **fields)
     whole = jp.train("bc", data, **fields, overwrite=True).policy(seed=0)(seen)
     assert 0 < np.abs(whole - loaded).max() < 0.02
+
+
+def test_points_share_what_reads_no_setting_at_every_precision(
+    data: Dataset, tmp_path: Path
+) -> None:
+    """The precision wraps each point's method, not the phases in which points are told apart."""
+    fields = [f"{name}=8" for name in ("actor_hidden", "critic_hidden", "batch_size")]
+    for precision in ("float32", "bfloat16"):
+        choice = Choice(
+            "bdpo", "", "Pendulum-v1", (0,), (*fields, f"precision={precision}"), data=data
+        )
+        job, _ = prepare.prepare(choice, tmp_path, ({"eta": "0.1"}, {"eta": "1"}))
+        identical = [getattr(phase.update, "identical", None) for phase in job.method.phases]
+        assert identical == [True, False, False]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.method import Method, Phase, sequential
-from jaxrl_prefs.methods import bdpo, iql_bst, td3_bst
+from jaxrl_prefs.methods import bdpo, dac, iql_bst, td3_bst
 from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.training import chunk, loop, sweep
 from jaxrl_prefs.types import Spec, Transition
@@ -232,6 +232,15 @@ def test_a_field_that_shapes_the_program_is_refused(data: Transition) -> None:
         sweep.vary(bdpo.make, config, spec, ("clip_norm",))
     with pytest.raises(sweep.NotSweepable, match="'model' is shared"):
         sweep.vary(probes.make, SHARED, spec, ("learning_rate",))
+
+
+def test_a_first_state_of_the_settings_is_refused(data: Transition) -> None:
+    """DAC's eta is where its dual ascent begins: one state cannot begin at several."""
+    few = dict.fromkeys(("critic_ensemble_size", "q_samples", "diffusion_steps"), 2)
+    config = dac.Config(actor_hidden=(8,), critic_hidden=(8,), **few)
+    sweep.vary(dac.make, config, Spec.of(data), ("rho",))
+    with pytest.raises(sweep.NotSweepable, match="the first state depends on a setting"):
+        sweep.vary(dac.make, config, Spec.of(data), ("eta",))
 
 
 def test_settings_fit_the_members_and_the_fields(data: Transition) -> None:
