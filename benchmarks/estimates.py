@@ -110,13 +110,21 @@ SETS = {
     "pen": _study("adroit/pen-expert-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
     "door": _study("adroit/door-human-replay-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
 }
-TITLES = {
-    "estimate": "FQE",
-    "choice": "FQE, or the nearest to the data where no data confirm it",
-    "q_data": "mean Q on the data, of the method's own critic",
-    "distance": "lowest cloning error",
-    "updates": "most updates",
-}
+SELECTORS = ("estimate", "distance", "q_data", "updates")
+COLUMNS = [
+    ["policies of", "dataset"],
+    ["number", "policies"],
+    ["Spearman: FQE", "estimate_spearman"],
+    ["nearest", "distance_spearman"],
+    ["mean Q", "q_data_spearman"],
+    ["regret@1: FQE", "estimate_regret"],
+    ["choice", "choice_regret"],
+    ["nearest", "distance_regret"],
+    ["mean Q", "q_data_regret"],
+    ["most updates", "updates_regret"],
+    ["error of FQE", "error"],
+    ["range of the values", "range"],
+]
 
 
 class Subject(NamedTuple):
@@ -322,77 +330,51 @@ def _write(study: Study, records: list[dict[str, Any]], lines: list[str], best: 
             "machine": FLAGS.note or "not recorded",
             "versions": "not recorded",
             "kept": "the measures; policies are in estimates-SET.json",
-            "tables": {
-                "estimates": {
-                    "columns": [
-                        ["dataset", "dataset"],
-                        ["selector", "selector"],
-                        ["policies", "policies"],
-                        ["Spearman", "spearman"],
-                        ["regret@1", "regret"],
-                        ["mean absolute error", "error"],
-                        ["range of the values", "range"],
-                    ]
-                }
-            },
+            "tables": {"estimates": {"columns": COLUMNS}},
             "records": rows,
         },
     )
 
 
 def _measures(source: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A row for each selector: of all policies, and of the checkpoints of one run."""
+    """A row of all policies, and one of the checkpoints of one run."""
     records = source["records"]
     along = [each for each in records if each["group"] == ALONG]
     last = max(each["updates"] for each in along)  # trained with the same seed as another run's
     all_of_them = [each for each in records if each["group"] != ALONG or each["updates"] != last]
     name, best = source["dataset"], source["best_recorded"]
-    names = ("estimate", "choice", "q_data", "distance")
-    yield from _selectors(name, all_of_them, names, best)
-    yield from _selectors(f"{name}, checkpoints of one run", along, (*names, "updates"), best)
+    yield _row(name, all_of_them, SELECTORS[:-1], best)
+    yield _row(f"{name}, checkpoints of one run", along, SELECTORS, best)
 
 
-def _selectors(
+def _row(
     dataset: str, records: Sequence[Mapping[str, Any]], names: Sequence[str], best: float
-) -> Iterator[dict[str, Any]]:
+) -> dict[str, Any]:
+    """How well the selectors rank some policies, and what each loses by its first choice."""
+    row: dict[str, Any] = {"dataset": dataset, "policies": len(records)}
     for name in names:
-        if name == "choice":
-            yield _choice(dataset, records, best)
-            continue
         mine = [each for each in records if name in each]
-        if len(mine) < 3:
-            continue
         raw = [each[name]["mean"] if name == "estimate" else each[name] for each in mine]
-        estimates = np.array(raw) * (-1 if name == "distance" else 1)
+        ranks = np.array(raw) * (-1 if name == "distance" else 1)
         scores = np.array([each["score"] for each in mine])
-        values = np.array([each["value"] for each in mine])
-        row = {
-            "dataset": dataset,
-            "selector": TITLES[name],
-            "policies": len(mine),
-            "spearman": round(ranking.spearman(estimates, scores), 2),
-            "regret": round(ranking.regret(estimates, scores), 2),
-        }
-        if name == "estimate":
-            row["error"] = round(ranking.mean_absolute_error(estimates, values), 1)
-            row["range"] = {"range": [round(float(x), 1) for x in (values.min(), values.max())]}
-        yield row
+        row[f"{name}_spearman"] = round(ranking.spearman(ranks, scores), 2)
+        row[f"{name}_regret"] = round(ranking.regret(ranks, scores), 2)
+    estimates = np.array([each["estimate"]["mean"] for each in records])
+    values = np.array([each["value"] for each in records])
+    row["choice_regret"] = _choice_regret(records, best)
+    row["error"] = round(ranking.mean_absolute_error(estimates, values), 1)
+    row["range"] = {"range": [round(float(x), 1) for x in (values.min(), values.max())]}
+    return row
 
 
-def _choice(dataset: str, records: Sequence[Mapping[str, Any]], best: float) -> dict[str, Any]:
-    """What the commands would choose, each policy taken for itself (`PolicyValues.chosen`)."""
+def _choice_regret(records: Sequence[Mapping[str, Any]], best: float) -> float:
+    """Of what the commands would choose, each policy taken for itself (`PolicyValues.chosen`)."""
     highest = max(records, key=lambda each: each["estimate"]["mean"])
     confirmed = highest["estimate"]["mean"] <= best and highest["clipped"] <= CLIPPED
-    nearest = min(records, key=lambda each: each["distance"])
-    taken = highest if confirmed else nearest
+    taken = highest if confirmed else min(records, key=lambda each: each["distance"])
     scores = np.array([each["score"] for each in records])
     regret = ranking.regret(np.array([float(each is taken) for each in records]), scores)
-    return {
-        "dataset": dataset,
-        "selector": TITLES["choice"],
-        "policies": len(records),
-        "regret": round(regret, 2),
-    }
+    return round(regret, 2)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-// Asks a policy for one action: ./policy policy.onnx 0 1.0 0.0 0.5
+// Asks a policy for its action, or its next k actions: ./policy policy.onnx 0 1.0 0.0 0.5
 //
 // policy.onnx comes from `jaxrl-prefs export --onnx`, 0 is the number of the draw, and the
 // observation follows. Build it with ONNX Runtime's C++ library, whose archive is unpacked to $ORT:
@@ -29,6 +29,8 @@ int main(int count, char** words) {
   const char* out[] = {"action"};
   auto actions = session.Run(Ort::RunOptions{}, in, inputs, 2, out, 1);
   const float* action = actions[0].GetTensorData<float>();
-  size_t size = actions[0].GetTensorTypeAndShapeInfo().GetElementCount();
-  for (size_t i = 0; i < size; ++i) std::cout << action[i] << (i + 1 < size ? " " : "\n");
+  auto sizes = actions[0].GetTensorTypeAndShapeInfo().GetShape();  // [1, A], or [1, k, A]
+  int64_t rows = sizes.size() > 2 ? sizes[1] : 1, width = sizes.back();
+  for (int64_t i = 0; i < rows * width; ++i)
+    std::cout << action[i] << ((i + 1) % width ? " " : "\n");  // an action a line
 }

@@ -1,4 +1,4 @@
-"""Several recorded steps as one: n-step returns and action chunks, which no method knows of.
+"""Several recorded steps as one: n-step returns and action chunks, made before a method sees them.
 
     n-step returns   r = sum_{i < n} gamma^i r_i,  discount gamma^n,  next observation n rows on
     action chunks    the same over h rows, and the action is h actions laid end to end
@@ -117,7 +117,7 @@ def chunks(data: Transition, length: int, name: str = "the dataset") -> Chunks:
     steps, whole = _following(data, length)
     starts = np.flatnonzero(whole)
     if not len(starts):
-        raise DataError(f"{name}: no episode has the {length} steps of action_chunk={length}")
+        raise DataError(f"{name}: no episode has the {length} steps of a chunk of actions")
     found = _summed(data, length)
     last, steps = found.last[starts], steps[starts]
     action = np.asarray(data.action)[steps].reshape(len(starts), -1)

@@ -25,11 +25,16 @@ Phases: `train` only. All networks and scalars step at once, from the parameters
 Deviations and choices; "(code)" marks what only the authors' code has, "(ours)" what neither has:
  1. The log of the integral lacks the division by the 3 N samples (code): it is log(3 N) too large,
     which only `target_gap` notices.
- 2. The target has no entropy bonus. `max_backup` takes the best of N actions of pi(.|s') (code).
+ 2. The target has no entropy bonus (code). `max_backup` takes the best of N actions of pi(.|s') by
+    the smaller critic, as JaxCQL does; the authors take each critic's best and then the smaller.
  3. The log standard deviation is clipped to [-5, 2]; the last layer starts at a hundredth of its
     usual size, so that the policy starts at the middle of the box (ours).
  4. No phase of behaviour cloning precedes; the authors clone for the first 40,000 updates.
  5. Acting is by the policy's mean (code); samples are evaluated beside it.
+ 6. `lagrange` is JaxCQL's: the multiplier starts at e and holds the gap at `target_gap`. The
+    authors' starts at 1 and holds alpha times the gap; the presets divide their target by alpha.
+ 7. All networks and scalars step from the same parameters, as in JaxCQL. The authors' eta and
+    policy step first, the critics then.
 """
 
 from __future__ import annotations

@@ -3,14 +3,14 @@
 Fang, Liu, Zhang, Wang and Jing 2024, arXiv 2405.20555.
 
     pi   <- minimise  eta mean |eps_pi(a^n, s, n) - eps|^2 + mean sigma_n g . eps_pi(a^n, s, n)
-            g = grad_x mean_k Q_k(s, x) at x = a^n,  divided by  mean_k |Q_k(s, a)|
+            g = grad_x mean_k Q_k(s, x) at x = a^n,  divided by  mean |Q_k(s, a)|
     eta  <- eta + rate (mean |eps_pi - eps|^2 - threshold)
     Q_k  <- r + discount * LCB_j mean_M Q_j(s', a'),   LCB = mean - rho * standard deviation
     act:    argmax  mean_k Q_k(s, a_i)  over K samples a_i of pi
 
 The first line is, up to a constant, eta times a regression of eps_pi on eps - sigma_n g / (2 eta):
 the noise is replaced by one that points uphill. No gradient passes through the chain. Squares and
-products are means over batch and action dimensions.
+products are means over batch and action dimensions, |Q_k(s, a)| over batch and critics.
 
     symbol      name in code            shape
     eps_pi      policy (diffusion)      [B, A], the network of the reverse chain

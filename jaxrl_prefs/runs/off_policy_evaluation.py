@@ -114,10 +114,11 @@ def estimate(
         f"{len(used.rows):,} rows of {used.episodes:,} episodes"
     )
     entries = [_entry(point, name, used, config) for point, name in named]
-    if mu is None:
-        values = _by_fqe(entries, used, config, say)
-    else:
-        values = _by_weights(entries, used, config, gamma, estimator, mu, say)
+    with jax.default_matmul_precision("highest"):
+        if mu is None:
+            values = _by_fqe(entries, used, config, say)
+        else:
+            values = _by_weights(entries, used, config, gamma, estimator, mu, say)
     spread = used.data.action - used.data.action.mean(0)
     return PolicyValues(
         values,
@@ -343,16 +344,15 @@ def _fitted(group: Sequence[Entry], used: EvaluationData, config: fqe.Config, sa
         if done // ten != (done - 1) // ten or done % ten == 0:
             say(f"fitted {done:,} of {config.updates:,} updates for {len(actions.first)} policies")
 
-    with jax.default_matmul_precision("highest"):
-        fitted = fqe.fit(
-            used.data,
-            actions,
-            config,
-            used.unit,
-            mesh,
-            held_out=used.held_out,
-            progress=progress,
-        )
+    fitted = fqe.fit(
+        used.data,
+        actions,
+        config,
+        used.unit,
+        mesh,
+        held_out=used.held_out,
+        progress=progress,
+    )
     return fitted, actions, mesh
 
 

@@ -280,7 +280,7 @@ def test_xql_awac_and_cql_have_the_published_settings() -> None:
     names = "conservatism", "lagrange", "target_gap"
     assert found("hopper-medium-v2", "cql", *names)[:2] == (5, False)
     assert found("hopper-medium-v2", "cql") == raw
-    assert found("antmaze-umaze-v0", "cql", *names) == (5, True, 5, 0.99, "affine", 4, -2)
+    assert found("antmaze-umaze-v0", "cql", *names) == (5, True, 1, 0.99, "affine", 4, -2)
 
 
 # main.py of Diffusion-QL: eta, max_q_backup, gn, lr, reward scale and shift, thousands of updates
