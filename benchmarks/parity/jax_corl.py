@@ -61,7 +61,7 @@ def recorded(module: Any, config: Any, name: str, dtype: Any) -> Any:
 def data_rows(rows: Any, seed: int, name: str, processing: Processing) -> dict[str, float]:
     """Relative differences of those rows from ours, and the share whose discount differs."""
     prepared = data.prepare(data.load(name), processing).transitions
-    order = jax.random.split(jax.random.PRNGKey(seed), 3)[1]
+    order = jax.random.split(jax.random.key(seed), 3)[1]
     order = np.asarray(jax.random.permutation(order, len(prepared.reward)))[: len(rows.rewards)]
     ours: Transition = jax.tree.map(lambda leaf: leaf[order], prepared)
     found = {
