@@ -24,8 +24,10 @@ neither paper nor code has:
     to [-5, 2].
  3. No dropout in the policy (the authors use 0.1 on adroit and kitchen).
  4. As in the authors' code: ReLU, orthogonal kernels of gain sqrt(2), a cosine decay of the
-    policy's rate over `train_steps`, acting by the mean. Samples, clipped to the box, are evaluated
-    beside the mean.
+    policy's rate over `train_steps`, acting by the mean, actions clipped to 1 - 1e-5 of the box.
+    Samples, clipped to the box, are evaluated beside the mean.
+ 5. Rows at a time limit are trained on, with the value of the recorded next observation. D4RL's
+    function, which the authors use, leaves them out.
 """
 
 from __future__ import annotations

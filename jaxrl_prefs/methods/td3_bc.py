@@ -17,6 +17,8 @@ Deviations; in `Config`, "(ours)" marks what the paper does not have:
  1. Dense layers are initialised as by Flax (LeCun normal, zero biases). PyTorch, which
     the authors use, draws both uniformly with variance 1 / (3 fan-in), a third of LeCun's.
  2. The policy is updated at steps 0, 2, 4, ...; the authors' code updates it one step later.
+ 3. Rows at a time limit are trained on, with the value of the recorded next observation. D4RL's
+    function, which the authors use, leaves them out. Actions are clipped to 1 - 1e-5 of the box.
 """
 
 from __future__ import annotations
