@@ -344,9 +344,11 @@ def _make(
     precision: str,
 ) -> Method:
     make, spec = module.make, dataset.spec
-    for point in points:  # any point may hold an invalid value
-        make(sweep.with_settings(method_config, point), spec)
+    # Any point may hold an invalid value.
+    made = [make(sweep.with_settings(method_config, point), spec) for point in points]
     if points:
+        if len({tuple(phase.name for phase in each.phases) for each in made}) > 1:
+            raise sweep.NotSweepable("which phases there are depends on a setting")
         longest = sweep.longest(method_config, points)
         method = sweep.vary(make, longest, spec, tuple(points[0]))
     else:
