@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jaxrl_prefs.behavior import score, support_threshold
 from jaxrl_prefs.methods import arq
 from jaxrl_prefs.ops import gaussian, vpsde
 from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.runs import prepare
 from jaxrl_prefs.training import loop, sweep
 from jaxrl_prefs.types import Net, Spec, Transition
 from tests.exact import compiled, fixed
@@ -477,3 +479,6 @@ def test_members_may_differ_in_numbers():
     assert [phase.update.identical for phase in quantiles.phases[:2]] == [True, False]
     with pytest.raises(sweep.NotSweepable, match="which phases there are"):
         sweep.vary(arq.make, small(), SPEC, ("threshold_quantile",))
+    mixed, data = [{"threshold_quantile": x} for x in (0.1, 0.0)], SimpleNamespace(spec=SPEC)
+    with pytest.raises(sweep.NotSweepable, match="which phases there are"):
+        prepare._make(arq, small(), data, mixed, "float32")
