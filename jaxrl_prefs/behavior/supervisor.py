@@ -9,7 +9,7 @@ has none, as the certainty is 1 wherever the data are denser than the negatives 
 clone has three uses, each an option that this library adds:
 
 - it measures C(0) and C(1) at every evaluation, so that `warnings` can name a network without a
-  slope;
+  slope (without a clone, a diagnosis moves recorded actions a little instead);
 - training of the Morse network ends where C(1) of a batch has fallen to `stop_uncertainty`;
 - negatives come from the clone widened by `near_width`, so that the optimum itself has a slope.
 
@@ -37,6 +37,9 @@ from jaxrl_prefs.policies.gaussian import DiagonalGaussian
 from jaxrl_prefs.types import Array, Key, Metrics, Params, Spec, Transition
 
 FLAT = 0.05  # C(1) of a step function: up to there the certainty is above .95
+# How far recorded actions are moved without a clone, in standard deviations of the data's actions.
+# Those are over all states, and mostly far more than the noise of one state's actions.
+NEAR_DATA = 0.05
 METRICS = ("morse_loss", "certainty_data", "certainty_held_out", "certainty_uniform")
 
 
@@ -217,6 +220,20 @@ def uncertainty_at(
     return morse.uncertainty(supervisor.morse, state.morse.params, batch.observation, action)
 
 
+def uncertainty_near_data(
+    state: Any, batch: Transition, key: Key, *, supervisor: Supervisor
+) -> Array:
+    """1 - M at recorded actions that are moved by `NEAR_DATA` in every dimension: [B].
+
+    The unit is the standard deviation of the batch's actions in that dimension, and the direction
+    is a corner of the cube, drawn for each row. Actions are clipped to the box.
+    """
+    std = jnp.std(batch.action, 0, keepdims=True)
+    signs = jax.random.rademacher(key, batch.action.shape, batch.action.dtype)
+    action = clip_to_box(batch.action + NEAR_DATA * signs * std, supervisor.morse.box)
+    return morse.uncertainty(supervisor.morse, state.morse.params, batch.observation, action)
+
+
 def diagnosis(
     state: Any,
     batch: Transition,
@@ -228,12 +245,16 @@ def diagnosis(
 ) -> Metrics:
     """As `morse.diagnosis`; with a clone also C(0) and C(1), and how far the policy has gone.
 
+    Without a clone `uncertainty_near_data` takes the place of C(1).
+
     `policy_clone_distance` is the root mean square, over rows and dimensions, of the distance
     between the policy's action and the clone's mean in standard deviations of the clone.
     """
     found = morse.diagnosis(supervisor.morse, state.morse.params, batch, policy, uniform)
     if supervisor.clone is None:
-        return found
+        near_key = jax.random.fold_in(key, 3)
+        near = uncertainty_near_data(state, batch, near_key, supervisor=supervisor)
+        return found | learner.measured(uncertainty_near_data=near)
     mean, std = supervisor.clone.moments(state.clone.params, batch.observation)
     here, away = (
         uncertainty_at(
@@ -252,19 +273,22 @@ def warnings(metrics: Mapping[str, float]) -> tuple[str, ...]:
     """Names a Morse network that is a step function, from the means that `diagnosis` measured.
 
     It is one where C(1) is below `FLAT` although at least half of a uniform action's certainty is
-    gone. Without a clone the data's own actions take the place of C(1): they too are about one
-    standard deviation from the behaviour's mean.
+    gone. Without a clone the data's own actions, which are about one standard deviation from the
+    behaviour's mean, and those that are moved a little take the place of C(1). Both have to be
+    below `FLAT`: a network may be certain of the data alone and lose that within a small step.
 
     >>> warnings({"certainty_data": 0.7, "certainty_uniform": 0.1})
     ()
     """
-    away = metrics.get("uncertainty_one_std", 1 - metrics.get("certainty_data", 0.0))
+    on_data = 1 - metrics.get("certainty_data", 0.0)
+    near = max(on_data, metrics.get("uncertainty_near_data", 0.0))
+    away = metrics.get("uncertainty_one_std", near)
     if not away < FLAT or not metrics.get("certainty_uniform", 1.0) < 0.5:
         return ()
     where = (
         "at the mean of the data's actions and one standard deviation away alike"
         if "uncertainty_one_std" in metrics
-        else "on the data's own actions"
+        else "on the data's own actions and close to them"
     )
     return (
         f"the Morse network is a step function: its certainty is above 0.95 {where}, so nothing "

@@ -18,13 +18,14 @@ inside the support, so that no penalty is needed.
     pi_phi        policy                               [B, A]
     N             config.candidates                    columns [rows, N, A] and [rows, N]
     C             N, or N + 1 with the recorded one    an axis of shapes only
-    K, log eps    config.kth, config.threshold         numbers; K is a rank, never an axis
+    K, log eps    config.kth, threshold_of             numbers; K is a rank, never an axis
     alpha         config.alpha, .actor_alpha          per unit of the transformed reward
 
-Phases: `behavior` (score matching) -> `candidates` (one pass over the data that fills the columns)
--> `critic` -> `policy` (AWR). Phases that `policies` and `q_target` do not need are left out:
-`policies=behavior` trains only the score model; `q_target=sarsa` is the ablation Q^beta (with
-`critic_ensemble_size=1`, `critic_learning_rate=1e-4`).
+Phases: `behavior` (score matching) -> `threshold` (only with `threshold_quantile`) -> `candidates`
+(one pass over the data that fills the columns) -> `critic` -> `policy` (AWR). Phases that
+`policies` and `q_target` do not need are left out: `policies=behavior` trains only the score model;
+`q_target=sarsa` is the ablation Q^beta (with `critic_ensemble_size=1`,
+`critic_learning_rate=1e-4`).
 
 Deviations and choices (where paper and code differ, the comment on the field says which is
 followed):
@@ -53,6 +54,9 @@ followed):
     whether Q's differences between candidates are meaningful (docs/methods/arq.md).
 14. `share_behavior` trains one score model and samples one candidate set for all seeds: ours. The
     interval over seeds then does not include the variation between behaviour models.
+15. `threshold_quantile` sets the threshold to a quantile of the log-densities of recorded actions:
+    ours. A fixed one keeps everything on narrow data and nothing on broad data in many dimensions
+    (behavior/support_threshold.py).
 """
 
 from __future__ import annotations
@@ -71,7 +75,7 @@ import numpy as np
 import optax
 
 from jaxrl_prefs import learner, nets, validation
-from jaxrl_prefs.behavior import score
+from jaxrl_prefs.behavior import score, support_threshold
 from jaxrl_prefs.behavior.score import Solver
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.method import Method, Phase, Policy, epoch, sequential, uniform
@@ -86,10 +90,11 @@ POLICIES = ("explicit", "implicit", "behavior")
 BATCH_SAMPLERS = {"epoch": epoch, "uniform": uniform}
 STORED = np.dtype(np.float16)
 LARGEST_STORED = 6e4  # below float16's largest number
+SAMPLED_ROWS = 256  # about as many samples are drawn in a diagnosis
 
 AT_LEAST_ONE = (
     *("behavior_ensemble_size", "behavior_blocks", "behavior_width", "behavior_batch_size"),
-    *("candidates", "candidate_batch_size", "sampler_steps", "hutchinson_probes"),
+    *("candidates", "candidate_batch_size", "sampler_steps", "hutchinson_probes", "threshold_rows"),
     *("kth", "critic_ensemble_size", "batch_size"),
 )
 NONNEGATIVE = ("pretrain_steps", "train_steps", "actor_steps", "alpha", "actor_alpha", "snr")
@@ -125,6 +130,9 @@ class Config:
     trace: Literal["exact", "hutchinson"] = "exact"  # of the score's Jacobian, in the log-density
     hutchinson_probes: int = 10  # random signs of the "hutchinson" trace
     threshold: float = -5.0  # candidates of higher log-density (standardised actions) are kept
+    # the threshold is this quantile of the recorded actions' log-density; 0: `threshold` (ours)
+    threshold_quantile: float = 0.0
+    threshold_rows: int = 4096  # rows of the data that the quantile is taken over, at most
     # --- values
     q_target: Literal["arq", "sarsa"] = "arq"  # backup over candidates, or the data's next action
     kth: int = 9  # K, the rank of the value that is backed up; 1 is the maximum
@@ -161,6 +169,8 @@ class State:
     behavior: Trainable  # f_psi [M, ...], with its target network
     critic: Trainable | None  # Q [E, ...], with its target network; None without Q
     policy: Trainable | None  # pi_phi; None without an explicit policy
+    # log eps with `threshold_quantile`, `UNMEASURED` before its phase; None without
+    threshold: Array | None = None
 
 
 class Parts(NamedTuple):
@@ -250,14 +260,21 @@ def _policy_net(config: Config, spec: Spec) -> Net:
 
 
 def candidates(
-    behavior: Params, observation: Array, row_keys: Key, *, parts: Parts, clip: bool
+    behavior: Params,
+    observation: Array,
+    row_keys: Key,
+    *,
+    parts: Parts,
+    clip: bool,
+    count: int | None = None,
 ) -> tuple[Array, Array]:
     """N actions for each observation [B, O] and their log-densities: [B, N, A], [B, N].
 
     With `clip`, actions are clipped to the box and have the log-density of the clipped action. A
-    sample that is not finite becomes the mean action, with log-density minus infinity.
+    sample that is not finite becomes the mean action, with log-density minus infinity. N is
+    `count`, or the config's.
     """
-    model, count = parts.model, parts.config.candidates
+    model, count = parts.model, count or parts.config.candidates
     y = score.sample(model, behavior, observation, row_keys, count, parts.sampler)
     finite = jnp.isfinite(y).all(-1)
     y = jnp.where(finite[..., None], y, 0)
@@ -289,7 +306,7 @@ def fill_candidates(
     low, high = (expand_rank(bound, 3) for bound in parts.spec.action_box)
     finite = jnp.isfinite(density)
     metrics = learner.measured(
-        kept=jnp.float32(density > parts.config.threshold),
+        kept=jnp.float32(density > threshold_of(state, parts)),
         outside=jnp.float32(jnp.any((action < low) | (action > high), -1)),
         unsolved=1 - jnp.float32(finite),
     )
@@ -303,16 +320,47 @@ def stored(density: Array) -> Array:
     return jnp.where(density < -LARGEST_STORED, -jnp.inf, density).astype(STORED)
 
 
+def threshold_of(state: State, parts: Parts) -> float | Array:
+    """log eps: the config's, or the quantile that was measured."""
+    return parts.config.threshold if state.threshold is None else state.threshold
+
+
+def update_threshold(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
+) -> tuple[State, Metrics]:
+    """Sets the threshold to the quantile of the log-densities of the batch's recorded actions."""
+    del key, step
+    config, model = parts.config, parts.model
+    behavior = state.behavior.target
+    density = support_threshold.in_blocks(
+        lambda s, y: score.log_density(model, behavior, s, y[:, None], parts.density)[:, 0],
+        batch.observation,
+        model.action.apply(batch.action),
+        config.candidate_batch_size * config.candidates,  # as many as the next phase has at once
+    )
+    found = support_threshold.quantile(density, config.threshold_quantile)
+    # A member of a sweep may have the quantile 0.
+    found = jnp.where(config.threshold_quantile > 0, found, config.threshold).astype(jnp.float32)
+    return replace(state, threshold=found), learner.measured(threshold=found)
+
+
 def support_of(
-    batch: Transition, parts: Parts, *, successor: bool, data: bool
+    batch: Transition,
+    parts: Parts,
+    *,
+    successor: bool,
+    data: bool,
+    threshold: float | Array | None = None,
 ) -> tuple[Array, Array]:
     """A row's candidates, or its successor's, and which are kept: [B, C, A], [B, C].
 
-    With `data`, the recorded action comes first and is always kept.
+    Kept is what has a log-density above `threshold`, or above the config's. With `data`, the
+    recorded action comes first and is always kept.
     """
+    threshold = parts.config.threshold if threshold is None else threshold
     prefix, recorded = ("next_", batch.next_action) if successor else ("", batch.action)
     actions = batch.columns[f"{prefix}candidates"].astype(recorded.dtype)
-    keep = batch.columns[f"{prefix}log_density"] > parts.config.threshold
+    keep = batch.columns[f"{prefix}log_density"] > threshold
     if not data:
         return actions, keep
     actions = jnp.concatenate([recorded[:, None], actions], 1)
@@ -322,11 +370,13 @@ def support_of(
 # ---------------------------------------------------------------------------------- losses
 
 
-def critic_target(critic: Params, *, parts: Parts, batch: Transition) -> Array:
+def critic_target(
+    critic: Params, *, parts: Parts, batch: Transition, threshold: float | Array | None = None
+) -> Array:
     """r + discount * (the K-th largest Q of the kept candidates): [B] (5).
 
     With `floor` that value is at least Q of the recorded next action; with `q_target="sarsa"` it is
-    Q of the recorded next action.
+    Q of the recorded next action. `threshold` is as in `support_of`.
 
     Rows without `critics.has_sarsa_target` have no successor in the data; their target is a
     placeholder.
@@ -336,7 +386,9 @@ def critic_target(critic: Params, *, parts: Parts, batch: Transition) -> Array:
     recorded = parts.critic.apply(critic, batch.next_observation, batch.next_action)
     value = recorded.min(0)
     if config.q_target == "arq":
-        actions, keep = support_of(batch, parts, successor=True, data=config.data_candidate)
+        actions, keep = support_of(
+            batch, parts, successor=True, data=config.data_candidate, threshold=threshold
+        )
         q = parts.critic.apply(critic, batch.next_observation[:, None], actions)
         backup = partial(support.restricted_value, k=config.kth, floor=config.floor)
         if config.min_first:
@@ -348,12 +400,14 @@ def critic_target(critic: Params, *, parts: Parts, batch: Transition) -> Array:
     return jax.lax.stop_gradient(batch.reward + batch.discount * value)
 
 
-def advantage(critic: Params, *, parts: Parts, batch: Transition) -> Array:
+def advantage(
+    critic: Params, *, parts: Parts, batch: Transition, threshold: float | Array | None = None
+) -> Array:
     """Q(s, a) minus its mean over the recorded action and the kept candidates, [B] (6).
 
-    By the first critic only (code).
+    By the first critic only (code). `threshold` is as in `support_of`.
     """
-    actions, keep = support_of(batch, parts, successor=False, data=True)
+    actions, keep = support_of(batch, parts, successor=False, data=True, threshold=threshold)
     q = critics.first_q(parts.critic, critic, batch.observation[:, None], actions)
     return q[:, 0] - support.mean_kept(q, keep)
 
@@ -404,7 +458,9 @@ def update_critic(
     """One step of all critics towards one target, then one of their target networks."""
     del key, step
     assert state.critic is not None
-    target = critic_target(state.critic.target, parts=parts, batch=batch)
+    target = critic_target(
+        state.critic.target, parts=parts, batch=batch, threshold=threshold_of(state, parts)
+    )
     known = critics.has_sarsa_target(batch)
     critic, metrics = critics.regress(
         state.critic,
@@ -424,7 +480,9 @@ def update_policy(
     del key, step
     assert state.critic is not None and state.policy is not None
     config = parts.config
-    each = advantage(state.critic.target, parts=parts, batch=batch)
+    each = advantage(
+        state.critic.target, parts=parts, batch=batch, threshold=threshold_of(state, parts)
+    )
     weight = advantage_weight(each, config.actor_alpha, config.max_weight)
 
     def loss(params: Params) -> tuple[Array, Metrics]:
@@ -448,7 +506,7 @@ def act_implicit(state: State, observation: Array, key: Key, *, parts: Parts) ->
     keys = keys_of_rows(sample_key, jnp.arange(len(observation)))
     actions, density = candidates(state.behavior.target, observation, keys, parts=parts, clip=True)
     q = critics.first_q(parts.critic, state.critic.target, observation[:, None], actions)
-    logits = support.choice_logits(q, density, parts.config.threshold, parts.config.alpha)
+    logits = support.choice_logits(q, density, threshold_of(state, parts), parts.config.alpha)
     index = jax.random.categorical(choice_key, logits)
     return jnp.take_along_axis(actions, index[:, None, None], 1)[:, 0]
 
@@ -481,6 +539,7 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
     """The score model's loss; Q on the data's and on uniform actions, and the critics' spread.
 
     Q may be far higher for uniform actions than for data actions without harm: no backup uses it.
+    `candidates_kept` is the share of the behaviour's samples that the threshold keeps.
     """
     score_key, uniform_key = jax.random.split(key)
     usable_rows = (  # as many for every member of the score model
@@ -503,7 +562,21 @@ def diagnose(state: State, batch: Transition, key: Key, *, parts: Parts) -> Metr
         policy = policy_mean(state.policy.params, batch.observation, parts=parts)
         policy = clip_to_box(policy, box)
     q = critics.q_diagnostics(parts.critic, state.critic.target, batch, policy, uniform)
-    return metrics | q
+    return metrics | q | _kept(state, batch, jax.random.fold_in(key, 2), parts)
+
+
+def _kept(state: State, batch: Transition, key: Key, parts: Parts) -> Metrics:
+    """The share of samples above the threshold, one sample for each of a few rows.
+
+    Not measured before the threshold is.
+    """
+    few = slice(None, None, max(1, len(batch.reward) // SAMPLED_ROWS))
+    observation, threshold = batch.observation[few], jnp.float32(threshold_of(state, parts))
+    keys = keys_of_rows(key, batch.index[few])
+    behavior = state.behavior.target
+    _, density = candidates(behavior, observation, keys, parts=parts, clip=False, count=1)
+    known = jnp.float32(threshold > support_threshold.UNMEASURED)
+    return {"candidates_kept": (known * jnp.mean(jnp.float32(density > threshold)), known)}
 
 
 # ------------------------------------------------------------------------------------ make
@@ -527,7 +600,15 @@ def init(key: Key, batch: Transition, *, parts: Parts) -> State:
         behavior=learner.init(behavior, parts.behavior_optimizer, target=True),
         critic=critic,
         policy=policy,
+        threshold=jnp.float32(support_threshold.UNMEASURED)
+        if measures_threshold(parts.config)
+        else None,
     )
+
+
+def measures_threshold(config: Config) -> bool:
+    """Whether a phase measures the threshold: a quantile is set, and a policy needs Q."""
+    return needs_critic(config) and support_threshold.is_quantile(config.threshold_quantile)
 
 
 def needs_critic(config: Config) -> bool:
@@ -549,6 +630,7 @@ def make(config: Config, spec: Spec) -> Method:
         phases=tuple(_phases(parts)),
         policies={name: _policies(parts)[name] for name in config.policies},
         diagnose=partial(diagnose, parts=parts),
+        warn=support_threshold.warnings,
     )
 
 
@@ -556,6 +638,7 @@ def _check(config: Config) -> None:
     validation.require_choices(config)
     validation.require_positive(config, *AT_LEAST_ONE)
     validation.require_nonnegative(config, *NONNEGATIVE)
+    support_threshold.is_quantile(config.threshold_quantile)
     if not config.policies or len(set(config.policies)) < len(config.policies):
         raise ValueError(f"policies must be one or more, each once, not {config.policies}")
     largest = config.candidates + config.data_candidate
@@ -585,6 +668,11 @@ def _phases(parts: Parts) -> list[Phase]:
         "behavior", config.pretrain_steps, update_behavior, behavior_rows, shared=shared
     )
     phases = [behavior._replace(outputs=("behavior",))]
+    if measures_threshold(config):
+        size = min(config.threshold_rows, spec.size)
+        once = {"sampler": epoch, "shared": ("threshold",) if shared else ()}
+        outputs = ("behavior", "threshold")
+        phases.append(phase("threshold", 1, update_threshold, size, outputs=outputs, **once))
     if needs_candidates(config):
         size = min(config.candidate_batch_size, spec.size)
         columns = {
@@ -604,6 +692,8 @@ def _policies(parts: Parts) -> dict[str, Policy]:
     config = parts.config
     shared = "; one behaviour model for all seeds" if config.share_behavior else ""
     inside = f"log-density > {config.threshold}"
+    if measures_threshold(config):
+        inside = f"log-density > the data's {config.threshold_quantile} quantile"
     return {
         "explicit": Policy(partial(act_explicit, parts=parts), 1, f"mean{shared}"),
         "implicit": Policy(

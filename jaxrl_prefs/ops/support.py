@@ -46,7 +46,7 @@ def mean_kept(q: Array, keep: Array) -> Array:
     return jnp.sum(jnp.where(keep, q, 0), -1) / jnp.maximum(count, 1)
 
 
-def choice_logits(q: Array, log_density: Array, threshold: float, alpha: float) -> Array:
+def choice_logits(q: Array, log_density: Array, threshold: float | Array, alpha: float) -> Array:
     """Logits of the implicit policy over candidates (equation 6): [..., K].
 
     alpha (Q - mean of the kept) for candidates of log-density above `threshold`, minus infinity for

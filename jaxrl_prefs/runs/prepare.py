@@ -351,8 +351,10 @@ def _make(
 
     if not points:
         return make(method_config, spec)
-    for point in points:  # any point may hold an invalid value
-        make(sweep.with_settings(method_config, point), spec)
+    # Any point may hold an invalid value.
+    made = [make(sweep.with_settings(method_config, point), spec) for point in points]
+    if len({tuple(phase.name for phase in each.phases) for each in made}) > 1:
+        raise sweep.NotSweepable("which phases there are depends on a setting")
     return sweep.vary(make, sweep.longest(method_config, points), spec, tuple(points[0]))
 
 

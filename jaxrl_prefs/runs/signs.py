@@ -37,6 +37,8 @@ MEANINGS = {
     "certainty_policy": "certainty of the policy's actions. Low: the policy has left the data",
     "certainty_uniform": "certainty of uniform actions. High: the negatives have no effect",
     "certainty_shuffled": "certainty of actions of other states. High: the states are ignored",
+    "candidates_kept": "share of the behaviour's samples that the density threshold keeps. "
+    "Near 0 Q is SARSA's; near 1 the threshold has no effect",
     "gain": "the network's product of spectral norms",
     "behavior_loss": "loss of the behaviour model",
 }
@@ -112,6 +114,10 @@ RULES: dict[str, tuple[Callable[[Values, list[float]], bool], str]] = {
         "doubled in the second half of the run",
     ),
     "rank_accuracy": (lambda now, _: now["rank_accuracy"] < 0.6, "below 0.6"),
+    "candidates_kept": (
+        lambda now, _: not 0.01 <= now["candidates_kept"] <= 0.99,
+        "below 0.01 or above 0.99",
+    ),
     "weight_saturation": (lambda now, _: now["weight_saturation"] > 0.5, "more than half"),
     "certainty_data": (lambda now, _: now["certainty_data"] < 0.5, "below 0.5"),
     "certainty_policy": (

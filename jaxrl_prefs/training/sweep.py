@@ -100,6 +100,7 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
             was read.
     """
     plain = make(config, spec)
+    names_of_phases = [phase.name for phase in plain.phases]
     ends = {name: x for name, x in lengths(type(config)).items() if name in names}
     for name in set(names) - set(ends):
         if isinstance(getattr(config, name), bool) or not isinstance(getattr(config, name), float):
@@ -107,7 +108,10 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
 
     def own(state: SweptState) -> Method:
         numbers = {name: x for name, x in state.settings.items() if name not in ends}
-        return make(dataclasses.replace(config, **numbers), spec)
+        made = make(dataclasses.replace(config, **numbers), spec)
+        if [phase.name for phase in made.phases] != names_of_phases:
+            raise NotSweepable("which phases there are depends on a setting")
+        return made
 
     def init(key: Key, batch: Transition) -> SweptState:
         settings = {name: jnp.float32(getattr(config, name)) for name in names}

@@ -131,6 +131,29 @@ def test_a_step_function_is_named_and_a_slope_is_not():
     assert "step function" in text and "pretrain_steps" in text
 
 
+@pytest.mark.parametrize("radius", [0.6, 0.41])
+def test_without_a_clone_a_plateau_is_one_that_a_small_step_does_not_leave(radius):
+    """f(a) = a clipped to the radius: M is 1 inside, and exp(-scale^2 d^2 / 2) at d outside.
+
+    Actions are corners (+-.4, +-.4): a step of .05 * .4 in each dimension ends inside the larger
+    radius. It leaves the smaller one by .01 in each dimension where it leads outward, half of them.
+    """
+    plateau = Net(lambda key, *inputs: (), lambda params, s, a: jnp.clip(a, -radius, radius))
+    known = made(modes.shifted([0.0, 0.0], 100.0)._replace(net=plateau), clone=None)
+    action = np.random.default_rng(0).permutation(np.tile([[0.4, 0.4], [-0.4, -0.4]], (2_000, 1)))
+    far = np.full_like(action, 0.9)
+    found = compiled(
+        lambda: supervisor.diagnosis(
+            state_of(), batch_of(action), jax.random.key(0), action, far, supervisor=known
+        )
+    )
+    mean = {name: total / count for name, (total, count) in found.items()}
+    each = (1 + np.exp(-0.5 * (100 * min(0.0, radius - 0.42)) ** 2)) / 2
+    assert mean["certainty_data"] == 1 and mean["certainty_uniform"] < 1e-6
+    assert mean["uncertainty_near_data"] == pytest.approx(1 - each**2, abs=0.015)
+    assert len(supervisor.warnings(mean)) == (radius == 0.6)
+
+
 # ---------------------------------------------------------------------------------- stopping
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs import nets
-from jaxrl_prefs.behavior import score
+from jaxrl_prefs.behavior import score, support_threshold
 from jaxrl_prefs.methods import arq
 from jaxrl_prefs.ops import gaussian, vpsde
 from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.runs import prepare
 from jaxrl_prefs.training import loop, sweep
 from jaxrl_prefs.types import Net, Spec, Transition
 from tests.exact import compiled, fixed
@@ -261,20 +263,98 @@ def test_the_implicit_policy_takes_good_actions_inside_the_support():
         ),
         SPEC,
     )
-    parts = parts._replace(critic=line_critic())
-    net = Net(lambda *a: jnp.ones(()), lambda p, y, c, t: -y * vpsde.std(t))
-    parts = parts._replace(model=parts.model._replace(net=net))
+    parts = normal_behavior(parts._replace(critic=line_critic()))
     state = arq.State(fixed(jnp.ones(1)), fixed(jnp.zeros(2)), None)
     action = compiled(
         lambda key: arq.act_implicit(state, jnp.zeros((50, 1)), key, parts=parts), jax.random.key(0)
     )
     assert (action < 0.81).all() and action.mean() > 0.6
-    rejecting = parts._replace(config=dataclasses.replace(parts.config, threshold=0.0))
+    rejecting = state.replace(threshold=jnp.float32(0))  # in place of the config's
     action = compiled(
-        lambda key: arq.act_implicit(state, jnp.zeros((50, 1)), key, parts=rejecting),
+        lambda key: arq.act_implicit(rejecting, jnp.zeros((50, 1)), key, parts=parts),
         jax.random.key(0),
     )
     assert np.abs(action).max() < 0.2  # the densest sample
+
+
+# ------------------------------------------------------------------------------- the threshold
+
+
+def normal_behavior(parts):
+    """With the exact score of N(0, 1)."""
+    net = Net(lambda *a: jnp.ones(()), lambda p, y, c, t: -y * expand_last(vpsde.std(t), y.ndim))
+    return parts._replace(model=parts.model._replace(net=net))
+
+
+def expand_last(x, rank):
+    return x.reshape(x.shape + (1,) * (rank - x.ndim))
+
+
+def normal_rows(count):
+    """Rows whose actions are exact quantiles of N(0, 1), in a random order."""
+    levels = np.random.default_rng(0).permutation((np.arange(count) + 0.5) / count)
+    rows = jax.tree.map(lambda x: jnp.repeat(x, count, 0), transition())
+    action = jax.scipy.special.ndtri(jnp.float32(levels))[:, None]
+    return rows._replace(action=action, index=jnp.arange(count, dtype=jnp.int32))
+
+
+def test_the_threshold_is_the_quantile_of_recorded_actions():
+    """Above it are the actions |a| < z, with P(|a| > z) = q; log-densities are those of N(0, 1).
+
+    Of the behaviour's own samples it keeps 1 - q too, within 4 standard deviations.
+    """
+    q, z, rows = 0.3, 1.0364334, normal_rows(1_024)
+    changes = {"sampler_steps": 24, "density_nodes": 12, "threshold_quantile": q}
+    parts = normal_behavior(parts_of(**changes))
+    start = jnp.float32(support_threshold.UNMEASURED)
+    state = arq.State(fixed(jnp.ones(1)), fixed(jnp.zeros(2)), None, threshold=start)
+
+    def measured(key):
+        after, metrics = arq.update_threshold(state, rows, key, 0, parts=parts)
+        return (
+            after.threshold,
+            metrics["threshold"],
+            [arq.diagnose(s, rows, key, parts=parts)["candidates_kept"] for s in (state, after)],
+        )
+
+    threshold, metric, (before, after) = compiled(measured, jax.random.key(0))
+    assert threshold == pytest.approx(-0.5 * np.log(2 * np.pi) - z**2 / 2, abs=0.01)
+    assert metric[0] == threshold and threshold.dtype == np.float32
+    assert before[1] == 0 and after[1] == 1  # nothing is measured before the threshold is
+    assert after[0] == pytest.approx(1 - q, abs=4 * np.sqrt(q * (1 - q) / arq.SAMPLED_ROWS))
+
+
+def test_backups_and_advantages_take_the_measured_threshold():
+    """Log-densities 0 to -4 of the candidates of Q 5, 4, 3, 2, .5, and of Q 1, 3, 9, 0, 2."""
+    levels = jnp.float16([[0.0, -1, -2, -3, -4]])
+    columns = transition().columns | {"next_log_density": levels, "log_density": levels}
+    batch, parts = transition(columns=columns), parts_of(kth=2, actor_alpha=0.01)
+    state, key = trained_policy(parts), jax.random.key(0)
+    opt_state = parts.critic_optimizer.init(jnp.zeros(2))
+    state = state.replace(critic=state.critic.replace(opt_state=opt_state))
+
+    def measured(threshold):
+        at = state.replace(threshold=threshold)
+        _, critic = arq.update_critic(at, batch, key, 0, parts=parts)
+        _, policy = arq.update_policy(at, batch, key, 0, parts=parts)
+        return critic["critic_loss"][0], policy["advantage"][0]
+
+    cases = {-9.0: (4.0, (5 + 1 + 3 + 9 + 0 + 2) / 6), -0.5: (1.0, (5 + 1) / 2)}
+    found = compiled(jax.vmap(measured), jnp.float32(list(cases)))
+    for loss, advantage, (value, mean) in zip(*found, cases.values(), strict=True):
+        assert loss == pytest.approx((2 + 0.9 * value - 5) ** 2 / 2, rel=5e-3)
+        assert advantage == pytest.approx(5 - mean, rel=1e-3)
+
+
+def test_a_quantile_adds_a_phase_of_one_update():
+    """Only where a policy needs Q; `test_golden` has the run without."""
+    method = arq.make(small(threshold_quantile=0.1, threshold_rows=4), SPEC)
+    _, phase, *_ = method.phases
+    assert (phase.name, phase.steps, phase.batch_size) == ("threshold", 1, 4)
+    assert "0.1 quantile" in method.policies["implicit"].rule
+    all_rows = arq.make(small(threshold_quantile=0.1), SPEC).phases[1]
+    assert all_rows.batch_size == SPEC.size
+    assert phases(policies=("behavior",), threshold_quantile=0.1)[0] == ["behavior"]
 
 
 # ------------------------------------------------------------------------------------ the phases
@@ -313,6 +393,9 @@ def test_only_needed_phases_are_trained():
         ({"policy": "residual", "actor_hidden": (8, 9)}, "equal widths"),
         ({"critic_ensemble_size": 0}, "critic_ensemble_size must be at least 1"),
         ({"alpha": -1.0}, "alpha must not be negative"),
+        ({"threshold_quantile": 1.0}, "threshold_quantile must be at least 0 and below 1"),
+        ({"threshold_quantile": -0.1}, "threshold_quantile must be at least 0"),
+        ({"threshold_rows": 0}, "threshold_rows must be at least 1"),
         ({"batches": "all"}, "batches must be one of"),
     ],
 )
@@ -324,7 +407,8 @@ def test_configs_that_no_field_allows(changes, message):
 def test_a_shared_behaviour_is_one_model_and_one_set(tiny: Transition):
     """What each seed has its own is in the contract suite."""
     method = arq.make(
-        small(policies=("implicit",), train_steps=0, share_behavior=True), Spec.of(tiny)
+        small(policies=("implicit",), train_steps=0, share_behavior=True, threshold_quantile=0.2),
+        Spec.of(tiny),
     )
     mesh = seed_axis.seed_mesh(jax.devices()[:1])
     log_point = list(loop.run(method, tiny, (0, 1), mesh, every=100))[-1]
@@ -337,6 +421,8 @@ def test_a_shared_behaviour_is_one_model_and_one_set(tiny: Transition):
         return any((np.asarray(x)[0] != np.asarray(x)[1]).any() for x in jax.tree.leaves(part))
 
     assert differ(log_point.state.critic) and not differ(log_point.state.behavior)
+    threshold = log_point.state.threshold
+    assert (threshold > support_threshold.UNMEASURED).all() and not differ(threshold)
     assert all("for all seeds" in policy.rule for policy in method.policies.values())
 
 
@@ -389,3 +475,10 @@ def test_members_may_differ_in_numbers():
     varied = sweep.vary(arq.make, small(), SPEC, names)
     first, *others = varied.phases
     assert first.update.identical and not others[-1].update.identical
+    quantiles = sweep.vary(arq.make, small(threshold_quantile=0.1), SPEC, ("threshold_quantile",))
+    assert [phase.update.identical for phase in quantiles.phases[:2]] == [True, False]
+    with pytest.raises(sweep.NotSweepable, match="which phases there are"):
+        sweep.vary(arq.make, small(), SPEC, ("threshold_quantile",))
+    mixed, data = [{"threshold_quantile": x} for x in (0.1, 0.0)], SimpleNamespace(spec=SPEC)
+    with pytest.raises(sweep.NotSweepable, match="which phases there are"):
+        prepare._make(arq, small(), data, mixed, "float32")
