@@ -32,6 +32,7 @@ from rich.table import Table
 from benchmarks import accelerator_cases
 from benchmarks.accelerator_cases import SIZES, Bench, Case, Skipped
 from jaxrl_prefs.cli import commandline
+from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.parallel import devices
 
 FLAGS = flags.FlagValues()
@@ -80,7 +81,9 @@ def _version(package: str) -> str | None:
 def peak_bytes() -> int:
     """The most memory in use so far: of the first device, or of the process on a CPU."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return (
+        stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
 
 
 class Record:
@@ -210,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Plans, measures, writes and prints; 1 if a case failed."""
     try:
         commandline.read(FLAGS, argv, "; lists are separated by commas")
-    except flags.Error as error:
+    except (flags.Error, ConfigError) as error:
         print(error, file=sys.stderr)
         return 2
     if FLAGS.help:
@@ -228,9 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{left_out} left out unless the others are faster; {out}",
         flush=True,
     )
-    record.run(
-        Bench(size, lambda name: out.with_name(f"{out.stem}-{name}.xplane.pb"), FLAGS.peer)
-    )
+    record.run(Bench(size, lambda name: out.with_name(f"{out.stem}-{name}.xplane.pb"), FLAGS.peer))
     Console(width=150).print(table(record.content))
     return int(any(entry["status"] == "failed" for entry in record.content["cases"]))
 

@@ -43,7 +43,8 @@ class Size(NamedTuple):
     """How large everything is, and how long each case is expected to take."""
 
     pairs: tuple[tuple[int, str], ...]  # seeds and precision, in order of importance
-    others: tuple[str, ...]  # targets that are measured at pairs beyond the first
+    targets: tuple[str, ...]  # that are measured at the first pair
+    others: tuple[str, ...]  # and at the pairs beyond it
     changes: dict[str, dict[str, Any]]  # fields of a method's Config
     rows: int  # of the data
     widths: dict[str, tuple[int, int, int]]  # products: rows, width, how many in a row
@@ -77,6 +78,7 @@ SIZES = {
             *((1, "float32"), (20, "float32"), (20, "bfloat16"), (64, "float32")),
             *((64, "bfloat16"), (1, "bfloat16"), (5, "float32"), (5, "bfloat16")),
         ),
+        targets=TARGETS,
         others=TARGETS,
         changes={"arq": {"candidate_batch_size": 64}},
         rows=speed.ROWS,
@@ -95,6 +97,7 @@ SIZES = {
     ),
     "small": Size(
         pairs=((1, "float32"), (2, "bfloat16")),
+        targets=TARGETS,
         others=("td3_bc.train", SAMPLER),
         changes=_TINY,
         rows=2_000,
@@ -109,6 +112,7 @@ SIZES = {
     ),
     "tiny": Size(
         pairs=((1, "bfloat16"),),
+        targets=("td3_bc.train", SAMPLER, "bdpo.behavior"),
         others=(),
         changes=_TINY,
         rows=64,
@@ -157,10 +161,13 @@ class Bench:
             method = self.method(algo)
             index = [each.name for each in method.phases].index(phase)
             size = self.size
-            self._kept = key, speed.compiled(
-                *(method, index, self.data, seeds, precision),
-                round_seconds=size.round_seconds / seeds,
-                settled=size.settled,
+            self._kept = (
+                key,
+                speed.compiled(
+                    *(method, index, self.data, seeds, precision),
+                    round_seconds=size.round_seconds / seeds,
+                    settled=size.settled,
+                ),
             )
         return self._kept[1]
 
@@ -189,7 +196,7 @@ def cases(size: Size, peer: bool = False) -> list[Case]:
     ]
     found.append(_case(size, "resume", resume, "td3_bc", size.resumed[0]))
     first, *more = size.pairs
-    for target in TARGETS:
+    for target in size.targets:
         found.append(_rate_case(size, target, first))
         if target in PROFILED:
             run = functools.partial(profile, target, *first)

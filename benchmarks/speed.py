@@ -264,9 +264,7 @@ def main(_: list[str]) -> None:
     method = module.make(config, spec)
     chosen = [i for i, p in enumerate(method.phases) if not FLAGS.phases or p.name in FLAGS.phases]
     cases = [
-        compiled(
-            method, index, data, int(seeds), precision, round_seconds=FLAGS.round_seconds
-        )
+        compiled(method, index, data, int(seeds), precision, round_seconds=FLAGS.round_seconds)
         for index in chosen
         for seeds in FLAGS.seeds
         for precision in FLAGS.precisions
