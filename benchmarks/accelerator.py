@@ -1,13 +1,14 @@
-"""Everything that is worth knowing of an accelerator, in one command of at most eight minutes.
+"""Measures an accelerator in one command of at most eight minutes.
 
     python -m benchmarks.accelerator --out=accelerator.json
     python -m benchmarks.accelerator --size=small             # tiny networks, on any machine
 
-Measured are matrix products at three precisions; updates per second of BDPO, TD3+BC and IQL and
-samples per second of ARQ, by numbers of seeds and precision; episodes in JAX and in Gymnasium; whether
-a resumed run ends with the same bits; and, by the profiler, the kernels and waits of an update. The
-most important cases come first. Those that do not fit into --budget seconds are listed as left out,
-one that fails is recorded and the others go on, and the file is written before and after each case.
+It measures matrix products at three precisions; updates per second of BDPO, TD3+BC and IQL and
+samples per second of ARQ, by number of seeds and precision; episodes in JAX and in Gymnasium;
+whether a resumed run ends with the same bits; and, by the profiler, the kernels and waits of an
+update. The most important cases come first. Those that do not fit into --budget seconds are listed
+as left out. A case that fails is recorded and the others go on. The file is written before and
+after each case, so that a run that is killed leaves what it measured.
 Rates are per second; on a CPU, per CPU-second of all threads.
 """
 
@@ -81,9 +82,8 @@ def _version(package: str) -> str | None:
 def peak_bytes() -> int:
     """The most memory in use so far: of the first device, or of the process on a CPU."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return (
-        stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    return stats.get("peak_bytes_in_use") or resident
 
 
 class Record:
@@ -130,6 +130,7 @@ class Record:
             if case.expected * slower > left:
                 reason = f"{case.expected * slower:.0f} s expected, {left:.0f} s left"
                 entry |= {"status": "left out", "reason": reason}
+                self._tell(entry)
                 continue
             entry["status"] = "running"
             self.write()
@@ -140,9 +141,13 @@ class Record:
             if entry["status"] == "done":
                 expected, spent = expected + case.expected, spent + seconds
             self.write()
-            print(f"{self.seconds:6.1f} s  {told(entry)}", file=sys.stderr, flush=True)
+            self._tell(entry)
         self.content["finished"] = True
         self.write()
+
+    def _tell(self, entry: dict[str, Any]) -> None:
+        """Says on standard error what became of a case."""
+        print(f"{self.seconds:6.1f} s  {told(entry)}", file=sys.stderr, flush=True)
 
 
 def outcome(case: Case, bench: Bench) -> dict[str, Any]:

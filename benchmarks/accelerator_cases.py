@@ -26,7 +26,7 @@ from jaxrl_prefs.ops import products
 from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.runs import overrides
 from jaxrl_prefs.training import loop
-from jaxrl_prefs.types import Spec, Transition
+from jaxrl_prefs.types import Spec
 
 ROUNDS = 3
 SAMPLER = "arq.candidates"
@@ -107,7 +107,7 @@ SIZES = {
         resumed=(2, 200),
         profiled=20,
         played=("Pendulum-v1", 10, 50),
-        seconds={**dict.fromkeys(TARGETS, 4.0), **_SECONDS, "peer": 60.0},
+        seconds={**dict.fromkeys(TARGETS, 4.0), **_SECONDS, "peer": 20.0},
         budget=90.0,
     ),
     "tiny": Size(
@@ -122,7 +122,7 @@ SIZES = {
         resumed=(1, 4),
         profiled=2,
         played=("Pendulum-v1", 1, 2),
-        seconds={**dict.fromkeys(TARGETS, 2.0), **_SECONDS, "peer": 60.0},
+        seconds={**dict.fromkeys(TARGETS, 2.0), **_SECONDS, "peer": 20.0},
         budget=60.0,
     ),
 }
@@ -189,7 +189,7 @@ class Case(NamedTuple):
 
 
 def cases(size: Size, peer: bool = False) -> list[Case]:
-    """All cases, the most important first: one seed, then more, then BDPO's early phases at more."""
+    """All cases, the most important first: one seed, more seeds, BDPO's early phases at more."""
     found = [
         _case(size, "products", functools.partial(product_rate, shape, name), shape, precision=name)
         for shape, name in itertools.product(size.widths, PRECISIONS)

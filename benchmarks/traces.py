@@ -3,8 +3,8 @@
     profile = traces.recorded(lambda: run(50), Path("td3_bc.xplane.pb"))
     traces.summary(profile.planes, updates=50)
 
-A GPU's events are on lines named "Stream", one event for each kernel or copy. What the host asked of
-the driver is on the host's plane, under the driver's own names.
+A GPU's events are on lines named "Stream", one event for each kernel or copy. What the host asked
+of the driver is on the host's plane, under the driver's own names.
 """
 
 from __future__ import annotations
