@@ -58,7 +58,7 @@ class Size(NamedTuple):
 
 
 _NETS = {"actor_hidden": (8,), "critic_hidden": (8,), "batch_size": 8}
-_TINY = {
+_TINY: dict[str, dict[str, Any]] = {
     "td3_bc": _NETS,
     "iql": _NETS,
     "bdpo": {
@@ -290,10 +290,10 @@ def samples(target: str, seeds: int, precision: str, bench: Bench) -> dict[str, 
     for turn in range(ROUNDS):
         start = speed.clock()
         jax.block_until_ready(call(state, keys))
-        rates[turn] = seeds * found.count / (speed.clock() - start)
+        rates[turn] = seeds * found.total / (speed.clock() - start)
     memory = call.memory_analysis()
     return {
-        **_rate(bench, rates, "samples", flops / found.count, precision),
+        **_rate(bench, rates, "samples", flops / found.total, precision),
         "sampler": f"{config.sampler}, {config.sampler_steps} steps",
         "compile_seconds": seconds,
         "program_bytes": speed.program_bytes(memory),

@@ -61,7 +61,7 @@ class Calls(NamedTuple):
     init: Callable[[Any], Any]  # key -> state
     samples: Callable[[Any, Any], Any]
     densities: Callable[[Any, Any], Any]  # samples and their log-densities: the whole update
-    count: int  # samples of one call
+    total: int  # samples of one call
 
 
 def calls(config: arq.Config, observation: int, action: int) -> Calls:
@@ -102,8 +102,8 @@ def prepared(name: str, changes: dict[str, Any], observation: int, action: int) 
 
     run(0)
     known = "adaptive" not in name
-    flops = matmul_flops(call, jax.random.key(0)) / found.count if known else 0.0
-    return Case(name, run, found.count, flops)
+    flops = matmul_flops(call, jax.random.key(0)) / found.total if known else 0.0
+    return Case(name, run, found.total, flops)
 
 
 def example(rng: np.random.Generator, rows: int, observation: int, action: int) -> Transition:
