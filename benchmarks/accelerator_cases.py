@@ -11,14 +11,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import sampling, simulators, speed, traces
+from benchmarks import flow_rl, sampling, simulators, speed, traces
 from jaxrl_prefs.cli.flops import matmul_flops
 from jaxrl_prefs.method import PRECISIONS, Method
 from jaxrl_prefs.methods import METHODS, arq
@@ -401,7 +400,7 @@ def peer_rate(bench: Bench) -> dict[str, Any]:
         raise Skipped(f"flow-rl does not import: {error}") from error
     finally:
         sys.path.remove(bench.peer)
-    agent = BDPOAgent(speed.OBSERVATION, speed.ACTION, peer_config(bench.config("bdpo")), 0)
+    agent = BDPOAgent(speed.OBSERVATION, speed.ACTION, flow_rl.settings(bench.config("bdpo")), 0)
     agent.prepare_training()
     rows = jax.tree.map(lambda x: jnp.asarray(x[: bench.config("bdpo").batch_size]), bench.data)
     ended = jnp.zeros_like(rows.reward)[:, None]
@@ -430,49 +429,3 @@ def peer_rate(bench: Bench) -> dict[str, Any]:
         run(count)
         rates[turn] = count / (speed.clock() - start)
     return {**_rate(bench, rates, "updates", 0.0, ""), "compile_seconds": seconds}
-
-
-def peer_config(config: Any) -> Any:
-    """Our settings of BDPO under flow-rl's names; it reads attributes alone."""
-
-    def network(rate: float, decay: int | None, every: int) -> SimpleNamespace:
-        return SimpleNamespace(
-            lr=rate, lr_decay_steps=decay, clip_grad_norm=1.0, ema=config.tau, ema_every=every
-        )
-
-    steps, interval = config.train_steps, config.actor_interval
-    return SimpleNamespace(
-        name="bdpo",
-        warmup_steps=0,
-        temperature=0.0,
-        diffusion=SimpleNamespace(
-            actor=network(config.actor_learning_rate, steps, interval),
-            behavior=network(config.behavior_learning_rate, None, 1),
-            noise_schedule="vp",
-            resnet=False,
-            dropout=0.0,
-            layer_norm=False,
-            time_dim=64,
-            mlp_hidden_dims=list(config.actor_hidden),
-            solver="ddpm",
-            steps=config.diffusion_steps,
-            clip_sampler=True,
-            x_min=-1.0,
-            x_max=1.0,
-        ),
-        critic=SimpleNamespace(
-            **vars(network(config.critic_learning_rate, steps, 1)),
-            discount=0.99,
-            q_target="lcb",
-            maxQ=False,
-            ensemble_size=config.critic_ensemble_size,
-            rho=config.rho,
-            eta=config.eta,
-            hidden_dims=list(config.critic_hidden),
-            layer_norm=False,
-            steps=config.diffusion_steps,
-            num_samples=config.q_samples,
-            solver="ddpm",
-            update_ratio=interval,
-        ),
-    )
