@@ -199,7 +199,7 @@ def measure(data: Transition) -> dict[str, np.ndarray]:
     runs: dict[str, Callable[[], None]] = {}
     for name, plain in {"td3_bc": td3_bc, "iql": iql}.items():
         method = METHODS[name].make(METHODS[name].Config(), spec)
-        ours = speed.compiled(method, 0, data, 1)
+        ours = speed.compiled(method, 0, data, 1, round_seconds=FLAGS.round_seconds)
         runs[f"{name}, plain"] = partial(
             runner(plain(sample), jax.tree.map(jnp.asarray, data)), calls
         )
@@ -235,5 +235,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("core", 0, "the core that everything runs on (Linux)")
     flags.DEFINE_integer("rounds", 5, "interleaved rounds", lower_bound=1)
     flags.DEFINE_integer("updates", 400, "updates in a round", lower_bound=UNROLLED)
-    flags.DEFINE_float("round_seconds", 1.0, "read by benchmarks.speed")
+    flags.DEFINE_float("round_seconds", 1.0, "about how long the pace is measured for")
     app.run(main)

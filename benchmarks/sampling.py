@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -54,38 +55,55 @@ class Case(NamedTuple):
     flops: float  # of one sample; 0 where unknown
 
 
-def prepared(name: str, changes: dict[str, Any], observation: int, action: int) -> Case:
-    """Builds the phase's sampler, or its whole update where log-densities are asked for."""
-    config = overrides.replace(arq.Config(), {"candidate_batch_size": FLAGS.batch, **changes})
-    config = overrides.apply(config, FLAGS.set)
+class Calls(NamedTuple):
+    """What the phase `candidates` calls, each a function of (state, key)."""
+
+    init: Callable[[Any], Any]  # key -> state
+    samples: Callable[[Any, Any], Any]
+    densities: Callable[[Any, Any], Any]  # samples and their log-densities: the whole update
+    total: int  # samples of one call
+
+
+def calls(config: arq.Config, observation: int, action: int) -> Calls:
+    """Builds the phase's sampler and its update, for a random batch of states."""
+    rows = config.candidate_batch_size
     rng = np.random.default_rng(0)
     zero, one = np.zeros(action, np.float32), np.ones(action, np.float32)
     moments = np.zeros(observation, np.float32), np.ones(observation, np.float32)
-    spec = Spec(observation, action, 10 * FLAGS.batch, -one, one, *moments, zero, one)
+    spec = Spec(observation, action, 10 * rows, -one, one, *moments, zero, one)
     parts, method = arq.build(config, spec), arq.make(config, spec)
-    batch = example(rng, FLAGS.batch, observation, action)
-    state = method.init(jax.random.key(0), batch)
+    batch = example(rng, rows, observation, action)
     fill = next(phase for phase in method.phases if phase.name == "candidates")
 
-    def densities(key: jax.Array) -> Any:
+    def densities(state: Any, key: Any) -> Any:
         return fill.update(state, batch, key, jnp.int32(0))[2]
 
-    def samples(key: jax.Array) -> Any:
+    def samples(state: Any, key: Any) -> Any:
         streams = arq.keys_of_rows(key, batch.index)
         params, count = state.behavior.target, config.candidates
         return score.sample(parts.model, params, batch.observation, streams, count, parts.sampler)
 
-    call = densities if "density" in name else samples
+    def init(key: Any) -> Any:
+        return method.init(key, batch)
+
+    return Calls(init, samples, densities, rows * config.candidates)
+
+
+def prepared(name: str, changes: dict[str, Any], observation: int, action: int) -> Case:
+    """Compiles the phase's sampler, or its whole update where log-densities are asked for."""
+    config = overrides.replace(arq.Config(), {"candidate_batch_size": FLAGS.batch, **changes})
+    found = calls(overrides.apply(config, FLAGS.set), observation, action)
+    state = found.init(jax.random.key(0))
+    call = partial(found.densities if "density" in name else found.samples, state)
     compiled = jax.jit(call)
 
     def run(number: int) -> None:
         jax.block_until_ready(compiled(jax.random.key(number)))
 
     run(0)
-    total = FLAGS.batch * config.candidates
     known = "adaptive" not in name
-    flops = matmul_flops(call, jax.random.key(0)) / total if known else 0.0
-    return Case(name, run, total, flops)
+    flops = matmul_flops(call, jax.random.key(0)) / found.total if known else 0.0
+    return Case(name, run, found.total, flops)
 
 
 def example(rng: np.random.Generator, rows: int, observation: int, action: int) -> Transition:

@@ -174,6 +174,12 @@ class Played(NamedTuple):
 
 def play(env_id: str, episodes: int, horizon: int) -> tuple[Played, Played]:
     """Evaluates the fixed policy by Gymnasium and on the device."""
+    host, device = (play_by(name, env_id, episodes, horizon) for name in ("gymnasium", "mjx"))
+    return host, device
+
+
+def play_by(backend: str, env_id: str, episodes: int, horizon: int) -> Played:
+    """Evaluates the fixed policy by one backend, "gymnasium" or "mjx"."""
     from jaxrl_prefs.data import Processing, prepare
     from jaxrl_prefs.evaluation import rollout
     from jaxrl_prefs.method import Policy
@@ -188,27 +194,24 @@ def play(env_id: str, episodes: int, horizon: int) -> tuple[Played, Played]:
 
     mesh = seed_axis.seed_mesh(jax.devices()[:1])
     keys = seed_axis.pad(seed_keys([0]), mesh)
-    found = []
-    for backend in ("gymnasium", "mjx"):
-        arena = rollout.make(
-            backend,
-            {"fixed": Policy(act, 1, "the one there is")},
-            made_up,
-            (0,),
-            mesh,
-            episodes=episodes,
-            eval_seed=0,
-            mapping="auto",
-        )
-        horizon = min(horizon, arena.horizon)
-        begin = time.perf_counter()
-        arena.play("fixed", {}, keys, 1)
-        middle = time.perf_counter()
-        returns, lengths, _ = arena.play("fixed", {}, keys, horizon)
-        end = time.perf_counter()
-        found.append(Played(returns[0], lengths[0], end - middle, middle - begin))
-        arena.close()
-    return found[0], found[1]
+    arena = rollout.make(
+        backend,
+        {"fixed": Policy(act, 1, "the one there is")},
+        made_up,
+        (0,),
+        mesh,
+        episodes=episodes,
+        eval_seed=0,
+        mapping="auto",
+    )
+    horizon = min(horizon, arena.horizon)
+    begin = time.perf_counter()
+    arena.play("fixed", {}, keys, 1)
+    middle = time.perf_counter()
+    returns, lengths, _ = arena.play("fixed", {}, keys, horizon)
+    end = time.perf_counter()
+    arena.close()
+    return Played(returns[0], lengths[0], end - middle, middle - begin)
 
 
 def _recording(env_id: str) -> Any:

@@ -14,12 +14,13 @@ first" the rate over that of the phase's first row in the same round.
 
 from __future__ import annotations
 
+import operator
 import os
 import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxrl_prefs.cli.flops import update_flops
-from jaxrl_prefs.method import Method, with_precision
+from jaxrl_prefs.method import Method, Phase, with_precision
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import devices, seed_axis
 from jaxrl_prefs.runs import overrides
@@ -53,6 +54,8 @@ class Case(NamedTuple):
     flops: float  # of one update of one seed
     compile_seconds: float
     temporary_bytes: int
+    program_bytes: int  # arguments, results and temporary memory of the compiled program
+    period: int = 1  # updates after which their cost repeats
 
 
 def dataset(rows: int) -> Transition:
@@ -82,38 +85,82 @@ def clock() -> float:
     return time.process_time() if jax.default_backend() == "cpu" else time.perf_counter()
 
 
-def yardstick() -> Callable[[], float]:
-    """A function that measures float32 matrix products once, in FLOP per second."""
-    x = jnp.asarray(np.random.default_rng(1).normal(size=(PRODUCT, PRODUCT)), jnp.float32)
+def yardstick(
+    rows: int = PRODUCT,
+    width: int = PRODUCT,
+    repeats: int = REPEATS,
+    product: Callable[[jax.Array, jax.Array], jax.Array] = operator.matmul,
+) -> Callable[[], float]:
+    """A function that measures products [rows, width] @ [width, width] once, in FLOP per second.
+
+    Numbers keep their size from one product to the next: an accelerator is faster on zeros.
+    """
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.normal(size=(rows, width)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(width, width)) / np.sqrt(width), jnp.float32)
 
     @jax.jit
-    def products(x: jax.Array) -> jax.Array:
-        def product(_: int, y: jax.Array) -> jax.Array:
-            return (y @ x) / PRODUCT
+    def products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, repeats, lambda _, y: product(y, kernel), x)
 
-        return jax.lax.fori_loop(0, REPEATS, product, x)
-
-    products(x).block_until_ready()
+    products(x, kernel).block_until_ready()
 
     def measure() -> float:
         start = clock()
-        products(x).block_until_ready()
-        return REPEATS * 2.0 * PRODUCT**3 / (clock() - start)
+        products(x, kernel).block_until_ready()
+        return repeats * 2.0 * rows * width**2 / (clock() - start)
 
     return measure
 
 
-def compiled(method: Method, index: int, data: Transition, seeds: int, precision: str) -> Case:
-    """Compiles one phase for `seeds` seeds on the devices that they can fill."""
+def compiled(
+    method: Method,
+    index: int,
+    data: Transition,
+    seeds: int,
+    precision: str = "float32",
+    *,
+    round_seconds: float,
+    settled: float = SETTLED,
+) -> Case:
+    """Compiles one phase for `seeds` seeds on the devices that they can fill.
+
+    A round takes about `round_seconds` a seed; `settled` is the time of a call from which it is
+    known how many updates that is.
+    """
     method = with_precision(method, precision)
     devices = jax.devices()[: min(seeds, jax.device_count())]
     placement = chunk.SeedPlacement(tuple(range(seeds)), seed_axis.seed_mesh(devices))
     state = loop.init_members(method, data, placement)
+    one = jax.tree.map(lambda x: np.asarray(x[0]), state)
     start = time.perf_counter()
     program = chunk.compile_chunk(method, index, data, placement, state=state)
     seconds = time.perf_counter() - start
     phase = method.phases[index]
     _tell(f"{phase.name}, {seeds} seeds, {precision}: compiled in {seconds:.1f} s")
+    run = runner(program, state)
+    pace = _pace(run, settled)
+    flops, period = phase_flops(phase, one, data)
+    memory = program.compiled.memory_analysis()
+    # Whole cycles, else the mean over updates would depend on where a round starts. Long
+    # calls, as a run's: each costs something of its own, more with more seeds.
+    updates = period * max(1, round(round_seconds * seeds / pace / period))
+    return Case(
+        phase.name,
+        seeds,
+        precision,
+        run,
+        updates,
+        flops,
+        seconds,
+        memory.temp_size_in_bytes,
+        program_bytes(memory),
+        period,
+    )
+
+
+def runner(program: chunk.Chunk, state: Any) -> Callable[[int], None]:
+    """A function that runs so many further updates and waits for them."""
     holder = {"state": state, "step": 0}
 
     def run(updates: int) -> None:
@@ -122,27 +169,30 @@ def compiled(method: Method, index: int, data: Transition, seeds: int, precision
         holder["step"] = first + updates
         jax.block_until_ready(report.bad_step)
 
-    pace = _pace(run)
-    one = jax.tree.map(lambda x: jnp.asarray(x[0]), holder["state"])
+    return run
+
+
+def phase_flops(phase: Phase, state: Any, data: Transition) -> tuple[float, int]:
+    """FLOPs of one seed's update, the mean over a cycle of updates, and the cycle's length."""
     batch = jax.tree.map(lambda x: x[: phase.batch_size], data)
-    flops, period = update_flops(phase.update, one, batch, jax.random.key(0))
-    memory = program.compiled.memory_analysis()
-    # Whole cycles, else the mean over updates would depend on where a round starts. Long
-    # calls, as a run's: each costs something of its own, more with more seeds.
-    updates = period * max(1, round(FLAGS.round_seconds * seeds / pace / period))
-    temporary = memory.temp_size_in_bytes
-    return Case(phase.name, seeds, precision, run, updates, flops, seconds, temporary)
+    return update_flops(phase.update, state, batch, jax.random.key(0))
 
 
-def _pace(run: Callable[[int], None]) -> float:
-    """Seconds of one update, by the first call that takes SETTLED of them."""
+def program_bytes(memory: Any) -> int:
+    """Memory of a program on one device, by XLA's analysis; donated arguments count once."""
+    parts = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return int(parts + memory.temp_size_in_bytes - memory.alias_size_in_bytes)
+
+
+def _pace(run: Callable[[int], None], settled: float) -> float:
+    """Seconds of one update, by the first call that takes `settled` of them."""
     run(1)
     updates = 1
     while True:
         start = time.perf_counter()
         run(updates)
         seconds = time.perf_counter() - start
-        if seconds >= SETTLED:
+        if seconds >= settled:
             return seconds / updates
         updates *= 2
 
@@ -165,11 +215,11 @@ def _tell(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
-def show(cases: list[Case], rates: np.ndarray, peak: float) -> None:
+def show(algo: str, cases: list[Case], rates: np.ndarray, peak: float) -> None:
     """Prints the table, and the machine."""
     console = Console(width=130)
     unit = "CPU-s" if jax.default_backend() == "cpu" else "s"
-    table = Table(title=f"{FLAGS.algo} on {jax.devices()[0].device_kind}, {jax.device_count()} x")
+    table = Table(title=f"{algo} on {jax.devices()[0].device_kind}, {jax.device_count()} x")
     columns = (
         "phase",
         "seeds",
@@ -214,13 +264,13 @@ def main(_: list[str]) -> None:
     method = module.make(config, spec)
     chosen = [i for i, p in enumerate(method.phases) if not FLAGS.phases or p.name in FLAGS.phases]
     cases = [
-        compiled(method, index, data, int(seeds), precision)
+        compiled(method, index, data, int(seeds), precision, round_seconds=FLAGS.round_seconds)
         for index in chosen
         for seeds in FLAGS.seeds
         for precision in FLAGS.precisions
     ]
     rates, peak = measure(cases, FLAGS.rounds)
-    show(cases, rates, peak)
+    show(FLAGS.algo, cases, rates, peak)
 
 
 if __name__ == "__main__":
