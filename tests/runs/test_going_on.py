@@ -18,7 +18,7 @@ from jaxrl_prefs.data import Dataset
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import td3_bc
 from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.runs import changes, prepare, seeds_added, workdir
+from jaxrl_prefs.runs import changes, prepare, renamed, seeds_added, workdir
 from jaxrl_prefs.runs.workdir import ADDED, JOINED
 from jaxrl_prefs.testing import episodes
 from jaxrl_prefs.types import Spec
@@ -264,6 +264,6 @@ def test_a_run_of_an_older_release_lacks_bookkeeping_only(tmp_path: Path) -> Non
     workdir.write_json(tmp_path / "config.json", before)
     assert changes.adopt(tmp_path, now, ("run",)) == (0,)
     found = workdir.read_json(tmp_path / "config.json")
-    assert found["run"] == before["run"] | now["run"]
+    assert found["run"] == renamed.ADDED | before["run"] | now["run"]
     with pytest.raises(jp.WorkdirError, match=r"gamma: 0\.9 in the folder, 0\.8 requested"):
         changes.adopt(tmp_path, {"run": now["run"] | {"gamma": 0.8}}, ("run",))
