@@ -310,7 +310,7 @@ def _write(study: Study, records: list[dict[str, Any]], lines: list[str], best: 
                 "values": [["FQE", "estimate"]],
                 "colour": "group",
                 "y_label": "estimated value",
-                "title": f"FQE on {study.dataset}: estimates and 95 % intervals",
+                "title": f"FQE on {study.dataset}",
             }
         },
         "records": [
