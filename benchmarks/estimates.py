@@ -106,7 +106,13 @@ SETS = {
     "ogbench-pointmaze": _study(
         "ogbench/pointmaze-medium-navigate-singletask-task1-v0", 5_000, "1,2.5,10,100", "0.3,3,30"
     ),
-    "ogbench-cube": _study("cube-single-play-singletask-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
+    "ogbench-cube-single": _study(
+        "cube-single-play-singletask-v0", 5_000, "1,2.5,10,100", "0.3,3,30"
+    ),
+    "ogbench-cube-double": _study(
+        "cube-double-play-singletask-v0", 5_000, "1,2.5,10,100", "0.3,3,30"
+    ),
+    "ogbench-scene": _study("scene-play-singletask-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
     "pen": _study("adroit/pen-expert-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
     "door": _study("adroit/door-human-replay-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
 }
