@@ -10,7 +10,7 @@ Order of axes: [S,] E, B, K, A. Rewards, discounts and values are [B], never [B,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -46,8 +46,38 @@ class Box(NamedTuple):
         return (self.high - self.low) / 2
 
 
+STATE = "state"  # the vector of an observation that also has images
+
+
+class ImageSpec(NamedTuple):
+    """One image of an observation, uint8 [H, W, C], as a method sees it."""
+
+    name: str  # of the camera
+    height: int
+    width: int
+    channels: int  # of all stacked frames
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[H, W, C]."""
+        return self.height, self.width, self.channels
+
+
+class Frames(NamedTuple):
+    """The images of a dataset: every frame once, and which of them a row shows.
+
+    A batch has the images themselves, [B, H, W, k * C], the newest frame last (rows.py).
+    """
+
+    frames: Any  # [M, H, W, C] uint8; None in `next_observation`, whose frames are the same
+    stack: Any  # [N, k] int32, the frames that are stacked, the newest last
+
+
 class Transition(NamedTuple):
     """One batch of transitions; with N in place of B, a whole dataset.
+
+    An observation is a vector, or where there are images a dict: uint8 [B, H, W, C] by name, and
+    the vector as "state" if there is one. Of a dataset, an image is a `Frames`.
 
     `discount` is gamma * (1 - terminal): losses never see a done flag. Where a row is several steps
     (data/multi_step.py) it is their product, and what is next follows the last one. `columns` holds
@@ -73,7 +103,7 @@ class Spec(NamedTuple):
     Moments are those of the arrays that the method is given, after every transform.
     """
 
-    observation_dim: int
+    observation_dim: int  # of the vector; 0 if there are images alone
     action_dim: int
     size: int  # number of rows N
     action_low: np.ndarray  # [A]
@@ -82,6 +112,9 @@ class Spec(NamedTuple):
     observation_std: np.ndarray  # [O]
     action_mean: np.ndarray  # [A]
     action_std: np.ndarray  # [A]
+    images: tuple[ImageSpec, ...] = ()  # of an observation, by name
+    # Of features of images (encoded.py): name of the encoder -> its part of the vector.
+    views: dict[str, np.ndarray] = {}  # noqa: RUF012 - never mutated
 
     @property
     def action_box(self) -> Box:
@@ -91,7 +124,13 @@ class Spec(NamedTuple):
     @classmethod
     def of(cls, data: Transition, *, low: float = -1.0, high: float = 1.0) -> Spec:
         """Measures a Spec from a dataset of arrays; `low` and `high` bound every action."""
-        observation, action = np.asarray(data.observation), np.asarray(data.action)
+        seen: Any = data.observation
+        action = np.asarray(data.action)
+        images: tuple[ImageSpec, ...] = ()
+        if isinstance(seen, Mapping):
+            images = tuple(_image(name, x) for name, x in sorted(seen.items()) if name != STATE)
+            seen = seen.get(STATE, np.zeros((len(action), 0), np.float32))
+        observation = np.asarray(seen)
         return cls(
             observation_dim=observation.shape[-1],
             action_dim=action.shape[-1],
@@ -102,12 +141,30 @@ class Spec(NamedTuple):
             observation_std=observation.std(0),
             action_mean=action.mean(0),
             action_std=action.std(0),
+            images=images,
         )
+
+    def view(self, name: str) -> Callable[[Array], Array]:
+        """Takes an encoder's part of the features of images; an observation without as it is."""
+        columns = self.views.get(name)
+        return (lambda x: x) if columns is None else (lambda x: x[..., columns])
 
     def example(self) -> Transition:
         """A batch of one row of zeros, for shapes."""
         row, index = np.zeros(1, np.float32), np.zeros(1, np.int32)
-        observation = np.zeros((1, self.observation_dim), np.float32)
+        observation: Any = np.zeros((1, self.observation_dim), np.float32)
+        if self.images:
+            state = {STATE: observation} if self.observation_dim else {}
+            shown = {each.name: np.zeros((1, *each.shape), np.uint8) for each in self.images}
+            observation = shown | state
         action = np.zeros((1, self.action_dim), np.float32)
         rows: Any = (observation, action, row, row, observation, action, row, index, index)
         return Transition(*rows)
+
+
+def _image(name: str, x: Any) -> ImageSpec:
+    """Of a dataset's frames, or of the images [N, H, W, C] themselves."""
+    if isinstance(x, Frames):
+        height, width, channels = x.frames.shape[1:]
+        return ImageSpec(name, height, width, channels * x.stack.shape[1])
+    return ImageSpec(name, *x.shape[1:])

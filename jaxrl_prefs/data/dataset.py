@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrl_prefs.data import transforms
+from jaxrl_prefs.data import images, transforms
 from jaxrl_prefs.data.families import Processing
 from jaxrl_prefs.data.recording import ROUNDING, Dataset
 from jaxrl_prefs.data.transforms import SINGLE, ActionChunk, Affine
 from jaxrl_prefs.errors import DataError
-from jaxrl_prefs.types import Spec, Transition
+from jaxrl_prefs.types import STATE, Spec, Transition
 
 
 class PreparedDataset(NamedTuple):
@@ -32,6 +32,13 @@ class PreparedDataset(NamedTuple):
     def raw_actions(self, action: Any) -> Any:
         """A policy's actions [..., h * A] as the k that the environment gets, [..., k, A]."""
         return self.action_chunk.to_play(self.action.invert(action))
+
+    def seen(self, raw: Any) -> Any:
+        """A raw observation as methods see it: [..., O], or a dict of images and such a vector."""
+        if not isinstance(raw, dict):
+            return self.observation.apply(raw)
+        state = {STATE: self.observation.apply(raw[STATE])} if STATE in raw else {}
+        return raw | state
 
     def score(self, raw_return: np.ndarray | float) -> np.ndarray:
         """As `Dataset.score`: 0 to 100 between the references, raw without them."""
@@ -75,13 +82,16 @@ def prepare(recording: Dataset, processing: Processing) -> PreparedDataset:
     actions = np.clip(action.apply(recording.action), -limit, limit)
     rows = np.arange(recording.size, dtype=np.int32)
     next_rows = np.where(recording.continues, rows + 1, rows).astype(np.int32)
+    before, after = images.stacked(
+        recording.images, recording.continues, max(1, processing.frame_stack)
+    )
     with np.errstate(all="ignore"):  # what overflows is refused below, by name
         leaves: dict[str, Any] = {  # numpy arrays where a Transition says jax.Array
-            "observation": observation.apply(recording.observation),
+            "observation": _observed(observation.apply(recording.observation), before),
             "action": actions,
             "reward": reward.apply(_raw_reward(recording, processing)),
             "discount": np.float32(processing.gamma) * ~recording.terminal,
-            "next_observation": observation.apply(recording.next_observation),
+            "next_observation": _observed(observation.apply(recording.next_observation), after),
             "next_action": actions[next_rows] * recording.continues[:, None],
             "has_next_action": recording.continues.astype(np.float32),
             "index": rows,
@@ -109,6 +119,13 @@ def _check(processing: Processing) -> None:
         raise DataError(f"reward_scale must be finite and not 0, not {processing.reward_scale}")
     if not math.isfinite(processing.reward_shift):
         raise DataError(f"reward_shift must be finite, not {processing.reward_shift}")
+
+
+def _observed(vector: np.ndarray, shown: dict[str, Any]) -> Any:
+    """A vector, or with images a dict of these and of the vector, if it has any numbers."""
+    if not shown:
+        return vector
+    return {**shown, STATE: vector} if vector.shape[1] else shown
 
 
 def _raw_reward(recording: Dataset, processing: Processing) -> np.ndarray:
@@ -147,5 +164,7 @@ def _reward_map(recording: Dataset, processing: Processing) -> Affine:
 
 def _check_finite(name: str, transitions: Transition) -> None:
     for key in ("observation", "reward", "next_observation"):
-        if not np.isfinite(getattr(transitions, key)).all():
+        value: Any = getattr(transitions, key)
+        value = value.get(STATE, np.zeros(0)) if isinstance(value, dict) else value
+        if not np.isfinite(value).all():
             raise DataError(f"{name}: {key} overflows 32-bit floats after its transform")

@@ -37,6 +37,7 @@ class Processing(NamedTuple):
     reward_shift: float = 0.0
     normalize_observations: bool = False  # to mean 0 and standard deviation 1
     clip_actions: bool = False  # to the action space; without it, actions outside are refused
+    frame_stack: int = 3  # of an observation's images: frames that are seen at once
 
 
 DEFAULTS = {

@@ -26,6 +26,7 @@ from jaxrl_prefs.data import transforms
 from jaxrl_prefs.data.dataset import PreparedDataset
 from jaxrl_prefs.data.transforms import SINGLE, ActionChunk
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.rows import of_observation
 from jaxrl_prefs.types import Spec, Transition
 
 
@@ -100,7 +101,7 @@ def n_step(data: Transition, n: int) -> Transition:
     leaves: dict[str, Any] = {
         "reward": found.reward.astype(np.float32),
         "discount": found.discount.astype(np.float32),
-        "next_observation": np.asarray(data.next_observation)[found.last],
+        "next_observation": of_observation(data.next_observation, found.last),
         "next_action": np.asarray(data.next_action)[found.last],
         "has_next_action": goes_on,
         "next_index": np.where(goes_on > 0, np.asarray(data.next_index)[found.last], data.index),
@@ -127,11 +128,11 @@ def chunks(data: Transition, length: int, name: str = "the dataset") -> Chunks:
     index = np.arange(len(starts), dtype=np.int32)
     next_index = np.where(goes_on, number[after], index).astype(np.int32)
     leaves: dict[str, Any] = {  # numpy arrays where a Transition says jax.Array
-        "observation": np.asarray(data.observation)[starts],
+        "observation": of_observation(data.observation, starts),
         "action": action,
         "reward": found.reward[starts].astype(np.float32),
         "discount": found.discount[starts].astype(np.float32),
-        "next_observation": np.asarray(data.next_observation)[last],
+        "next_observation": of_observation(data.next_observation, last),
         "next_action": action[next_index] * goes_on[:, None].astype(np.float32),
         "has_next_action": goes_on.astype(np.float32),
         "index": index,

@@ -13,6 +13,7 @@ from jaxrl_prefs.data import steps as checks
 from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.families import family_of
 from jaxrl_prefs.data.hints import Hints, read_hints
+from jaxrl_prefs.data.images import Images
 from jaxrl_prefs.data.steps import Faults, Steps
 from jaxrl_prefs.environments import task as tasks
 from jaxrl_prefs.environments.task import Task
@@ -57,6 +58,7 @@ class Dataset(NamedTuple):
     time: np.ndarray | None = None  # [N] float64, as recorded, for the health report
     observation_names: tuple[str, ...] = ()  # of each dimension, or none
     action_names: tuple[str, ...] = ()
+    images: Mapping[str, Images] = {}
 
     @classmethod
     def from_arrays(
@@ -245,10 +247,19 @@ class Dataset(NamedTuple):
     def __repr__(self) -> str:
         """One line: what it is called, how large it is, and where it is evaluated."""
         sizes = f"{_count(self.size, 'transition')} of {_count(len(self.lengths), 'episode')}"
-        observations = _count(self.observation.shape[1], "observation")
+        observations = self.shown
         actions = _count(self.action.shape[1], "action")
         place = self.task.env_id if self.task else "no environment"
         return f"Dataset {self.name!r}: {sizes}, {observations}, {actions}, {place}"
+
+    @property
+    def shown(self) -> str:
+        """What an observation is, in words: the numbers of its vector, and its images."""
+        width = self.observation.shape[1]
+        words = [_count(width, "observation")] if width or not self.images else []
+        for camera, each in self.images.items():
+            words.append(f"images {camera!r} of " + "x".join(map(str, each.frames.shape[1:])))
+        return " and ".join(words)
 
     @property
     def size(self) -> int:
@@ -365,6 +376,7 @@ def record(
         time=None if found.time is None else np.asarray(found.time, np.float64)[keep],
         observation_names=found.observation_names,
         action_names=found.action_names,
+        images={camera: each.kept(keep) for camera, each in found.images.items()},
     )
 
 

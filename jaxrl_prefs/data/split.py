@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxrl_prefs.data.dataset import PreparedDataset
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.rows import kept
 from jaxrl_prefs.types import Spec, Transition
 
 
@@ -42,7 +42,7 @@ def taken(data: Transition, keep: np.ndarray) -> Transition:
     """The rows `keep` [N] bool, which are whole episodes, numbered anew."""
     rows = np.flatnonzero(keep)
     number = np.cumsum(keep).astype(np.int32) - 1
-    found: Transition = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], data)
+    found = kept(data, rows)
     numbers: dict[str, Any] = {
         "index": np.arange(len(rows), dtype=np.int32),
         "next_index": number[np.asarray(data.next_index)[rows]],
@@ -62,7 +62,7 @@ def split(dataset: PreparedDataset, share: float) -> PreparedDataset:
         return dataset
     episode = episode_of(dataset.transitions)
     apart = held_out(int(episode[-1]) + 1, share, dataset.recording.name)[episode]
-    kept = taken(dataset.transitions, ~apart)
+    trained = taken(dataset.transitions, ~apart)
     return dataset._replace(
-        transitions=kept, spec=Spec.of(kept), held_out=taken(dataset.transitions, apart)
+        transitions=trained, spec=Spec.of(trained), held_out=taken(dataset.transitions, apart)
     )

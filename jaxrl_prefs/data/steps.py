@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrl_prefs.data import images
+from jaxrl_prefs.data.images import Images
 from jaxrl_prefs.errors import DataError
 
 ACTION_SLACK = 1e-3  # how far beyond its box an action may lie, in parts of the box's width
@@ -27,6 +30,7 @@ class Steps(NamedTuple):
     observation_names: tuple[str, ...] = ()  # O names, or none
     action_names: tuple[str, ...] = ()  # A names, or none
     notes: tuple[str, ...] = ()  # what was assumed or left out
+    images: Mapping[str, Images] = {}
 
 
 class Faults(NamedTuple):
@@ -62,6 +66,8 @@ def check_shapes(name: str, steps: Steps) -> None:
             raise DataError(f"{name}: {key} have shape {value.shape}, expected {rank} axes")
         if value.dtype.kind not in "biuf":
             raise DataError(f"{name}: {key} are not numbers but {value.dtype}")
+    for camera, each in steps.images.items():
+        images.check(name, camera, each, len(steps.action))
     if steps.next_observation.shape != steps.observation.shape:
         raise DataError(
             f"{name}: observations have shape {steps.observation.shape}, but next observations "
@@ -140,7 +146,8 @@ def without(steps: Steps, bad: np.ndarray) -> Steps:
         for name, value in steps._asdict().items()
         if name in (*Steps._fields[:5], "successor", "time")
     }
-    return steps._replace(**kept, lengths=np.concatenate([pieces, empty]))
+    shown = {camera: each.kept(rows) for camera, each in steps.images.items()}
+    return steps._replace(**kept, lengths=np.concatenate([pieces, empty]), images=shown)
 
 
 def place(row: int, lengths: np.ndarray) -> str:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -24,6 +23,7 @@ from jaxrl_prefs.evaluation.rollout import Played
 from jaxrl_prefs.keys import DIAGNOSE, PLAY, evaluation_keys
 from jaxrl_prefs.method import Method, Policy, State
 from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.rows import gathered, on_host
 from jaxrl_prefs.types import Transition
 
 DIAGNOSED_ROWS = 1024
@@ -154,7 +154,7 @@ class Diagnosis:
         size = len(data.reward)
         random = np.random.default_rng(eval_seed)
         rows = np.sort(random.choice(size, min(size, DIAGNOSED_ROWS), replace=False))
-        self._batch = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], data)
+        self._batch = gathered(data, rows, on_host)
         self._measure = seed_axis.over_seeds(method.diagnose, mesh, (0, None, 0), mapping=mapping)
 
     def __call__(self, state: State, step: int) -> dict[str, np.ndarray]:

@@ -47,6 +47,7 @@ class RunConfig:
     reward_shift: float = 0.0  # added to every reward
     normalize_observations: bool = False  # to mean 0 and standard deviation 1
     clip_actions: bool = False  # to the action space; without it, actions outside are refused
+    frame_stack: int = 3  # of observations with images: frames that are seen at once
     holdout: float = 0.0  # share of the episodes that are measured and not trained on
     n_step: int = 1  # steps (with chunks: chunks) whose rewards are summed before a target's value
     action_chunk: int = 1  # actions that a policy chooses at a time
@@ -64,11 +65,16 @@ class RunConfig:
     log: tuple[str, ...] = ()  # besides JSONL files: tensorboard, wandb
     # of the products of hidden layers; all else is computed in float32
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    # --- images, where observations have any (docs/pixels.md)
+    encoder: Literal["drq", "impala_small"] = "drq"  # convolutions before the method's networks
+    encoder_features: int = 50  # numbers that stand for an image
+    encoder_learning_rate: float = 3e-4  # Adam's rate for the encoder
+    image_shift: int = 4  # pixels by which images are shifted at random in training; 0 for none
     # how seeds share a device: one after the other, or side by side
     mapping: Literal["auto", "loop", "vmap"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in (*_COUNTS, "n_step", "action_chunk"):
+        for name in (*_COUNTS, "n_step", "action_chunk", "frame_stack", "encoder_features"):
             if getattr(self, name) < 1:
                 raise ValueError(f"field {name!r} must be at least 1, got {getattr(self, name)}")
         for name in self.log:

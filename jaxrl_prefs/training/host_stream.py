@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from jaxrl_prefs.method import Phase
 from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.rows import gathered, on_host
 from jaxrl_prefs.types import Array, Key, Transition
 
 BLOCK_BYTES = 2**26  # room on a device for one block; two are there at a time
@@ -47,7 +48,8 @@ class HostPrefetcher:
         """
         self._data: Transition = jax.tree.map(np.asarray, data)
         size, batch = len(self._data.reward), phase.batch_size
-        row_bytes = sum(leaf.nbytes // size for leaf in jax.tree.leaves(self._data))
+        one = gathered(self._data, np.arange(1), on_host)
+        row_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(one))
         members = keys.shape[0] // mesh.devices.size
         room = BLOCK_BYTES // max(1, members * batch * row_bytes)
         self.slots = max(1, min(wanted, room))
@@ -79,8 +81,7 @@ class HostPrefetcher:
             return
         self._ask(first, firsts)
         rows = np.asarray(self._asked[1])  # [P, slots, B]
-        gathered = jax.tree.map(lambda leaf: np.take(leaf, rows, axis=0, mode="clip"), self._data)
-        found: Any = (rows, gathered)
+        found: Any = (rows, gathered(self._data, rows, on_host))
         self._ready = first, seed_axis.place(Block(*found), self._mesh)
 
     def _ask(self, first: int, firsts: Any) -> None:

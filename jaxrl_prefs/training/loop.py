@@ -25,6 +25,7 @@ from jaxrl_prefs.errors import NonFiniteError
 from jaxrl_prefs.keys import init_keys, phase_keys, seed_keys, shared_key
 from jaxrl_prefs.method import Method, Phase, State, identity
 from jaxrl_prefs.parallel import processes, seed_axis
+from jaxrl_prefs.rows import gathered, on_host
 from jaxrl_prefs.training.chunk import Chunk, SeedPlacement, Totals, compile_chunk
 from jaxrl_prefs.training.program import Report
 from jaxrl_prefs.training.sharing import first_member, share_fields
@@ -271,7 +272,7 @@ def refill_columns(
 def init_members(method: Method, data: Transition, placement: SeedPlacement) -> State:
     """Initialises every seed, [P, ...]. Fields that a phase shares are initialised once for all, so
     they do not depend on which seeds run."""
-    example = jax.tree.map(lambda leaf: np.asarray(leaf[:1]), data)
+    example = gathered(data, np.arange(1), on_host)
     initialise = seed_axis.over_seeds(
         method.init, placement.mesh, (0, None), mapping=placement.mapping
     )

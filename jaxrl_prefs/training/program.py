@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxrl_prefs.method import Sampler, State
 from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.rows import gathered
 from jaxrl_prefs.training.host_stream import Block
 from jaxrl_prefs.types import Array, Key, Metrics, Transition
 
@@ -32,13 +33,13 @@ class Report(NamedTuple):
 
 def take(data: Transition, rows: Array, columns: Mapping[str, Array]) -> Transition:
     """Gathers one batch: `rows` [B] of the data and of the columns, and the successors' columns."""
-    return with_columns(jax.tree.map(lambda leaf: _gather(leaf, rows), data), rows, columns)
+    return with_columns(gathered(data, rows, _gather), rows, columns)
 
 
-def with_columns(gathered: Transition, rows: Array, columns: Mapping[str, Array]) -> Transition:
+def with_columns(batch: Transition, rows: Array, columns: Mapping[str, Array]) -> Transition:
     here = {name: _gather(column, rows) for name, column in columns.items()}
-    after = {f"next_{name}": _gather(c, gathered.next_index) for name, c in columns.items()}
-    return gathered._replace(columns={**here, **after})
+    after = {f"next_{name}": _gather(c, batch.next_index) for name, c in columns.items()}
+    return batch._replace(columns={**here, **after})
 
 
 def _gather(leaf: Array, rows: Array) -> Array:
