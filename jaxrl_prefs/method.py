@@ -122,6 +122,24 @@ def identity(state: State, key: Key) -> State:
     return state
 
 
+class EncoderLoss(Hashable, Protocol):
+    """The loss by which a phase trains an encoder of images (encoded.py)."""
+
+    def __call__(self, state: State, batch: Transition, key: Key, step: Array, /) -> Array:
+        """Returns a scalar with the gradient in `batch.observation` that `update` follows.
+
+        Arguments are those of the phase's `update`, before that update.
+        """
+        ...
+
+
+class Encoder(NamedTuple):
+    """An encoder of images that a method needs."""
+
+    name: str
+    spectral: bool = False  # its layers have an operator norm of at most 1
+
+
 class Phase(NamedTuple):
     """One stretch of training with one update function.
 
@@ -145,6 +163,7 @@ class Phase(NamedTuple):
     # that this phase and those before it change. () keeps nothing, as a phase at or after one with
     # columns must.
     outputs: tuple[str, ...] = ()
+    encoder_loss: tuple[str, EncoderLoss] | None = None  # which of the method's encoders it trains
 
 
 class Policy(NamedTuple):
@@ -178,6 +197,7 @@ class Method(NamedTuple):
     diagnose: Diagnose = no_diagnosis  # called at each evaluation
     warn: Warn = no_warning  # of what it measured; a run prints every sentence once
     uses_rewards: bool = True  # False: no update reads them, so data without rewards will do
+    encoders: tuple[Encoder, ...] = ()  # of images; () takes observations without images alone
 
 
 # name -> JAX's name: how precisely hidden layers are multiplied (ops/products.py)

@@ -144,10 +144,10 @@ class Spec(NamedTuple):
             images=images,
         )
 
-    def view(self, name: str) -> Callable[[Array], Array]:
-        """Takes an encoder's part of the features of images; an observation without as it is."""
-        columns = self.views.get(name)
-        return (lambda x: x) if columns is None else (lambda x: x[..., columns])
+    def view(self, encoder: str) -> Callable[[Array], Array] | None:
+        """Takes an encoder's part of an observation; None where the whole of it is that part."""
+        columns = self.views.get(encoder)
+        return None if columns is None else (lambda x: x[..., columns])
 
     def example(self) -> Transition:
         """A batch of one row of zeros, for shapes."""

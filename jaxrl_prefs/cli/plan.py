@@ -9,6 +9,7 @@ or two, and the devices are taken to be like this one. Evaluations come on top.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,6 +100,7 @@ def plan(choice: Choice, devices: int, rate: float, *, rows: int = 0, memory: bo
     from jaxrl_prefs.runs import prepare
     from jaxrl_prefs.runs.load import abstract_state, config_of
     from jaxrl_prefs.runs.memory import column_bytes
+    from jaxrl_prefs.runs.methods import bound
 
     with tempfile.TemporaryDirectory() as folder:
         job, _ = prepare.prepare(choice, Path(folder))
@@ -106,7 +108,8 @@ def plan(choice: Choice, devices: int, rate: float, *, rows: int = 0, memory: bo
     here = len(data.reward)
     if rows:
         spec = spec._replace(size=rows)
-        method = job.module.make(config_of(job.module.Config, job.fields), spec)
+        fields = config_of(job.module.Config, job.fields)
+        method = bound(job.module, fields, spec, dataclasses.asdict(job.config))
     state_leaves = jax.tree.leaves(abstract_state(method, spec, 1))
     return Plan(
         seeds=len(job.seeds),

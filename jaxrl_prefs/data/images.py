@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrl_prefs.errors import DataError
-from jaxrl_prefs.types import Frames
+from jaxrl_prefs.types import STATE, Frames
 
 CHANNELS = (1, 3, 4)  # grey, colour, colour with depth
 
@@ -47,6 +47,36 @@ def check(name: str, camera: str, images: Images, size: int) -> None:
     for key, index in (("before", images.before), ("after", images.after)):
         if index.shape != (size,):
             raise DataError(f"{where}: {key} has shape {index.shape} for {size} steps")
+
+
+class FrameStack:
+    """The last k frames of every camera, of episodes that are played."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all frames: the next observation begins an episode."""
+        self._past: dict[str, np.ndarray] = {}
+
+    def push(self, observation: Any) -> Any:
+        """An observation with its images [..., H, W, C] stacked to [..., H, W, k * C].
+
+        Before an episode has k frames, its first one is repeated. A vector is returned as it is.
+        """
+        if not isinstance(observation, Mapping):
+            return observation
+        for name, frame in observation.items():
+            if name == STATE:
+                continue
+            past = self._past.get(name)
+            if past is None:
+                self._past[name] = np.concatenate([frame] * self._count, axis=-1)
+            else:
+                channels = frame.shape[-1]
+                self._past[name] = np.concatenate([past[..., channels:], frame], axis=-1)
+        return {**observation, **self._past}
 
 
 def stacked(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.types import STATE
 
 if TYPE_CHECKING:
     import gymnasium
@@ -61,8 +62,41 @@ def check_observations(space: Any, name: str) -> None:
             check_observations(part, f"{name}/{index}")
     elif not isinstance(space, gymnasium.spaces.Box):
         raise DataError(f"{name}: observations of the space {space} are not supported")
-    elif len(space.shape) > 2 or space.dtype == np.uint8:
-        raise DataError(f"{name}: observations are images ({space}), which are not supported")
+    elif len(space.shape) > 2 and not is_image(space):
+        raise DataError(
+            f"{name}: observations of the space {space} are neither vectors nor images, which are "
+            "uint8 [height, width, channels]"
+        )
+
+
+def is_image(x: Any) -> bool:
+    """Whether an array or a space is an image: uint8 [H, W, C], or grey [H, W]."""
+    return len(x.shape) in (2, 3) and x.dtype == np.uint8
+
+
+def images(observation: Any, camera: str = "image") -> dict[str, np.ndarray]:
+    """The images of an observation by the names of their cameras; `camera` is that of a bare one.
+
+    An image of a mapping has the mapping's key, those below it "key/key". Grey ones get an axis.
+    """
+    if isinstance(observation, Mapping):
+        found: dict[str, np.ndarray] = {}
+        for key in sorted(observation):
+            below = images(observation[key], str(key))
+            nested = isinstance(observation[key], Mapping)
+            found |= {f"{key}/{name}" if nested else name: x for name, x in below.items()}
+        return found
+    if isinstance(observation, tuple) or not is_image(observation):
+        return {}
+    return {camera: observation if len(observation.shape) == 3 else observation[..., None]}
+
+
+def without_images(observation: Any) -> Any:
+    """What of an observation is no image; None if nothing is left."""
+    if isinstance(observation, Mapping):
+        rest = {key: without_images(part) for key, part in observation.items()}
+        return {key: part for key, part in rest.items() if part is not None} or None
+    return observation if isinstance(observation, tuple) or not is_image(observation) else None
 
 
 def _extreme(space: Any, which: str) -> Any:
@@ -75,19 +109,33 @@ def _extreme(space: Any, which: str) -> Any:
     return getattr(space, which)
 
 
+def _structured(observation: Any) -> Any:
+    """An observation as a vector; with images, a dict of these and of the vector of the rest."""
+    shown = images(observation)
+    if not shown:
+        return flatten(observation).astype(np.float32)
+    rest = without_images(observation)
+    return shown if rest is None else {**shown, STATE: flatten(rest).astype(np.float32)}
+
+
 def flat(env: gymnasium.Env, name: str) -> gymnasium.Env:
+    """The environment with observations as vectors, or dicts of images and a vector."""
     import gymnasium
 
     space = env.observation_space
     check_observations(space, name)
     bounds(env.action_space, name)
+    low, high = (_structured(_extreme(space, which)) for which in ("low", "high"))
+    whole: Any
+    if isinstance(low, dict):
+        boxes: dict[str, gymnasium.Space] = {
+            key: gymnasium.spaces.Box(least, high[key], dtype=least.dtype)
+            for key, least in low.items()
+        }
+        whole = gymnasium.spaces.Dict(boxes)
+    else:
+        whole = gymnasium.spaces.Box(low, high, dtype=np.float32)
 
-    def vector(observation: Any) -> np.ndarray:
-        return flatten(observation).astype(np.float32)
-
-    low, high = (vector(_extreme(space, which)) for which in ("low", "high"))
-    box = gymnasium.spaces.Box(low, high, dtype=np.float32)
-
-    flattened = gymnasium.wrappers.TransformObservation(env, vector, box)
+    flattened = gymnasium.wrappers.TransformObservation(env, _structured, whole)
     flattened.action_space = env.action_space  # some environments make it anew at every look
     return flattened

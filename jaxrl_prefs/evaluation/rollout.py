@@ -18,12 +18,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrl_prefs.data import PreparedDataset, Task
+from jaxrl_prefs.data.images import FrameStack
 from jaxrl_prefs.environments import mjx, task
 from jaxrl_prefs.environments.mjx import Simulator
 from jaxrl_prefs.errors import DataError, EvaluationError
 from jaxrl_prefs.method import Policy, State
 from jaxrl_prefs.parallel import processes, seed_axis
-from jaxrl_prefs.types import Array, Key
+from jaxrl_prefs.types import STATE, Array, Key
 
 BACKENDS = ("auto", "gymnasium", "mjx")
 NOT_REPORTED = -1  # the success of an episode whose environment reports none
@@ -122,8 +123,8 @@ class OnDevice:
     def __init__(self, setup: RolloutSetup) -> None:
         simulator = mjx.build(setup.task)
         world = jax.eval_shape(simulator.reset, jax.random.key(0))
-        width = jax.eval_shape(simulator.observe, world).shape[0]
-        _check_sizes(setup, width, simulator.actions)
+        shown = jax.eval_shape(simulator.observe, world)
+        _check_sizes(setup, shown, simulator.actions)
         if setup.dataset.by_success:  # these simulators report none
             raise DataError(success_not_reported(setup.task, setup.dataset))
         self.horizon = setup.task.max_episode_steps
@@ -169,44 +170,59 @@ def _episodes(
     """
     observe, step = jax.vmap(simulator.observe), jax.vmap(simulator.step)
     played = dataset.action_chunk.executed
+    frames = dataset.processing.frame_stack
 
-    def advance(carry: tuple, raw: Array, action: Array) -> tuple:
-        now, worlds, live, returns, lengths, whole = carry
+    def seen(worlds: Any) -> Any:
+        return jax.tree.map(
+            lambda x: x if x.dtype == jnp.uint8 else x.astype(jnp.float32), observe(worlds)
+        )
+
+    def advance(carry: tuple, raw: Any, action: Array) -> tuple:
+        now, worlds, past, live, returns, lengths, whole = carry
         after, reward, over = step(worlds, action)
-        sound = jnp.isfinite(raw).all(-1) & jnp.isfinite(reward)
+        sound = _is_finite(raw, reward) & jnp.isfinite(reward)
         whole &= sound | jnp.logical_not(live)
         worlds = jax.tree.map(lambda new, old: _where(live, new, old), after, worlds)
         returns = returns + jnp.where(live, reward.astype(jnp.float32), 0.0)
         going_on = live & jnp.logical_not(over) & sound
-        return now + 1, worlds, going_on, returns, lengths + live, whole
+        return now + 1, worlds, past, going_on, returns, lengths + live, whole
 
     def program(state: State, key: Key, bits: Array, horizon: Array) -> tuple[Array, Array, Array]:
         starts = jax.random.wrap_key_data(bits)
 
         def going(carry: tuple) -> Array:
-            now, _, live, *_ = carry
+            now, _, _, live, *_ = carry
             return (now < horizon) & live.any()
 
         def body(carry: tuple) -> tuple:
-            now, worlds, *_ = carry
-            raw: Any = observe(worlds).astype(jnp.float32)  # Any: transforms are typed for numpy
-            seen: Any = dataset.observation.apply(raw)
-            chosen: Any = act(state, seen, jax.random.fold_in(key, now))
+            now, worlds, past, *rest = carry
+            raw = seen(worlds)
+            past = _with_newest(past, raw)
+            carry = (now, worlds, past, *rest)
+            chosen: Any = act(
+                state, dataset.seen(_stacked(raw, past)), jax.random.fold_in(key, now)
+            )
             actions = dataset.raw_actions(chosen)
             if played == 1:
                 return advance(carry, raw, actions[:, 0])
 
             def follow(place: Array, carry: tuple) -> tuple:
-                now, worlds, live, *rest = carry
-                raw = observe(worlds).astype(jnp.float32)
-                return advance((now, worlds, live & (now < horizon), *rest), raw, actions[:, place])
+                now, worlds, past, live, *rest = carry
+                raw = seen(worlds)
+                past = jax.tree.map(
+                    lambda new, old: jnp.where(place > 0, new, old), _with_newest(past, raw), past
+                )
+                carry = (now, worlds, past, live & (now < horizon), *rest)
+                return advance(carry, raw, actions[:, place])
 
             return jax.lax.fori_loop(0, played, follow, carry)
 
         count = starts.shape[0]
+        first = jax.vmap(simulator.reset)(starts)
         begin = (
             jnp.int32(0),
-            jax.vmap(simulator.reset)(starts),
+            first,
+            _first_frames(seen(first), frames),
             jnp.ones(count, bool),
             jnp.zeros(count),
             jnp.zeros(count, jnp.int32),
@@ -216,6 +232,35 @@ def _episodes(
         return returns, lengths, whole
 
     return program
+
+
+def _first_frames(raw: Any, count: int) -> dict[str, Array]:
+    """The frames that an episode begins with, by camera: its first one, `count` times."""
+    if not isinstance(raw, Mapping):
+        return {}
+    return {
+        camera: jnp.concatenate([shown] * count, -1)
+        for camera, shown in raw.items()
+        if camera != STATE
+    }
+
+
+def _with_newest(past: dict[str, Array], raw: Any) -> dict[str, Array]:
+    """The past frames [E, H, W, k * C] without the oldest and with the newest."""
+    return {
+        camera: jnp.concatenate([frames[..., raw[camera].shape[-1] :], raw[camera]], -1)
+        for camera, frames in past.items()
+    }
+
+
+def _stacked(raw: Any, past: dict[str, Array]) -> Any:
+    return {**raw, **past} if past else raw
+
+
+def _is_finite(raw: Any, reward: Array) -> Array:
+    """Whether each vector is finite; images always are."""
+    vector = raw.get(STATE) if isinstance(raw, Mapping) else raw
+    return jnp.ones_like(reward, bool) if vector is None else jnp.isfinite(vector).all(-1)
 
 
 def _where(live: Array, new: Array, old: Array) -> Array:
@@ -239,6 +284,7 @@ class OnHost:
         self._env_id = setup.task.env_id
         self._starts = list(setup.starts) * self._members
         self._envs = _copies(setup, len(self._starts))
+        self._frames = FrameStack(setup.dataset.processing.frame_stack)
         act = functools.partial(
             seed_axis.over_seeds, mesh=self._mesh, in_axes=(0, 0, 0, None), mapping=setup.mapping
         )
@@ -249,6 +295,7 @@ class OnHost:
         state, keys = seed_axis.mine((state, keys), self._whole)
         live = np.ones(len(self._starts), bool)
         returns, lengths = np.zeros(live.shape), np.zeros(live.shape, int)
+        self._frames.reset()
         observation = self._reset(name)
         played = self._dataset.action_chunk.executed
         for now in range(horizon):
@@ -257,7 +304,7 @@ class OnHost:
             observation, reward, terminated, truncated = self._step(
                 name, actions[:, now % played], now
             )
-            self._check(name, np.isfinite(observation).all(-1) & np.isfinite(reward), live, now)
+            self._check(name, _finite(observation) & np.isfinite(reward), live, now)
             returns += np.where(live, reward, 0.0)
             lengths += live
             live &= ~(terminated | truncated)
@@ -281,19 +328,21 @@ class OnHost:
         """Frees the environments."""
         self._envs.close()
 
-    def _reset(self, name: str) -> np.ndarray:
+    def _reset(self, name: str) -> Any:
         try:
             observation, _ = self._envs.reset(seed=self._starts)
         except Exception as fault:  # an environment may fail in any way
             raise self._failed(name, 0, fault) from fault
-        self._check(name, np.isfinite(observation).all(-1), np.ones(len(self._starts), bool), -1)
-        return np.asarray(observation)
+        everywhere = np.ones(len(self._starts), bool)
+        self._check(name, _finite(observation) & everywhere, everywhere, -1)
+        return self._frames.push(observation)
 
-    def _step(self, name: str, action: np.ndarray, now: int) -> tuple[np.ndarray, ...]:
+    def _step(self, name: str, action: np.ndarray, now: int) -> tuple[Any, ...]:
         try:
-            return self._envs.step(action)[:4]
+            observation, *rest = self._envs.step(action)[:4]
         except Exception as fault:  # an environment may fail in any way
             raise self._failed(name, now + 1, fault) from fault
+        return self._frames.push(observation), *rest
 
     def _failed(self, name: str, step: int, fault: Exception) -> EvaluationError:
         """Tells of the copy that failed: the first one that did not finish the call."""
@@ -325,15 +374,24 @@ class OnHost:
         processes.barrier()
         return np.concatenate(multihost_utils.process_allgather(played))[: self._seeds]
 
-    def _act(
-        self, name: str, state: State, observation: np.ndarray, keys: Key, now: int
-    ) -> np.ndarray:
+    def _act(self, name: str, state: State, observation: Any, keys: Key, now: int) -> np.ndarray:
         """Raw observations [S * E, O] to the next k raw actions [S * E, k, A], in one call."""
-        copies, width = observation.shape
-        seen = np.float32(self._dataset.observation.apply(observation))
-        batch = seed_axis.pad(seen.reshape(self._members, -1, width), self._mesh)
+        copies = len(self._starts)
+
+        def by_member(leaf: np.ndarray) -> np.ndarray:
+            whole = leaf if leaf.dtype == np.uint8 else np.float32(leaf)
+            return whole.reshape(self._members, -1, *leaf.shape[1:])
+
+        seen = jax.tree.map(by_member, self._dataset.seen(observation))
+        batch = seed_axis.pad(seen, self._mesh)
         action = seed_axis.trim(self._acts[name](state, batch, keys, np.int32(now)), self._members)
         return self._dataset.raw_actions(action.reshape(copies, -1))
+
+
+def _finite(observation: Any) -> Any:
+    """Whether each vector [S * E, O] is finite; images always are."""
+    vector = observation.get(STATE) if isinstance(observation, dict) else observation
+    return True if vector is None else np.isfinite(vector).all(-1)
 
 
 def _at_time(act: Callable[[State, Array, Key], Array]) -> Callable[..., Array]:
@@ -352,9 +410,7 @@ def _copies(setup: RolloutSetup, count: int) -> Any:
     )
     try:
         _check_sizes(
-            setup,
-            (envs.single_observation_space.shape or (0,))[0],
-            (envs.single_action_space.shape or (0,))[0],
+            setup, envs.single_observation_space, (envs.single_action_space.shape or (0,))[0]
         )
         task.check_interface(envs.envs[0], setup.task.env_id)
         if setup.dataset.by_success:
@@ -381,14 +437,31 @@ def success_not_reported(where: Task, dataset: PreparedDataset) -> str:
     )
 
 
-def _check_sizes(setup: RolloutSetup, observations: int, actions: int) -> None:
+def _check_sizes(setup: RolloutSetup, shown: Any, actions: int) -> None:
+    """Compares the data with an environment's space, or with a simulator's shapes."""
     spec, name = setup.dataset.spec, setup.dataset.recording.name
     width = spec.action_dim // setup.dataset.action_chunk.length
+    parts = dict(shown) if isinstance(shown, Mapping) else {STATE: shown}
+    state = parts.pop(STATE, None)
+    observations = 0 if state is None else (state.shape or (0,))[0]
+    here = {camera: tuple(part.shape) for camera, part in parts.items()}
+    there = {camera: x.frames.shape[1:] for camera, x in setup.dataset.recording.images.items()}
+    if here != there:
+        raise DataError(
+            f"{setup.task.env_id} shows {_cameras(here)}, but the dataset {name} has "
+            f"{_cameras(there)}"
+        )
     if (observations, actions) != (spec.observation_dim, width):
         raise DataError(
             f"{setup.task.env_id} has {observations} observations and {actions} actions, but the "
             f"dataset {name} has {spec.observation_dim} and {width}"
         )
+
+
+def _cameras(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Cameras with the sizes of their images, in words."""
+    listed = [f"{name!r} of {'x'.join(map(str, shape))}" for name, shape in shapes.items()]
+    return f"images {', '.join(listed)}" if listed else "no images"
 
 
 class OneEpisode:

@@ -24,7 +24,7 @@ import optax
 
 from jaxrl_prefs import learner, nets, validation
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.method import Method, Phase, Policy
+from jaxrl_prefs.method import Encoder, Method, Phase, Policy
 from jaxrl_prefs.policies import deterministic
 from jaxrl_prefs.policies.deterministic import Deterministic
 from jaxrl_prefs.policies.gaussian import DiagonalGaussian
@@ -88,6 +88,12 @@ def update(
     return State(actor), metrics
 
 
+def encoder_loss(state: State, batch: Transition, key: Key, step: Array, *, parts: Parts) -> Array:
+    """The loss of `update`, by which an encoder of images is trained with the policy."""
+    del step
+    return parts.policy.bc_loss(state.actor.params, batch.observation, batch.action, key)
+
+
 def act_mean(state: State, observation: Array, key: Key, *, parts: Parts) -> Array:
     """The policy's mean."""
     del key
@@ -133,9 +139,16 @@ def make(config: Config, spec: Spec) -> Method:
     return Method(
         init=partial(init, parts=parts),
         phases=(
-            Phase("train", config.train_steps, partial(update, parts=parts), config.batch_size),
+            Phase(
+                "train",
+                config.train_steps,
+                partial(update, parts=parts),
+                config.batch_size,
+                encoder_loss=("actor", partial(encoder_loss, parts=parts)),
+            ),
         ),
         policies=policies,
         diagnose=partial(diagnose, parts=parts),
         uses_rewards=False,
+        encoders=(Encoder("actor"),),
     )

@@ -75,7 +75,7 @@ import optax
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.behavior import energy, proposals
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.method import Method, Phase, Policy, epoch, uniform
+from jaxrl_prefs.method import Encoder, Method, Phase, Policy, epoch, uniform
 from jaxrl_prefs.nets import spectral_residual
 from jaxrl_prefs.nets.spectral_residual import Vectors
 from jaxrl_prefs.ops import preference, values
@@ -192,8 +192,10 @@ def build(config: Config, spec: Spec) -> Parts:
         config=config,
         spec=spec,
         model=_model(config, spec),
-        policy=TanhGaussian(_moments_net(config, spec), spec.action_box),
-        critic=nets.ensemble(critic, members),
+        policy=TanhGaussian(
+            nets.viewed(_moments_net(config, spec), spec.view("critic")), spec.action_box
+        ),
+        critic=nets.viewed(nets.ensemble(critic, members), spec.view("critic")),
         behavior_optimizer=learner.optimizer(
             config.behavior_learning_rate, decay_steps=config.pretrain_steps
         ),
@@ -215,8 +217,10 @@ def _moments_net(config: Config, spec: Spec) -> Net:
 
 def _model(config: Config, spec: Spec) -> energy.Model:
     box = spec.action_box
-    gaussian = energy.GaussianModel(DiagonalGaussian(_moments_net(config, spec), box))
-    net = spectral_residual.scalar(config.behavior_width, config.behavior_blocks)
+    view = spec.view("behavior")
+    moments = nets.viewed(_moments_net(config, spec), view)
+    gaussian = energy.GaussianModel(DiagonalGaussian(moments, box))
+    net = nets.viewed(spectral_residual.scalar(config.behavior_width, config.behavior_blocks), view)
     if config.behavior == "gaussian":
         return gaussian
     if config.behavior == "tilted":
@@ -381,6 +385,29 @@ def update_both(
     return state, metrics | more
 
 
+def behavior_encoder_loss(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
+) -> Array:
+    """The behaviour model's loss, by which its own encoder of images is trained."""
+    del step
+    params = state.behavior.params
+    vectors = parts.model.power_iteration(params, state.vectors)
+    return parts.model.loss(params, vectors, batch, key)[0]
+
+
+def critic_encoder_loss(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
+) -> Array:
+    """The critics' loss in `update_both`, by which their encoder of images is trained."""
+    del step
+    actor_key, critic_key = jax.random.split(key)
+    without = batch._replace(observation=jax.lax.stop_gradient(batch.observation))
+    state, _ = update_actor(state, without, actor_key, parts=parts)
+    target = critic_target(state, parts=parts, batch=without, key=critic_key)
+    error = partial(critics.squared_error, weight=critic_weight(batch, parts=parts))
+    return critics.regression_loss(parts.critic, state.critic.params, batch, target, error)
+
+
 # ------------------------------------------------------------------------ acting, measuring
 
 
@@ -455,6 +482,7 @@ def make(config: Config, spec: Spec) -> Method:
                 config.behavior_batch_size,
                 sampler=sampler,
                 outputs=("behavior", "vectors"),
+                encoder_loss=("behavior", partial(behavior_encoder_loss, parts=parts)),
             ),
             Phase(
                 "train",
@@ -462,6 +490,7 @@ def make(config: Config, spec: Spec) -> Method:
                 partial(update_both, parts=parts),
                 config.batch_size,
                 sampler=sampler,
+                encoder_loss=("critic", partial(critic_encoder_loss, parts=parts)),
             ),
         ),
         policies={
@@ -469,4 +498,5 @@ def make(config: Config, spec: Spec) -> Method:
             "behavior": Policy(partial(act_behavior, parts=parts), *parts.model.rule),
         },
         diagnose=partial(diagnose, parts=parts),
+        encoders=(Encoder("critic"), Encoder("behavior", spectral=True)),
     )

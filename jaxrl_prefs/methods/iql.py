@@ -42,7 +42,7 @@ import optax
 
 from jaxrl_prefs import learner, nets, validation
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.method import Method, Phase, Policy
+from jaxrl_prefs.method import Encoder, Method, Phase, Policy
 from jaxrl_prefs.ops import values
 from jaxrl_prefs.ops.shapes import uniform_in
 from jaxrl_prefs.policies import gaussian
@@ -134,6 +134,12 @@ def update(
     return State(actor, critic, value), metrics | more
 
 
+def encoder_loss(state: State, batch: Transition, key: Key, step: Array, *, parts: Parts) -> Array:
+    """The critics' loss, by which an encoder of images is trained."""
+    del key, step
+    return iql.encoder_loss(state.critic, state.value, batch, iql=parts.iql)
+
+
 # ------------------------------------------------------------------------ acting, measuring
 
 
@@ -183,7 +189,13 @@ def make(config: Config, spec: Spec) -> Method:
     return Method(
         init=partial(init, parts=parts),
         phases=(
-            Phase("train", config.train_steps, partial(update, parts=parts), config.batch_size),
+            Phase(
+                "train",
+                config.train_steps,
+                partial(update, parts=parts),
+                config.batch_size,
+                encoder_loss=("critic", partial(encoder_loss, parts=parts)),
+            ),
         ),
         policies={
             "actor": Policy(partial(act_mean, parts=parts), 1, "mean"),
@@ -195,4 +207,5 @@ def make(config: Config, spec: Spec) -> Method:
             ),
         },
         diagnose=partial(diagnose, parts=parts),
+        encoders=(Encoder("critic"),),
     )

@@ -30,7 +30,7 @@ import flax.struct
 
 from jaxrl_prefs import learner, validation
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.method import Method, Phase, Policy
+from jaxrl_prefs.method import Encoder, Method, Phase, Policy
 from jaxrl_prefs.ops.shapes import uniform_in
 from jaxrl_prefs.types import Array, Key, Metrics, Params, Spec, Transition
 from jaxrl_prefs.values import actor_losses, critics, td3
@@ -98,6 +98,12 @@ def update(
     return State(actor, critic), metrics
 
 
+def encoder_loss(state: State, batch: Transition, key: Key, step: Array, *, parts: Td3) -> Array:
+    """The critics' loss, by which an encoder of images is trained (DrQ+BC of V-D4RL)."""
+    del step
+    return td3.encoder_loss(state.critic, state.actor, batch, key, td3=parts)
+
+
 def act(state: State, observation: Array, key: Key, *, parts: Td3) -> Array:
     """The policy's action, without noise."""
     del key
@@ -126,8 +132,10 @@ def make(config: Config, spec: Spec) -> Method:
                 config.train_steps,
                 partial(update, parts=parts, alpha=config.alpha),
                 config.batch_size,
+                encoder_loss=("critic", partial(encoder_loss, parts=parts)),
             ),
         ),
         policies={"actor": Policy(partial(act, parts=parts), 1, "deterministic")},
         diagnose=partial(diagnose, parts=parts),
+        encoders=(Encoder("critic"),),
     )

@@ -11,6 +11,7 @@ from jaxrl_prefs.nets.time_conditioned import (
     stepped_residual_mlp,
     stepped_scalar_mlp,
 )
+from jaxrl_prefs.nets.views import viewed
 
 __all__ = [
     "ACTIVATIONS",
@@ -27,5 +28,6 @@ __all__ = [
     "stepped_residual_mlp",
     "stepped_scalar_mlp",
     "swish",
+    "viewed",
     "with_action_gradient",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxrl_prefs.runs.export import checked_observation
+from jaxrl_prefs.data.images import FrameStack
+from jaxrl_prefs.runs.export import checked_images, checked_observation
+from jaxrl_prefs.types import STATE
 
 
 class OpenLoop:
@@ -34,23 +36,35 @@ class OpenLoop:
         Raises:
             ValueError: if actions are left for another number of observations.
         """
-        seen = np.asarray(observation)
-        if self._left and seen.shape != self._shape:
+        shape = _lead(observation)
+        if self._left and shape != self._shape:
             raise ValueError(
                 f"{len(self._left)} chosen actions are left for observations of shape "
-                f"{list(self._shape)}, and these have shape {list(seen.shape)}: call reset() where "
-                "an episode begins"
+                f"{list(self._shape)}, and these have shape {list(shape)}: call reset() where an "
+                "episode begins"
             )
         if not self._left:
             actions = np.asarray(self._plan(observation))
-            if actions.ndim <= seen.ndim:
+            if actions.ndim <= len(shape):
                 return actions
-            self._left, self._shape = list(np.moveaxis(actions, -2, 0)), seen.shape
+            self._left, self._shape = list(np.moveaxis(actions, -2, 0)), shape
         return self._left.pop(0)
+
+
+def _lead(observation: Any) -> tuple[int, ...]:
+    """The shape of an observation, [O] or [B, O]; an image counts as one axis."""
+    if not isinstance(observation, Mapping):
+        return np.shape(observation)
+    name, value = next(iter(observation.items()))
+    shape = np.shape(value)
+    return shape if name == STATE else (*shape[:-3], int(np.prod(shape[-3:])))
 
 
 class Actor:
     """One policy of one seed: raw observations to raw actions.
+
+    An observation with images is a dict, {camera: uint8 [H, W, C], "state": [O]}, of the newest
+    frames. The policy remembers those before: call `reset` where an episode begins.
 
     A policy that draws at random does so from a stream of its own, which starts again with every
     `Run.policy` call: the same observations in the same order give the same actions.
@@ -63,7 +77,8 @@ class Actor:
         act, state = point.find(seed, name)
         self._act, self._state, self._point = jax.jit(act), jax.device_put(state), point
         self._key, self._calls = jax.random.key(key), 0
-        self._open_loop = OpenLoop(self.plan)
+        self._open_loop = OpenLoop(self._planned)
+        self._frames = FrameStack(point.stack)
         self.seed, self.name = seed, name or point.headline
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
@@ -73,11 +88,12 @@ class Actor:
             ValueError: for observations of another shape, or with a NaN or an infinity; and, of a
                 policy of chunks, for another number of them before `reset`.
         """
-        return self._open_loop(self._checked(observation))
+        return self._open_loop(self._frames.push(self._checked(observation)))
 
     def reset(self) -> None:
         """Begins an episode: forgets the actions of a chunk that are not played yet."""
         self._open_loop.reset()
+        self._frames.reset()
 
     def plan(self, observation: np.ndarray) -> np.ndarray:
         """The k actions that the policy plays from here, [k, A] or [B, k, A].
@@ -87,16 +103,29 @@ class Actor:
         Raises:
             ValueError: as a call.
         """
-        raw = self._checked(observation)
-        seen = np.float32(self._point.observation.apply(np.atleast_2d(raw)))
+        return self._planned(self._frames.push(self._checked(observation)))
+
+    def _planned(self, raw: Any) -> np.ndarray:
+        """As `plan`, of an observation that is checked and stacked."""
+        single = len(_lead(raw)) == 1
+        batch = jax.tree.map(lambda leaf: leaf[None], raw) if single else raw
         key = jax.random.fold_in(self._key, self._calls)
         self._calls += 1
-        action = self._point.action.invert(np.asarray(self._act(self._state, seen, key)))
-        action = self._point.chunk.answer(action)
-        return action[0] if raw.ndim == 1 else action
+        chosen = np.asarray(self._act(self._state, self._seen(batch), key))
+        action = self._point.chunk.answer(self._point.action.invert(chosen))
+        return action[0] if single else action
 
-    def _checked(self, observation: Any) -> np.ndarray:
-        return checked_observation(observation, self._point.spec.observation_dim)
+    def _seen(self, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return np.float32(self._point.observation.apply(raw))
+        state = {STATE: self._seen(raw[STATE])} if STATE in raw else {}
+        return raw | state
+
+    def _checked(self, observation: Any) -> Any:
+        spec = self._point.spec
+        if spec.images:
+            return checked_images(observation, spec, self._point.stack)
+        return checked_observation(observation, spec.observation_dim)
 
     @property
     def point(self) -> Any:
@@ -106,8 +135,9 @@ class Actor:
     def __repr__(self) -> str:
         spec, chunk = self._point.spec, self._point.chunk
         played = f", {chunk.executed} at a time" if chunk.executed > 1 else ""
+        images = "".join(f"image {each.name!r}, " for each in spec.images)
         return (
             f"policy {self.name!r} of {self._point.algo}, seed {self.seed}: "
-            f"[{spec.observation_dim}] observations to [{spec.action_dim // chunk.length}] actions"
-            f"{played}"
+            f"{images}[{spec.observation_dim}] observations to "
+            f"[{spec.action_dim // chunk.length}] actions{played}"
         )

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxrl_prefs.data.transforms import SINGLE, ActionChunk, Affine
 from jaxrl_prefs.method import State
-from jaxrl_prefs.types import Array, Key
+from jaxrl_prefs.types import STATE, Array, Key, Spec
 
 PLATFORMS = ("cpu", "cuda", "tpu")  # an exported policy runs on all of them
 DRAWS = 2**32  # draw numbers are below it
@@ -90,6 +90,40 @@ def checked_observation(observation: Any, width: int) -> np.ndarray:
         place = f"dimension {column}" + (f" of row {row}" if raw.ndim == 2 else "")
         raise ValueError(f"the observation has a NaN or an infinity in {place}; no action is given")
     return raw
+
+
+def checked_images(observation: Any, spec: Spec, stack: int) -> dict[str, np.ndarray]:
+    """Observations with images as a policy takes them: uint8 [H, W, C] or [B, H, W, C] by camera.
+
+    The vector beside them, "state", is as `checked_observation` takes it.
+
+    Args:
+        observation: a dict of single frames, the newest.
+        spec: of the data.
+        stack: frames that the policy sees at once; it remembers the earlier ones.
+
+    Raises:
+        ValueError: for a missing camera, another shape, or images that are not uint8.
+    """
+    names = [each.name for each in spec.images] + [STATE] * (spec.observation_dim > 0)
+    if not isinstance(observation, Mapping) or set(observation) != set(names):
+        got = (
+            sorted(observation) if isinstance(observation, Mapping) else type(observation).__name__
+        )
+        raise ValueError(f"an observation is a dict with {', '.join(names)}, got {got}")
+    found: dict[str, np.ndarray] = {}
+    for each in spec.images:
+        image = np.asarray(observation[each.name])
+        shape = (each.height, each.width, each.channels // stack)
+        if image.shape[-3:] != shape or image.ndim not in (3, 4) or image.dtype != np.uint8:
+            raise ValueError(
+                f"an image {each.name!r} is uint8 of shape {list(shape)} or [batch, "
+                f"{', '.join(map(str, shape))}], got {image.dtype} of {list(image.shape)}"
+            )
+        found[each.name] = image
+    if spec.observation_dim:
+        found[STATE] = checked_observation(observation[STATE], spec.observation_dim)
+    return found
 
 
 def checked_draw(draw: Any) -> np.ndarray:

@@ -23,15 +23,16 @@ import numpy as np
 from jaxrl_prefs.data.transforms import ActionChunk, Affine
 from jaxrl_prefs.errors import ConfigError, LoadError, WorkdirError
 from jaxrl_prefs.keys import seed_keys
-from jaxrl_prefs.method import Method, State, with_precision
+from jaxrl_prefs.method import Method, State
 from jaxrl_prefs.runs import overrides, renamed
 from jaxrl_prefs.runs.config import chunk_of
-from jaxrl_prefs.runs.methods import find_method, known_method, name_of
+from jaxrl_prefs.runs.methods import bound, find_method, known_method, name_of
 from jaxrl_prefs.runs.run import Point, Row, Run, Settings, damage_is_named
 from jaxrl_prefs.runs.workdir import CHECKPOINTS, CONFIG, Rows, check_file, is_hidden, is_joining
 from jaxrl_prefs.training.sweep import SweptState, with_settings
-from jaxrl_prefs.types import Spec
+from jaxrl_prefs.types import ImageSpec, Spec
 
+LARGEST_IMAGE = 10_000  # height, width, channels
 DEEPEST = 4  # folders between that of a sweep or a comparison and a run's config.json
 
 
@@ -42,10 +43,17 @@ class _Unfinished(LoadError):
 def describe(spec: Spec, observation: Affine, action: Affine) -> dict[str, Any]:
     """What `load_run` must know of a dataset, for JSON; exact, since a double holds a float."""
     records: dict[str, Any] = {"spec": spec, "observation": observation, "action": action}
-    return {
-        name: {key: np.asarray(value).tolist() for key, value in record._asdict().items()}
+    found: dict[str, Any] = {
+        name: {
+            key: np.asarray(value).tolist()
+            for key, value in record._asdict().items()
+            if key not in ("images", "views")
+        }
         for name, record in records.items()
     }
+    if spec.images:
+        found["spec"]["images"] = [list(each) for each in spec.images]
+    return found
 
 
 def load_run(workdir: str | Path, *, method: Any = None) -> Run:
@@ -107,8 +115,7 @@ def _read(folder: Path, given: Any) -> list[Point]:
     values = list(zip(*swept.values(), strict=True)) if swept else [()]
     settings = [dict(zip(swept, map(float, each), strict=True)) for each in values]
     configs = [with_settings(config, each) for each in settings]
-    precision = about["run"].get("precision", "float32")
-    methods = [with_precision(module.make(each, spec), precision) for each in configs]
+    methods = [bound(module, each, spec, about["run"]) for each in configs]
     state, step = _restored(folder, methods[0], spec, len(seeds), settings if swept else [])
     cache: dict[str, list[Row]] = {}
     return [
@@ -190,16 +197,28 @@ def config_of(config_class: Any, fields: Mapping[str, Any]) -> Any:
 
 
 def _spec(content: Mapping[str, Any]) -> Spec:
-    spec = Spec(**{name: _array(value) for name, value in content.items()})
+    images = _images(content.get("images", []))
+    vectors = {name: _array(value) for name, value in content.items() if name != "images"}
+    spec = Spec(**vectors)._replace(images=images)
     sizes = {"observation": spec.observation_dim, "action": spec.action_dim, "": spec.size}
     for name, size in sizes.items():
-        if type(size) is not int or size < 1:
+        least = 0 if name == "observation" and images else 1
+        if type(size) is not int or size < least:
             raise LoadError(f"{CONFIG} is damaged: {name or 'data'} has size {size!r}")
-    for name, value in spec._asdict().items():
+    for name, value in vectors.items():
         kind = name.partition("_")[0]
         if not name.endswith(("_dim", "size")) and np.shape(value) != (sizes[kind],):
             raise LoadError(f"{CONFIG} is damaged: {name} has shape {np.shape(value)}")
     return spec
+
+
+def _images(content: Any) -> tuple[ImageSpec, ...]:
+    images = tuple(ImageSpec(*each) for each in content)
+    for each in images:
+        whole = all(type(size) is int and 1 <= size <= LARGEST_IMAGE for size in each.shape)
+        if not isinstance(each.name, str) or not whole:
+            raise LoadError(f"{CONFIG} is damaged: an image is {str(each)[:80]}")
+    return images
 
 
 def _chunk(run: Mapping[str, Any], width: int) -> ActionChunk:

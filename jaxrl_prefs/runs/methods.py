@@ -11,11 +11,15 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
+from jaxrl_prefs.encoded import EncoderConfig, NoEncoder, on_images
 from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.method import Method, with_precision
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.runs import overrides
+from jaxrl_prefs.types import Spec
 
 NEEDED = ("Config", "State", "make")  # what a module must have to be a method
 
@@ -36,6 +40,35 @@ def find_method(method: Any) -> Any:
     if method in METHODS:
         return METHODS[method]
     return _checked(_imported(method))
+
+
+def bound(module: Any, config: Any, spec: Spec, run: Mapping[str, Any]) -> Method:
+    """The method of a run: of a config, on data of a Spec, with the run's precision and encoders.
+
+    Args:
+        module: of the method.
+        config: of the method.
+        spec: of the data.
+        run: the fields of a RunConfig.
+
+    Raises:
+        ValueError: for a config that the method refuses.
+        ConfigError: for data with images, if the method takes none.
+    """
+    if not spec.images:
+        return with_precision(module.make(config, spec), run["precision"])
+    encoder = EncoderConfig(
+        run["encoder"], run["encoder_features"], run["encoder_learning_rate"], run["image_shift"]
+    )
+    try:
+        method = on_images(lambda spec: module.make(config, spec), spec, encoder)
+    except NoEncoder:
+        able = [name for name, each in METHODS.items() if each.make(each.Config(), spec).encoders]
+        raise ConfigError(
+            f"the observations have images, which {name_of(module)} does not take; methods that "
+            f"do: {', '.join(able)}"
+        ) from None
+    return with_precision(method, run["precision"])
 
 
 def name_of(method: Any) -> str:

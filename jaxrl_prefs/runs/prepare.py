@@ -20,7 +20,7 @@ from jaxrl_prefs.data import Dataset, PreparedDataset, layout, parity
 from jaxrl_prefs.environments import ogbench_names
 from jaxrl_prefs.errors import ConfigError, WorkdirError
 from jaxrl_prefs.evaluation import rollout
-from jaxrl_prefs.method import Method, with_precision
+from jaxrl_prefs.method import Method
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import devices, processes
 from jaxrl_prefs.runs import (
@@ -42,6 +42,7 @@ from jaxrl_prefs.runs import (
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.runs.display import line
 from jaxrl_prefs.runs.job import Job, mesh_for
+from jaxrl_prefs.runs.methods import bound
 from jaxrl_prefs.runs.sinks import Logger
 from jaxrl_prefs.runs.workdir import (
     ADDED,
@@ -166,7 +167,7 @@ def _check_extension(job: Job, fields: Mapping[str, Any]) -> None:
     """Raises CannotExtend if a run with other fields of the method cannot be trained further."""
     try:
         before = load.config_of(job.module.Config, fields)
-        method = _make(job.module, before, job.dataset, job.points, job.config.precision)
+        method = _make(job.module, before, job.dataset, job.points, job.config)
     except (ValueError, TypeError) as error:  # fields that this version does not take
         raise changes.CannotExtend from error
     changes.check_extension(method, job.method, job.dataset.spec)
@@ -222,8 +223,7 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
     dataset = data.multi_step(dataset, run_config.n_step, run_config.chunk)
     try:
         numbers = [_numbers(choice.module, point, dataset) for point in points]
-        precision = run_config.precision
-        method = _make(choice.module, method_config, dataset, numbers, precision)
+        method = _make(choice.module, method_config, dataset, numbers, run_config)
     except sweep.NotSweepable:
         raise
     except ValueError as error:
@@ -342,12 +342,12 @@ def _make(
     method_config: Any,
     dataset: PreparedDataset,
     points: Sequence[Mapping[str, float]],
-    precision: str,
+    run: config.RunConfig,
 ) -> Method:
-    spec = dataset.spec
+    spec, fields_of_run = dataset.spec, dataclasses.asdict(run)
 
     def make(fields: Any, spec: Spec) -> Method:
-        return with_precision(module.make(fields, spec), precision)
+        return bound(module, fields, spec, fields_of_run)
 
     if not points:
         return make(method_config, spec)

@@ -56,6 +56,11 @@ ADDED: dict[str, Any] = {  # of the run
     "action_chunk": 1,
     "replan": 0,
     "precision": "float32",
+    "frame_stack": 3,
+    "encoder": "drq",
+    "encoder_features": 50,
+    "encoder_learning_rate": 3e-4,
+    "image_shift": 4,
 }
 _BST = {
     "weight_floor": 0.0,

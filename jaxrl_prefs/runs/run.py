@@ -75,6 +75,11 @@ class Point:
     chunk: ActionChunk = SINGLE  # how many actions its policies choose at a time
 
     @property
+    def stack(self) -> int:
+        """Frames of an image that its policies see at once."""
+        return int(self.about["run"].get("frame_stack", 1))
+
+    @property
     def headline(self) -> str:
         """The policy whose score stands for the run: the method's first."""
         return next(iter(self.method.policies))

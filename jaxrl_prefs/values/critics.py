@@ -141,6 +141,21 @@ def regress(
     return learner.apply_gradients(trainable, opt, grads), metrics
 
 
+def regression_loss(
+    critic: Net,
+    params: Params,
+    batch: Transition,
+    target: Array,
+    error: Callable[[Array, Array], Array] = squared_error,
+    *,
+    mean: bool = False,
+) -> Array:
+    """The loss of `regress`, a scalar, for its gradient in the observations of the batch."""
+    prediction = critic.apply(params, batch.observation, batch.action)
+    errors = jax.vmap(error)(prediction, jnp.broadcast_to(target, prediction.shape))
+    return errors.mean() if mean else errors.sum()
+
+
 # --------------------------------------------------------------------------------- diagnosis
 
 

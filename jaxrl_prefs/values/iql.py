@@ -98,6 +98,15 @@ def update_critic(
     return critic, metrics | learner.measured(critic_target=target)
 
 
+def encoder_loss(critic: Trainable, value: Trainable, batch: Transition, *, iql: Iql) -> Array:
+    """The critics' loss in `update`, by which an encoder of images is trained with them."""
+    without = batch._replace(observation=jax.lax.stop_gradient(batch.observation))
+    value, _, _ = update_value(value, critic.target, without, iql=iql)
+    next_value = iql.value.apply(value.params, batch.next_observation)
+    target = jax.lax.stop_gradient(batch.reward + batch.discount * next_value)
+    return critics.regression_loss(iql.critic, critic.params, batch, target, iql.critic_error)
+
+
 def update(
     critic: Trainable, value: Trainable, batch: Transition, *, iql: Iql
 ) -> tuple[Trainable, Trainable, Array, Metrics]:

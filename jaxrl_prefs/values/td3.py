@@ -100,6 +100,14 @@ def update_critic(
     return critic, metrics | learner.measured(critic_target=target)
 
 
+def encoder_loss(
+    critic: Trainable, actor: Trainable, batch: Transition, key: Key, *, td3: Td3
+) -> Array:
+    """The critics' loss, by which an encoder of images is trained with them."""
+    target = critic_target(critic.target, actor.target, batch, key, td3=td3)
+    return critics.regression_loss(td3.critic, critic.params, batch, target)
+
+
 def update(
     actor: Trainable,
     critic: Trainable,
