@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 WAYS_OUT = "--env=ID evaluates in another environment, --env=none trains without one"
 
 # Environments of ours that Gymnasium is told of: where they are, and their time limits.
-OURS = {"jaxrl_prefs/SafetyHalfCheetah-v0": ("safety_half_cheetah:SafetyHalfCheetah", 1000)}
+OURS = {
+    "jaxrl_prefs/PendulumPixels-v0": ("pendulum_pixels:PendulumPixels", 200),
+    "jaxrl_prefs/SafetyHalfCheetah-v0": ("safety_half_cheetah:SafetyHalfCheetah", 1000),
+}
 
 
 class Task(NamedTuple):

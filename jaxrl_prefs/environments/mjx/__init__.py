@@ -21,6 +21,7 @@ __all__ = ["Simulator", "available", "build"]
 # Gymnasium's entry point of an environment -> (module here, function in it)
 SIMULATORS = {
     "gymnasium.envs.classic_control.pendulum:PendulumEnv": ("pendulum", "build"),
+    "jaxrl_prefs.environments.pendulum_pixels:PendulumPixels": ("pendulum", "pixels"),
     "gymnasium.envs.mujoco.half_cheetah_v5:HalfCheetahEnv": ("locomotion", "half_cheetah"),
     "gymnasium.envs.mujoco.hopper_v5:HopperEnv": ("locomotion", "hopper"),
     "gymnasium.envs.mujoco.walker2d_v5:Walker2dEnv": ("locomotion", "walker2d"),
@@ -58,7 +59,7 @@ def build(task: Task) -> Simulator:
         from jaxrl_prefs.environments.mjx import physics
 
         physics.load()
-    env = task.make()
+    env = task.bare()
     try:
         home = importlib.import_module(f"jaxrl_prefs.environments.mjx.{module}")
         simulator: Simulator = getattr(home, function)(env.unwrapped)

@@ -1,4 +1,4 @@
-"""Gymnasium's Pendulum-v1."""
+"""Gymnasium's Pendulum-v1, as numbers and as pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrl_prefs.environments import pendulum_drawing
 from jaxrl_prefs.environments.mjx.simulator import Simulator
 from jaxrl_prefs.types import Array, Key
 
@@ -39,3 +40,12 @@ def build(env: Any) -> Simulator:
         return World(angle + speed * env.dt, speed), -cost, jnp.bool_(False)
 
     return Simulator(reset, World, observe, step, 1)
+
+
+def pixels(env: Any) -> Simulator:
+    """Makes the simulator of `env`, a PendulumPixels; it shows pictures [size, size, 1] uint8."""
+
+    def observe(world: World) -> dict[str, Array]:
+        return {"image": pendulum_drawing.draw(world.angle, env.size)}
+
+    return build(env)._replace(observe=observe)

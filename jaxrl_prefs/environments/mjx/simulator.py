@@ -16,6 +16,7 @@ class Simulator(NamedTuple):
 
     reset: Callable[[Key], Any]  # -> world, drawn as the environment draws it
     place: Callable[..., Any]  # -> world
-    observe: Callable[[Any], Array]  # world -> [O], in the order of data.transforms.flatten
+    # world -> [O], in the order of `spaces.flatten`, or {"image": [H, W, C] uint8}
+    observe: Callable[[Any], Any]
     step: Callable[[Any, Array], tuple[Any, Array, Array]]  # -> world, reward, whether it is over
     actions: int  # A
