@@ -186,7 +186,9 @@ def _update(
 
         def value(own: Params) -> tuple[Array, Array]:
             seen = _features({**params, name: own}, before, parts)
-            return loss(state.method, batch._replace(observation=seen), key, step), seen
+            # The same draws as in the update, so that both are of one loss.
+            same = jax.random.clone(key)
+            return loss(state.method, batch._replace(observation=seen), same, step), seen
 
         trained, seen = learner.gradient_step(encoders[name], parts.optimizer, value)
         encoders, batch = {**encoders, name: trained}, batch._replace(observation=seen)

@@ -26,11 +26,14 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl_prefs import encoded
+from jaxrl_prefs.encoded import EncoderConfig, on_images
 from jaxrl_prefs.keys import phase_keys, seed_keys
 from jaxrl_prefs.method import Method, Phase, sequential
 from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.rows import gathered
 from jaxrl_prefs.training import chunk, loop, program
-from jaxrl_prefs.types import Key, Spec, Transition
+from jaxrl_prefs.types import STATE, Frames, ImageSpec, Key, Spec, Transition
 
 SEEDS = (3, 4, 5)
 DEVICES = 4  # at most
@@ -89,7 +92,23 @@ def _data(spec: Spec | None) -> tuple[Transition, Spec]:
     data = data._replace(
         action=scaled(data.action), next_action=scaled(data.next_action) * has_next
     )
+    data = _with_images(data, spec.images)
     return data, Spec.of(data)._replace(action_low=low, action_high=high)
+
+
+def _with_images(data: Transition, images: Sequence[ImageSpec]) -> Transition:
+    """The rows with a random frame of each camera beside the vector."""
+    if not images:
+        return data
+    rng, rows = np.random.default_rng(1), np.arange(len(data.reward), dtype=np.int32)[:, None]
+    frames = {x.name: rng.integers(0, 256, (len(rows), *x.shape), np.uint8) for x in images}
+    after = np.asarray(data.next_index)[:, None]
+    before: dict[str, Any] = {name: Frames(x, rows) for name, x in frames.items()}
+    following: dict[str, Any] = {name: Frames(None, after) for name in frames}
+    if data.observation.shape[1]:
+        before[STATE], following[STATE] = data.observation, data.next_observation
+    shown: dict[str, Any] = {"observation": before, "next_observation": following}
+    return data._replace(**shown)
 
 
 # --- The method, and what it does on the data -----------------------------------------------------
@@ -135,8 +154,8 @@ class Subject:
         module: has `Config`, `State` and `make`.
         config: a small config: 3 updates in the first and the last phase at least, 200 in all at
             most.
-        spec: sizes and action bounds of the data to try it on; None takes 3 observations and 2
-            actions in [-1, 1].
+        spec: sizes, images and action bounds of the data to try it on; None takes 3 observations
+            and 2 actions in [-1, 1]. With images the method is tried on encoders of them.
         changes: for every phase the fields of the state that its updates change, all of them; None
             if they are not declared.
         enters: for every phase the fields that entering it may change; a phase that is not listed
@@ -175,6 +194,8 @@ class Subject:
 
     def make(self) -> Method:
         """The method, made anew."""
+        if self.spec.images:
+            return on_images(partial(self.module.make, self.config), self.spec, EncoderConfig())
         made: Method = self.module.make(self.config, self.spec)
         return made
 
@@ -201,6 +222,11 @@ class Subject:
     def placement(self, mapping: str = "auto") -> chunk.SeedPlacement:
         """Three seeds on the devices."""
         return chunk.SeedPlacement(SEEDS, seed_axis.seed_mesh(jax.devices()[:DEVICES]), mapping)
+
+    @functools.cached_property
+    def batch(self) -> Transition:
+        """All rows, with their images."""
+        return gathered(self.data, jnp.arange(len(self.data.reward)), _taken)
 
     @functools.cached_property
     def whole(self) -> list[LogPoint]:
@@ -247,7 +273,7 @@ class Subject:
             found.append(Program(f"enter of {phase.name}", jax.jit(phase.enter), (before, _key())))
         state, batch, *_ = self.updates[-1].arguments
         for name, policy in self.method.policies.items():
-            arguments = (state, jnp.asarray(self.data.observation), _key())
+            arguments = (state, self.batch.observation, _key())
             found.append(Program(f"policy {name}", jax.jit(policy.act), arguments))
         diagnose = jax.jit(self.method.diagnose)
         return [*found, Program("diagnosis", diagnose, (state, batch, _key()))]
@@ -271,6 +297,10 @@ class Subject:
 def _traced(traces: list[str], name: str, update: Any, *args: Any) -> Any:
     traces.append(name)
     return update(*args)
+
+
+def _taken(leaf: Any, rows: Any) -> Any:
+    return jnp.asarray(leaf)[rows]
 
 
 def _member(tree: Any, i: int) -> Any:
@@ -424,7 +454,8 @@ def updates_keep_structure_shapes_and_dtypes(subject: Subject) -> None:
 def states_hold_arrays_of_finite_numbers(subject: Subject) -> None:
     """A state is saved, restored and mapped over seeds."""
     first = subject.history.enters[0][0]
-    assert isinstance(first, subject.module.State), f"the state is a {type(first).__name__}"
+    whole = encoded.State if subject.spec.images else subject.module.State
+    assert isinstance(first, whole), f"the state is a {type(first).__name__}"
     for leaf in jax.tree.leaves(first):
         assert isinstance(leaf, jax.Array), type(leaf)
         assert not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key), "a key is no number"
@@ -548,12 +579,13 @@ def policies_act_inside_the_bounds_and_repeat_themselves(subject: Subject) -> No
     assert subject.method.policies, "there is no policy"
     for name, policy in subject.method.policies.items():
         act = jax.jit(policy.act)
-        action = act(state, data.observation, _key())
+        action = act(state, subject.batch.observation, _key())
         chex.assert_shape(action, data.action.shape)
         assert action.dtype == jnp.float32, (name, action.dtype)
         assert bool((action >= spec.action_low[None]).all()), f"{name} acts below the bounds"
         assert bool((action <= spec.action_high[None]).all()), f"{name} acts above the bounds"
-        chex.assert_trees_all_equal(action, act(state, data.observation, _key()))
+        again = act(state, subject.batch.observation, _key())
+        chex.assert_trees_all_equal(action, again)
         assert policy.candidates >= 1, f"{name} draws no candidate"
         assert policy.rule, f"{name} does not say how an action is chosen"
 
@@ -562,7 +594,7 @@ def policies_act_inside_the_bounds_and_repeat_themselves(subject: Subject) -> No
 def a_diagnosis_measures_finite_numbers(subject: Subject) -> None:
     """It is measured at every evaluation."""
     state = subject.history.steps[-1].after
-    metrics = jax.jit(subject.method.diagnose)(state, subject.data, _key())
+    metrics = jax.jit(subject.method.diagnose)(state, subject.batch, _key())
     for total, count in metrics.values():
         chex.assert_shape((total, count), ())
     chex.assert_tree_all_finite(metrics)
@@ -669,8 +701,13 @@ def no_collective_is_compiled(subject: Subject) -> None:
 @_check("read the data from the batch; do not close over an array of them")
 def the_dataset_is_an_argument(subject: Subject) -> None:
     """Not a constant of the program: it may be large."""
-    shapes = {np.shape(subject.data.observation), np.shape(subject.data.action)}
-    words = ["x".join(map(str, shape)) + "xf32" for shape in shapes]
+    leaves = jax.tree.leaves((subject.data.observation, subject.data.action))
+    kinds = {np.dtype(np.uint8): "ui8", np.dtype(np.float32): "f32"}
+    words = [
+        "x".join(map(str, leaf.shape)) + "x" + kinds[leaf.dtype]
+        for leaf in leaves
+        if leaf.dtype in kinds
+    ]
     for compiled, state in subject.chunks:
         text = compiled.function.lower(*compiled.arguments(state, 0, 1)).as_text()
         constants = [line for line in text.splitlines() if "stablehlo.constant" in line]

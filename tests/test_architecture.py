@@ -26,6 +26,7 @@ FLOORS: dict[str, set[str]] = {
     "method": {"ops", "types"},
     "rows": {"types"},
     "learner": {"types"},
+    "encoded": {"learner", "method", "nets", "ops", "types"},
     "nets": {"ops", "types"},
     "policies": {"learner", "nets", "ops", "types"},
     "behavior": {"learner", "nets", "ops", "policies", "types"},
@@ -43,7 +44,7 @@ FLOORS: dict[str, set[str]] = {
         *("data", "environments", "errors", "keys", "method", "parallel", "rows", "types"),
     },
     "runs": {
-        *("data", "environments", "errors", "estimation", "evaluation", "keys"),
+        *("data", "encoded", "environments", "errors", "estimation", "evaluation", "keys"),
         *("method", "methods", "parallel", "training", "types"),
     },
     "page": {"errors"},
@@ -51,7 +52,7 @@ FLOORS: dict[str, set[str]] = {
         *("data", "environments", "errors", "evaluation", "keys", "method", "methods"),
         *("page", "parallel", "runs", "training", "types"),
     },
-    "testing": {"keys", "method", "parallel", "training", "types"},
+    "testing": {"encoded", "keys", "method", "parallel", "rows", "training", "types"},
     "toy": {
         *("behavior", "cli", "data", "errors", "learner", "method", "methods", "ops"),
         *("parallel", "policies", "runs", "training", "types", "values"),
@@ -63,7 +64,9 @@ FLOORS: dict[str, set[str]] = {
 # Packages that only these units may import.
 CONFINED = {
     "flax.linen": {"nets"},
-    "flax.struct": {"learner", "methods", "policies", "behavior", "values", "training"},
+    "flax.struct": {
+        *("learner", "encoded", "methods", "policies", "behavior", "values", "training"),
+    },
     "orbax": {"runs", "parallel"},
     "diffrax": {"ops"},
     "gymnasium": {"data", "environments", "evaluation"},

@@ -52,7 +52,8 @@ __all__ = [
     "split",
 ]
 
-ALIASES = {"pendulum-mixed": "pendulum/mixed-v0"}
+ALIASES = {"pendulum-mixed": "pendulum/mixed-v0", "pendulum-pixels": "pendulum/pixels-v0"}
+DRAWN = {"pendulum/pixels-v0": "pendulum/mixed-v0"}  # pictures of another set, drawn when loaded
 GENERATED = (  # made on this machine on first use
     *("pendulum/mixed-v0", "maze2d/umaze-v0", "maze2d/medium-v0", "maze2d/large-v0"),
     "antmaze/umaze-v0",
@@ -89,6 +90,12 @@ def load(
     name, hints = str(name), hints or Hints()
     place = Path(name).expanduser()
     dataset_id = ALIASES.get(name, name)
+    if dataset_id in DRAWN:
+        from jaxrl_prefs.data.generate import pendulum_pixels
+
+        seen = load(DRAWN[dataset_id], on_progress=on_progress, hints=hints)
+        drawn = pendulum_pixels.dataset(seen)
+        return drawn.with_env(env) if env else drawn
     folder = roots.find(dataset_id)
     if folder is None and _is_file(name):
         from jaxrl_prefs.data.readers import files

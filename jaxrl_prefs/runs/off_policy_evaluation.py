@@ -155,6 +155,11 @@ def recording_of(points: Sequence[Any], data: Dataset | str | Path | None = None
         found = _own(points)
     else:
         found = datasets.load(data)
+    if found.images:
+        raise DataError(
+            f"{found.name} has images, from which no value is estimated: its critics take vectors. "
+            "Play the policies instead"
+        )
     for point in points:
         sizes = (point.spec.observation_dim, point.spec.action_dim // point.chunk.length)
         if (found.observation.shape[1], found.action.shape[1]) != sizes:

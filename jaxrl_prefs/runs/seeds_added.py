@@ -76,7 +76,8 @@ def join(there: Job, added: Job, whole: Job) -> None:
     parts = [Part(there, folder), Part(added, folder / ADDED)]
     staged = folder / JOINED
     order = _order(parts, whole)
-    processes.run_on_leader(lambda: _stage_files(parts, staged, whole, order))
+    checksums = [_checksums(part) for part in parts]
+    processes.run_on_leader(lambda: _stage_files(parts, staged, whole, order, checksums))
     _stage_checkpoint(parts, staged, whole, order)
     _stage_phases(parts, staged, whole)
     processes.run_on_leader(lambda: _put_in_place(folder))
@@ -142,7 +143,15 @@ def _order(parts: Sequence[Part], whole: Job) -> list[int]:
 # --- Files that the leader writes -----------------------------------------------------------------
 
 
-def _stage_files(parts: Sequence[Part], staged: Path, whole: Job, order: Sequence[int]) -> None:
+def _checksums(part: Part) -> Any:
+    """Those of a part's columns. Orbax has the processes wait for each other, so all must ask."""
+    with Checkpoints(part.folder / CHECKPOINTS) as checkpoints:
+        return checkpoints.progress(part.job.steps).get("columns")
+
+
+def _stage_files(
+    parts: Sequence[Part], staged: Path, whole: Job, order: Sequence[int], checksums: Sequence[Any]
+) -> None:
     _remove(staged)
     staged.mkdir()
     about = read_json(parts[0].folder / CONFIG)
@@ -154,7 +163,7 @@ def _stage_files(parts: Sequence[Part], staged: Path, whole: Job, order: Sequenc
     about["changes"] = [*about.get("changes", []), {**change, "to": list(whole.config.seeds)}]
     write_json(staged / CONFIG, about)
     _stage_rows([part.folder for part in parts], staged, whole.labels)
-    _stage_columns(parts, staged, order)
+    _stage_columns(parts, staged, order, checksums)
 
 
 def _stage_rows(folders: Sequence[Path], staged: Path, labels: Sequence[Mapping[str, Any]]) -> None:
@@ -203,18 +212,18 @@ def _ordered(
     ]
 
 
-def _stage_columns(parts: Sequence[Part], staged: Path, order: Sequence[int]) -> None:
+def _stage_columns(
+    parts: Sequence[Part], staged: Path, order: Sequence[int], checksums: Sequence[Any]
+) -> None:
     found = []
-    for part in parts:
-        with Checkpoints(part.folder / CHECKPOINTS) as checkpoints:
-            progress = checkpoints.progress(part.job.steps)
+    for part, own in zip(parts, checksums, strict=True):
         read = columns.read(
             part.folder / COLUMNS,
             part.job.method,
             part.job.steps,
             seeds=len(part.job.seeds),
             size=part.job.dataset.spec.size,
-            checksums=progress.get("columns"),
+            checksums=own,
         )
         if read.faults:
             raise WorkdirError(

@@ -8,7 +8,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxrl_prefs.environments import pendulum_drawing
+from jaxrl_prefs.data.images import Images
+from jaxrl_prefs.data.recording import Dataset
+from jaxrl_prefs.environments import pendulum_drawing, task
+
+DATASET_ID = "pendulum/pixels-v0"
+
+
+def dataset(recording: Dataset) -> Dataset:
+    """`pendulum/mixed-v0` with pictures in place of its three numbers."""
+    whole, place = shown(recording.observation, recording.next_observation, recording.lengths)
+    nothing = np.zeros((recording.size, 0), np.float32)
+    return recording._replace(
+        name=DATASET_ID,
+        observation=nothing,
+        next_observation=nothing,
+        observation_names=(),
+        task=task.named("jaxrl_prefs/PendulumPixels-v0"),
+        named_env="jaxrl_prefs/PendulumPixels-v0",
+        images={"image": Images(frames(whole), place, place + 1)},
+    )
 
 
 def frames(observation: np.ndarray, size: int = pendulum_drawing.SIZE) -> np.ndarray:
