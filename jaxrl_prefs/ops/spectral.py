@@ -6,6 +6,8 @@ first left singular vector (Miyato et al. 2018, "Spectral normalization for GANs
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -41,3 +43,20 @@ def spectral_norm(kernel: Array, u: Array) -> Array:
 def normalized(kernel: Array, u: Array) -> Array:
     """The kernel divided by its spectral norm."""
     return kernel / jnp.maximum(spectral_norm(kernel, u), TINY)
+
+
+def operator_step(linear: Callable[[Array], Array], u: Array) -> Array:
+    """One power iteration of a linear map given as a function, such as a convolution; u any shape.
+
+    The transpose is taken by reverse mode.
+    """
+    v, transposed = jax.vjp(linear, u)
+    return direction(transposed(direction(v))[0])
+
+
+def operator_norm(linear: Callable[[Array], Array], u: Array) -> Array:
+    """The length of the map's value at the unit vector u: never above its largest singular value,
+    equal to it once u has converged. u counts as a constant; the gradient is by the map's own.
+    """
+    v = linear(jax.lax.stop_gradient(u))
+    return jnp.sum(jax.lax.stop_gradient(direction(v)) * v)
