@@ -56,7 +56,7 @@ class State:
 class Parts(NamedTuple):
     """What computes features; no arrays."""
 
-    nets: dict[str, dict[str, Net]]  # by encoder and camera
+    nets: dict[str, Net]  # of all cameras, by encoder
     optimizer: optax.GradientTransformation
     shift: int
 
@@ -85,12 +85,9 @@ def on_images(make: Callable[[Spec], Method], spec: Spec, config: EncoderConfig)
     method = make(feature_spec(spec, names, config.features))
     parts = Parts(
         nets={
-            encoder.name: {
-                image.name: nets.ENCODERS[config.encoder](
-                    features=config.features, spectral=encoder.spectral
-                )
-                for image in spec.images
-            }
+            encoder.name: nets.image_and_vector(
+                nets.ENCODERS[config.encoder](config.features, spectral=encoder.spectral)
+            )
             for encoder in names
         },
         optimizer=learner.optimizer(config.learning_rate),
@@ -124,11 +121,8 @@ def feature_spec(spec: Spec, encoders: Any, features: int) -> Spec:
 
 def _features(params: dict[str, Params], observation: Any, parts: Parts) -> Array:
     """The features of all encoders and cameras, and the vector: [B, O]."""
-    found = [
-        net.apply(params[name][camera], observation[camera])
-        for name, cameras in parts.nets.items()
-        for camera, net in cameras.items()
-    ]
+    shown = {name: image for name, image in observation.items() if name != STATE}
+    found = [net.apply(params[name], shown) for name, net in parts.nets.items()]
     vector = [observation[STATE]] if STATE in observation else []
     return jnp.concatenate([*found, *vector], -1)
 
@@ -138,11 +132,10 @@ def _params(state: State) -> dict[str, Params]:
 
 
 def _init(key: Key, batch: Transition, *, init: Any, parts: Parts) -> State:
-    shown: Any = batch.observation
-    keys = iter(jax.random.split(jax.random.fold_in(key, INITIAL), 64))
+    initial = jax.random.fold_in(key, INITIAL)
     params = {
-        name: {camera: net.init(next(keys), shown[camera]) for camera, net in cameras.items()}
-        for name, cameras in parts.nets.items()
+        name: net.init(jax.random.fold_in(initial, place), batch.observation)
+        for place, (name, net) in enumerate(parts.nets.items())
     }
     batch = batch._replace(
         observation=_features(params, batch.observation, parts),

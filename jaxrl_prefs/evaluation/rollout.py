@@ -369,10 +369,7 @@ class OnHost:
         """What all processes played [M, E], as [S, E]."""
         if self._mesh is self._whole:
             return played
-        from jax.experimental import multihost_utils
-
-        processes.barrier()
-        return np.concatenate(multihost_utils.process_allgather(played))[: self._seeds]
+        return np.concatenate(processes.gathered(played))[: self._seeds]
 
     def _act(self, name: str, state: State, observation: Any, keys: Key, now: int) -> np.ndarray:
         """Raw observations [S * E, O] to the next k raw actions [S * E, k, A], in one call."""

@@ -12,6 +12,8 @@ belongs to the encoder, so whoever shares an encoder shares the trunk.
 "impala_small": the residual encoder of IMPALA (Espeholt et al. 2018, arXiv 1802.01561) with one
 block of two convolutions in each of three stages, as OGBench and FQL use it. Deviations: DrQ's
 trunk in place of their dense layer of 512, and pixels are centred.
+
+"two_layers": what a CPU trains in minutes on small pictures.
 """
 
 from __future__ import annotations
@@ -25,11 +27,10 @@ import jax.numpy as jnp
 
 from jaxrl_prefs.nets.layers import Dense, as_net, initialiser
 from jaxrl_prefs.ops import convolution, spectral
-from jaxrl_prefs.types import Array, Key, Net, Params
+from jaxrl_prefs.types import STATE, Array, Key, Net, Params
 
 MIN_SIZE = 16
 POWER_ITERATIONS = 10
-STATE = "state"  # the name of the vector in an observation of images and a vector
 
 
 class _Convolution(nn.Module):
@@ -79,16 +80,18 @@ class _Trunk(nn.Module):
         return jnp.tanh(nn.LayerNorm()(Dense(self.features, gain=math.sqrt(0.5))(flat)))
 
 
-class _Drq(nn.Module):
+class _Plain(nn.Module):
     features: int
     spectral: bool
+    width: int
+    strides: tuple[int, ...]
 
     @nn.compact
     def __call__(self, image: Array) -> Array:
         x = _numbers(image)
-        for stride in (2, 1, 1, 1):
+        for place, stride in enumerate(self.strides):
             layer = _Convolution(
-                32, "orthogonal", stride, hidden=stride == 1, spectral=self.spectral
+                self.width, "orthogonal", stride, hidden=place > 0, spectral=self.spectral
             )
             x = jax.nn.relu(layer(x))
         return _Trunk(self.features)(x)
@@ -174,7 +177,7 @@ def drq(features: int = 50, *, spectral: bool = False) -> Net:
         TypeError: an array that is not uint8 [B, H, W, C].
         ValueError: images smaller than 16 x 16.
     """
-    return _encoder(_Drq(features, spectral))
+    return _encoder(_Plain(features, spectral, 32, (2, 1, 1, 1)))
 
 
 def impala_small(features: int = 50, *, spectral: bool = False) -> Net:
@@ -182,7 +185,19 @@ def impala_small(features: int = 50, *, spectral: bool = False) -> Net:
     return _encoder(_ImpalaSmall(features, spectral))
 
 
-ENCODERS: dict[str, Callable[..., Net]] = {"drq": drq, "impala_small": impala_small}
+def two_layers(features: int = 50, *, spectral: bool = False) -> Net:
+    """Two convolutions of 16 filters with stride 2; arguments, shapes and errors as those of `drq`.
+
+    For small pictures of simple things: a twentieth of DrQ's operations. Ours.
+    """
+    return _encoder(_Plain(features, spectral, 16, (2, 2)))
+
+
+ENCODERS: dict[str, Callable[..., Net]] = {
+    "drq": drq,
+    "impala_small": impala_small,
+    "two_layers": two_layers,
+}
 
 
 def image_and_vector(encoder: Net) -> Net:

@@ -66,7 +66,9 @@ class RunConfig:
     # of the products of hidden layers; all else is computed in float32
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     # --- images, where observations have any (docs/pixels.md)
-    encoder: Literal["drq", "impala_small"] = "drq"  # convolutions before the method's networks
+    encoder: Literal["drq", "impala_small", "two_layers"] = (
+        "drq"  # convolutions before the method's networks
+    )
     encoder_features: int = 50  # numbers that stand for an image
     encoder_learning_rate: float = 3e-4  # Adam's rate for the encoder
     image_shift: int = 4  # pixels by which images are shifted at random in training; 0 for none
