@@ -106,7 +106,9 @@ def to_json(layout: Layout) -> dict[str, Any]:
     """A layout for JSON; images stand there only if there are some."""
     content = {key: list(x) if isinstance(x, tuple) else x for key, x in layout._asdict().items()}
     del content["images"]
-    return content | ({"images": {name: [*x] for name, x in layout.images}} if layout.images else {})
+    return content | (
+        {"images": {name: [*x] for name, x in layout.images}} if layout.images else {}
+    )
 
 
 def from_json(content: Any, place: str) -> Layout:
