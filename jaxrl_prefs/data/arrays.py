@@ -69,15 +69,14 @@ def steps_of_episodes(name: str, episodes: Sequence[Mapping[str, Any]]) -> Steps
     if not episodes:
         raise DataError(f"{name}: the dataset has no episodes")
     parts = [_episode(f"{name}, episode {i}", each) for i, each in enumerate(episodes)]
-    shown = [part.pop("images") for part in parts]
+    places = [f"{name}, episode {place}" for place in range(len(parts))]
+    shown = images.joined(places, [part.pop("images") for part in parts])
     whole: dict[str, Any] = {
         key: _joined(name, key, [part.get(key) for part in parts])
         for key in dict.fromkeys(key for part in parts for key in part)
     }
     lengths = np.asarray([len(part["action"]) for part in parts])
-    places = [f"{name}, episode {place}" for place in range(len(parts))]
-    whole["images"] = images.joined(places, shown)
-    return Steps(**{"reward": None} | whole, lengths=lengths)
+    return Steps(**{"reward": None} | whole, lengths=lengths, images=shown)
 
 
 def _column(values: np.ndarray) -> np.ndarray:

@@ -54,10 +54,10 @@ def steps_of(table: Table, hints: Hints) -> Steps:
     """
     count, keys, whole = _check_rows(table), hints.observation_keys, table
     cameras = table_images.chosen(whole, keys)
+    table_images.check_all_named(whole, cameras, keys)
     table = table_images.plain(whole)
     observed = columns.chosen(table, "observation", keys, OBSERVATION, cameras)
     acted = columns.chosen(table, "action", hints.action_keys, ACTION)
-    table_images.check_all_named(whole, cameras, keys)
     reward = columns.one(table, "reward_key", hints.reward_key, REWARD)
     time = columns.one(table, "", "", TIME)
     observation, observation_names = columns.matrix(table, observed)

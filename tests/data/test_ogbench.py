@@ -223,7 +223,7 @@ def test_missing_data_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         DataError, match=rf"download the files of .* folder {there}/scene-play-100m"
     ):
         data.load(large)
-    with pytest.raises(DataError, match="only state observations of OGBench are supported"):
+    with pytest.raises(DataError, match=r"download https://\S+/visual-cube-single-play-v0"):
         data.load(f"visual-{NAME}")
 
 
