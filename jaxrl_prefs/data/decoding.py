@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrl_prefs.data.readers import container
 from jaxrl_prefs.errors import DataError
 
 CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}  # Pillow's modes of 8-bit images, and their channels
@@ -21,6 +22,8 @@ def decoded(place: str, encoded: np.ndarray) -> np.ndarray:
         first, or if Pillow is missing.
     """
     first = _frame(place, 0, encoded[0])
+    size = first.nbytes * len(encoded)
+    container.check_size(f"{place}, decoded,", size, size)
     frames = np.empty((len(encoded), *first.shape), np.uint8)
     for row, content in enumerate(encoded):
         frame = _frame(place, row, content)

@@ -99,7 +99,7 @@ def read(
         next_observation=nothing(len(action)),
         lengths=counts - 1,
         successor=np.ones(len(action), bool),
-        notes=_notes(robot, within and "is_first" in flags),
+        notes=_notes("" if env else robot, within and "is_first" in flags),
         images={images.ALONE: images.with_last(frames, counts)},
     )
     box = default_task.box(None, action.shape[1])
