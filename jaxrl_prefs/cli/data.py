@@ -245,7 +245,8 @@ def facts(recording: Dataset) -> dict[str, str]:
         "lengths": spread(recording.lengths),
         "ends": f"{over:,} by a terminal, {len(recording.lengths) - over:,} cut off"
         + (f"; {inside:,} terminals inside episodes" if inside else ""),
-        "observations": f"{recording.observation.shape[1]}, {_range(recording.observation)}",
+        "observations": _observations(recording),
+        **{f"images {camera}": text for camera, text in _images(recording).items()},
         "actions": f"{action.shape[1]}, {_range(action)}; the box is "
         f"{recording.action_low.min():g} to {recording.action_high.max():g}",
         **({"refused": recording.outside} if recording.outside else {}),
@@ -259,6 +260,19 @@ def facts(recording: Dataset) -> dict[str, str]:
         "prepared by": ", ".join(
             f"{key}={value}" for key, value in data.defaults(recording.family)._asdict().items()
         ),
+    }
+
+
+def _observations(recording: Dataset) -> str:
+    width = recording.observation.shape[1]
+    return f"{width}, {_range(recording.observation)}" if width else "images alone"
+
+
+def _images(recording: Dataset) -> dict[str, str]:
+    return {
+        camera: f"{'x'.join(map(str, of['shape']))}, {of['frames']:,} frames, "
+        f"{of['megabytes']:,.1f} MB"
+        for camera, of in health.images(recording).items()
     }
 
 

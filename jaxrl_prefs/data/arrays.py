@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from jaxrl_prefs.data import images, observations
+from jaxrl_prefs.data.images import Images
+from jaxrl_prefs.data.observations import Observed, parted
 from jaxrl_prefs.data.steps import Steps
 from jaxrl_prefs.errors import DataError
 
 
 def steps_of_arrays(
     name: str,
-    observations: Any,
+    observed: Any,
     actions: Any,
     rewards: Any,
     terminals: Any,
@@ -21,7 +24,8 @@ def steps_of_arrays(
     next_observations: Any,
 ) -> Steps:
     """As `Dataset.from_arrays`, before any check but that of flags."""
-    observation, action = np.asarray(observations), np.asarray(actions)
+    seen, action = parted(f"{name}: observations", observed), np.asarray(actions)
+    observation = seen.vector
     reward = None if rewards is None else _column(np.asarray(rewards))
     terminal = _flag_column(name, "terminals", terminals)
     ends = terminal.copy()
@@ -37,12 +41,16 @@ def steps_of_arrays(
         raise DataError(f"{name}: the dataset has no episodes")
     ends[-1] = True
     if next_observations is not None:
-        following, successor = np.asarray(next_observations), np.ones(len(ends), bool)
+        after = parted(f"{name}: next observations", next_observations)
+        following, successor = after.vector, np.ones(len(ends), bool)
+        shown = observations.of_pairs(name, seen, after, len(ends))
     elif observation.ndim == 2 and len(observation) == len(ends):
+        shown = observations.of_steps(name, seen, ends)
         shifted = np.roll(observation, -1, axis=0)
         following = np.where(ends[:, None], observation, shifted)
         successor = terminal | ~ends  # what stands in after a terminal is never looked at
     else:
+        shown = observations.of_steps(name, seen, ends)
         following, successor = observation, ends  # refused below, by name
     return Steps(
         observation=observation,
@@ -52,6 +60,7 @@ def steps_of_arrays(
         next_observation=following,
         lengths=np.diff(np.flatnonzero(ends), prepend=-1),
         successor=successor,
+        images=shown,
     )
 
 
@@ -60,12 +69,14 @@ def steps_of_episodes(name: str, episodes: Sequence[Mapping[str, Any]]) -> Steps
     if not episodes:
         raise DataError(f"{name}: the dataset has no episodes")
     parts = [_episode(f"{name}, episode {i}", each) for i, each in enumerate(episodes)]
+    places = [f"{name}, episode {place}" for place in range(len(parts))]
+    shown = images.joined(places, [part.pop("images") for part in parts])
     whole: dict[str, Any] = {
         key: _joined(name, key, [part.get(key) for part in parts])
         for key in dict.fromkeys(key for part in parts for key in part)
     }
     lengths = np.asarray([len(part["action"]) for part in parts])
-    return Steps(**{"reward": None} | whole, lengths=lengths)
+    return Steps(**{"reward": None} | whole, lengths=lengths, images=shown)
 
 
 def _column(values: np.ndarray) -> np.ndarray:
@@ -84,11 +95,12 @@ def _summary(array: np.ndarray) -> str:
     return f"shape {array.shape} of {array.dtype}"
 
 
-def _episode(name: str, episode: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _episode(name: str, episode: Mapping[str, Any]) -> dict[str, Any]:
     """An episode's arrays under the names of `Steps`."""
     if missing := [key for key in ("observations", "actions") if key not in episode]:
         raise DataError(f"{name}: lacks {', '.join(missing)}")
-    observation, action = (np.asarray(episode[key]) for key in ("observations", "actions"))
+    seen, action = parted(f"{name}: observations", episode["observations"]), episode["actions"]
+    observation, action = seen.vector, np.asarray(action)
     rewards = {"reward": _column(np.asarray(episode["rewards"]))} if "rewards" in episode else {}
     steps = len(next(iter(rewards.values()), action))
     if not steps:
@@ -98,10 +110,15 @@ def _episode(name: str, episode: Mapping[str, Any]) -> dict[str, np.ndarray]:
         terminal = _flag_column(name, "terminals", episode["terminals"])
     elif episode.get("terminal", False):
         terminal[-1] = True
-    successor, following = np.ones(steps, bool), episode.get("next_observations")
-    if following is None and len(observation) == steps + 1:
+    successor, after = np.ones(steps, bool), None
+    if episode.get("next_observations") is not None:
+        after = parted(f"{name}: next observations", episode["next_observations"])
+    shown = _shown(name, seen, after, steps)
+    if after is not None:
+        following = after.vector
+    elif len(observation) == steps + 1:
         observation, following = observation[:-1], observation[1:]
-    elif following is None:
+    else:
         following = np.concatenate([observation[1:], observation[-1:]])
         successor[-1] = bool(terminal[-1:].all())
     sizes = {
@@ -118,9 +135,20 @@ def _episode(name: str, episode: Mapping[str, Any]) -> dict[str, np.ndarray]:
         "action": action,
         **rewards,
         "terminal": terminal,
-        "next_observation": np.asarray(following),
+        "next_observation": following,
         "successor": successor,
+        "images": shown,
     }
+
+
+def _shown(name: str, seen: Observed, after: Observed | None, steps: int) -> dict[str, Images]:
+    """An episode's images: T frames with what followed them, T + 1 frames, or T alone."""
+    if after is not None:
+        return observations.of_pairs(name, seen, after, steps)
+    if seen.frames and seen.rows == steps + 1:
+        counts = np.array([steps + 1])
+        return {key: images.with_last(frames, counts) for key, frames in seen.frames.items()}
+    return observations.of_steps(name, seen, np.arange(steps) == steps - 1)
 
 
 def _joined(name: str, key: str, parts: Sequence[np.ndarray | None]) -> np.ndarray:

@@ -20,7 +20,7 @@ FILE = "main_data.hdf5"
 class Steps(NamedTuple):
     """One episode of T steps."""
 
-    observations: np.ndarray  # [T + 1, ...]
+    observations: Any  # [T + 1, ...], or a dict of such arrays
     actions: np.ndarray  # [T, ...]
     rewards: np.ndarray  # [T] float64
     terminations: np.ndarray  # [T] bool
@@ -62,8 +62,10 @@ def _image(episodes: Iterable[Steps]) -> tuple[bytes, int, int]:
             group = file.create_group(f"episode_{count}")
             group.attrs["id"] = count
             group.attrs["total_steps"] = len(each.rewards)
-            for name, array in each._asdict().items():
-                checked(group, name, array)
+            for name, value in each._asdict().items():
+                parts = value if isinstance(value, Mapping) else {"": value}
+                for part, array in parts.items():
+                    checked(group, f"{name}/{part}".rstrip("/"), array)
             count, steps = count + 1, steps + len(each.rewards)
         file.flush()
         return file.id.get_file_image(), count, steps

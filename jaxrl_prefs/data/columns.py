@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrl_prefs.data.hints import Hints
+from jaxrl_prefs.data.images import Images
 from jaxrl_prefs.errors import DataError
 
 # What people call things, the first that is there wins.
@@ -42,6 +42,7 @@ TIME = ("timestamp", "timestamps", "time", "t")
 STEP = ("frame_index", "step", "steps", "step_index")
 COUNTERS = ("index", "task_index", "task", *STEP)
 RLDS = ("is_first", "is_last", "is_terminal")
+SEPARATORS = "._/: -"  # between a column's name and that of a part
 LISTED = 15  # names of columns in a message
 
 
@@ -51,18 +52,25 @@ class Table(NamedTuple):
     name: str
     columns: Mapping[str, np.ndarray]  # each [N] or [N, ...]
     starts: tuple[int, ...] = (0,)  # first rows of the files or recordings that it was made of
-    images: tuple[str, ...] = ()  # columns of images, which are not among `columns`
+    images: tuple[str, ...] = ()  # columns of images that were not read: videos, those left out
     names: Mapping[str, Sequence[str]] = {}  # of a column's dimensions, where they have names
     notes: tuple[str, ...] = ()
+    whole: Mapping[str, Images] = {}  # columns with a frame more than steps in each recording
 
 
 # --- Which column is what -------------------------------------------------------------------------
 
 
-def chosen(table: Table, role: str, keys: Sequence[str], usual: Sequence[str]) -> tuple[str, ...]:
-    """The columns of a quantity, in order."""
+def chosen(
+    table: Table,
+    role: str,
+    keys: Sequence[str],
+    usual: Sequence[str],
+    cameras: Mapping[str, str] = {},
+) -> tuple[str, ...]:
+    """The columns of a quantity, in order; `cameras` are columns of its images."""
     if keys:
-        found = [name for key in keys for name in _named(table, role, key)]
+        found = [name for key in keys for name in _named(table, role, key, cameras)]
         if len(set(found)) < len(found):
             twice = next(name for name in found if found.count(name) > 1)
             raise DataError(f"{table.name}: --{role}_keys names {twice!r} twice")
@@ -70,21 +78,34 @@ def chosen(table: Table, role: str, keys: Sequence[str], usual: Sequence[str]) -
     for base in usual:
         if found := matching(table, base):
             return tuple(found)
+    if cameras:
+        return ()
     raise DataError(
         f"{table.name}: no column is called {usual[0]}, {usual[1]} or {usual[2]}: name the columns "
-        f"of the {role} (--{role}_keys=a,b). {_listing(table)}"
+        f"of the {role} (--{role}_keys=a,b). {listing(table)}"
     )
 
 
-def _named(table: Table, role: str, key: str) -> list[str]:
-    """The columns that a user's key means."""
+def _named(table: Table, role: str, key: str, cameras: Mapping[str, str]) -> list[str]:
+    """The columns that a user's key means; none if it means images alone."""
     if found := matching(table, key):
         return found
+    if any(begins(name, key) for name in cameras.values()):
+        return []
     if key in table.images:
-        raise DataError(f"{table.name}: {key} holds images, which are not supported")
+        raise DataError(
+            f"{table.name}: {key} holds a video, which is not decoded: export the dataset with "
+            "images (LeRobot: use_videos=False)"
+        )
     close = difflib.get_close_matches(key, table.columns, n=1)
     guess = f" Did you mean {close[0]!r}?" if close else ""
-    raise DataError(f"{table.name}: no column {key!r} (--{role}_keys).{guess} {_listing(table)}")
+    raise DataError(f"{table.name}: no column {key!r} (--{role}_keys).{guess} {listing(table)}")
+
+
+def begins(name: str, base: str) -> bool:
+    """Whether a column's name is `base`, or `base` and a part of it: `obs` and `obs/top`."""
+    rest = name.lower().removeprefix(base.lower())
+    return name.lower().startswith(base.lower()) and (not rest or rest[0] in SEPARATORS)
 
 
 def matching(table: Table, base: str) -> list[str]:
@@ -137,24 +158,16 @@ def one(table: Table, hint: str, key: str, usual: Sequence[str]) -> str:
         if not found:
             close = difflib.get_close_matches(key, table.columns, n=1)
             guess = f" Did you mean {close[0]!r}?" if close else ""
-            raise DataError(f"{table.name}: no column {key!r} (--{hint}).{guess} {_listing(table)}")
+            raise DataError(f"{table.name}: no column {key!r} (--{hint}).{guess} {listing(table)}")
         return found
     return next((found for name in usual if (found := _exact(table, name))), "")
 
 
-def _listing(table: Table) -> str:
+def listing(table: Table) -> str:
+    """The names of a table's columns, for messages."""
     names = list(table.columns)
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f"Its columns: {', '.join(names[:LISTED])}{more}"
-
-
-def check_images(table: Table, hints: Hints) -> None:
-    if table.images and not hints.observation_keys:
-        raise DataError(
-            f"{table.name} holds images ({', '.join(table.images[:LISTED])}), which are not "
-            "supported. To train without them, name the columns of the observation: "
-            f"--observation_keys=... {_listing(table)}"
-        )
 
 
 def unused(table: Table, used: set[str]) -> list[str]:
@@ -164,8 +177,6 @@ def unused(table: Table, used: set[str]) -> list[str]:
     if spare:
         more = f" and {len(spare) - LISTED} more" if len(spare) > LISTED else ""
         notes.append(f"columns that are not used: {', '.join(spare[:LISTED])}{more}")
-    if table.images:
-        notes.append(f"images that are left out: {', '.join(table.images[:LISTED])}")
     return notes
 
 
@@ -182,14 +193,16 @@ def numbers(table: Table, name: str) -> np.ndarray:
 
 
 def matrix(table: Table, names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Columns side by side [N, D], and what each dimension is called."""
+    """Columns side by side [N, D], and what each dimension is called; without names [N, 0]."""
+    if not names:
+        return np.zeros((rows(table), 0), np.float32), ()
     parts, told = [], []
     for name in names:
         column = _checked(table, name)
-        if column.ndim > 3 or (column.ndim == 3 and column.dtype == np.uint8):
+        if column.ndim > 3:
             raise DataError(
-                f"{table.name}: {name} holds images, arrays of shape {column.shape[1:]}, which are "
-                "not supported"
+                f"{table.name}: {name} holds arrays of shape {column.shape[1:]}, which are neither "
+                "vectors nor images"
             )
         flat = column.reshape(len(column), int(np.prod(column.shape[1:])))
         own = [str(each) for each in table.names.get(name, ())]
@@ -224,6 +237,23 @@ def flags(table: Table, name: str) -> np.ndarray:
             f"{table.name}: {name} holds other values than 0 and 1: {column[row]:g} at row {row}"
         )
     return column
+
+
+def rows(table: Table) -> int:
+    """The number of rows, which all columns must have.
+
+    Raises:
+      DataError: if they differ.
+    """
+    counts = {name: len(column) for name, column in table.columns.items() if column.ndim}
+    counts |= {name: len(each.before) for name, each in table.whole.items()}
+    single = [name for name, column in table.columns.items() if not column.ndim]
+    if single:
+        raise DataError(f"{table.name}: {single[0]} is a single value, expected one per row")
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise DataError(f"{table.name}: arrays of different lengths: {found}")
+    return next(iter(counts.values()), 0)
 
 
 def kind_of(column: np.ndarray) -> str:

@@ -121,16 +121,20 @@ def _seconds(array: np.ndarray) -> np.ndarray:
 
 
 def arrow(name: str, table: Any) -> dict[str, np.ndarray]:
-    """The columns of an Arrow table, structs by their fields (`obs.x`).
+    """The columns of an Arrow table, structs by their fields (`obs.x`), images as bytes.
 
     Raises:
       DataError: as `columns`, and naming a column of another type.
     """
     import pyarrow as pa
 
-    while any(pa.types.is_struct(field.type) for field in table.schema):
-        table = table.flatten()
     found: dict[str, np.ndarray] = {}
+    while any(pa.types.is_struct(field.type) for field in table.schema):
+        for field in table.schema:
+            if _is_encoded(field.type):
+                found[field.name] = _bytes(table.column(field.name))
+                table = table.drop_columns([field.name])
+        table = table.flatten()
     for label, chunked in zip(table.column_names, table.columns, strict=True):
         if label in found:
             raise DataError(f"{name}: two columns are called {label!r}")
@@ -138,8 +142,30 @@ def arrow(name: str, table: Any) -> dict[str, np.ndarray]:
     return found
 
 
+def _is_encoded(kind: Any) -> bool:
+    """Whether an Arrow type is that of an encoded image: a struct of bytes and a path, or bytes."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _is_encoded(kind.field("bytes").type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _bytes(chunked: Any) -> np.ndarray:
+    """Encoded images as an array [N] of bytes; None where there is none."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(chunked.type):
+        chunked = pa.chunked_array(
+            [part.field("bytes") for part in chunked.chunks], chunked.type.field("bytes").type
+        )
+    found = np.empty(len(chunked), object)
+    found[:] = chunked.to_pylist()
+    return found
+
+
 def is_image(kind: Any) -> bool:
-    """Whether an Arrow type is that of encoded images: bytes, alone or in a struct with a path."""
+    """Whether an Arrow type holds encoded images: bytes, alone or in a struct with a path."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
@@ -151,6 +177,8 @@ def _arrow_column(place: str, chunked: Any) -> np.ndarray:
     import pyarrow as pa
 
     kind = chunked.type
+    if _is_encoded(kind):
+        return _bytes(chunked)
     if isinstance(kind, pa.BaseExtensionType):
         chunked = pa.chunked_array([part.storage for part in chunked.chunks], kind.storage_type)
         kind = chunked.type

@@ -70,18 +70,28 @@ def described(dataset: Dataset, found: Health) -> dict[str, Any]:
         "health": found.measures,
         "warnings": list(found.warnings),
         "notes": list(dataset.notes),
+        **({"images": images(dataset)} if dataset.images else {}),
+    }
+
+
+def images(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Of each camera, the size of its frames, their number, and what they take in memory."""
+    return {
+        camera: {
+            "shape": list(each.frames.shape[1:]),
+            "frames": len(each.frames),
+            "megabytes": each.frames.nbytes / 1e6,
+        }
+        for camera, each in sorted(dataset.images.items())
     }
 
 
 def told(dataset: Dataset, found: Health) -> dict[str, str]:
     """Measures as text for people, beside what `info` says of sizes, ends and rewards."""
     of = found.measures
-    repeated, frozen = (100 * of[key] for key in ("states_repeated", "states_frozen"))
     cells = ", ".join(f"{100 * part:.0f} %" for part in of["action_cells_visited"])
     text = {
-        "states": f"{repeated:.1f} % repeated; {frozen:.1f} % of the steps leave the state "
-        f"unchanged; effective dimension {of['state_directions']:.1f} of "
-        f"{dataset.observation.shape[1]}",
+        "states": _states_told(dataset, of),
         "coverage": f"share of {CELLS} equal cells visited, per action: {cells}",
     }
     if of["action_modes"] is not None:
@@ -93,6 +103,17 @@ def told(dataset: Dataset, found: Health) -> dict[str, str]:
         if names := getattr(dataset, f"{kind}_names"):
             text[f"{kind} names"] = ", ".join(names)
     return text
+
+
+def _states_told(dataset: Dataset, of: dict[str, Any]) -> str:
+    if of["states_repeated"] is None:
+        return "not measured: repeated and frozen states, and modes of actions, take a vector"
+    repeated, frozen = (100 * of[key] for key in ("states_repeated", "states_frozen"))
+    return (
+        f"{repeated:.1f} % repeated; {frozen:.1f} % of the steps leave the state unchanged; "
+        f"effective dimension {of['state_directions']:.1f} of {dataset.observation.shape[1]}"
+        + ("; images are not looked at" if dataset.images else "")
+    )
 
 
 def labels(dataset: Dataset, kind: str) -> Sequence[str]:
@@ -191,6 +212,8 @@ def _rewards(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
 
 
 def _states(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
+    if not dataset.observation.shape[1]:
+        return {"states_repeated": None, "states_frozen": None, "jumps": None}, []
     rows = np.ascontiguousarray(dataset.observation)
     whole = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).reshape(-1)
     repeated = 1 - len(np.unique(whole)) / len(rows)
@@ -198,7 +221,7 @@ def _states(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
     on = np.flatnonzero(dataset.continues)
     jumps = int((dataset.next_observation[on] != dataset.observation[on + 1]).any(1).sum())
     told = []
-    if frozen > FROZEN_SHARE:
+    if frozen > FROZEN_SHARE and not dataset.images:  # those may change where the vector does not
         told.append(
             f"in {100 * frozen:.1f} % of the steps nothing changes: a sensor may be frozen, or the "
             "recording faster than the machine"
@@ -230,7 +253,7 @@ def _times(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
 def _modes(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
     """How many groups the actions of the nearest states fall into, on a sample of states."""
     count = len(dataset.observation)
-    if count < 4 * NEIGHBOURS:
+    if count < 4 * NEIGHBOURS or not dataset.observation.shape[1]:
         return {"action_modes": None, "multimodal_states": None}, []
     generator = np.random.default_rng(0)
     pool = generator.permutation(count)[:CANDIDATES]
@@ -266,14 +289,19 @@ def modes(actions: np.ndarray) -> int:
 
 def _coverage(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
     """How many directions states vary in, and how much of the actions' box is visited."""
-    spread = projected(dataset.observation, dataset.observation.shape[1])[1]
-    total = spread.sum()
-    directions = float(total**2 / (spread**2).sum()) if total > 0 else 0.0
+    directions = _directions(dataset.observation) if dataset.observation.shape[1] else None
     width = np.maximum(dataset.action_high - dataset.action_low, 1e-12)
     parts = (dataset.action - dataset.action_low) / width
     cells = np.clip((parts * CELLS).astype(int), 0, CELLS - 1)
     visited = [len(np.unique(cells[:, place])) / CELLS for place in range(cells.shape[1])]
     return {"state_directions": directions, "action_cells_visited": visited}, []
+
+
+def _directions(states: np.ndarray) -> float:
+    """The effective dimension of states [N, O]."""
+    spread = projected(states, states.shape[1])[1]
+    total = spread.sum()
+    return float(total**2 / (spread**2).sum()) if total > 0 else 0.0
 
 
 def projected(states: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

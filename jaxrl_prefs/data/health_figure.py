@@ -62,6 +62,10 @@ def _bounds(panel: Any, dataset: Dataset) -> None:
 
 def _states(panel: Any, dataset: Dataset) -> None:
     """States on their first two principal axes, with the ends of episodes."""
+    if not dataset.observation.shape[1]:
+        panel.text(0.5, 0.5, "no vector: observations are images", ha="center", va="center")
+        panel.set_axis_off()
+        return
     size = min(2, dataset.observation.shape[1])
     where = health.projected(dataset.observation, size)[0]
     if size == 1:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrl_prefs.data import layout
+from jaxrl_prefs.data import images, layout
 from jaxrl_prefs.data.recording import Dataset
 from jaxrl_prefs.errors import DataError
 
@@ -18,7 +18,8 @@ def joined(name: str, parts: Sequence[Dataset]) -> Dataset:
     """The episodes of all parts, in order; environment and references are the first one's.
 
     Raises:
-      DataError: if observations, actions or their bounds differ, or only some have rewards.
+      DataError: if observations, images, actions or their bounds differ, or only some have
+        rewards.
     """
     first = parts[0]
     for part in parts[1:]:
@@ -38,6 +39,7 @@ def joined(name: str, parts: Sequence[Dataset]) -> Dataset:
         outside=outside[0] if outside else "",
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         time=None,
+        images=images.joined([part.name for part in parts], [part.images for part in parts]),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a policy assumes about its data: names of the dimensions and bounds of the actions.
+"""What a policy assumes about its data: names of dimensions, sizes of images, bounds of actions.
 
 It is kept with a dataset and with a run, and compared wherever one meets the other.
 """
@@ -27,6 +27,7 @@ class Layout(NamedTuple):
     action_high: tuple[float, ...]
     observation_names: tuple[str, ...] = ()
     action_names: tuple[str, ...] = ()
+    images: tuple[tuple[str, tuple[int, int, int]], ...] = ()  # camera, [H, W, C]; sorted
 
 
 def of(dataset: Dataset) -> Layout:
@@ -38,7 +39,13 @@ def of(dataset: Dataset) -> Layout:
         tuple(map(float, dataset.action_high)),
         dataset.observation_names,
         dataset.action_names,
+        tuple((name, _size(each.frames.shape)) for name, each in sorted(dataset.images.items())),
     )
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    _, height, width, channels = shape
+    return height, width, channels
 
 
 def check(expected: Layout, found: Layout, who: tuple[str, str]) -> None:
@@ -50,9 +57,10 @@ def check(expected: Layout, found: Layout, who: tuple[str, str]) -> None:
       who: what each is called in messages.
 
     Raises:
-      DataError: naming the first difference: sizes, order of names, bounds.
+      DataError: naming the first difference: images, sizes, order of names, bounds.
     """
     first, other = who
+    _check_images(dict(expected.images), dict(found.images), who)
     for kind in ("observation", "action"):
         here, there = (getattr(each, f"{kind}_dim") for each in (expected, found))
         if here != there:
@@ -80,9 +88,27 @@ def check(expected: Layout, found: Layout, who: tuple[str, str]) -> None:
             )
 
 
+def _check_images(mine: Mapping[str, Any], theirs: Mapping[str, Any], who: tuple[str, str]) -> None:
+    first, other = who
+    for camera in sorted({*mine, *theirs}):
+        for images, lacking, having in ((mine, first, other), (theirs, other, first)):
+            if camera not in images:
+                raise DataError(f"{lacking} has no images {camera!r}, and {having} has some")
+        if mine[camera] != theirs[camera]:
+            here, there = ("x".join(map(str, each[camera])) for each in (mine, theirs))
+            raise DataError(
+                f"{other} has images {camera!r} of {there}, {first} of {here}: resize them to one "
+                "size"
+            )
+
+
 def to_json(layout: Layout) -> dict[str, Any]:
-    """A layout for JSON."""
-    return {key: list(x) if isinstance(x, tuple) else x for key, x in layout._asdict().items()}
+    """A layout for JSON; images stand there only if there are some."""
+    content = {key: list(x) if isinstance(x, tuple) else x for key, x in layout._asdict().items()}
+    del content["images"]
+    return content | (
+        {"images": {name: [*x] for name, x in layout.images}} if layout.images else {}
+    )
 
 
 def from_json(content: Any, place: str) -> Layout:
@@ -97,8 +123,10 @@ def from_json(content: Any, place: str) -> Layout:
         sizes = {kind: content[f"{kind}_dim"] for kind in ("observation", "action")}
         names = {kind: tuple(content[f"{kind}_names"]) for kind in sizes}
         low, high = (tuple(map(float, content[key])) for key in ("action_low", "action_high"))
+        images = _images(content.get("images", {}))
         for kind, size in sizes.items():
-            if type(size) is not int or not 1 <= size <= LARGEST:
+            least = 0 if images and kind == "observation" else 1
+            if type(size) is not int or not least <= size <= LARGEST:
                 raise TypeError(f"{kind}_dim={size!r}"[:60])
             whole = all(isinstance(name, str) for name in names[kind])
             if not whole or len(names[kind]) not in (0, size):
@@ -108,5 +136,16 @@ def from_json(content: Any, place: str) -> Layout:
     except (KeyError, TypeError, ValueError) as fault:
         raise DataError(f"{place} is damaged: its layout is none ({fault})") from fault
     return Layout(
-        sizes["observation"], sizes["action"], low, high, names["observation"], names["action"]
+        *(sizes["observation"], sizes["action"], low, high),
+        *(names["observation"], names["action"], images),
     )
+
+
+def _images(content: Any) -> tuple[tuple[str, tuple[int, int, int]], ...]:
+    if not isinstance(content, Mapping):
+        raise TypeError("images")
+    for size in content.values():
+        whole = isinstance(size, list) and all(type(each) is int and each > 0 for each in size)
+        if not whole or len(size) != 3:
+            raise TypeError(f"images of {size!r}"[:60])
+    return tuple((str(name), _size((1, *size))) for name, size in sorted(content.items()))

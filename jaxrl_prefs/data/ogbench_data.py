@@ -57,11 +57,12 @@ def parse(name: str) -> Name | None:
     """Reads a name of OGBench's; None for other names.
 
     Raises:
-      DataError: for data of images, which are not read.
+      DataError: for data whose actions are choices (powderworld).
     """
-    if ogbench_names.of_images(name):
-        raise DataError(f"{name}: only state observations of OGBench are supported")
-    return ogbench_names.parse(name)
+    found = ogbench_names.parse(name)
+    if found is None and ogbench_names.of_images(name):
+        raise DataError(f"{name}: of OGBench's images, only those of robots and mazes are read")
+    return found
 
 
 def read(dataset: str, name: Name, env: str = "", hints: Hints | None = None) -> Dataset:

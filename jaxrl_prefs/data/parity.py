@@ -71,12 +71,13 @@ class Rebuilt:
 
 
 def rebuilt(recording: Dataset) -> Rebuilt | None:
-    """The environment of a recording; None for one that cannot be set to a state.
+    """The environment of a recording; None for one that cannot be set to a state, or has images.
 
     Raises:
       DataError: as `Rebuilt`.
     """
-    hidden = None if recording.task is None else _hidden(recording.task)
+    task = None if recording.images else recording.task
+    hidden = None if task is None else _hidden(task)
     return None if hidden is None else Rebuilt(recording, hidden)
 
 

@@ -92,7 +92,9 @@ class Dataset(NamedTuple):
         Dataset 'my-arm': 4 transitions of 2 episodes, 1 observation, 1 action, no environment
 
         Args:
-          observations: [N, O], what the agent saw before each step.
+          observations: what the agent saw before each step: vectors [N, O], images uint8
+            [N, H, W, C] (grey also [N, H, W]), or a dict of both, of which all but the images is
+            one vector, by sorted keys. Frames are not copied.
           actions: [N, A], in the environment's own units.
           rewards: [N], or [N, 1]; None where none were recorded, which suits methods that clone.
           terminals: [N] of 0 and 1: the episode ended by itself here, so nothing follows.
@@ -101,7 +103,7 @@ class Dataset(NamedTuple):
           action_low: lower end of every action, a number or [A]; None for the smallest recorded.
           action_high: upper end of every action, a number or [A]; None for the largest recorded.
           name: what the dataset is called in reports and in the names of folders.
-          next_observations: [N, O], what the agent saw after each step. Without it, it is the next
+          next_observations: alike, what the agent saw after each step. Without it, it is the next
             row of the same episode, and the last step of an episode that was cut off is dropped,
             since nobody knows what followed it.
           env: where to evaluate: an id of Gymnasium's, a function that makes an environment, or
@@ -141,11 +143,11 @@ class Dataset(NamedTuple):
         Dataset 'my-arm': 4 transitions of 2 episodes, 1 observation, 1 action, no environment
 
         Args:
-          episodes: for an episode of T steps, "observations" [T + 1, O] or [T, O], "actions"
-            [T, A] and "rewards" [T], which all episodes may lack; optionally "terminals" [T] of 0
-            and 1, or "terminal", whether the episode ended by itself (by default it was cut off).
-            With [T, O] observations, "next_observations" [T, O] or the last step of a cut-off
-            episode is dropped.
+          episodes: for an episode of T steps, "observations" [T + 1, O] or [T, O], images, or a
+            dict of both, as `from_arrays` takes it; "actions" [T, A] and "rewards" [T], which all
+            episodes may lack; optionally "terminals" [T] of 0 and 1, or "terminal", whether the
+            episode ended by itself (by default it was cut off). With T observations,
+            "next_observations" of T, or the last step of a cut-off episode is dropped.
           action_low: as in `from_arrays`, and so are the others.
           action_high: upper end of every action.
           name: what the dataset is called in reports and in the names of folders.

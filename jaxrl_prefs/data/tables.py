@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrl_prefs.data import columns
+from jaxrl_prefs.data import columns, images, table_images
 from jaxrl_prefs.data.columns import (
     ACTION,
     DONE,
@@ -27,6 +27,7 @@ from jaxrl_prefs.data.columns import (
     Table,
 )
 from jaxrl_prefs.data.hints import Hints
+from jaxrl_prefs.data.images import Images
 from jaxrl_prefs.data.steps import Steps
 from jaxrl_prefs.errors import DataError
 
@@ -48,22 +49,25 @@ def steps_of(table: Table, hints: Hints) -> Steps:
     successor.
 
     Raises:
-      DataError: if the table lacks observations or actions, has images that are not left out by
-        `observation_keys`, or does not say what the end of an episode is.
+      DataError: if the table lacks observations or actions, has images that are neither taken nor
+        left out by `observation_keys`, or does not say what the end of an episode is.
     """
-    count = _check_rows(table)
-    observed = columns.chosen(table, "observation", hints.observation_keys, OBSERVATION)
+    count, keys, whole = _check_rows(table), hints.observation_keys, table
+    cameras = table_images.chosen(whole, keys)
+    table_images.check_all_named(whole, cameras, keys)
+    table = table_images.plain(whole)
+    observed = columns.chosen(table, "observation", keys, OBSERVATION, cameras)
     acted = columns.chosen(table, "action", hints.action_keys, ACTION)
-    columns.check_images(table, hints)
     reward = columns.one(table, "reward_key", hints.reward_key, REWARD)
     time = columns.one(table, "", "", TIME)
     observation, observation_names = columns.matrix(table, observed)
     action, action_names = columns.matrix(table, acted)
     order = _ordering(table, {*observed, *acted, reward})
     ends = _ends(table, hints, order)
-    following, successor, after = _following(
-        table, hints.observation_keys, observed, observation, ends
-    )
+    following, successor, after = _following(table, keys, observed, observation, ends)
+    shown = table_images.shown(whole, cameras, ends.last)
+    if cameras:
+        successor = (ends.terminal == 1) | (shown.known & (successor | (not observed)))
     used = {*observed, *acted, *after, *ends.used, *filter(None, (reward, time))}
     steps = Steps(
         observation=observation,
@@ -76,7 +80,8 @@ def steps_of(table: Table, hints: Hints) -> Steps:
         time=columns.numbers(table, time) if time else None,
         observation_names=observation_names,
         action_names=action_names,
-        notes=(*table.notes, *ends.notes, *columns.unused(table, used)),
+        notes=(*table.notes, *ends.notes, *columns.unused(table, used), *shown.notes),
+        images=shown.images,
     )
     rlds = all(columns.one(table, "", "", (name,)) for name in RLDS) and not after
     return _without_last_rows(table, steps, count) if rlds else steps
@@ -88,7 +93,7 @@ def joined(name: str, parts: Sequence[Table]) -> Table:
     Raises:
       DataError: if they have different columns.
     """
-    sizes = [_rows(part) for part in parts]
+    sizes = [columns.rows(part) for part in parts]
     full = [part for part, size in zip(parts, sizes, strict=True) if size] or parts[:1]
     empty, sizes = len(parts) - len(full), [size for size in sizes if size] or sizes[:1]
     told = f"{empty} of {len(parts)} files {'has' if empty == 1 else 'have'} no rows: left out"
@@ -101,6 +106,12 @@ def joined(name: str, parts: Sequence[Table]) -> Table:
             )
         for key, column in part.columns.items():
             here, there = columns.kind_of(column), columns.kind_of(first.columns[key])
+            if images.is_image(column) and column.shape[1:] != first.columns[key].shape[1:]:
+                own, other = (images.shape_of(each.columns[key]) for each in (part, first))
+                raise DataError(
+                    f"{part.name}: the images {key!r} are {own}, and {other} in {first.name}: "
+                    "resize them to one size"
+                )
             if here != there:
                 raise DataError(
                     f"{part.name}: column {key!r} holds {here}, and {there} in {first.name}"
@@ -111,6 +122,7 @@ def joined(name: str, parts: Sequence[Table]) -> Table:
         name=name,
         columns={key: np.concatenate([p.columns[key] for p in parts]) for key in first.columns},
         starts=tuple(starts),
+        whole=table_images.joined(parts),
         notes=(
             *((told,) if empty else ()),
             *dict.fromkeys(note for part in parts for note in part.notes),
@@ -118,20 +130,8 @@ def joined(name: str, parts: Sequence[Table]) -> Table:
     )
 
 
-def _rows(table: Table) -> int:
-    """The number of rows, which all columns must have."""
-    counts = {name: len(column) for name, column in table.columns.items() if column.ndim}
-    single = [name for name, column in table.columns.items() if not column.ndim]
-    if single:
-        raise DataError(f"{table.name}: {single[0]} is a single value, expected one per row")
-    if len(set(counts.values())) > 1:
-        found = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise DataError(f"{table.name}: arrays of different lengths: {found}")
-    return next(iter(counts.values()), 0)
-
-
 def _check_rows(table: Table) -> int:
-    count = _rows(table)
+    count = columns.rows(table)
     if not count:
         raise DataError(f"{table.name}: the dataset has no episodes: there are no rows")
     return count
@@ -287,6 +287,8 @@ def _following(
     ends: _Ends,
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Next observations [N, O], whether each is known [N], and the columns that they are from."""
+    if not observed:
+        return observation, (ends.terminal == 1) | ~ends.last, ()
     twins = [[f"{prefix}{name}" for name in observed] for prefix in ("next_", "next.")]
     known = [twin for twin in twins if all(name in table.columns for name in twin)]
     paired = [("", twin) for twin in known]
@@ -357,8 +359,13 @@ def _without_last_rows(table: Table, steps: Steps, count: int) -> Steps:
     }
     rows = ~last
     kept = {key: None if value is None else value[rows] for key, value in kept.items()}
+    shown = {
+        camera: Images(each.frames, each.before[rows], np.roll(each.before, -1)[rows])
+        for camera, each in steps.images.items()
+    }
     return steps._replace(
         **kept,
+        images=shown,
         lengths=steps.lengths - 1,
         successor=np.ones(int(rows.sum()), bool),
     )

@@ -1,7 +1,8 @@
 """Writes a Dataset in the formats that `load` reads.
 
-Only what every format holds is written: transitions and ends of episodes, in raw units. Minari's
-and LeRobot's keep the names of dimensions and the bounds of actions too, Minari's also environment
+Only what every format holds is written: transitions and ends of episodes, in raw units. Images are
+kept by Minari's, and by OGBench's where observations are images of one camera alone. Minari's and
+LeRobot's keep the names of dimensions and the bounds of actions too, Minari's also environment
 and references; of the others, `load` knows them by the file's name or not at all. Steps that a
 source dropped, because they had no successor, are gone.
 
@@ -20,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxrl_prefs.data import checked_files, layout, lerobot_writer, roots
+from jaxrl_prefs.data import checked_files, images, layout, lerobot_writer, roots
 from jaxrl_prefs.data.readers import container
 from jaxrl_prefs.data.readers.minari import LAYOUT, REWARDS
 from jaxrl_prefs.data.recording import Dataset
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.types import STATE
 
 
 def episodes(recording: Dataset) -> list[slice]:
@@ -35,6 +37,7 @@ def episodes(recording: Dataset) -> list[slice]:
 
 def d4rl(recording: Dataset, path: Path) -> None:
     """Flat arrays in HDF5, with `timeouts` and `next_observations`."""
+    _check_vectors(recording, "D4RL's format")
     cut = np.logical_not(recording.continues | recording.terminal)
     with _new_hdf5(path) as file:
         file.attrs[container.SIZES] = _sizes(recording)
@@ -51,6 +54,7 @@ def d4rl(recording: Dataset, path: Path) -> None:
 
 def robomimic(recording: Dataset, path: Path) -> None:
     """A demonstration per episode in HDF5, its observation under the one key `flat`."""
+    _check_vectors(recording, "this writer of Robomimic's format")
     action = _unit(recording)
     with _new_hdf5(path) as file:
         data = file.create_group("data")
@@ -70,12 +74,21 @@ def robomimic(recording: Dataset, path: Path) -> None:
 
 
 def ogbench(recording: Dataset, path: Path) -> None:
-    """A numpy archive as OGBench's package returns it, with `rewards` and `masks`."""
+    """A numpy archive as OGBench's package returns it, with `rewards` and `masks`.
+
+    Images of one camera are its observations, each there twice: before a step and after another.
+    """
+    before, after = recording.observation, recording.next_observation
+    if _is_alone(recording):
+        frames, *rows = recording.images[images.ALONE]
+        before, after = (frames[each] for each in rows)
+    else:
+        _check_vectors(recording, "OGBench's format, besides those of one camera alone,")
     _archive(
         path,
         recording,
-        observations=recording.observation,
-        next_observations=recording.next_observation,
+        observations=before,
+        next_observations=after,
         actions=_unit(recording),
         rewards=recording.reward,
         masks=1.0 - recording.terminal,
@@ -85,6 +98,7 @@ def ogbench(recording: Dataset, path: Path) -> None:
 
 def neorl2(recording: Dataset, path: Path) -> None:
     """A numpy archive as NeoRL-2's, which cannot hold a terminal inside an episode."""
+    _check_vectors(recording, "NeoRL-2's format")
     inside = recording.continues & recording.terminal
     if inside.any():
         raise DataError(
@@ -142,6 +156,19 @@ def _new(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def _check_vectors(recording: Dataset, form: str) -> None:
+    """Refuses images that a format, or its writer, does not keep.
+
+    Raises:
+      DataError: naming the cameras.
+    """
+    if recording.images:
+        raise DataError(
+            f"{recording.name} has images ({', '.join(sorted(recording.images))}), which {form} "
+            "does not keep; take Minari's"
+        )
+
+
 def _unit(recording: Dataset) -> np.ndarray:
     """The actions; refuses those of another box than [-1, 1], which these formats do not name, and
     data without rewards.
@@ -164,8 +191,9 @@ def lerobot(recording: Dataset, path: Path) -> None:
     """A folder in LeRobot's format v3.0, with next observations and bounds of actions.
 
     Raises:
-      DataError: if terminals lie inside episodes, or pyarrow is missing.
+      DataError: if terminals lie inside episodes, there are images, or pyarrow is missing.
     """
+    _check_vectors(recording, "this writer of LeRobot's format")
     lerobot_writer.write(recording, path, episodes(recording))
 
 
@@ -176,7 +204,8 @@ def minari(recording: Dataset, dataset_id: str) -> None:
       DataError: if the id is taken, or successors do not lead to the next row.
     """
     on = np.flatnonzero(recording.continues)
-    if (recording.next_observation[on] != recording.observation[on + 1]).any():
+    jumps = (recording.next_observation[on] != recording.observation[on + 1]).any()
+    if jumps or any((x.after[on] != x.before[on + 1]).any() for x in recording.images.values()):
         raise DataError(
             f"{recording.name}: successors differ from the next step's observation, which Minari's "
             "format cannot say"
@@ -189,9 +218,8 @@ def minari(recording: Dataset, dataset_id: str) -> None:
         for rows in parts:
             last = rows.stop - 1
             over = np.arange(rows.start, rows.stop) == last
-            seen = recording.observation[rows], recording.next_observation[last:][:1]
             yield checked_files.Steps(
-                observations=np.concatenate(seen),
+                observations=_seen(recording, rows),
                 actions=recording.action[rows],
                 rewards=recording.reward[rows].astype(np.float64),
                 terminations=recording.terminal[rows],
@@ -199,6 +227,39 @@ def minari(recording: Dataset, dataset_id: str) -> None:
             )
 
     roots.install(dataset_id, roots.writable_root(), _minari_writer(recording, dataset_id, buffers))
+
+
+def _seen(recording: Dataset, rows: slice) -> Any:
+    """An episode's T + 1 observations, a dict of arrays where there are images and a vector."""
+    last = recording.next_observation[rows.stop - 1 : rows.stop]
+    vector = np.concatenate([recording.observation[rows], last])
+    shown = {
+        camera: each.frames[np.append(each.before[rows], each.after[rows.stop - 1])]
+        for camera, each in recording.images.items()
+    }
+    if _is_alone(recording):
+        return shown[images.ALONE]
+    return shown | ({STATE: vector} if vector.shape[1] else {}) if shown else vector
+
+
+def _is_alone(recording: Dataset) -> bool:
+    """Whether observations are images of one camera that has no name of its own."""
+    return [*recording.images] == [images.ALONE] and not recording.observation.shape[1]
+
+
+def _space(recording: Dataset) -> Any:
+    """Gymnasium's space of `_seen`."""
+    from gymnasium.spaces import Box, Dict
+
+    width = recording.observation.shape[1:]
+    vector = Box(-np.inf, np.inf, width, np.float32)
+    shown: dict[str, Any] = {
+        camera: Box(0, 255, each.frames.shape[1:], np.uint8)
+        for camera, each in recording.images.items()
+    }
+    if _is_alone(recording):
+        return shown[images.ALONE]
+    return Dict(shown | ({STATE: vector} if width[0] else {})) if shown else vector
 
 
 def _minari_writer(
@@ -224,9 +285,8 @@ def _minari_writer(
         spec.max_episode_steps = recording.task.max_episode_steps
 
     def write(folder: Path) -> None:
-        width = recording.observation.shape[1:]
         spaces = checked_files.Spaces(
-            Box(-np.inf, np.inf, width, np.float32),
+            _space(recording),
             Box(recording.action_low, recording.action_high, dtype=np.float32),
             spec,
         )

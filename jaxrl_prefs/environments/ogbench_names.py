@@ -5,6 +5,7 @@
     cube-single-play-singletask-task1-v0    data with the rewards of a task
     cube-single-play-singletask-v0          with those of the default task
     cube-single-singletask-task1-v0         the task's environment, as Gymnasium knows it
+    visual-cube-single-play-v0              the same with images as observations
 
 Large data take a task in the same way, `cube-quadruple-play-100m-singletask-task1-v0`; the package
 itself has no name for that. Park et al. 2025, arXiv 2410.20092.
@@ -16,15 +17,16 @@ import re
 from pathlib import PurePath
 from typing import NamedTuple
 
+VISUAL = "visual-"  # the start of names whose observations are images
 _MAZES = r"(?:point|ant|humanoid)maze-(?:medium|large|giant|teleport)|antsoccer-(?:arena|medium)"
 _TABLES = r"cube-(?:single|double|triple|quadruple|octuple)|scene|puzzle-(?:3x3|4x4|4x5|4x6)"
 _DATA = (
-    rf"(?P<place>(?P<maze>{_MAZES})|{_TABLES})-"
+    rf"(?P<place>(?:{VISUAL})?(?:(?P<maze>{_MAZES})|{_TABLES}))-"
     r"(?P<kind>(?(maze)(?:navigate|stitch|explore)|(?:play|noisy)))(?P<large>-100m)?"
 )
 _TASK = r"-singletask(?:-(?P<task>task[1-5]))?"
 _NAME = re.compile(rf"{_DATA}(?P<single>{_TASK})?-v0")
-_ENVIRONMENT = re.compile(rf"(?P<place>{_MAZES}|{_TABLES}){_TASK}-v0")
+_ENVIRONMENT = re.compile(rf"(?P<place>(?:{VISUAL})?(?:{_MAZES}|{_TABLES})){_TASK}-v0")
 _IMAGES = re.compile(r"(visual-|powderworld-).+-v\d+")
 
 # The task that a name without a number stands for, by the first part of the place that fits.
@@ -157,5 +159,6 @@ def numbered(name: str) -> str:
     """
     if not name.endswith("-singletask-v0"):
         return name
-    task = next(task for start, task in DEFAULT_TASKS.items() if name.startswith(start))
+    bare = name.removeprefix(VISUAL)
+    task = next(task for start, task in DEFAULT_TASKS.items() if bare.startswith(start))
     return name.replace("-singletask-", f"-singletask-{task}-")

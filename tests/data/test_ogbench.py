@@ -154,6 +154,27 @@ def test_a_files_own_rewards_must_be_those_of_the_task_that_is_named(package: Pa
     assert "not compared with those of" in data.load(NAME).notes[0]
 
 
+def test_visual_data_have_the_rewards_of_the_task_without_images(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "visual-cube-single-singletask-task1-v0"
+    spec = EnvSpec(name, entry_point="tests.playground:Missing", max_episode_steps=5)
+    monkeypatch.setitem(gymnasium.registry, name, spec)
+    frames = np.zeros((5, 8, 8, 3), np.uint8)
+    raw = RAW | {"observations": frames}
+    files.write_npz(package / f"visual-{FILE}", **raw)
+    found = data.load(f"visual-{NAME}")
+    assert found.reward.tolist() == [-1, 0, -1] and found.by_success
+    assert found.task is not None and found.task.env_id == name
+    assert found.images["image"].frames.shape == (5, 8, 8, 3)
+    with pytest.raises(DataError, match="belongs to visual-cube-single, not to cube-single"):
+        data.load(package / f"visual-{FILE}", env=ENV)
+    del raw["qpos"]
+    files.write_npz(package / f"visual-{FILE}", **raw)
+    with pytest.raises(DataError, match="missing 'qpos', of which the rewards are computed"):
+        data.load(f"visual-{NAME}")
+
+
 def test_data_alone_have_no_rewards(package: Path) -> None:
     found = data.load("cube-single-play-v0")
     assert not found.has_rewards and found.task is None and not found.terminal.any()
@@ -223,7 +244,7 @@ def test_missing_data_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         DataError, match=rf"download the files of .* folder {there}/scene-play-100m"
     ):
         data.load(large)
-    with pytest.raises(DataError, match="only state observations of OGBench are supported"):
+    with pytest.raises(DataError, match=r"download https://\S+/visual-cube-single-play-v0"):
         data.load(f"visual-{NAME}")
 
 

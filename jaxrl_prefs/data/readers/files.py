@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jaxrl_prefs.data import tables
+from jaxrl_prefs.data import images, tables
 from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.families import family_of
 from jaxrl_prefs.data.hints import COLUMNS, Hints
@@ -21,6 +21,7 @@ from jaxrl_prefs.data.readers import (
     parquet,
     robomimic,
     text,
+    vd4rl,
 )
 from jaxrl_prefs.data.recording import Dataset, References, record
 from jaxrl_prefs.environments import task
@@ -28,12 +29,12 @@ from jaxrl_prefs.errors import DataError
 
 HDF5, NPZ = (".hdf5", ".h5"), (".npz",)
 TABLES = {
-    ".parquet": parquet.read,
     ".csv": text.read,
     ".tsv": text.read,
     ".npy": archive.structured,
 }
-ENDINGS = (*HDF5, *NPZ, *TABLES)
+PARQUET = ".parquet"
+ENDINGS = (*HDF5, *NPZ, PARQUET, *TABLES)
 # The path of a file, and after a # the name of a mask. A # may also stand in the path.
 _ENDINGS = "|".join(ending[1:] for ending in ENDINGS)
 NAME = re.compile(rf"(?P<place>.+\.(?:{_ENDINGS}))(?:#(?P<mask>[^#/]+))?", re.IGNORECASE)
@@ -42,7 +43,7 @@ NAME = re.compile(rf"(?P<place>.+\.(?:{_ENDINGS}))(?:#(?P<mask>[^#/]+))?", re.IG
 def read(
     name: str, env: str = "", *, trust_env: bool = False, hints: Hints | None = None
 ) -> Dataset:
-    """Reads a file of D4RL or Robomimic (.hdf5, .h5), of OGBench or NeoRL-2 (.npz), or a table.
+    """Reads a file of a known format (.hdf5, .h5, .npz), or a table.
 
     `file.hdf5#train` takes those demonstrations of a Robomimic file that its mask `train` lists.
     `trust_env` as in `data.load`; of these files, only Robomimic's name an environment.
@@ -75,6 +76,8 @@ def open_file(path: Path, hints: Hints) -> Any:
     asked = any(getattr(hints, name) for name in COLUMNS)
     if TABLES.get(ending) is text.read:
         return text.read(path, hints.episode_key)
+    if ending == PARQUET:
+        return parquet.read(path, hints.observation_keys)
     if ending in TABLES:
         return TABLES[ending](path)
     if ending in NPZ:
@@ -85,6 +88,8 @@ def open_file(path: Path, hints: Hints) -> Any:
         return lambda env: source.read(path, arrays, env, hints)
     if _is_robomimic(path):
         return lambda env: robomimic.read(path, "", env, hints=hints)
+    if vd4rl.is_hdf5(path) and not asked:
+        return lambda env: vd4rl.read_hdf5(path, env, hints)
     if _is_d4rl(path) and not asked:
         return lambda env: d4rl.read(path, env, hints)
     return nested.read(path)
@@ -113,6 +118,8 @@ def of_table(
 
 def _archive_format(arrays: Any) -> Any:
     """The reader of an archive's format; None if it is a table."""
+    if vd4rl.is_one(arrays):
+        return vd4rl
     ours = container.SIZES in arrays
     if all(name in arrays for name in neorl2.REQUIRED) or (ours and "obs" in arrays):
         return neorl2
@@ -134,4 +141,5 @@ def _is_d4rl(path: Path) -> bool:
     with container.hdf5(path) as file:
         if container.SIZES in file.attrs:
             return True
-        return all(name in file and not hasattr(file[name], "keys") for name in d4rl.REQUIRED)
+        whole = all(name in file and not hasattr(file[name], "keys") for name in d4rl.REQUIRED)
+        return whole and not images.is_image(file["observations"])

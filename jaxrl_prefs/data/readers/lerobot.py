@@ -34,8 +34,9 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
     """Reads the dataset in the folder `path`.
 
     Observations are the columns `observation.*`, actions `action`, rewards `next.reward`, unless
-    `hints` name others. Images are never read: a dataset that has some must name the columns of
-    its observation.
+    `hints` name others. Images that Parquet holds are taken, PNG or JPEG in a struct of bytes and a
+    path, as LeRobot writes features of the dtype `image` (lerobot 0.4.4, `use_videos=False`).
+    Videos are not decoded: a dataset that has some must name the columns of its observation.
 
     Raises:
       DataError: if files are missing or damaged, or rows are not those that `meta` tells of.
@@ -50,9 +51,10 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
         )
     if not isinstance(features, dict):
         raise DataError(f"{path / INFO} is damaged: it names no features")
-    parts = [parquet.read(file) for file in _files(path)]
+    parts = [parquet.read(file, hints.observation_keys) for file in _files(path)]
     table = tables.joined(str(path), parts)._replace(starts=(0,))
     images = [name for name, kind in features.items() if _dtype(kind) in IMAGES]
+    images = [name for name in images if name not in table.columns]
     table = table._replace(
         images=tuple(dict.fromkeys([*images, *table.images])),
         names={name: _names(kind) for name, kind in features.items()},
@@ -98,7 +100,8 @@ def _check(path: Path, about: Mapping[str, Any], table: Table) -> None:
         if name not in table.columns and name not in table.images:
             raise DataError(f"{path}: its files lack the column {name}, which {INFO} names")
         shape = kind.get("shape") if isinstance(kind, dict) else None
-        if name in table.columns and isinstance(shape, list):
+        encoded = name in table.columns and table.columns[name].dtype.kind == "O"
+        if name in table.columns and isinstance(shape, list) and not encoded:
             own = table.columns[name].shape[1:]
             sizes = [size for size in shape if type(size) is int]
             if int(np.prod(own)) != int(np.prod(sizes, dtype=object)):

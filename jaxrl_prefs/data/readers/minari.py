@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrl_prefs.data import layout, roots
+from jaxrl_prefs.data import images, layout, roots
 from jaxrl_prefs.data.hints import Hints
+from jaxrl_prefs.data.observations import nothing
 from jaxrl_prefs.data.readers import container, default_task
 from jaxrl_prefs.data.recording import Dataset, References, record
 from jaxrl_prefs.data.steps import Steps
@@ -182,7 +183,7 @@ def read(
     except DataError as fault:
         raise DataError(f"{dataset_id}: {fault}") from fault
     box = spaces.bounds(found[1], dataset_id)
-    spaces.check_observations(found[0], f"{dataset_id}: observations")
+    _check_observations(found[0], f"{dataset_id}: observations")
     if not count:
         raise DataError(f"{dataset_id}: the dataset has no episodes")
     stored = Stored(folder, count, *found)
@@ -370,6 +371,44 @@ def _array(whole: Path, file: Any, path: str, name: str) -> np.ndarray:
     return container.numbers(whole, stored, path)
 
 
+def _check_observations(space: Any, name: str) -> None:
+    """As `spaces.check_observations`, of spaces that may hold images.
+
+    Raises:
+      DataError: naming the part of the space that is at fault.
+    """
+    for leaf, place in _leaf_spaces(space, name):
+        if _is_camera(leaf):
+            continue
+        shape, dtype = getattr(leaf, "shape", None) or (), getattr(leaf, "dtype", None)
+        if len(shape) == 3 and dtype != np.uint8:
+            raise DataError(
+                f"{place}: observations are images of {dtype} ({leaf}): record them as uint8 of "
+                "0 to 255, channels last"
+            )
+        spaces.check_observations(leaf, place)
+
+
+def _is_camera(space: Any) -> bool:
+    """Whether a space is that of images: uint8 [H, W, C], or grey [H, W]."""
+    return len(getattr(space, "shape", None) or ()) in (2, 3) and space.dtype == np.uint8
+
+
+def _camera(path: str) -> str:
+    """What a camera is called, by the path of its arrays."""
+    return path.partition("/")[2] or images.ALONE
+
+
+def _leaf_spaces(space: Any, path: str) -> Iterator[tuple[Any, str]]:
+    """The spaces of arrays, with their paths in Minari's files."""
+    parts = _parts(space, path)
+    if parts is None:
+        yield space, path
+        return
+    for part, below in parts:
+        yield from _leaf_spaces(part, below)
+
+
 def _parts(space: Any, path: str) -> Iterator[tuple[Any, str]] | None:
     """The spaces inside a space with their paths in Minari's files, or None for an array."""
     spaces = getattr(space, "spaces", None)
@@ -459,6 +498,11 @@ def _steps(
         )
     )
     ends, full = np.cumsum(counts), counts > 0
+    shown = {
+        _camera(path): images.with_last(_frames(name, parts[0][path], leaf, path), counts)
+        for leaf, path in _leaf_spaces(stored.observation_space, "observations")
+        if _is_camera(leaf)
+    }
     return Steps(
         observation=np.delete(observation, ends[full] - 1, axis=0),
         action=action,
@@ -467,6 +511,7 @@ def _steps(
         next_observation=np.delete(observation, (ends - counts)[full], axis=0),
         lengths=lengths,
         successor=np.ones(int(lengths.sum()), bool),
+        images=shown,
     )
 
 
@@ -484,10 +529,17 @@ def _row(name: str, key: str, episode: int, rows: np.ndarray) -> np.ndarray:
 def _flat(
     name: str, parts: dict[str, list[np.ndarray]], space: Any, key: str, lengths: np.ndarray
 ) -> np.ndarray:
-    """The arrays of all episodes as vectors [rows, D], in the order of `spaces.flatten`."""
+    """The arrays of all episodes as vectors [rows, D], in the order of `spaces.flatten`.
+
+    Images are left out.
+    """
     whole = {}
-    for (path, part), (leaf, _) in zip(parts.items(), _shapes(space, key), strict=True):
+    for (path, part), (inner, _) in zip(parts.items(), _leaf_spaces(space, key), strict=True):
         _check_lengths(name, path, part, lengths)
+        if key == "observations" and _is_camera(inner):
+            whole[path] = nothing(int(lengths.sum()))
+            continue
+        leaf = inner.shape
         size = math.prod(leaf)
         for episode, rows in enumerate(part):
             if len(rows) and math.prod(rows.shape[1:]) != size:
@@ -499,13 +551,16 @@ def _flat(
     return spaces.flatten(_nest(whole, space, key), lead=1)
 
 
-def _shapes(space: Any, path: str) -> Iterator[tuple[tuple[int, ...], str]]:
-    parts = _parts(space, path)
-    if parts is None:
-        yield space.shape, path
-        return
-    for part, below in parts:
-        yield from _shapes(part, below)
+def _frames(name: str, parts: list[np.ndarray], space: Any, path: str) -> np.ndarray:
+    """The frames of all episodes [M, H, W, C]."""
+    for episode, rows in enumerate(parts):
+        if len(rows) and (rows.shape[1:] != space.shape or rows.dtype != space.dtype):
+            raise DataError(
+                f"{name}: {path} of episode {episode} are {rows.dtype} of shape {rows.shape}, but "
+                f"their space has {space.dtype} of shape {space.shape}: store images of one size"
+            )
+    whole = np.concatenate([rows.reshape(len(rows), *space.shape) for rows in parts])
+    return images.with_channels(whole)
 
 
 def _check_lengths(name: str, key: str, part: list[np.ndarray], expected: np.ndarray) -> None:

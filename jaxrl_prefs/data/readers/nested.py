@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrl_prefs.data import tables
+from jaxrl_prefs.data import images, tables
 from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.readers import container
 from jaxrl_prefs.errors import DataError
@@ -75,7 +75,11 @@ def _columns(path: Path, group: Any, prefix: str = "", depth: int = 0) -> dict[s
 
 
 def _episode(place: str, columns: dict[str, np.ndarray]) -> Table | None:
-    """One episode, its observations split into those before and those after each step."""
+    """One episode, its observations split into those before and those after each step.
+
+    Images are kept whole, so that no frame is there twice.
+    """
+    whole = {}
     sizes = sorted({len(column) for column in columns.values()})
     if not sizes or sizes == [0]:
         return None
@@ -83,6 +87,11 @@ def _episode(place: str, columns: dict[str, np.ndarray]) -> Table | None:
         if not sizes[0]:
             return None
         for name in [name for name, column in columns.items() if len(column) == sizes[1]]:
-            whole = columns.pop(name)
-            columns[name], columns[f"next_{name}"] = whole[:-1], whole[1:]
-    return Table(place, columns)
+            column = columns.pop(name)
+            if images.is_image(column):
+                frames = images.with_channels(column)
+                images.check_frames(f"{place}: the images {name!r}", frames)
+                whole[name] = images.with_last(frames, np.array([sizes[1]]))
+            else:
+                columns[name], columns[f"next_{name}"] = column[:-1], column[1:]
+    return Table(place, columns, whole=whole)

@@ -4,6 +4,9 @@ task's `rewards` and `masks`.
 OGBench's files hold no rewards; its package computes them for a task (`ogbench.relabel_utils`).
 That is done here if a task is named and ogbench is installed, and rewards that a file has are
 compared with these. The reward of (s, a, s') is computed from s, as in ogbench 1.2 and later.
+
+Of its visual sets, observations are uint8 [N, 64, 64, 3], and the rewards those of the same task
+without images (ogbench 1.2.2: `utils.load_dataset`, and the ids in `manipspace` and `locomaze`).
 """
 
 from __future__ import annotations
@@ -15,7 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxrl_prefs.data import observations
 from jaxrl_prefs.data.hints import Hints
+from jaxrl_prefs.data.images import Images
+from jaxrl_prefs.data.observations import Observed, parted
 from jaxrl_prefs.data.readers import container, default_task
 from jaxrl_prefs.data.recording import Dataset, References, record
 from jaxrl_prefs.data.steps import Steps
@@ -46,16 +52,15 @@ def read(
     container.need(path, arrays, REQUIRED, "OGBench's format")
     known = (*REQUIRED, *LABELS, "next_observations")
     container.check_rows(path, {k: v for k, v in arrays.items() if k in known})
-    observation, action = (
-        container.matrix(path, key, arrays[key]) for key in ("observations", "actions")
-    )
+    seen = _seen(path, arrays, "observations")
+    observation, action = seen.vector, container.matrix(path, "actions", arrays["actions"])
     container.check_sizes(path, arrays.get(container.SIZES), observation, action)
     last = container.flags(path, "terminals", arrays["terminals"])
     if not last[-1]:
         raise DataError(f"{path}: the last episode has no end (terminals); the file was cut short")
     where = task.named(env) if env else default_task.of(f"ogbench/{path.stem}")
     box = _box(path, where if env else None, (observation.shape[1], action.shape[1]))
-    rows, following, lengths = _steps(path, arrays, observation, last)
+    rows, following, lengths = _steps(path, arrays, seen, last)
     reward, mask, notes = _labels(path, arrays, where, bool(env), rows)
     count = int(rows.sum())
     steps = Steps(
@@ -63,10 +68,11 @@ def read(
         action=action[rows],
         reward=None if reward is None else reward[rows],
         terminal=np.zeros(count, bool) if mask is None else ~mask[rows],
-        next_observation=following[rows],
+        next_observation=following.vector[rows],
         lengths=lengths,
         successor=np.ones(count, bool),
         notes=notes,
+        images=_images(path, seen, following, rows),
     )
     references = References(None, "none: OGBench reports success rates")
     return record(str(path), steps, box, where, references, family="ogbench", hints=hints)
@@ -100,18 +106,38 @@ def _opened(where: Task) -> Iterator[Any]:
         env.close()
 
 
+def _seen(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> Observed:
+    """Observations, as vectors or as images."""
+    container.check_numbers(f"{path}: {key}", arrays[key].dtype)
+    found = parted(f"{path}: {key}", arrays[key])
+    if found.frames:
+        return found
+    return found._replace(vector=container.matrix(path, key, arrays[key]))
+
+
 def _steps(
-    path: Path, arrays: Mapping[str, np.ndarray], observation: np.ndarray, last: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which rows are steps [N], their successors [N, O], and how many steps the episodes have."""
+    path: Path, arrays: Mapping[str, np.ndarray], seen: Observed, last: np.ndarray
+) -> tuple[np.ndarray, Observed, np.ndarray]:
+    """Which rows are steps [N], what followed them, and how many steps the episodes have.
+
+    Of images, `following` has none where it is the next row.
+    """
     lengths = np.diff(np.flatnonzero(last), prepend=-1)
     if "next_observations" not in arrays:
-        return ~last, np.roll(observation, -1, axis=0), lengths - 1
-    following = container.matrix(path, "next_observations", arrays["next_observations"])
+        return ~last, Observed(np.roll(seen.vector, -1, axis=0), {}), lengths - 1
+    following = _seen(path, arrays, "next_observations")
     container.check_same_shape(
-        path, ("observations", observation), ("next_observations", following)
+        path, ("observations", seen.vector), ("next_observations", following.vector)
     )
     return np.ones(len(last), bool), following, lengths
+
+
+def _images(path: Path, seen: Observed, following: Observed, rows: np.ndarray) -> dict[str, Images]:
+    """The images of the steps; frames stay where they are, a step's next one is an index."""
+    if following.frames:
+        return observations.of_pairs(str(path), seen, following, len(rows))
+    found = observations.of_steps(str(path), seen, ~rows)
+    return {camera: each.kept(rows) for camera, each in found.items()}
 
 
 def _check_place(path: Path, where: Task) -> None:
@@ -224,12 +250,15 @@ def _relabelled(path: Path, arrays: Mapping[str, np.ndarray], where: Task) -> di
             f"{path}: has no rewards, which the package ogbench computes: pip install ogbench"
         ) from fault
     whole: dict[str, Any] = dict(arrays)
-    with _opened(where) as env:
-        if "observations" in arrays:
+    judge = where
+    if where.env_id.startswith(ogbench_names.VISUAL):  # draws nothing, has the same goals
+        judge = task.named(where.env_id.removeprefix(ogbench_names.VISUAL))
+    with _opened(judge) as env:
+        if "observations" in arrays and judge is where:
             sizes = [np.shape(arrays[key])[-1] for key in ("observations", "actions")]
             _check_sizes(path, where, (sizes[0], sizes[1]), env)
         try:
-            relabel_dataset(where.env_id, env, whole)
+            relabel_dataset(judge.env_id, env, whole)
         except KeyError as fault:
             raise DataError(
                 f"{path}: missing {fault}, of which the rewards are computed"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxrl_prefs.data import frames
-from jaxrl_prefs.data.columns import Table
+from jaxrl_prefs.data.columns import Table, begins
 from jaxrl_prefs.data.readers import container
 from jaxrl_prefs.errors import DataError
 
 
-def read(path: Path) -> Table:
-    """Reads all columns of numbers and text; names those of images.
+def read(path: Path, keys: Sequence[str] = ()) -> Table:
+    """Reads all columns of numbers and text, and those of images that `keys` may mean.
+
+    Without keys, all images are read; they stay encoded. Of the others, the names are kept.
 
     Sizes are checked before anything is allocated, and checksums where the file has them.
 
@@ -24,7 +27,11 @@ def read(path: Path) -> Table:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             schema = file.schema_arrow
-            images = [field.name for field in schema if frames.is_image(field.type)]
+            images = [
+                field.name
+                for field in schema
+                if frames.is_image(field.type) and not _wanted(field.name, keys)
+            ]
             names = [field.name for field in schema if field.name not in images]
             declared = 8 * file.metadata.num_rows * max(1, file.metadata.num_columns)
             container.check_size(f"{path}: its table", declared, path.stat().st_size)
@@ -40,6 +47,11 @@ def read(path: Path) -> Table:
         why = container.first_line(fault)
         raise DataError(f"{path} cannot be read, it was cut short or damaged: {why}") from fault
     return Table(str(path), columns, images=tuple(images))
+
+
+def _wanted(name: str, keys: Sequence[str]) -> bool:
+    meant = (begins(name, key) or begins(key, name) for key in keys)
+    return not keys or any(meant)
 
 
 def package() -> Any:

@@ -1,7 +1,9 @@
-"""Reads Robomimic's HDF5 files with low-dimensional observations (layout of robomimic 0.2 to 0.5).
+"""Reads Robomimic's HDF5 files (layout of robomimic 0.2 to 0.5).
 
 `data/demo_<i>` holds `actions`, `rewards`, `dones` and the groups `obs` and `next_obs`, one array
-per observation key; `mask/<key>` lists the demonstrations of a subset.
+per observation key; `mask/<key>` lists the demonstrations of a subset. A key like `agentview_image`
+holds images, uint8 [T, H, W, 3] (robomimic's documentation, "Extracting observations"; TFDS'
+catalogue of robomimic has the sizes).
 """
 
 from __future__ import annotations
@@ -9,14 +11,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxrl_prefs.data import images, observations
 from jaxrl_prefs.data.families import words
 from jaxrl_prefs.data.hints import Hints
+from jaxrl_prefs.data.images import Images
+from jaxrl_prefs.data.observations import Observed, nothing
 from jaxrl_prefs.data.readers import container, default_task
 from jaxrl_prefs.data.recording import Dataset, References, record
 from jaxrl_prefs.data.steps import Steps
@@ -27,6 +32,7 @@ from jaxrl_prefs.errors import DataError
 ROBOT = ("eef_pos", "eef_quat", "gripper_qpos")
 OBJECT = "object"
 ROBOSUITE = 1  # robomimic's number of the kind of environment
+CAMERAS = "images"  # stands for all keys of images in --observation_keys
 FLAT = "flat"  # the one key of files that robomimic made of D4RL's
 
 # Time limits of the evaluation by kind of data and task (robomimic's experiments); others take 400.
@@ -56,7 +62,8 @@ def read(
     files of sparse rewards, 1 at success and 0 elsewhere, an episode's return is 1 if it ever
     succeeds, because the evaluation ends there. Such a file is evaluated in the task of robosuite
     that it names, where robosuite is installed; `trust_env` as in `data.load`. Actions must lie in
-    [-1, 1].
+    [-1, 1]. Images are taken only if `hints` name their keys, or `images` for all; such a dataset
+    has no environment here.
 
     Raises:
       DataError: if the file is damaged or incomplete, or has no such mask.
@@ -68,6 +75,7 @@ def read(
         about = file["data"].attrs.get("env_args", "")
         sizes = file["data"].attrs.get(container.SIZES)
         names = _keys(path, demos[0], hints.observation_keys)
+        left = [name for name in _cameras(demos[0]) if name not in names]
         demonstrations = [
             (demo.name, _demo(path, f"{path}: {demo.name}", demo, names)) for demo in demos
         ]
@@ -80,7 +88,8 @@ def read(
     reward = np.concatenate([np.asarray(part.reward) for part in parts])
     sparse = bool(np.isin(reward, (0, 1)).all())
     where = Claim(task.named(env)) if env else Claim()
-    if sparse and not env:
+    shown = images.joined([f"{path}: {name}" for name, _ in full], [part.images for part in parts])
+    if sparse and not env and not shown:
         where = _claim(path, about, names, trust_env)
     steps = Steps(
         observation=np.concatenate([part.observation for part in parts]),
@@ -90,6 +99,8 @@ def read(
         next_observation=np.concatenate([part.next_observation for part in parts]),
         lengths=np.array([0 if part is None else len(part.action) for _, part in demonstrations]),
         successor=np.concatenate([part.successor for part in parts]),
+        notes=_notes(shown, left, env),
+        images=shown,
     )
     box = default_task.box(where.task if env else None, steps.action.shape[1])
     references = (
@@ -127,10 +138,13 @@ def _keys(path: Path, demo: Any, chosen: tuple[str, ...]) -> tuple[str, ...]:
     group = demo.get("obs", {}) if hasattr(demo, "keys") else {}
     stored = list(group) if hasattr(group, "keys") else []
     if chosen:
+        cameras = _cameras(demo)
+        every = cameras if CAMERAS in chosen and CAMERAS not in stored else []
+        wanted = tuple(dict.fromkeys([*(name for name in chosen if name in stored), *every]))
         for name in chosen:
-            if name not in stored:
+            if name not in stored and not (name == CAMERAS and every):
                 raise DataError(f"{path}: no observations {name!r}; it has {', '.join(stored)}")
-        return chosen
+        return wanted
     if stored == [FLAT]:
         return (FLAT,)
     names = keys(2 if "robot1_eef_pos" in stored else 1)
@@ -139,9 +153,32 @@ def _keys(path: Path, demo: Any, chosen: tuple[str, ...]) -> tuple[str, ...]:
         raise DataError(
             f"{path}: missing the observations {', '.join(missing)}; it has "
             f"{', '.join(stored) or 'none'} (--observation_keys names "
-            "others; a raw file, or one of images, must be converted)"
+            "others, images too; a raw file must be converted)"
         )
     return names
+
+
+def _cameras(demo: Any) -> list[str]:
+    """The observation keys of a demonstration that hold images."""
+    group = demo.get("obs", {}) if hasattr(demo, "keys") else {}
+    keys = list(group) if hasattr(group, "keys") else []
+    return [name for name in keys if _is_camera(group[name])]
+
+
+def _is_camera(stored: Any) -> bool:
+    return hasattr(stored, "shape") and stored.ndim == 4 and stored.dtype == np.uint8
+
+
+def _notes(shown: Mapping[str, Images], left: Sequence[str], env: str) -> tuple[str, ...]:
+    notes = []
+    if left:
+        notes.append(
+            f"images that are left out: {', '.join(left)} (--observation_keys=...,{CAMERAS} takes "
+            "them)"
+        )
+    if shown and not env:
+        notes.append("robosuite's task is not made with images: name an environment (--env)")
+    return tuple(notes)
 
 
 def _demo(path: Path, place: str, demo: Any, names: Sequence[str]) -> Steps | None:
@@ -153,15 +190,18 @@ def _demo(path: Path, place: str, demo: Any, names: Sequence[str]) -> Steps | No
     action = container.matrix(where, "actions", container.array(path, demo["actions"]))
     reward = container.column(where, "rewards", container.array(path, demo["rewards"]))
     terminal = container.flags(where, "dones", container.array(path, demo["dones"]))
-    observation = _observations(path, where, demo["obs"], names)
+    seen = _observations(path, where, demo["obs"], names)
+    observation, last = seen.vector, np.arange(len(terminal)) == len(terminal) - 1
     arrays = {"actions": action, "rewards": reward, "dones": terminal, "obs": observation}
+    after = None
     if "next_obs" in demo:
-        following = _observations(path, where, demo["next_obs"], names)
+        after = _observations(path, where, demo["next_obs"], names)
+        following = after.vector
         successor = np.ones_like(terminal)
         arrays["next_obs"] = following
     else:
         following = np.roll(observation, -1, axis=0)
-        successor = terminal | (np.arange(len(terminal)) < len(terminal) - 1)
+        successor = terminal | ~last
     if not any(map(len, arrays.values())):
         return None
     count = container.check_rows(where, arrays)
@@ -170,19 +210,28 @@ def _demo(path: Path, place: str, demo: Any, names: Sequence[str]) -> Steps | No
         said = demo.attrs["num_samples"]
         if np.ndim(said) or said != count:
             raise DataError(f"{place}: has {count} steps, but says {said} (num_samples)")
+    if after is not None:
+        shown = observations.of_pairs(place, seen, after, count)
+    else:
+        shown = observations.of_steps(place, seen, last)
     length = np.array([count])
-    return Steps(observation, action, reward, terminal, following, length, successor)
+    found = Steps(observation, action, reward, terminal, following, length, successor)
+    return found._replace(images=shown)
 
 
-def _observations(path: Path, where: Path, group: Any, names: Sequence[str]) -> np.ndarray:
+def _observations(path: Path, where: Path, group: Any, names: Sequence[str]) -> Observed:
     if not hasattr(group, "keys"):
         raise DataError(f"{where}: {group.name} is no group of arrays")
     container.need(where, group, names, "its first demonstration")
     parts = {name: container.array(path, group[name]) for name in names}
     if any(part.size for part in parts.values()):
         container.check_rows(where, parts)
-    flat = [part.reshape(len(part), int(np.prod(part.shape[1:]))) for part in parts.values()]
-    return np.concatenate(flat, axis=-1)
+    frames = {name: part for name, part in parts.items() if images.is_image(part)}
+    vectors = [part for name, part in parts.items() if name not in frames]
+    flat = [part.reshape(len(part), int(np.prod(part.shape[1:]))) for part in vectors]
+    if not flat:
+        return Observed(nothing(len(next(iter(frames.values())))), frames)
+    return Observed(np.concatenate(flat, axis=-1), frames)
 
 
 def _check_widths(path: Path, parts: Sequence[tuple[str, Steps]]) -> None:

@@ -172,7 +172,7 @@ def test_other_action_spaces_are_refused(root: Path, space: gymnasium.Space) -> 
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8), "images"),
+        (gymnasium.spaces.Box(0, 1, (8, 8, 3), np.float32), "images of float32"),
         (gymnasium.spaces.Dict({"camera": gymnasium.spaces.Text(4)}), "observations/camera"),
     ],
 )
