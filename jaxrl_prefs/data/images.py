@@ -12,6 +12,7 @@ from jaxrl_prefs.types import STATE, Frames
 
 ALONE = "image"  # the camera where an observation is one image
 CHANNELS = (1, 3, 4)  # grey, colour, colour with depth
+ALIGNMENT = 64  # bytes, of arrays that JAX shares with a CPU's devices
 BLOCK = 256  # frames that are compared at once
 
 
@@ -25,6 +26,19 @@ class Images(NamedTuple):
     def kept(self, rows: np.ndarray) -> Images:
         """The rows `rows`, numbers or bool [N]; the frames stay where they are."""
         return self._replace(before=self.before[rows], after=self.after[rows])
+
+    def aligned(self) -> Images:
+        """With frames that begin where a CPU's device takes them without a copy; a map stays one.
+
+        Where they do not begin there, they are copied now, and the copy of the device is saved.
+        """
+        if isinstance(self.frames, np.memmap) or self.frames.ctypes.data % ALIGNMENT == 0:
+            return self
+        room = np.empty(self.frames.nbytes + ALIGNMENT, np.uint8)
+        begin = -room.ctypes.data % ALIGNMENT
+        frames = room[begin : begin + self.frames.nbytes].reshape(self.frames.shape)
+        frames[:] = self.frames
+        return self._replace(frames=frames)
 
 
 def is_image(array: np.ndarray) -> bool:

@@ -378,7 +378,7 @@ def record(
         time=None if found.time is None else np.asarray(found.time, np.float64)[keep],
         observation_names=found.observation_names,
         action_names=found.action_names,
-        images={camera: each.kept(keep) for camera, each in found.images.items()},
+        images={camera: each.kept(keep).aligned() for camera, each in found.images.items()},
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from jaxrl_prefs.data.families import words
-from jaxrl_prefs.runs import baseline_presets, diffusion_presets, flow_presets
+from jaxrl_prefs.runs import baseline_presets, diffusion_presets, flow_presets, pixel_presets
 from jaxrl_prefs.runs.baseline_presets import merged
 
 Row = dict[str, Any]
@@ -173,6 +173,7 @@ FAMILIES: dict[str, dict[str, Row]] = merged(
     },
     baseline_presets.FAMILIES,
     diffusion_presets.FAMILIES,
+    pixel_presets.FAMILIES,
 )
 
 
@@ -480,6 +481,7 @@ PRESETS: dict[str, dict[str, Row]] = merged(
     _bdpo_locomotion() | _bdpo_antmaze() | _arq_robomimic() | SMALL | _short(),
     baseline_presets.DATASETS,
     diffusion_presets.DATASETS,
+    pixel_presets.DATASETS,
 )
 
 

@@ -26,7 +26,7 @@ def dataset(recording: Dataset) -> Dataset:
         observation_names=(),
         task=task.named("jaxrl_prefs/PendulumPixels-v0"),
         named_env="jaxrl_prefs/PendulumPixels-v0",
-        images={"image": Images(frames(whole), place, place + 1)},
+        images={"image": Images(frames(whole), place, place + 1).aligned()},
     )
 
 

@@ -1,0 +1,72 @@
+"""Settings on datasets with images (docs/pixels.md).
+
+Of V-D4RL (Lu et al. 2023, arXiv 2206.04779) the paper's baseline DrQ+BC, whose code is TD3+BC on
+DrQ-v2's networks, and the same sizes for the others: BPR's paper names none. Of the pendulum's
+pictures our own, for a CPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Row = dict[str, Any]
+
+# Rewards and discounts as of the pendulum without pictures (presets.py). Speed is read off frames.
+PICTURES: Row = {
+    "encoder": "two_layers",
+    "encoder_learning_rate": 1e-3,
+    "image_shift": 1,
+    "eval_episodes": 20,
+    "eval_every": 2_000,
+    "log_every": 500,
+    "checkpoint_every": 500,
+}
+SLIM: Row = {
+    "actor_hidden": (64, 64),
+    "critic_hidden": (64, 64),
+    "actor_learning_rate": 1e-3,
+    "critic_learning_rate": 1e-3,
+    "batch_size": 128,
+    "train_steps": 6_000,
+}
+NORMALISED: Row = {"critic_layer_norm": True}
+DATASETS: dict[str, dict[str, Row]] = {
+    "pendulum/pixels-v0": {
+        "*": PICTURES,
+        "bc": {
+            name: SLIM[name]
+            for name in ("actor_hidden", "actor_learning_rate", "batch_size", "train_steps")
+        },
+        "td3_bc": SLIM | NORMALISED | {"alpha": 160.0},
+        "iql": SLIM | NORMALISED,
+        "bpr": SLIM
+        | {
+            "behavior_width": 64,
+            "behavior_blocks": 2,
+            "negative_samples": 16,
+            "behavior_batch_size": 128,
+            "search_samples": 64,
+            "behavior_learning_rate": 2e-3,
+            "q_weight": 100.0,
+            "pretrain_steps": 2_000,
+        },
+    }
+}
+
+_DRQ: Row = {
+    "gamma": 0.99,
+    "n_step": 3,
+    "frame_stack": 3,
+    "encoder": "drq",
+    "encoder_features": 50,
+    "image_shift": 4,
+}
+_HEADS: Row = {"actor_hidden": (1024, 1024), "critic_hidden": (1024, 1024), "tau": 0.01}
+FAMILIES: dict[str, dict[str, Row]] = {
+    "vd4rl": {
+        "bc": _DRQ | {"actor_hidden": (1024, 1024)},
+        "td3_bc": _DRQ | _HEADS | {"alpha": 2.5, "actor_interval": 1},
+        "iql": _DRQ | _HEADS,
+        "bpr": _DRQ | _HEADS,
+    }
+}
