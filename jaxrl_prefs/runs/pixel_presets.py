@@ -17,7 +17,7 @@ PICTURES: Row = {
     "encoder_learning_rate": 1e-3,
     "image_shift": 1,
     "eval_episodes": 20,
-    "eval_every": 2_000,
+    "eval_every": 1_000,
     "log_every": 500,
     "checkpoint_every": 500,
 }
@@ -27,7 +27,7 @@ SLIM: Row = {
     "actor_learning_rate": 1e-3,
     "critic_learning_rate": 1e-3,
     "batch_size": 128,
-    "train_steps": 6_000,
+    "train_steps": 3_000,
 }
 NORMALISED: Row = {"critic_layer_norm": True}
 DATASETS: dict[str, dict[str, Row]] = {
