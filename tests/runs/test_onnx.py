@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_prefs.data import Affine
+from jaxrl_prefs.data import ActionChunk, Affine
 from jaxrl_prefs.errors import ConfigError, ExportError
 from jaxrl_prefs.method import with_precision
 from jaxrl_prefs.methods import METHODS
@@ -140,3 +140,13 @@ def test_the_example_in_cpp(tmp_path: Path) -> None:
     assert told.stdout.split() == ["3", "-4"]
     refused = subprocess.run([*command, "nan", "1"], capture_output=True, text=True)
     assert (refused.returncode, refused.stdout) == (2, "")
+    twice = to_onnx(
+        lambda state, seen, key: jnp.concatenate([seen, -seen], -1),
+        {},
+        identity(2),
+        identity(4),
+        chunk=ActionChunk(2, 2),
+    )
+    (tmp_path / "policy.onnx").write_bytes(twice)
+    told = subprocess.run([*command, "1.5", "-2"], capture_output=True, text=True, check=True)
+    assert told.stdout == "1.5 -2\n-1.5 2\n"  # an action a line

@@ -49,10 +49,11 @@ sys.exit(run.main())
 """
 
 
-def flags(algo: str, path: Path, pendulum_file: Path) -> list[str]:
+def flags(algo: str, path: Path, pendulum_file: Path, seeds: int = 8) -> list[str]:
     return [
         "run",
-        *(f"--algo={algo}", f"--dataset={pendulum_file}", "--env=Pendulum-v1", "--seeds=8"),
+        *(f"--algo={algo}", f"--dataset={pendulum_file}", "--env=Pendulum-v1"),
+        f"--seeds={seeds}",
         f"--workdir={path}",
         *(f"--set={name}={value}" for name, value in FIELDS[algo].items()),
     ]
@@ -154,11 +155,11 @@ def forget(path: Path, step: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_from_one(tmp_path: Path, pendulum_file: Path) -> None:
+def test_two_processes_go_on_from_one_and_add_seeds(tmp_path: Path, pendulum_file: Path) -> None:
     """ARQ, whose phases also fill columns and share a model; how a method trains is no matter."""
     alone, paired = tmp_path / "alone", tmp_path / "paired"
     assert run.main(flags("arq", alone, pendulum_file)) == 0
-    shutil.copytree(alone, paired)
+    assert run.main(flags("arq", paired, pendulum_file, seeds=6)) == 0
     forget(paired, 10)
     together(flags("arq", paired, pendulum_file))
     assert_same_run(paired, alone)
