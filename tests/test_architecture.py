@@ -75,6 +75,7 @@ CONFINED = {
     "h5py": {"data"},
     "ogbench": {"data", "environments"},
     "pyarrow": {"data"},
+    "dm_control": {"environments"},
     "robosuite": {"environments"},
     "mujoco": {"data", "environments"},
     "absl": {"cli", "toy"},
@@ -90,7 +91,7 @@ CONFINED = {
 # imported only inside functions.
 LAZY = (
     *("gymnasium", "gymnasium_robotics", "minari", "mujoco", "h5py", "ogbench", "robosuite"),
-    *("distrax", "diffrax", "matplotlib", "onnx", "onnxruntime", "plotly", "pyarrow"),
+    *("dm_control", "distrax", "diffrax", "matplotlib", "onnx", "onnxruntime", "plotly", "pyarrow"),
 )
 
 

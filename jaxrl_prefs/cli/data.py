@@ -12,7 +12,8 @@ should be near 0, and replays single steps where the environment can be set to a
 `convert` writes a Minari id, a folder of LeRobot (--format=lerobot), or a file of D4RL (.hdf5),
 Robomimic, OGBench or NeoRL-2 (--format). `make` generates the sets of this library;
 online/hopper/medium-v0 and its like train an agent for hours first (pip install
-'jaxrl_prefs[online]'), and go on where they were stopped.
+'jaxrl_prefs[online]'), and go on where they were stopped. So do vd4rl/walker-walk-medium and its
+like, whose images take hours more ('jaxrl_prefs[online,dmc]').
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from jaxrl_prefs.data import (
     roots,
     writers,
 )
-from jaxrl_prefs.data.generate import online
+from jaxrl_prefs.data.generate import online, vd4rl
 from jaxrl_prefs.data.generate.sbx_agent import SbxAgent
 from jaxrl_prefs.data.readers import default_task, minari
 from jaxrl_prefs.environments import trust
@@ -63,6 +64,7 @@ flags.DEFINE_string("figure", "", "info: the PNG to draw the data's health in", 
 flags.DEFINE_string(
     "root", "", "make: the folder to store in, instead of MINARI_DATASETS_PATH", **_OWN
 )
+flags.DEFINE_boolean("full", False, "make: of vd4rl/..., the set of V-D4RL's size", **_OWN)
 commandline.define_flags(FLAGS, help=False)
 
 FORMATS: dict[str, Callable[[Dataset, Any], None]] = {
@@ -109,13 +111,14 @@ def _execute(command: str, names: Sequence[str], console: Console) -> None:
         if refused is not None:
             line(console, f"its environment is not kept: {refused} (see --trust_env)")
     elif command == "make":
-        folder = make(names[0], FLAGS.root)
+        name = _of_full_size(names[0]) if FLAGS.full else names[0]
+        folder = make(name, FLAGS.root)
         place = roots.place(folder)
-        line(console, f"{names[0]} is stored in {folder.parent}")
+        line(console, f"{name} is stored in {folder.parent}")
         if place not in roots.roots():
             line(console, f"it is found where MINARI_DATASETS_PATH={place}")
         else:
-            inform(names[0], "", 0, console)
+            inform(name, "", 0, console)
     else:
         inform(names[0], FLAGS.env, FLAGS.random, console, trust_env=FLAGS.trust_env, hints=hints)
 
@@ -134,8 +137,8 @@ def catalogue(console: Console) -> None:
     ]
     robots, qualities = ", ".join(online.ROBOTS), ", ".join(online.QUALITIES)
     caption = (
-        "`make` also trains agents, for online/ROBOT/QUALITY-v0\n"
-        f"ROBOT: {robots}; QUALITY: {qualities}"
+        "`make` also trains agents, for online/ROBOT/QUALITY-v0 and vd4rl/TASK-QUALITY-v0\n"
+        f"ROBOT: {robots}; TASK: {', '.join(vd4rl.RECIPES)}; QUALITY: {qualities}"
     )
     tables.show(console, "datasets on this machine", view, left=3, caption=caption)
 
@@ -402,6 +405,18 @@ def _read(source: str, env: str, trust_env: bool, hints: Hints | None) -> Datase
     return data.load(source, env=env, trust_env=trust_env, hints=hints)
 
 
+def _of_full_size(name: str) -> str:
+    """The set of V-D4RL's size to a smaller one.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    found = vd4rl.full(data.ALIASES.get(name, name))
+    if found not in vd4rl.SETS:
+        raise ConfigError(f"--full is for the sets vd4rl/..., and {name!r} is none of them")
+    return found
+
+
 def make(name: str, root: str = "") -> Path:
     """Generates one of this library's sets, unless it is there; returns its `data` folder.
 
@@ -414,7 +429,7 @@ def make(name: str, root: str = "") -> Path:
         DataError: if it cannot be made.
     """
     full = data.ALIASES.get(name, name)
-    known = (*data.GENERATED, *online.SETS)
+    known = (*data.GENERATED, *data.TRAINED)
     if full not in known:
         raise ConfigError(overrides.unknown("generated set", name, known))
     there = roots.absolute(root) / full / "data" if root else roots.find(full)
@@ -422,7 +437,10 @@ def make(name: str, root: str = "") -> Path:
         return there
     place = roots.writable_root(root)
     with progress.shown(None) as bars:
-        if full in online.SETS:
+        if full in data.TRAINED:
             roots.check_space(full, place, ONLINE_ROOM)
+        if full in online.SETS:
             return online.generate(full, place, bars, SbxAgent, online.RECIPE)
+        if full in vd4rl.SETS:
+            return vd4rl.generate(full, place, bars, SbxAgent)
         return data.simulate(full, place, bars)

@@ -18,6 +18,7 @@ from typing import Any
 from jaxrl_prefs.data import ogbench_data, roots, suggestions
 from jaxrl_prefs.data.dataset import PreparedDataset, prepare
 from jaxrl_prefs.data.families import FILES, Processing, defaults
+from jaxrl_prefs.data.generate import online, vd4rl
 from jaxrl_prefs.data.hints import Hints, hints_from_json, read_hints
 from jaxrl_prefs.data.multi_step import multi_step
 from jaxrl_prefs.data.progress import Progress, shown
@@ -52,7 +53,9 @@ __all__ = [
     "split",
 ]
 
+TRAINED = (*online.SETS, *vd4rl.SETS)  # made by the command alone, in hours
 ALIASES = {"pendulum-mixed": "pendulum/mixed-v0", "pendulum-pixels": "pendulum/pixels-v0"}
+ALIASES |= {each.removesuffix("-v0"): each for each in vd4rl.SETS}
 DRAWN = {"pendulum/pixels-v0": "pendulum/mixed-v0"}  # pictures of another set, drawn when loaded
 GENERATED = (  # made on this machine on first use
     *("pendulum/mixed-v0", "maze2d/umaze-v0", "maze2d/medium-v0", "maze2d/large-v0"),
@@ -234,7 +237,6 @@ def _folder(name: str) -> Path | None:
 
 
 def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
-    from jaxrl_prefs.data.generate import online
     from jaxrl_prefs.data.readers import minari
 
     if re.fullmatch(MINARI_ID, dataset_id):
@@ -246,7 +248,7 @@ def _obtain(dataset_id: str, on_progress: Progress | None) -> Path:
         if on_progress is None:
             print(f"{dataset_id} is stored in {folder.parent}", file=sys.stderr)
         return folder
-    if dataset_id in online.SETS:
+    if dataset_id in TRAINED:
         raise DataError(
             f"{dataset_id} comes from an agent that is trained for hours: make it by "
             f"jaxrl-prefs data make {dataset_id}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 # Tried in this order on the words of the dataset's name and of its environment's id.
 FAMILIES = {
-    "vd4rl": r"vd4rl",
+    "vd4rl": r"vd4rl|dmcontrol",
     "robomimic": r"robomimic|robosuite",
     "ogbench": r"ogbench",
     "antmaze": r"antmaze",

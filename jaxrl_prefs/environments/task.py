@@ -220,7 +220,7 @@ def named(env_id: str, longest: int = 0) -> Task:
 
     env_id = ogbench_names.environment(import_home(env_id))
     if env_id not in gymnasium.registry:
-        register()
+        register(env_id)
     try:
         spec = gymnasium.spec(env_id)
     except Exception as fault:
@@ -292,12 +292,18 @@ def recorded(spec_json: str, longest: int) -> Task:
     return Task(content["id"], spec_json, int(limit))
 
 
-def register() -> None:
-    """Registers our own environments, and those of the packages that are installed."""
+def register(wanted: str = "") -> None:
+    """Registers our own environments, and those of the packages that are installed.
+
+    Of dm_control's, which come in images of any size, only the `wanted` one.
+    """
     import gymnasium
 
     import jaxrl_prefs.environments.antmaze
     import jaxrl_prefs.environments.maze2d  # noqa: F401 - they register themselves
+    from jaxrl_prefs.environments import dm_control_task
+
+    dm_control_task.register(wanted)
 
     for env_id, (place, horizon) in OURS.items():
         if env_id not in gymnasium.registry:

@@ -175,7 +175,7 @@ def _checked(content: Mapping[str, Any], env_id: str, limit: int) -> Task:
     import gymnasium
 
     if env_id not in gymnasium.registry:
-        task.register()
+        task.register(env_id)
     spec = gymnasium.registry.get(env_id)
     if spec is None:
         named = "" if entry is None else f", and the file's entry point {_shown(entry)} is not run"
@@ -315,7 +315,7 @@ def _trusted(content: dict[str, Any], env_id: str, limit: int) -> Task:
 def _registered_entry_point(env_id: str) -> str:
     import gymnasium
 
-    task.register()
+    task.register(env_id)
     if env_id not in gymnasium.registry:
         raise _No("Gymnasium has no environment of this id registered", trust_helps=False)
     return _entry_point(gymnasium.registry[env_id])

@@ -12,10 +12,12 @@ and `offlinedv2/dreamerv2/common/replay.py` in github.com/conglu1997/v-d4rl:
 A row holds what was seen, and the action and the reward that led there. So an episode of T steps
 has T + 1 rows, and the action of its first row was never taken. Distractors and other bodies
 change the images alone. Every action was repeated twice, and scaled to -1 to 1 (drqbc/dmc.py).
+Policies are evaluated in the same task, in images of the same size, where dm_control is installed.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from jaxrl_prefs.data.readers import container, default_task
 from jaxrl_prefs.data.recording import Dataset, References, record
 from jaxrl_prefs.data.steps import Steps
 from jaxrl_prefs.environments import task
+from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.errors import DataError
 
 HDF5 = ("observation", "action", "reward", "discount", "step_type")
@@ -36,6 +39,7 @@ FLAGS = ("is_first", "is_last", "is_terminal")
 FIRST, LAST = 0, 2  # of step_type
 # Tasks of dm_control, by the robot with which a folder's name begins: `cheetah_medium_expert`.
 TASKS = {"walker": "walker_walk", "cheetah": "cheetah_run", "humanoid": "humanoid_walk"}
+ALTERED = ("distracting", "multitask")  # folders of sets whose images dm_control itself lacks
 FAMILY = "vd4rl"
 
 
@@ -91,6 +95,7 @@ def read(
     counts, taken = np.diff(np.append(np.flatnonzero(first), count)), ~first
     action = container.matrix(path, "action", arrays["action"])[taken]
     robot = task_of(path)
+    where, why = (task.named(env), "") if env else _environment(path, robot, frames)
     steps = Steps(
         observation=nothing(len(action)),
         action=action,
@@ -99,11 +104,10 @@ def read(
         next_observation=nothing(len(action)),
         lengths=counts - 1,
         successor=np.ones(len(action), bool),
-        notes=_notes("" if env else robot, within and "is_first" in flags),
+        notes=_notes(robot, why, within and "is_first" in flags),
         images={images.ALONE: images.with_last(frames, counts)},
     )
     box = default_task.box(None, action.shape[1])
-    where = task.named(env) if env else None
     return record(str(path), steps, box, where, _references(robot), family=FAMILY, hints=hints)
 
 
@@ -131,13 +135,29 @@ def _check_ends(path: Path, first: np.ndarray, last: np.ndarray) -> None:
         )
 
 
-def _notes(robot: str, within: bool) -> tuple[str, ...]:
+def _environment(path: Path, robot: str, frames: np.ndarray) -> tuple[Task | None, str]:
+    """The task that a path names, in images of this size; None, and why, if it is not to be had."""
+    height, width, channels = frames.shape[1:]
+    if not robot:
+        return None, ""
+    if altered := [each for each in ALTERED if each in path.absolute().parts]:
+        return None, f"its {altered[0]} images are not made here"
+    if height != width or channels != 3:
+        return None, f"its images are {height}x{width}x{channels}, and not square in three colours"
+    if not importlib.util.find_spec("dm_control"):
+        return None, "dm_control is missing: pip install 'jaxrl_prefs[dmc]'"
+    from jaxrl_prefs.environments import dm_control_task
+
+    return task.named(dm_control_task.env_id(robot.replace("_", "-", 1), f"{height}px")), ""
+
+
+def _notes(robot: str, why: str, within: bool) -> tuple[str, ...]:
     begins = ("a file begins within an episode, which is taken as one of its own",)
     place = (
         f"recorded in dm_control's {robot} with every action repeated twice; it is not evaluated "
-        "there, name an environment (--env)",
+        f"there ({why}), or name an environment (--env)",
     )
-    return (*(place if robot else ()), *(begins if within else ()))
+    return (*(place if why else ()), *(begins if within else ()))
 
 
 def _references(robot: str) -> References:

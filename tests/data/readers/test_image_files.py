@@ -111,6 +111,32 @@ def test_vd4rl_of_64px(tmp_path: Path) -> None:
     assert vd4rl.task_of(Path("/data/humanoid-walk")) == "humanoid_walk"
 
 
+@pytest.mark.parametrize("package", [True, False])
+def test_vd4rl_is_evaluated_where_it_was_recorded(
+    package: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        vd4rl.importlib.util, "find_spec", lambda name: object() if package else None
+    )
+    square = np.ascontiguousarray(FRAMES[:, :, :4])
+    for place in ("main/humanoid_walk/medium", "distracting/humanoid_medium", "main/other"):
+        folder = tmp_path / place / "64px"
+        folder.mkdir(parents=True)
+        file = files.write_npz(folder / "a.npz", **episode_of_64px(slice(0, 6), image=square))
+        found = data.load(file)
+        told = " ".join(found.notes)
+        if package and "main/humanoid" in place:
+            assert found.task is not None and not told
+            assert found.task.env_id == "jaxrl_prefs/DmControl-humanoid-walk-4px-v0"
+            assert found.task.max_episode_steps == 500
+        else:
+            assert found.task is None
+            why = "pip install 'jaxrl_prefs" if place.startswith("main") else "its distracting"
+            assert (why in told) == ("humanoid" in place)
+        named = data.load(file, env="Pendulum-v1").task
+        assert named is not None and named.env_id == "Pendulum-v1"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
