@@ -28,6 +28,8 @@ class PolicyNode(Node):
         self.declare_parameter("stop", rclpy.Parameter.Type.DOUBLE_ARRAY)
         self.declare_parameter("patience", 0.2)
         self.policy = jp.load_policy(self.get_parameter("policy").value)
+        if self.policy.images:
+            raise SystemExit("this node passes vectors on, and the policy sees images")
         if self.policy.actions_per_call > 1:
             raise SystemExit("this node asks at every step: export a policy trained with replan=1")
         self.stop = list(self.get_parameter("stop").value)

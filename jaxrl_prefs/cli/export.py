@@ -5,15 +5,16 @@
 
 The file takes raw observations [batch, O] float32 and the number of a draw (uint32), and returns
 raw actions [batch, A]; of a policy of action chunks [batch, k, A], to be played in this order
-before it is asked again. Without --out it goes to the run's folder, as policy.jaxexport or
-policy.onnx. It needs only JAX to run, with --onnx only ONNX Runtime, in C++ too. --check
-opens the file again: it compares its actions with the run's and measures how long one observation
-takes.
+before it is asked again. Of a policy of images, it takes uint8 [batch, H, W, k * C] by camera, the
+newest of k frames last, and the vector as "state" if there is one. Without --out it goes to the
+run's folder, as policy.jaxexport or policy.onnx. It needs only JAX to run, with --onnx only ONNX
+Runtime, in C++ too. --check opens the file again: it compares its actions with the run's and
+measures how long one observation takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +23,20 @@ from absl import flags
 from rich.console import Console
 
 from jaxrl_prefs.cli import commandline
+from jaxrl_prefs.data.images import FrameStack
 from jaxrl_prefs.errors import ConfigError, ExportError
 from jaxrl_prefs.runs import latency, tables
 from jaxrl_prefs.runs.exported import ONNX_SUFFIX, load_policy
 from jaxrl_prefs.runs.memory import amount
 from jaxrl_prefs.runs.workdir import write_bytes
+from jaxrl_prefs.types import STATE
 
 if TYPE_CHECKING:
     from jaxrl_prefs.runs.run import Run
 
 ROWS = 64  # observations on which a file is compared with its run
 CLOSE = 1e-4  # of the range of an action
+BLOCK = 8  # pixels of a side of a block of one colour
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}
@@ -81,15 +85,23 @@ def _execute(console: Console) -> None:
     else:
         content = bytes(trained.export(seed, name).serialize())
     write_bytes(target, content)
-    spec = trained.spec
     tables.write(
         console,
         f"{target}: {trained.algo}'s {name} of seed {seed} after {trained.step} updates, "
-        f"{spec.observation_dim} observations to {_answer(trained)}, {amount(len(content))}",
+        f"{_question(trained)} to {_answer(trained)}, {amount(len(content))}",
     )
     if FLAGS.check:
         tables.write(console, _compared(trained, seed, name, target))
         tables.write(console, str(latency.measured(target)))
+
+
+def _question(trained: Run) -> str:
+    """What a file takes."""
+    spec = trained.spec
+    parts = [f"images {each.name!r} {'x'.join(map(str, each.shape))}" for each in spec.images]
+    if spec.observation_dim or not parts:
+        parts.append(f"{spec.observation_dim} observations")
+    return ", ".join(parts)
 
 
 def _answer(trained: Run) -> str:
@@ -98,6 +110,23 @@ def _answer(trained: Run) -> str:
     steps = f"the next {chunk.executed} actions of " if chunk.executed > 1 else ""
     numbers = trained.spec.action_dim // chunk.length
     return f"{steps}{numbers} {'numbers' if steps else 'actions'}"
+
+
+def _episode(trained: Run, steps: int) -> Iterator[Any]:
+    """Observations [ROWS, ...] for some steps: vectors like the data's, images of random blocks."""
+    spec, rng = trained.spec, np.random.default_rng(0)
+    for _ in range(steps):
+        noise = rng.normal(size=(ROWS, spec.observation_dim))
+        seen = spec.observation_mean + spec.observation_std * noise
+        raw = trained.observation.invert(seen.astype(np.float32)).astype(np.float32)
+        shown: dict[str, Any] = {}
+        for each in spec.images:
+            size = (ROWS, -(-each.height // BLOCK), -(-each.width // BLOCK), each.channels // steps)
+            coarse = rng.integers(256, size=size, dtype=np.uint8)
+            whole = coarse.repeat(BLOCK, 1).repeat(BLOCK, 2)
+            shown[each.name] = whole[:, : each.height, : each.width]
+        state = {STATE: raw} if spec.observation_dim else {}
+        yield shown | state if shown else raw
 
 
 def _compared(trained: Run, seed: int, name: str, file: Path) -> str:
@@ -109,11 +138,11 @@ def _compared(trained: Run, seed: int, name: str, file: Path) -> str:
     import jax
 
     spec, policy = trained.spec, load_policy(file)
-    noise = np.random.default_rng(0).normal(size=(ROWS, spec.observation_dim))
-    seen = spec.observation_mean + spec.observation_std * noise
-    raw = trained.observation.invert(seen.astype(np.float32)).astype(np.float32)
     program = jax.jit(trained.export(seed, name, [jax.default_backend()]).call)
-    expected, found = np.asarray(program(raw, np.uint32(1))), policy(raw, 1)
+    frames = FrameStack(policy.frame_stack)
+    for raw in _episode(trained, policy.frame_stack):
+        expected = np.asarray(program(frames.push(raw), np.uint32(1)))
+        found = policy(raw, 1)
     box = np.abs(trained.action.scale) * (spec.action_high - spec.action_low)
     width = trained.action_chunk.answer(box)
     if not np.isfinite(found).all():

@@ -15,7 +15,7 @@ from jaxrl_prefs.data import Hints
 from jaxrl_prefs.errors import ConfigError, DataError, LoadError, WorkdirError
 from jaxrl_prefs.runs import tables
 from jaxrl_prefs.runs.display import line
-from jaxrl_prefs.runs.policy_values import PolicyValues, check_rewards
+from jaxrl_prefs.runs.policy_values import PolicyValues, check_recording
 from jaxrl_prefs.runs.workdir import RESULT, read_json, write_json
 
 SELECTORS = ("", "fqe")
@@ -38,16 +38,18 @@ def check(selector: str) -> None:
 def check_data(names: Sequence[str], hints: Hints) -> None:
     """Raises DataError, before anything is trained, for data by which no policy can be evaluated.
 
-    Only files and folders are looked at. What cannot be read is said by the run that needs it.
+    Only files, folders and sets of pictures that we draw are looked at. What cannot be read is said
+    by the run that needs it.
     """
     for name in names:
-        if not Path(name.partition("#")[0]).expanduser().exists():
+        is_drawn = datasets.ALIASES.get(name, name) in datasets.DRAWN
+        if not is_drawn and not Path(name.partition("#")[0]).expanduser().exists():
             continue
         try:
             recording = datasets.load(name, hints=hints)
         except (DataError, OSError):
             continue
-        check_rewards(recording)
+        check_recording(recording)
 
 
 def estimated(

@@ -208,6 +208,9 @@ class FrameStack:
         """An observation with its images [..., H, W, C] stacked to [..., H, W, k * C].
 
         Before an episode has k frames, its first one is repeated. A vector is returned as it is.
+
+        Raises:
+            ValueError: for another number of observations before `reset`.
         """
         if not isinstance(observation, Mapping):
             return observation
@@ -215,6 +218,11 @@ class FrameStack:
             if name == STATE:
                 continue
             past = self._past.get(name)
+            if past is not None and past.shape[:-1] != frame.shape[:-1]:
+                raise ValueError(
+                    f"the frames of {name!r} that are remembered have shape {list(past.shape)}, "
+                    f"and these {list(frame.shape)}: call reset() where an episode begins"
+                )
             if past is None:
                 self._past[name] = np.concatenate([frame] * self._count, axis=-1)
             else:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxrl_prefs.data.images import FrameStack
-from jaxrl_prefs.runs.export import checked_images, checked_observation
+from jaxrl_prefs.runs.checked import as_batch, batch_of, checked_images, checked_observation
 from jaxrl_prefs.types import STATE
 
 
@@ -18,11 +18,15 @@ class OpenLoop:
 
     `plan` takes observations [O] or [B, O] and returns actions [A] or [B, A], of which each is
     played at once, or [k, A] or [B, k, A]: these are played one after the other, whatever is seen
-    meanwhile, and then it is asked again.
+    meanwhile, and then it is asked again. `observe` is shown what is seen meanwhile.
     """
 
-    def __init__(self, plan: Callable[[np.ndarray], np.ndarray]) -> None:
-        self._plan = plan
+    def __init__(
+        self,
+        plan: Callable[[np.ndarray], np.ndarray],
+        observe: Callable[[np.ndarray], None] | None = None,
+    ) -> None:
+        self._plan, self._observe = plan, observe
         self.reset()
 
     def reset(self) -> None:
@@ -48,6 +52,8 @@ class OpenLoop:
             if actions.ndim <= len(shape):
                 return actions
             self._left, self._shape = list(np.moveaxis(actions, -2, 0)), shape
+        elif self._observe is not None:
+            self._observe(observation)
         return self._left.pop(0)
 
 
@@ -95,10 +101,19 @@ class Actor:
         self._open_loop.reset()
         self._frames.reset()
 
+    def observe(self, observation: np.ndarray) -> None:
+        """Takes in the frames of a step at which an action of `plan` is still being played.
+
+        Raises:
+            ValueError: as a call.
+        """
+        self._frames.push(self._checked(observation))
+
     def plan(self, observation: np.ndarray) -> np.ndarray:
         """The k actions that the policy plays from here, [k, A] or [B, k, A].
 
-        [A] or [B, A] of a policy that looks before every action.
+        [A] or [B, A] of a policy that looks before every action. A policy of images is shown the
+        frames between two plans by `observe`.
 
         Raises:
             ValueError: as a call.
@@ -107,13 +122,11 @@ class Actor:
 
     def _planned(self, raw: Any) -> np.ndarray:
         """As `plan`, of an observation that is checked and stacked."""
-        single = len(_lead(raw)) == 1
-        batch = jax.tree.map(lambda leaf: leaf[None], raw) if single else raw
         key = jax.random.fold_in(self._key, self._calls)
         self._calls += 1
-        chosen = np.asarray(self._act(self._state, self._seen(batch), key))
+        chosen = np.asarray(self._act(self._state, self._seen(as_batch(raw)), key))
         action = self._point.chunk.answer(self._point.action.invert(chosen))
-        return action[0] if single else action
+        return action if batch_of(raw) else action[0]
 
     def _seen(self, raw: Any) -> Any:
         if not isinstance(raw, dict):
@@ -124,7 +137,7 @@ class Actor:
     def _checked(self, observation: Any) -> Any:
         spec = self._point.spec
         if spec.images:
-            return checked_images(observation, spec, self._point.stack)
+            return checked_images(observation, spec.images, spec.observation_dim, self._point.stack)
         return checked_observation(observation, spec.observation_dim)
 
     @property

@@ -7,7 +7,8 @@ policy draws the same numbers there as in JAX.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from jaxrl_prefs.types import Array
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = np.uint32(0x1BD11BDA)
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 ONE, MANTISSA = 0x3F800000, 23  # the bits of 1.0, and the length of a float's fraction
 
 
@@ -46,31 +48,57 @@ def threefry(key: Array, first: Array, second: Array) -> tuple[Array, Array]:
     return x, y
 
 
-def plain(function: Callable[..., Array], *shapes: jax.ShapeDtypeStruct) -> Callable[..., Array]:
+def plain(
+    function: Callable[..., Array], *shapes: jax.ShapeDtypeStruct, fold: bool = False
+) -> Callable[..., Array]:
     """Traces a function of arrays, and returns it without any operation on random keys.
 
-    A key is an argument of two words, uint32 [2]. The function returns one array.
+    A key is an argument of two words, uint32 [2]. The function returns one array. With `fold`, what
+    depends on no argument, such as the norm of a kernel, is computed here and now.
 
     Raises:
         NotArithmetic: if the function has a draw that is not known here.
     """
     with jax.threefry_partitionable(True):
         traced = jax.make_jaxpr(function)(*shapes)
-    return lambda *arguments: _evaluate(traced.jaxpr, traced.consts, arguments)[0]
+    known = _folded(traced.jaxpr, traced.consts) if fold else {}
+    return lambda *arguments: _evaluate(traced.jaxpr, traced.consts, arguments, known)[0]
 
 
-def _evaluate(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+def _folded(jaxpr: Any, consts: Sequence[Any]) -> dict[Any, Any]:
+    """The values of a jaxpr that depend on none of its arguments."""
+    known, equations = set(jaxpr.constvars), []
+    for equation in jaxpr.eqns:
+        if all(isinstance(place, core.Literal) or place in known for place in equation.invars):
+            known.update(equation.outvars)
+            equations.append(equation)
+    outputs = [place for equation in equations for place in equation.outvars]
+
+    def values(consts: Sequence[Any]) -> list[Any]:
+        return _values(equations, dict(zip(jaxpr.constvars, consts, strict=True)), outputs)
+
+    return dict(zip(outputs, jax.jit(values)(list(consts)), strict=True))
+
+
+def _evaluate(
+    jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any], known: Mapping[Any, Any] = NOTHING
+) -> list[Any]:
     """Runs a jaxpr on arrays or tracers, with the rules below for what the formats lack."""
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
+    equations = [x for x in jaxpr.eqns if not known or any(o not in known for o in x.outvars)]
+    return _values(equations, {**values, **known}, jaxpr.outvars)
+
+
+def _values(equations: Sequence[Any], values: dict[Any, Any], outputs: Sequence[Any]) -> list[Any]:
+    """The outputs of equations, given the values that they begin with."""
 
     def read(place: Any) -> Any:
         return place.val if isinstance(place, core.Literal) else values[place]
 
-    for equation in jaxpr.eqns:
-        inputs = [read(place) for place in equation.invars]
-        found = _apply(equation, inputs)
+    for equation in equations:
+        found = _apply(equation, [read(place) for place in equation.invars])
         values.update(zip(equation.outvars, found, strict=True))
-    return [read(place) for place in jaxpr.outvars]
+    return [read(place) for place in outputs]
 
 
 def _apply(equation: Any, inputs: list[Any]) -> list[Any]:
@@ -124,6 +152,11 @@ def _bits(keys: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
     return x ^ y
 
 
+def _seed(seed: Any, impl: Any) -> Array:
+    words = jnp.stack([jnp.uint32(0), jnp.asarray(seed).astype(jnp.uint32)])
+    return _wrap(words, impl)
+
+
 def _wrap(words: Array, impl: Any) -> Array:
     if impl.name != "threefry2x32":
         raise NotArithmetic(f"the generator {impl.name}")
@@ -163,6 +196,7 @@ def _erf_inv(x: Array) -> Array:
 
 
 RULES: dict[str, Callable[..., Array]] = {
+    "random_seed": _seed,
     "random_wrap": _wrap,
     "random_unwrap": lambda keys: keys,
     "random_fold_in": fold_in,

@@ -150,8 +150,23 @@ def where(env: Environment, point: Point | None) -> tuple[Task, tuple[float, flo
 
 
 def open_loop(policy: Policy) -> OpenLoop:
-    """A policy at the start of its episodes, one action for each step."""
-    return OpenLoop(policy.plan if isinstance(policy, Actor) else policy)
+    """A policy at the start of its episodes, one action for each step.
+
+    A policy that remembers, such as one of images, has a `reset`, which is called here, and may
+    have an `observe`, which is called at the steps between two choices of several actions.
+    """
+    begin = getattr(policy, "reset", None)
+    if callable(begin):
+        begin()
+    plan = policy.plan if isinstance(policy, Actor) else policy
+    return OpenLoop(plan, getattr(policy, "observe", None))
+
+
+def as_seen(observations: Sequence[Any]) -> Any:
+    """Observations of `Task.make` side by side: float32 [B, O], or a dict with images."""
+    if not isinstance(observations[0], Mapping):
+        return np.asarray(observations, np.float32)
+    return {name: np.stack([each[name] for each in observations]) for name in observations[0]}
 
 
 def _play(
@@ -162,18 +177,18 @@ def _play(
     A report is None where the environment made none.
     """
     starts = [copy.reset(seed=seed + place)[0] for place, copy in enumerate(copies)]
-    observation = np.asarray(starts, np.float32)
+    seen = list[Any](starts)
     returns, lengths = np.zeros(len(copies)), np.zeros(len(copies), int)
     live, reported = np.ones(len(copies), bool), list[bool | None]([None] * len(copies))
     follow = open_loop(policy)
     for _ in range(limit):
         try:
-            actions = follow(observation)
+            actions = follow(as_seen(seen))
         except ValueError as error:
             raise DataError(f"the policy cannot act in this environment: {error}") from error
         for place in np.flatnonzero(live):
             after, reward, terminated, truncated, info = copies[place].step(actions[place])
-            observation[place] = after
+            seen[place] = after
             reported[place] = tasks.succeeded(info, reported[place])
             returns[place] += reward
             lengths[place] += 1

@@ -3,24 +3,63 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxrl_prefs.data.images import FrameStack
 from jaxrl_prefs.errors import ConfigError, LoadError
-from jaxrl_prefs.runs.export import checked_draw, checked_observation
+from jaxrl_prefs.runs.checked import (
+    as_batch,
+    batch_of,
+    checked_draw,
+    checked_images,
+    checked_observation,
+)
+from jaxrl_prefs.runs.export import FRAMES
+from jaxrl_prefs.runs.onnx_export import DRAW, FRAME_STACK, OBSERVATION, named, unnamed
+from jaxrl_prefs.types import STATE, ImageSpec
 
 ONNX_SUFFIX = ".onnx"
 
 
 class ExportedPolicy:
-    """The policy of a file: raw observations and a draw number to raw actions."""
+    """The policy of a file: raw observations and a draw number to raw actions.
 
-    def __init__(self, path: Path, call: Callable[..., Any], width: int, actions: int = 1) -> None:
+    If the policy sees images, an observation is a dict, {camera: uint8 [H, W, C], "state": [O]}, of
+    the newest frames. The policy remembers those before: call `reset` where an episode begins.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        call: Callable[..., Any],
+        width: int,
+        actions: int = 1,
+        images: Sequence[ImageSpec] = (),
+        stack: int = 1,
+    ) -> None:
         self._path, self._call, self.observation_dim = path, call, width
         self.actions_per_call = actions  # k, to be played before the next call
+        self.images = tuple(images)  # their frames stacked; empty for vectors
+        self.frame_stack = stack  # frames of an image that the program takes at once
+        self._frames = FrameStack(stack)
+
+    def reset(self) -> None:
+        """Begins an episode: forgets the frames of the last one."""
+        self._frames.reset()
+
+    def observe(self, observation: Any) -> None:
+        """Takes in the frames of a step at which an earlier action is still being played.
+
+        Only for policies of images with `actions_per_call` above 1, at the steps between two calls.
+
+        Raises:
+            ValueError: as a call.
+        """
+        self._frames.push(self._checked(observation))
 
     def __call__(self, observation: Any, draw: int = 0) -> np.ndarray:
         """Acts on one observation [O] or a batch [B, O]; returns [A] or [B, A].
@@ -34,16 +73,23 @@ class ExportedPolicy:
                 same number; count up to draw anew at every step.
 
         Raises:
-            ValueError: for an observation of another shape, for one that is not finite, and for a
-                draw that is not a whole number from 0 to 4294967295.
+            ValueError: for an observation of another shape or type, for a vector that is not
+                finite, and for a draw that is not a whole number from 0 to 4294967295.
         """
-        raw = checked_observation(observation, self.observation_dim)
-        action = np.asarray(self._call(np.atleast_2d(raw), checked_draw(draw)))
-        return action[0] if raw.ndim == 1 else action
+        raw, number = self._checked(observation), checked_draw(draw)
+        action = np.asarray(self._call(as_batch(self._frames.push(raw)), number))
+        return action if batch_of(raw) else action[0]
+
+    def _checked(self, observation: Any) -> Any:
+        if self.images:
+            return checked_images(observation, self.images, self.observation_dim, self.frame_stack)
+        return checked_observation(observation, self.observation_dim)
 
     def __repr__(self) -> str:
         played = f", {self.actions_per_call} actions a call" if self.actions_per_call > 1 else ""
-        return f"exported policy of {self._path}: [{self.observation_dim}] observations{played}"
+        images = "".join(f"image {each.name!r}, " for each in self.images)
+        observations = f"{images}[{self.observation_dim}] observations"
+        return f"exported policy of {self._path}: {observations}{played}"
 
 
 def load_policy(path: str | Path) -> ExportedPolicy:
@@ -74,11 +120,12 @@ def _jax(path: Path) -> ExportedPolicy:
     import jax.export
 
     whole = jax.export.deserialize(bytearray(path.read_bytes()))
-    shapes = [tuple(map(str, place.shape)) for place in whole.in_avals]
-    if len(shapes) != 2 or len(shapes[0]) != 2 or shapes[1]:
+    (observation, draw), _ = jax.tree.unflatten(whole.in_tree, whole.in_avals)
+    if draw.shape:
         raise LoadError(f"{path} is a program of JAX, but no exported policy")
-    answer = whole.out_avals[0].shape
-    return ExportedPolicy(path, jax.jit(whole.call), int(shapes[0][1]), _per_call(answer))
+    shapes = {name: each.shape for name, each in _parts(observation).items()}
+    stack = int(whole.fun_name.removeprefix(FRAMES)) if whole.fun_name.startswith(FRAMES) else 1
+    return _policy(path, jax.jit(whole.call), shapes, whole.out_avals[0].shape, stack)
 
 
 def _onnx(path: Path) -> ExportedPolicy:
@@ -90,10 +137,35 @@ def _onnx(path: Path) -> ExportedPolicy:
         ) from error
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     inputs = {each.name: each.shape for each in session.get_inputs()}
-    if set(inputs) != {"observation", "draw"}:
-        raise LoadError(f"{path} is an ONNX file, but no exported policy: it takes {list(inputs)}")
-    width, answer = int(inputs["observation"][1]), session.get_outputs()[0].shape
-    return ExportedPolicy(path, functools.partial(_run, session), width, _per_call(answer))
+    shapes = {part: inputs[name] for name in inputs if (part := unnamed(name)) is not None}
+    if not shapes or set(inputs) != {*map(named, shapes), DRAW}:
+        if set(inputs) != {OBSERVATION, DRAW}:
+            raise LoadError(
+                f"{path} is an ONNX file, but no exported policy: it takes {list(inputs)}"
+            )
+        shapes = {STATE: inputs[OBSERVATION]}
+    stack = int(session.get_modelmeta().custom_metadata_map.get(FRAME_STACK, 1))
+    answer = session.get_outputs()[0].shape
+    return _policy(path, functools.partial(_run, session), shapes, answer, stack)
+
+
+def _parts(observation: Any) -> Mapping[str, Any]:
+    """What a program takes by name, a bare vector as "state"."""
+    return observation if isinstance(observation, Mapping) else {STATE: observation}
+
+
+def _policy(
+    path: Path,
+    call: Callable[..., Any],
+    shapes: Mapping[str, Sequence[Any]],
+    answer: Sequence[Any],
+    stack: int,
+) -> ExportedPolicy:
+    """Of a program that takes arrays of such shapes [batch, ...] by name."""
+    cameras = [name for name in sorted(shapes) if name != STATE]
+    images = [ImageSpec(name, *map(int, map(str, shapes[name][1:]))) for name in cameras]
+    width = int(str(shapes[STATE][1])) if STATE in shapes else 0
+    return ExportedPolicy(path, call, width, _per_call(answer), images, stack)
 
 
 def _per_call(shape: Sequence[Any]) -> int:
@@ -101,5 +173,8 @@ def _per_call(shape: Sequence[Any]) -> int:
     return int(shape[1]) if len(shape) == 3 else 1
 
 
-def _run(session: Any, observation: np.ndarray, draw: np.ndarray) -> Any:
-    return session.run(None, {"observation": observation, "draw": draw})[0]
+def _run(session: Any, observation: Any, draw: np.ndarray) -> Any:
+    feed = {OBSERVATION: observation}
+    if isinstance(observation, Mapping):
+        feed = {named(part): value for part, value in observation.items()}
+    return session.run(None, {**feed, DRAW: draw})[0]

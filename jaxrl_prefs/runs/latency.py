@@ -11,13 +11,14 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 CALLS = 1000
+IMAGES = 16  # different ones, which the calls take in turn
 
 
 class Latency(NamedTuple):
@@ -56,11 +57,12 @@ def measured(path: Path, calls: int = CALLS) -> Latency:
 def timed(path: str, calls: int) -> Latency:
     """Times a file of `export` in this process."""
     begun = time.perf_counter()
-    call, width, runtime = (_onnx if path.endswith(".onnx") else _jax)(path)
+    call, shapes, runtime = (_onnx if path.endswith(".onnx") else _jax)(path)
     loaded = time.perf_counter()
-    rows = np.random.default_rng(0).normal(size=(calls + 1, 1, width)).astype(np.float32)
+    inputs = [_examples(shape, calls) for shape in shapes]
     seconds = []
-    for draw, row in enumerate(rows):
+    for draw in range(calls + 1):
+        row = [each[draw % len(each)] for each in inputs]
         start = time.perf_counter()
         np.asarray(call(row, np.asarray(draw, np.uint32)))
         seconds.append(time.perf_counter() - start)
@@ -71,27 +73,41 @@ def timed(path: str, calls: int) -> Latency:
     return Latency(loaded - begun, first, float(middle), float(late), largest, calls, runtime)
 
 
-def _jax(path: str) -> tuple[Callable[..., Any], int, str]:
+def _examples(shape: Sequence[Any], calls: int) -> np.ndarray:
+    """Batches of one, [n, 1, ...]: vectors for all calls, or a few images, which take space."""
+    rng, size = np.random.default_rng(0), [int(str(each)) for each in shape[1:]]
+    if len(size) == 1:
+        return rng.normal(size=(calls + 1, 1, *size)).astype(np.float32)
+    return rng.integers(256, size=(IMAGES, 1, *size), dtype=np.uint8)
+
+
+def _jax(path: str) -> tuple[Callable[..., Any], list[Sequence[Any]], str]:
     import jax
     import jax.export
 
     with open(path, "rb") as file:
         whole = jax.export.deserialize(bytearray(file.read()))
     runtime = f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
-    return jax.jit(whole.call), int(str(whole.in_avals[0].shape[1])), runtime
+    program = jax.jit(whole.call)
+
+    def call(row: list[Any], draw: Any) -> Any:
+        places, _ = jax.tree.unflatten(whole.in_tree, [*row, draw])
+        return program(*places)
+
+    return call, [each.shape for each in whole.in_avals[:-1]], runtime
 
 
-def _onnx(path: str) -> tuple[Callable[..., Any], int, str]:
+def _onnx(path: str) -> tuple[Callable[..., Any], list[Sequence[Any]], str]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # small networks: waking threads takes longer than they save
     providers = ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(path, options, providers=providers)
-    width = next(x.shape[1] for x in session.get_inputs() if x.name == "observation")
+    shapes = {each.name: each.shape for each in session.get_inputs() if each.name != "draw"}
     return (
-        lambda row, draw: session.run(None, {"observation": row, "draw": draw})[0],
-        int(width),
+        lambda row, draw: session.run(None, {**dict(zip(shapes, row)), "draw": draw})[0],  # noqa: B905
+        list(shapes.values()),
         f"onnxruntime {onnxruntime.__version__} on cpu, one thread",
     )
 

@@ -25,7 +25,7 @@ from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import action_tables, fingerprints, overrides, workdir
 from jaxrl_prefs.runs.evaluation_data import EvaluationData, evaluation_data
 from jaxrl_prefs.runs.job import mesh_for
-from jaxrl_prefs.runs.policy_values import PolicyValue, PolicyValues, check_rewards
+from jaxrl_prefs.runs.policy_values import NO_IMAGES, PolicyValue, PolicyValues, check_recording
 
 ESTIMATORS = ("fqe", "wis", "dr")
 DEFAULT = fqe.Config()
@@ -139,8 +139,10 @@ def recording_of(points: Sequence[Any], data: Dataset | str | Path | None = None
     Raises:
         ConfigError: if none are named and the points were trained on several datasets.
         DataError: if the data cannot be loaded, are not those that the points were trained on,
-            have other sizes, or have no rewards.
+            have other sizes, or have no rewards; and for images.
     """
+    if seeing := [point.algo for point in points if point.spec.images]:
+        raise DataError(f"{seeing[0]} was trained on images{NO_IMAGES}")
     names = {str(point.about.get("run", {}).get("dataset", "")) for point in points}
     if data is None and len(names) > 1:
         raise ConfigError(
@@ -155,11 +157,8 @@ def recording_of(points: Sequence[Any], data: Dataset | str | Path | None = None
         found = _own(points)
     else:
         found = datasets.load(data)
-    if found.images:
-        raise DataError(
-            f"{found.name} has images, from which no value is estimated: its critics take vectors. "
-            "Play the policies instead"
-        )
+    if found.images:  # before sizes are compared
+        check_recording(found)
     for point in points:
         sizes = (point.spec.observation_dim, point.spec.action_dim // point.chunk.length)
         if (found.observation.shape[1], found.action.shape[1]) != sizes:
@@ -171,7 +170,7 @@ def recording_of(points: Sequence[Any], data: Dataset | str | Path | None = None
         if point.about.get("layout"):  # not of an older release
             trained_on = layout.from_json(point.about["layout"], f"the config of {point.algo}")
             layout.check(trained_on, layout.of(found), (f"the data of {point.algo}", found.name))
-    check_rewards(found)
+    check_recording(found)
     return found
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from jaxrl_prefs.runs import onnx_images
 from jaxrl_prefs.runs.onnx_graph import Graph, NotConvertible, Value, whole
 
 LONGEST = 1000  # iterations of a loop that is unrolled
@@ -33,7 +34,7 @@ LOGICAL = {  # the node for truth values, and the one for integers
     "not": ("Not", "BitwiseNot"),
 }
 REDUCTIONS = {"reduce_sum": "Sum", "reduce_max": "Max", "reduce_min": "Min", "reduce_prod": "Prod"}
-IDENTICAL = ("stop_gradient", "copy", "copy_p", "optimization_barrier", "reduce_precision")
+IDENTICAL = ("stop_gradient", "copy", "copy_p", "optimization_barrier")
 
 
 def convert(
@@ -321,6 +322,13 @@ def _dot(graph: Graph, inputs: list[Value], params: Any, equation: Any) -> Value
     return graph.add("Einsum", *inputs, equation=text)
 
 
+def _reduce_precision(graph: Graph, inputs: list[Value], params: Any, equation: Any) -> Value:
+    bits = params["exponent_bits"], params["mantissa_bits"]
+    if bits == (8, 7) and equation.invars[0].aval.dtype == np.float32:
+        return graph.cast(graph.cast(inputs[0], jnp.bfloat16), np.float32)
+    return inputs[0]
+
+
 OPERATIONS: dict[str, Callable[..., Value]] = {
     **dict.fromkeys(SAME, _same),
     **dict.fromkeys(LOGICAL, _logical),
@@ -333,6 +341,8 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     **{"concatenate": _concatenate, "stack": _stack, "slice": _slice, "gather": _gather},
     **{"dynamic_slice": _dynamic_slice, "reduce_and": _reduce_truth, "reduce_or": _reduce_truth},
     **{"argmax": _arg, "argmin": _arg, "cumsum": _cumsum, "dot_general": _dot},
+    **{"reduce_precision": _reduce_precision, "pad": onnx_images.pad},
+    "conv_general_dilated": onnx_images.convolution,
 }
 
 

@@ -70,8 +70,11 @@ def _made(task: Task) -> Any:
 def _step(
     env: Any, task: Task, policy: Policy, observation: Any
 ) -> tuple[Any, float, bool, Mapping[str, Any]]:
+    seen: Any = observation
+    if not isinstance(observation, Mapping):
+        seen = np.asarray(observation, np.float32)
     try:
-        action = policy(np.asarray(observation, np.float32))
+        action = policy(seen)
     except ValueError as error:
         raise DataError(f"the policy cannot act in {task.env_id}: {error}") from error
     try:

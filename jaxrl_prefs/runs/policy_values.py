@@ -25,11 +25,16 @@ CAUTION = "an estimate is not a score: it comes from recorded data, not from run
 SURE = 0.8  # a choice is sure if it is the best in at least this share of the resamples
 POOR_FIT = 0.5  # Bellman error, in standard deviations of the data's returns to go
 CLIPPED = 0.01  # share of targets beyond what rewards allow
+NO_IMAGES = (
+    ", from which no value is estimated: the Q functions take vectors. Play the policies instead"
+)
 FEWEST_EPISODES = 10.0  # effective episodes that importance sampling needs
 
 
-def check_rewards(recording: Dataset) -> None:
-    """Raises DataError for data without rewards, by which no policy can be evaluated."""
+def check_recording(recording: Dataset) -> None:
+    """Raises DataError for data with images or without rewards: no value is estimated from them."""
+    if recording.images:
+        raise DataError(f"{recording.name} has images{NO_IMAGES}")
     if not recording.has_rewards:
         raise DataError(
             f"{recording.name} has no rewards, by which policies are evaluated: name their column, "

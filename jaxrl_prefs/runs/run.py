@@ -284,7 +284,14 @@ class Run:
         """
         found = self._at(point)
         maps = (found.observation, found.action)
-        whole = exported(*found.find(seed, name), *maps, platforms, chunk=found.chunk)
+        whole = exported(
+            *found.find(seed, name),
+            *maps,
+            platforms,
+            chunk=found.chunk,
+            images=found.spec.images,
+            stack=found.stack,
+        )
         if path is not None:
             write_bytes(Path(path), bytes(whole.serialize()))
         return whole
@@ -366,7 +373,14 @@ class Run:
             notes |= {"action_chunk": str(found.chunk.length), "replan": str(found.chunk.executed)}
         maps = (found.observation, found.action)
         try:
-            content = to_onnx(*found.find(seed, name), *maps, notes, chunk=found.chunk)
+            content = to_onnx(
+                *found.find(seed, name),
+                *maps,
+                notes,
+                chunk=found.chunk,
+                images=found.spec.images,
+                stack=found.stack,
+            )
         except ExportError as error:
             raise ExportError(
                 f"the policy {name!r} of {found.algo} cannot be written as ONNX: {error}. "

@@ -16,7 +16,7 @@ from jaxrl_prefs import data as datasets
 from jaxrl_prefs.cli import commandline, compare, evaluate, sweep
 from jaxrl_prefs.cli import run as run_command
 from jaxrl_prefs.data import Dataset, Processing
-from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.errors import ConfigError, DataError
 from jaxrl_prefs.estimation import fqe
 from jaxrl_prefs.runs import off_policy_evaluation
 from jaxrl_prefs.runs.evaluation_data import evaluation_data
@@ -286,3 +286,23 @@ def test_a_selector_that_there_is_not(words: list[str], capsys: pytest.CaptureFi
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main(["evaluate", "--help"]) == 0
     assert "critics=" in capsys.readouterr().out
+
+
+def test_images_are_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"--dataset={tmp_path / 'seen.npz'}", f"--workdir={tmp_path / 'runs'}"]
+    np.savez(
+        tmp_path / "seen.npz",
+        observations=np.zeros((4, 16, 16, 1), np.uint8),
+        actions=np.float32([[-1], [1], [0], [0]]),
+        rewards=np.zeros(4, np.float32),
+        terminals=np.zeros(4, bool),
+        timeouts=np.eye(4, dtype=bool)[3],
+    )
+    assert compare.main(["compare", "--algo=bc", "--select=fqe", *words]) == 2
+    assert "has images, from which no value is estimated" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    point = SimpleNamespace(algo="bc", spec=SimpleNamespace(images=("image",)))
+    with pytest.raises(DataError, match="bc was trained on images, from which no value"):
+        off_policy_evaluation.recording_of([point], "pendulum-mixed")

@@ -3,13 +3,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import jaxrl_prefs as jp
 from jaxrl_prefs.data import Dataset
-from jaxrl_prefs.runs import prepare
+from jaxrl_prefs.environments.task import named
+from jaxrl_prefs.runs import playback, prepare
+from jaxrl_prefs.runs.evaluate import EVAL_SEED
 from tests import playground
 
 FIELDS = {"actor_hidden": (4,), "batch_size": 4, "train_steps": 2, "log_every": 2}
@@ -102,3 +105,28 @@ def test_a_folder_names_no_module(run: jp.Run, tmp_path: Path) -> None:
     told = jp.Run([dataclasses.replace(point, about=about, task=None)], None)
     with pytest.raises(jp.DataError, match="names no environment"):
         jp.evaluate(told)
+
+
+def test_what_remembers_is_reset_where_episodes_begin() -> None:
+    """Side by side, and one after the other; images keep their type."""
+
+    class Watcher:
+        def __init__(self) -> None:
+            self.begun, self.kinds = 0, set[tuple[Any, ...]]()
+
+        def reset(self) -> None:
+            self.begun += 1
+
+        def __call__(self, observation: Any) -> np.ndarray:
+            image = observation["image"]
+            self.kinds.add((image.dtype, image.shape))
+            return np.zeros((*image.shape[:-3], 1))
+
+    pixels, watcher = "jaxrl_prefs/PendulumPixels-v0", Watcher()
+    found = jp.evaluate(watcher, env=pixels, episodes=2)
+    assert found.lengths["policy"][0].tolist() == [200, 200]
+    assert (watcher.begun, watcher.kinds) == (1, {(np.dtype(np.uint8), (2, 32, 32, 1))})
+    watcher.kinds.clear()
+    totals = [each.total for each in playback.played(watcher, named(pixels), 2, EVAL_SEED)]
+    assert (watcher.begun, watcher.kinds) == (3, {(np.dtype(np.uint8), (32, 32, 1))})
+    assert totals == found.returns["policy"][0].tolist()

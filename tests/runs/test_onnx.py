@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 import sys
@@ -14,13 +15,14 @@ import numpy as np
 import pytest
 
 from jaxrl_prefs.data import ActionChunk, Affine
+from jaxrl_prefs.encoded import EncoderConfig, on_images
 from jaxrl_prefs.errors import ConfigError, ExportError
-from jaxrl_prefs.method import with_precision
+from jaxrl_prefs.method import Method, with_precision
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.runs import export
 from jaxrl_prefs.runs.exported import load_policy
 from jaxrl_prefs.runs.onnx_export import to_onnx
-from jaxrl_prefs.types import Array, Spec, Transition
+from jaxrl_prefs.types import Array, ImageSpec, Spec, Transition
 from tests.test_contract import TINY
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -99,6 +101,91 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ConfigError, match=r"pip install 'jaxrl_prefs\[onnx\]'"):
         exported(lambda seen, key: seen)
+
+
+# --- Policies of images ---------------------------------------------------------------------------
+
+IMAGES = (ImageSpec("left", 17, 16, 2),)  # an odd side as well
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "precision"),
+    [
+        ("td3_bc", "drq", "float32"),
+        ("bc", "impala_small", "float32"),
+        ("bpr", "two_layers", "float32"),  # two encoders, one with normalised kernels
+        ("td3_bc", "two_layers", "bfloat16"),
+    ],
+)
+def test_a_policy_of_images(
+    name: str, encoder: str, precision: str, tiny: Transition, tmp_path: Path
+) -> None:
+    spec = Spec.of(tiny)._replace(images=IMAGES)
+    made = functools.partial(METHODS[name].make, METHODS[name].Config(**TINY[name]))
+    method = on_images(made, spec, EncoderConfig(encoder, features=4))
+    method = with_precision(method, precision)
+    state = random_state(method, spec)
+    act = next(iter(method.policies.values())).act
+    path = tmp_path / "policy.onnx"
+    path.write_bytes(to_onnx(act, state, OBSERVATION, ACTION, images=IMAGES, stack=2))
+    policy, rng = load_policy(path), np.random.default_rng(1)
+    shown = {each.name: rng.integers(256, size=(5, *each.shape), dtype=np.uint8) for each in IMAGES}
+    seen = {**shown, "state": np.float32(OBSERVATION.apply(RAW))}
+    expected = ACTION.invert(np.asarray(jax.jit(act)(state, seen, jax.random.key(7))))
+    for frame in (slice(0, 1), slice(1, 2)):  # the older one first
+        newest = {camera: image[..., frame] for camera, image in shown.items()}
+        found = policy({**newest, "state": RAW}, 7)
+    atol = 1e-5 if precision == "float32" else 5e-3  # half a step of bfloat16 may fall either way
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+    assert np.ptp(expected, 0).min() > 1e-3  # the actions depend on what is seen
+
+
+def random_state(method: Method, spec: Spec) -> Any:
+    """Parameters of about the sizes that an initialisation gives, which take no time to compile."""
+    rng, shapes = (
+        np.random.default_rng(0),
+        jax.eval_shape(method.init, jax.random.key(0), spec.example()),
+    )
+
+    def leaf(x: Any) -> np.ndarray:
+        size = max(1.0, float(np.prod(x.shape[:-1])))
+        return np.asarray(rng.normal(size=x.shape) * size**-0.5, x.dtype)
+
+    return jax.tree.map(leaf, shapes)
+
+
+def test_convolutions_and_borders(tmp_path: Path) -> None:
+    """Strides, borders of either kind and dilated kernels; and what is refused."""
+
+    def act(state: Any, seen: Any, key: Array) -> Array:
+        del state, key
+        image = seen["left"].astype(jnp.float32) / 255
+        kernel = jnp.arange(2 * 3 * 2 * 4.0).reshape(2, 3, 2, 4) / 48
+        axes = ("NHWC", "HWIO", "NHWC")
+        whole = jax.lax.conv_general_dilated(
+            image, kernel, (2, 3), ((1, 0), (2, 3)), rhs_dilation=(1, 2), dimension_numbers=axes
+        )
+        cut = jax.lax.pad(whole, -jnp.inf, ((0, 0, 0), (-1, 2, 0), (1, -2, 0), (0, 0, 0)))
+        return jnp.concatenate([whole.max((1, 2)), cut.max((1, 2))], -1)
+
+    none, plain = identity(0), identity(8)
+    given: dict[str, Any] = {"images": IMAGES, "stack": 1}
+    path = tmp_path / "known.onnx"
+    path.write_bytes(to_onnx(act, {}, none, plain, **given))
+    shown = {"left": np.random.default_rng(0).integers(256, size=(3, 17, 16, 2), dtype=np.uint8)}
+    expected = act({}, shown, jax.random.key(0))
+    np.testing.assert_allclose(load_policy(path)(shown), expected, rtol=0, atol=1e-5)
+
+    def dilated(state: Any, seen: Any, key: Array) -> Array:
+        image, kernel = seen["left"].astype(jnp.float32), jnp.ones((1, 1, 2, 8))
+        axes = ("NHWC", "HWIO", "NHWC")
+        found = jax.lax.conv_general_dilated(
+            image, kernel, (1, 1), [(0, 0)] * 2, (2, 2), dimension_numbers=axes
+        )
+        return found.sum((1, 2))
+
+    with pytest.raises(ExportError, match=r"a convolution with a dilated image .* has no ONNX"):
+        to_onnx(dilated, {}, none, plain, **given)
 
 
 # --- The example in C++ ---------------------------------------------------------------------------
