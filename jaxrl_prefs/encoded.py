@@ -105,9 +105,9 @@ def feature_spec(spec: Spec, encoders: Any, features: int) -> Spec:
     """What the method is given of data whose images are replaced by features."""
     each = features * len(spec.images)  # of one encoder
     width = each * len(encoders)
-    vector = np.arange(width, width + spec.observation_dim)
+    vector = (width, width + spec.observation_dim)
     views = {
-        encoder.name: np.append(np.arange(place * each, (place + 1) * each), vector)
+        encoder.name: ((place * each, (place + 1) * each), vector)
         for place, encoder in enumerate(encoders)
     }
     return spec._replace(

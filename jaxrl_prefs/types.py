@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
@@ -113,8 +114,8 @@ class Spec(NamedTuple):
     action_mean: np.ndarray  # [A]
     action_std: np.ndarray  # [A]
     images: tuple[ImageSpec, ...] = ()  # of an observation, by name
-    # Of features of images (encoded.py): name of the encoder -> its part of the vector.
-    views: dict[str, np.ndarray] = {}  # noqa: RUF012 - never mutated
+    # Of features of images (encoded.py): name of the encoder -> (start, stop) of its parts.
+    views: dict[str, tuple[tuple[int, int], ...]] = {}  # noqa: RUF012 - never mutated
 
     @property
     def action_box(self) -> Box:
@@ -146,8 +147,11 @@ class Spec(NamedTuple):
 
     def view(self, encoder: str) -> Callable[[Array], Array] | None:
         """Takes an encoder's part of an observation; None where the whole of it is that part."""
-        columns = self.views.get(encoder)
-        return None if columns is None else (lambda x: x[..., columns])
+        parts = self.views.get(encoder)
+        if parts is None:
+            return None
+        # By slices, so that the compiler leaves out encoders that nothing reads.
+        return lambda x: jnp.concatenate([x[..., start:stop] for start, stop in parts], -1)
 
     def example(self) -> Transition:
         """A batch of one row of zeros, for shapes."""
