@@ -106,7 +106,7 @@ def feature_spec(spec: Spec, encoders: Any, features: int) -> Spec:
     each = features * len(spec.images)  # of one encoder
     width = each * len(encoders)
     vector = (width, width + spec.observation_dim)
-    views = {
+    views: dict[str, tuple[tuple[int, int], ...]] = {
         encoder.name: ((place * each, (place + 1) * each), vector)
         for place, encoder in enumerate(encoders)
     }
