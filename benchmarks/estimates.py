@@ -59,15 +59,23 @@ class Study(NamedTuple):
 
 
 NETWORKS = ("--set=critic_hidden=64,64",)
-SMALL = ("--env=none", "--set=actor_hidden=64,64", "--set=log_every=500")
+SMALL = ("--set=actor_hidden=64,64", "--set=log_every=500")
+UNPLAYED = ("--env=none",)
+HARDLY_PLAYED = ("--set=eval_episodes=1",)  # where the rewards are the environment's
 
 
-def _study(dataset: str, updates: int, alphas: str, temperatures: str) -> Study:
+def _study(
+    dataset: str,
+    updates: int,
+    alphas: str,
+    temperatures: str,
+    evaluation: tuple[str, ...] = UNPLAYED,
+) -> Study:
     steps, every = f"--set=train_steps={updates}", updates // 12
     half = updates // 2
     return Study(
         dataset,
-        (f"--dataset={dataset}", *SMALL),
+        (f"--dataset={dataset}", *SMALL, *evaluation),
         {
             "td3_bc": (
                 *("sweep", "--algo=td3_bc", f"--grid=alpha={alphas}", "--seeds=3"),
@@ -107,12 +115,14 @@ SETS = {
         "ogbench/pointmaze-medium-navigate-singletask-task1-v0", 5_000, "1,2.5,10,100", "0.3,3,30"
     ),
     "ogbench-cube-single": _study(
-        "cube-single-play-singletask-v0", 5_000, "1,2.5,10,100", "0.3,3,30"
+        "cube-single-play-singletask-v0", 5_000, "1,2.5,10,100", "0.3,3,30", HARDLY_PLAYED
     ),
     "ogbench-cube-double": _study(
-        "cube-double-play-singletask-v0", 5_000, "1,2.5,10,100", "0.3,3,30"
+        "cube-double-play-singletask-v0", 5_000, "1,2.5,10,100", "0.3,3,30", HARDLY_PLAYED
     ),
-    "ogbench-scene": _study("scene-play-singletask-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
+    "ogbench-scene": _study(
+        "scene-play-singletask-v0", 5_000, "1,2.5,10,100", "0.3,3,30", HARDLY_PLAYED
+    ),
     "pen": _study("adroit/pen-expert-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
     "door": _study("adroit/door-human-replay-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
 }
@@ -358,6 +368,8 @@ def _row(
 ) -> dict[str, Any]:
     """How well the selectors rank some policies, and what each loses by its first choice."""
     row: dict[str, Any] = {"dataset": dataset, "policies": len(records)}
+    if len({each["score"] for each in records}) == 1:  # nothing to rank
+        names = ()
     for name in names:
         mine = [each for each in records if name in each]
         raw = [each[name]["mean"] if name == "estimate" else each[name] for each in mine]
@@ -367,7 +379,8 @@ def _row(
         row[f"{name}_regret"] = round(ranking.regret(ranks, scores), 2)
     estimates = np.array([each["estimate"]["mean"] for each in records])
     values = np.array([each["value"] for each in records])
-    row["choice_regret"] = _choice_regret(records, best)
+    if names:
+        row["choice_regret"] = _choice_regret(records, best)
     row["error"] = round(ranking.mean_absolute_error(estimates, values), 1)
     row["range"] = {"range": [round(float(x), 1) for x in (values.min(), values.max())]}
     return row

@@ -110,6 +110,8 @@ def test_raw_rewards_are_not_scaled_as_a_range_is() -> None:
 def test_a_folder_without_a_later_field_is_read_as_it_was_run() -> None:
     added = {"clip_actions": False, "holdout": 0.0}
     added |= {"n_step": 1, "action_chunk": 1, "replan": 0, "precision": "float32"}
+    added |= {"frame_stack": 3, "encoder": "drq", "encoder_features": 50}
+    added |= {"encoder_learning_rate": 3e-4, "image_shift": 4}
     assert renamed.present({"run": {"algo": "bc"}})["run"] == {"algo": "bc", **added}
     own = {"run": {"algo": "bc", "clip_actions": True}}
     assert renamed.present(own)["run"]["clip_actions"] is True
