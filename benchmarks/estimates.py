@@ -334,6 +334,8 @@ def _write(study: Study, records: list[dict[str, Any]], lines: list[str], best: 
             for record in records
         ],
     }
+    if len({each["score"] for each in records}) == 1:
+        del about["plots"]  # of equal values there is nothing to see
     write_json(RESULTS / f"{name}.json", about)
     paths = [RESULTS / f"estimates-{each}.json" for each in SETS]
     rows = [row for path in paths if path.exists() for row in _measures(read_json(path))]

@@ -73,7 +73,8 @@ def example(page: Path, containing: str) -> dict[str, Any]:
 
 RUN_HERE = {"README.md": 2, "docs/tutorials/first_run.md": 3, "docs/tutorials/own_data.md": 1}
 RUN_HERE["docs/tutorials/own_method.md"] = 4
-RUN_HERE["docs/formats.md"] = 10  # by tests/docs/test_formats.py
+RUN_HERE["docs/pixels.md"] = 1
+RUN_HERE["docs/formats.md"] = 12  # by tests/docs/test_formats.py
 RUN_HERE["docs/tutorials/logs_to_policy.md"] = 2  # by tests/docs/test_logs_to_policy.py
 QUOTED = {"CONTRIBUTING.md": 2}  # lines of the code
 
@@ -130,6 +131,13 @@ def test_with_your_own_data() -> None:
     found = example(ROOT / "README.md", "from_arrays(")
     assert found["action"].shape == (1,)
     assert np.abs(found["action"]) <= 1
+
+
+@pytest.mark.usefixtures("small")
+def test_images() -> None:
+    found = example(DOCS / "pixels.md", "from_arrays(")
+    assert found["action"].shape == (2,)
+    assert (np.abs(found["action"]) <= 1).all()
 
 
 @pytest.mark.usefixtures("small")

@@ -16,6 +16,7 @@ from jaxrl_prefs.methods import arq
 from jaxrl_prefs.ops import gaussian, vpsde
 from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.runs import prepare
+from jaxrl_prefs.runs.config import RunConfig
 from jaxrl_prefs.training import loop, sweep
 from jaxrl_prefs.types import Net, Spec, Transition
 from tests.exact import compiled, fixed
@@ -481,4 +482,4 @@ def test_members_may_differ_in_numbers():
         sweep.vary(arq.make, small(), SPEC, ("threshold_quantile",))
     mixed, data = [{"threshold_quantile": x} for x in (0.1, 0.0)], SimpleNamespace(spec=SPEC)
     with pytest.raises(sweep.NotSweepable, match="which phases there are"):
-        prepare._make(arq, small(), data, mixed, "float32")
+        prepare._make(arq, small(), data, mixed, RunConfig())
