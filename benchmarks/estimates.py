@@ -118,7 +118,7 @@ SETS = {
         "cube-single-play-singletask-v0", 5_000, "1,2.5,10,100", "0.3,3,30", HARDLY_PLAYED
     ),
     "ogbench-cube-double": _study(
-        "cube-double-play-singletask-v0", 5_000, "1,2.5,10,100", "0.3,3,30", HARDLY_PLAYED
+        "cube-double-play-singletask-v0", 1_000, "1,2.5,10,100", "0.3,3,30", HARDLY_PLAYED
     ),
     "ogbench-scene": _study(
         "scene-play-singletask-v0", 5_000, "1,2.5,10,100", "0.3,3,30", HARDLY_PLAYED
