@@ -96,7 +96,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "one_step": {**HIDDEN, "pretrain_steps": 4, "train_steps": 4},
     "fql": {**HIDDEN, "flow_steps": 2, "train_steps": 4},
     "ifql": {**HIDDEN, "flow_steps": 2, "candidates": 3, "train_steps": 4},
-    # One candidate: a draw among several turns a difference of rounding into another action, so that
+    # One candidate: a draw among several turns a difference of rounding into another action, and
     # scores on two processors would differ by more than rounding.
     "dql": {**HIDDEN, "diffusion_steps": 2, "candidates": 1, "train_steps": 4},
     "idql": {
