@@ -115,6 +115,22 @@ def test_images_are_what_the_camera_sees() -> None:
 
 
 @dmc.installed
+def test_shadows_from_a_smaller_map_are_the_suites_own_but_for_a_few_pixels() -> None:
+    dmc.require_drawing()
+    from dm_control import suite
+
+    ours: Any = task.named("jaxrl_prefs/DmControl-walker-walk-64px-v0").bare().unwrapped
+    theirs = suite.load("walker", "walk", {"random": 5})
+    theirs.reset()
+    expected = theirs.physics.render(64, 64, camera_id=0).astype(int)
+    found = ours.picture(64, theirs.physics.get_state()).astype(int)
+    assert (np.abs(found - expected) > 8).mean() < 2e-3
+    assert (np.abs(found - np.roll(expected, 1, 1)) > 8).mean() > 0.05  # as one pixel aside would
+    ours.close()
+    theirs.close()
+
+
+@dmc.installed
 def test_a_task_that_the_suite_lacks() -> None:
     with pytest.raises(DataError, match="no task walker-fly; it has acrobot-swingup"):
         task.named("jaxrl_prefs/DmControl-walker-fly-v0").make()
