@@ -5,8 +5,8 @@
 Prints and returns: the rate of the encoder's second convolution alone (forward, by XLA), the rate
 of whole updates of TD3+BC on images in the same unit, their ratio; and the resident memory that a
 set of `--frames` frames adds once it is being trained on, over the frames' own bytes. With
---stream the frames lie in a file that is mapped into memory, and updates whose batches come from
-there are compared with those of frames on the device.
+--stream=N as many frames lie in a file that is mapped into memory (it goes to TMPDIR), and updates
+whose batches come from there are timed beside those of frames on the device.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ flags.DEFINE_integer("size", 64, "pixels of a side", **_OWN)
 flags.DEFINE_integer("batch", 128, "rows per update", **_OWN)
 flags.DEFINE_integer("frames", 20_000, "in the data", **_OWN)
 flags.DEFINE_integer("updates", 10, "per round, of three", **_OWN)
-flags.DEFINE_boolean("stream", False, "compare with frames in a mapped file", **_OWN)
+flags.DEFINE_integer("stream", 0, "frames in a mapped file; 0 leaves this out", 0, **_OWN)
 flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 ROUNDS = 3
 FEW = 404  # frames of the set whose memory is taken off
@@ -154,7 +154,7 @@ def _convolution_rate() -> float:
 def _streamed(method: Method) -> float:
     """Updates per second whose batches are gathered from a mapped file."""
     with tempfile.TemporaryDirectory() as folder:
-        prepared = prepare(_data(FLAGS.frames, Path(folder) / "frames"), Processing(frame_stack=3))
+        prepared = prepare(_data(FLAGS.stream, Path(folder) / "frames"), Processing(frame_stack=3))
         run, _, _ = _updates(method, prepared.transitions, FLAGS.updates)
         return round(FLAGS.updates / min(_timed(run) for _ in range(ROUNDS)), 2)
 

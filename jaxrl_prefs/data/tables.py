@@ -118,9 +118,12 @@ def joined(name: str, parts: Sequence[Table]) -> Table:
                 )
     begins = np.cumsum([0, *sizes[:-1]]).tolist()
     starts = [b + s for b, part in zip(begins, parts, strict=True) for s in part.starts]
+    whole = first.columns  # of one part as they are: its images may be a memory map
+    if len(parts) > 1:
+        whole = {key: np.concatenate([part.columns[key] for part in parts]) for key in whole}
     return first._replace(
         name=name,
-        columns={key: np.concatenate([p.columns[key] for p in parts]) for key in first.columns},
+        columns=whole,
         starts=tuple(starts),
         whole=table_images.joined(parts),
         notes=(

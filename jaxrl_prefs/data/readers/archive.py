@@ -16,6 +16,7 @@ from jaxrl_prefs.errors import DataError
 
 MAGIC = b"\x93NUMPY"
 ZIP = b"PK"
+IMAGE_AXES = 3  # uint8 arrays with so many are images: [N, H, W], or [N, H, W, C]
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -52,7 +53,7 @@ def table(path: Path) -> Table:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """Reads a file of one array (.npy).
+    """Reads a file of one array (.npy). Images are mapped into memory, and read when they are used.
 
     Raises:
       DataError: if there is no such file, it is damaged, or it holds pickled objects.
@@ -71,6 +72,8 @@ def read_array(path: Path) -> np.ndarray:
             if declared != held:
                 raise DataError(f"{path} declares {declared} bytes, but {held} are there")
             container.check_size(str(path), declared, held)
+            if dtype == np.uint8 and len(shape) >= IMAGE_AXES:
+                return np.load(path, mmap_mode="r", allow_pickle=False)
             file.seek(0)
             return npy.read_array(file, allow_pickle=False)
     except DataError:

@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium
 import h5py
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -389,6 +390,20 @@ def test_flat_hdf5_and_npz(tmp_path: Path) -> None:
         files.write_npz(tmp_path / "e.npz", observations=FRAMES / 255, **flat),
         r"e\.npz: observations: its images are float64, .*\(images \* 255\)",
     )
+
+
+def test_images_of_a_folder_of_arrays_stay_in_their_file(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    arrays = {"actions": np.eye(6)[:, :2], "rewards": np.arange(6.0), "terminals": np.zeros(6)}
+    arrays |= {"images": frames, "timeouts": np.arange(6) % 3 == 2}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    loaded = data.load(tmp_path)
+    (found,) = loaded.images.values()
+    assert isinstance(found.frames, np.memmap) and found.frames.filename == tmp_path / "images.npy"
+    np.testing.assert_array_equal(found.frames[found.before], frames[[0, 1, 3, 4]])
+    prepared = data.prepare(loaded, data.Processing(frame_stack=2)).transitions
+    assert any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(prepared))
 
 
 def test_rlds_flags_with_images(tmp_path: Path) -> None:
