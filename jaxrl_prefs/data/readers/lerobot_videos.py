@@ -131,13 +131,13 @@ def _size(path: Path, name: str, feature: Mapping[str, Any]) -> tuple[int, int]:
             f"{path}: {name} is a video of depths, which is not decoded. Name the columns of the "
             "observation without it: --observation_keys=..."
         )
-    whole = isinstance(shape, list) and len(shape) == 3
-    if whole and all(type(each) is int and each > 0 for each in shape):
-        first = isinstance(names, list) and str(names[:1])[2:].startswith("channel")
-        if shape[0] == 3 and (first or shape[2] != 3):
-            return shape[1], shape[2]
-        if shape[2] == 3:
-            return shape[0], shape[1]
+    sizes = shape if isinstance(shape, list) else []
+    if len(sizes) == 3 and all(type(each) is int and each > 0 for each in sizes):
+        first = isinstance(names, list) and bool(names) and str(names[0]).startswith("channel")
+        if sizes[0] == 3 and (first or sizes[2] != 3):
+            return sizes[1], sizes[2]
+        if sizes[2] == 3:
+            return sizes[0], sizes[1]
     raise DataError(
         f"{path}: {INFO} tells of the shape {str(shape)[:40]} for the video {name}, expected "
         "[height, width, 3]"
