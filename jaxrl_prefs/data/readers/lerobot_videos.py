@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrl_prefs.data import table_images, videos
+from jaxrl_prefs.data import images, table_images, videos
 from jaxrl_prefs.data.columns import LISTED, Table
 from jaxrl_prefs.data.readers import container, parquet
 from jaxrl_prefs.errors import DataError
@@ -81,7 +81,7 @@ def _frames(path: Path, about: Mapping[str, Any], table: Table, name: str) -> np
     shown = (places.begin[which] + time.astype(np.float64)) * fps
     size = len(episode) * height * width * 3
     container.check_size(f"{path}: {name}, decoded,", size, size)
-    frames = np.empty((len(episode), height, width, 3), np.uint8)
+    frames = images.empty((len(episode), height, width, 3))
     source = places.file[which]
     by_file = np.argsort(source, kind="stable")
     cuts = np.searchsorted(source[by_file], np.arange(len(places.files) + 1)).tolist()

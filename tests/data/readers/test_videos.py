@@ -17,6 +17,7 @@ import pytest
 
 from jaxrl_prefs import data
 from jaxrl_prefs.data import read_hints, videos
+from jaxrl_prefs.data.images import ALIGNMENT
 from jaxrl_prefs.errors import DataError
 from tests.data.test_images import shown
 
@@ -94,7 +95,8 @@ def check(folder: Path, hints: Any = CUT) -> None:
     np.testing.assert_array_equal(found.observation[:, 0], [0, 1, 3, 4, 5])
     np.testing.assert_array_equal(before, FRAMES[[0, 1, 3, 4, 5]])
     np.testing.assert_array_equal(after, FRAMES[[1, 2, 4, 5, 6]])
-    assert len(found.images["images.side"].frames) == 7  # each kept once
+    frames = found.images["images.side"].frames
+    assert len(frames) == 7 and frames.ctypes.data % ALIGNMENT == 0  # each kept once
 
 
 def test_a_video_of_each_episode(tmp_path: Path) -> None:
