@@ -75,6 +75,7 @@ CONFINED = {
     "h5py": {"data"},
     "ogbench": {"data", "environments"},
     "pyarrow": {"data"},
+    "av": {"data"},
     "dm_control": {"environments"},
     "robosuite": {"environments"},
     "mujoco": {"data", "environments"},
@@ -92,6 +93,7 @@ CONFINED = {
 LAZY = (
     *("gymnasium", "gymnasium_robotics", "minari", "mujoco", "h5py", "ogbench", "robosuite"),
     *("dm_control", "distrax", "diffrax", "matplotlib", "onnx", "onnxruntime", "plotly", "pyarrow"),
+    "av",
 )
 
 

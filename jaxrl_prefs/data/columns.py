@@ -52,7 +52,7 @@ class Table(NamedTuple):
     name: str
     columns: Mapping[str, np.ndarray]  # each [N] or [N, ...]
     starts: tuple[int, ...] = (0,)  # first rows of the files or recordings that it was made of
-    images: tuple[str, ...] = ()  # columns of images that were not read: videos, those left out
+    images: tuple[str, ...] = ()  # columns of images that were not read, and videos
     names: Mapping[str, Sequence[str]] = {}  # of a column's dimensions, where they have names
     notes: tuple[str, ...] = ()
     whole: Mapping[str, Images] = {}  # columns with a frame more than steps in each recording
@@ -94,8 +94,8 @@ def _named(table: Table, role: str, key: str, cameras: Mapping[str, str]) -> lis
         return []
     if key in table.images:
         raise DataError(
-            f"{table.name}: {key} holds a video, which is not decoded: export the dataset with "
-            "images (LeRobot: use_videos=False)"
+            f"{table.name}: {key} holds images, no numbers of an {role} (--{role}_keys). "
+            + listing(table)
         )
     close = difflib.get_close_matches(key, table.columns, n=1)
     guess = f" Did you mean {close[0]!r}?" if close else ""

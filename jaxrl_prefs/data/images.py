@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,11 +35,17 @@ class Images(NamedTuple):
         """
         if isinstance(self.frames, np.memmap) or self.frames.ctypes.data % ALIGNMENT == 0:
             return self
-        room = np.empty(self.frames.nbytes + ALIGNMENT, np.uint8)
-        begin = -room.ctypes.data % ALIGNMENT
-        frames = room[begin : begin + self.frames.nbytes].reshape(self.frames.shape)
+        frames = empty(self.frames.shape)
         frames[:] = self.frames
         return self._replace(frames=frames)
+
+
+def empty(shape: Sequence[int]) -> np.ndarray:
+    """Room for frames, uint8 of a shape, that `Images.aligned` need not copy."""
+    size = math.prod(shape)
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -room.ctypes.data % ALIGNMENT
+    return room[begin : begin + size].reshape(shape)
 
 
 def is_image(array: np.ndarray) -> bool:

@@ -125,31 +125,34 @@ def _notes(table: Table, used: Sequence[str]) -> Iterator[str]:
         yield f"images that are left out: {', '.join(spare[:LISTED])}"
 
 
+def is_meant(name: str, keys: Sequence[str]) -> bool:
+    """Whether a column of images is the observation's, by its name or the user's `keys`."""
+    return any(columns.begins(name, base) for base in keys or (*OBSERVATION, *CAMERAS))
+
+
+def without(table: Table) -> str:
+    """What to do to train without the images of a table."""
+    return (
+        "To train without them, name the columns of the observation: --observation_keys=... "
+        + columns.listing(table)
+    )
+
+
 def check_all_named(table: Table, cameras: dict[str, str], keys: Sequence[str]) -> None:
-    """Refuses images that nobody chose to leave out: videos, and columns of other names.
+    """Refuses images that nobody chose to leave out: those whose names are not an observation's.
 
     Raises:
       DataError: naming them, and what to do.
     """
     if keys:
         return
-    videos = ", ".join(table.images[:LISTED])
-    without = (
-        "To train without them, name the columns of the observation: --observation_keys=... "
-        + columns.listing(table)
-    )
-    if table.images:
-        raise DataError(
-            f"{table.name} holds videos ({videos}), which are not decoded: export the dataset with "
-            f"images (LeRobot: use_videos=False). {without}"
-        )
     encoded = [name for name, x in table.columns.items() if x.dtype.kind == "O"]
     taken = {*cameras.values(), *(twin for name in cameras.values() for twin in _twins(name))}
-    spare = [name for name in encoded if name not in taken]
+    spare = [name for name in (*encoded, *table.images) if name not in taken]
     if spare:
         raise DataError(
             f"{table.name} holds images ({', '.join(spare[:LISTED])}) whose names do not say that "
-            f"they are observed: --observation_keys={spare[0]},... takes them. {without}"
+            f"they are observed: --observation_keys={spare[0]},... takes them. {without(table)}"
         )
 
 

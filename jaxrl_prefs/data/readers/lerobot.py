@@ -15,14 +15,13 @@ import numpy as np
 from jaxrl_prefs.data import layout, tables
 from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.hints import Hints
-from jaxrl_prefs.data.readers import container, files, parquet
+from jaxrl_prefs.data.readers import container, files, lerobot_videos, parquet
 from jaxrl_prefs.data.recording import Dataset
 from jaxrl_prefs.errors import DataError
 
-INFO = "meta/info.json"
+INFO = lerobot_videos.INFO
 OURS = "meta/jaxrl_prefs.json"  # bounds and names, of datasets that we wrote
 VERSIONS = ("v2.0", "v2.1", "v3.0")
-IMAGES = ("image", "video")
 
 
 def is_one(path: Path) -> bool:
@@ -36,10 +35,11 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
     Observations are the columns `observation.*`, actions `action`, rewards `next.reward`, unless
     `hints` name others. Images that Parquet holds are taken, PNG or JPEG in a struct of bytes and a
     path, as LeRobot writes features of the dtype `image` (lerobot 0.4.4, `use_videos=False`).
-    Videos are not decoded: a dataset that has some must name the columns of its observation.
+    Videos of the observation are decoded as a whole (lerobot_videos.py).
 
     Raises:
-      DataError: if files are missing or damaged, or rows are not those that `meta` tells of.
+      DataError: if files are missing or damaged, rows are not those that `meta` tells of, or the
+        observation has videos and the package that decodes them is missing.
     """
     hints = hints or Hints()
     about = container.json_mapping(path / INFO)
@@ -53,13 +53,14 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
         raise DataError(f"{path / INFO} is damaged: it names no features")
     parts = [parquet.read(file, hints.observation_keys) for file in _files(path)]
     table = tables.joined(str(path), parts)._replace(starts=(0,))
-    images = [name for name, kind in features.items() if _dtype(kind) in IMAGES]
-    images = [name for name in images if name not in table.columns]
+    films = [name for name, kind in features.items() if _dtype(kind) == "video"]
+    films = [name for name in films if name not in table.columns]
     table = table._replace(
-        images=tuple(dict.fromkeys([*images, *table.images])),
+        images=tuple(dict.fromkeys([*films, *table.images])),
         names={name: _names(kind) for name, kind in features.items()},
     )
     _check(path, about, table)
+    table = lerobot_videos.decoded(path, about, table, hints.observation_keys)
     if not (path / OURS).is_file():
         return files.of_table(path, table, env, hints)
     kept = container.json_mapping(path / OURS).get("layout")

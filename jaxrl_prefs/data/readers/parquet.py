@@ -12,15 +12,17 @@ from jaxrl_prefs.data.readers import container
 from jaxrl_prefs.errors import DataError
 
 
-def read(path: Path, keys: Sequence[str] = ()) -> Table:
+def read(path: Path, keys: Sequence[str] = (), only: Sequence[str] = ()) -> Table:
     """Reads all columns of numbers and text, and those of images that `keys` may mean.
 
-    Without keys, all images are read; they stay encoded. Of the others, the names are kept.
+    Without keys, all images are read; they stay encoded. Of the others, the names are kept. `only`
+    names the columns to read, in place of all.
 
     Sizes are checked before anything is allocated, and checksums where the file has them.
 
     Raises:
-      DataError: if there is no such file, it is no whole Parquet file, or pyarrow is missing.
+      DataError: if there is no such file, it is no whole Parquet file, it lacks a column of `only`,
+        or pyarrow is missing.
     """
     container.check_exists(path)
     pq = package()
@@ -33,9 +35,13 @@ def read(path: Path, keys: Sequence[str] = ()) -> Table:
                 if frames.is_image(field.type) and not _wanted(field.name, keys)
             ]
             names = [field.name for field in schema if field.name not in images]
+            if only:
+                if missing := [name for name in only if name not in names]:
+                    raise DataError(f"{path} lacks the column {missing[0]}")
+                names = [name for name in names if name in only]
             declared = 8 * file.metadata.num_rows * max(1, file.metadata.num_columns)
             container.check_size(f"{path}: its table", declared, path.stat().st_size)
-            found = file.read(columns=names if images else None)
+            found = file.read(columns=names if images or only else None)
             if found.column_names != names or found.num_rows != file.metadata.num_rows:
                 raise DataError(f"{path} is damaged: it holds other columns or rows than it says")
             columns = frames.arrow(str(path), found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -288,19 +289,23 @@ def test_what_lerobot_wrote_with_images() -> None:
     )
 
 
-def test_videos_are_refused(tmp_path: Path) -> None:
+def test_videos_without_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)  # importing it fails
     shutil.copytree(FIXTURE, tmp_path / "a")
     path = tmp_path / "a/meta/info.json"
     about = json.loads(path.read_text())
     about["features"]["observation.images.side"] = {"dtype": "video", "shape": [4, 4, 3]}
     path.write_text(json.dumps(about))
-    with pytest.raises(
-        DataError, match=r"holds videos \(observation\.images\.side\).*use_videos=F"
-    ):
-        data.load(tmp_path / "a", hints=CUT)
-    with pytest.raises(DataError, match=r"side holds a video, which is not decoded"):
-        hints = CUT._replace(observation_keys=("observation.images.side",))
-        data.load(tmp_path / "a", hints=hints)
+    for keys in ((), ("observation.images.side",)):
+        with pytest.raises(
+            DataError, match=r"side\): .*pip install 'jaxrl_prefs\[video\]'\. To tr"
+        ):
+            data.load(tmp_path / "a", hints=CUT._replace(observation_keys=keys))
+    state = CUT._replace(observation_keys=("observation.state",))
+    assert data.load(tmp_path / "a", hints=state).size == 5
+    images = state._replace(action_keys=("observation.images.side",))
+    with pytest.raises(DataError, match=r"side holds images, no numbers of an action \(--action_"):
+        data.load(tmp_path / "a", hints=images)
 
 
 def encoded(frame: np.ndarray, form: str = "PNG", **more: Any) -> bytes:
