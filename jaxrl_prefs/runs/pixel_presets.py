@@ -2,12 +2,15 @@
 
 Of V-D4RL (Lu et al. 2023, arXiv 2206.04779) the paper's baseline DrQ+BC, whose code is TD3+BC on
 DrQ-v2's networks, and the same sizes for the others: BPR's paper names none. Of the pendulum's
-pictures our own, for a CPU.
+pictures, and of the sets of 20,000 steps that `jaxrl-prefs data make vd4rl/...` makes, our own, for
+a CPU.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from jaxrl_prefs.data.generate import vd4rl
 
 Row = dict[str, Any]
 
@@ -51,6 +54,47 @@ DATASETS: dict[str, dict[str, Row]] = {
             "pretrain_steps": 2_000,
         },
     }
+}
+
+# A step's reward is 2 at most, so returns of rewards discounted by 0.99 are 20 at most.
+WALKER: Row = {
+    "encoder": "two_layers",
+    "encoder_learning_rate": 1e-3,
+    "gamma": 0.99,
+    "n_step": 3,
+    "reward_scale": 0.1,
+    "eval_episodes": 5,
+    "eval_every": 4_000,
+    "log_every": 500,
+    "checkpoint_every": 500,
+}
+WIDE: Row = SLIM | {
+    "actor_hidden": (256, 256),
+    "critic_hidden": (256, 256),
+    "batch_size": 64,
+    "train_steps": 4_000,
+}
+DATASETS |= {
+    name: {
+        "*": WALKER,
+        "bc": {name: WIDE[name] for name in DATASETS["pendulum/pixels-v0"]["bc"]},
+        "td3_bc": WIDE | NORMALISED | {"alpha": 2.5},
+        "iql": WIDE | NORMALISED,
+        "bpr": WIDE
+        | {
+            "behavior": "tilted",
+            "behavior_width": 64,
+            "behavior_blocks": 2,
+            "negative_samples": 8,
+            "behavior_batch_size": 64,
+            "search_samples": 64,
+            "behavior_learning_rate": 1e-3,
+            "q_weight": 10.0,
+            "pretrain_steps": 2_000,
+        },
+    }
+    for name in vd4rl.SETS
+    if "-full" not in name
 }
 
 _DRQ: Row = {
