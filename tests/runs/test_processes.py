@@ -29,7 +29,7 @@ from jaxrl_prefs.parallel import processes
 from jaxrl_prefs.runs import prepare
 from tests import playground, probes
 from tests.small_runs import SHORT
-from tests.training.test_loop import Record, probe, record
+from tests.training.test_loop import probe, record
 
 LOOPBACK = socket.inet_ntoa(socket.INADDR_LOOPBACK.to_bytes(4, "big"))
 OFTEN = {"log_every": "10", "checkpoint_every": "10", "eval_every": "50"}
@@ -48,7 +48,6 @@ FIELDS = {  # a hundred updates of each; of ARQ behaviour and candidates alone
     | {"eval_episodes": "1"},
 }
 SLURM_PORTS = range(2**16 - 2**12, 2**16)  # where JAX puts the coordinator of a Slurm job
-PICTURES = {"device": "loop", "host": "vmap"}  # where frames are, and how seeds are mapped
 LOST = 110  # seconds in which the others must notice, HASTY's heartbeat included
 # The command, with a heartbeat shorter than the minute that users have.
 HASTY = """
@@ -89,10 +88,9 @@ def flags(algo: str, path: Path, file: Path, seeds: int = 8, env: str = "Pendulu
     ]
 
 
-def pictures(path: Path, file: Path, mapping: str) -> list[str]:
+def on_pictures(folder: Path, name: str) -> list[str]:
     """Three seeds, so that the second process has one of its own and padding."""
-    argv = flags("bc", path, file, seeds=3, env=playground.PIXELS_ID)
-    return [*argv, f"--set=mapping={mapping}"]
+    return flags("bc", folder / name, folder / "frames.npz", seeds=3, env=playground.PIXELS_ID)
 
 
 def record_pictures(path: Path) -> None:
@@ -108,16 +106,18 @@ def record_pictures(path: Path) -> None:
     )
 
 
-def probed(**more: Any) -> list[Record]:
-    """A run of the probe: a phase for all seeds, one that fills columns, one that reads them."""
+def probed() -> list[tuple[Any, ...]]:
+    """The probe on data that stay on the host: a phase for all seeds, one that fills columns for
+    all, and one of every seed, with seeds side by side."""
     data = probes.episodes(size=90, length=12, observation_dim=3, action_dim=2)
-    return record(probe(data, shared=True), data, devices=4, mapping="loop", **more)
+    method = probe(data, shared=True)
+    found = record(method, data, devices=4, every=10, mapping="vmap", stream=True)
+    return [(each.state, each.columns, each.metrics) for each in found]
 
 
 def write_probe(folder: str) -> None:
-    """Runs the probe with data on the host, and writes what this process has of it."""
-    found = [(each.state, each.columns, each.metrics) for each in probed(stream=True)]
-    (Path(folder) / f"probe-{jax.process_index()}").write_bytes(pickle.dumps(found))
+    """Writes what this process, one of several, has of the probe."""
+    (Path(folder) / f"probe-{jax.process_index()}").write_bytes(pickle.dumps(probed()))
 
 
 Place = tuple[list[str], dict[str, str]]  # flags and environment of a process
@@ -220,15 +220,12 @@ def forget(path: Path, step: int) -> None:
 def joined(tmp_path_factory: pytest.TempPathFactory, pendulum_file: Path) -> Path:
     """A folder with all that two processes trained, one command after the other."""
     folder = tmp_path_factory.mktemp("joined")
-    paired, frames = folder / "arq", folder / "frames.npz"
-    record_pictures(frames)
+    record_pictures(folder / "frames.npz")
+    paired = folder / "arq"
     assert run.main(flags("arq", paired, pendulum_file, seeds=6)) == 0
     forget(paired, 10)
-    commands = [(0.5, flags("arq", paired, pendulum_file))]
-    for place, mapping in PICTURES.items():
-        share = 0.0 if place == "host" else 0.5
-        commands += [(share, pictures(folder / place, frames, mapping))]
-    together(folder, commands)
+    there = [(0.5, flags("arq", paired, pendulum_file)), (0.5, on_pictures(folder, "device"))]
+    together(folder, [*there, (0.0, on_pictures(folder, "host"))])
     return folder
 
 
@@ -243,18 +240,20 @@ def test_two_processes_go_on_from_one_and_add_seeds(
 
 
 @pytest.mark.slow
-def test_two_processes_on_images(joined: Path, tmp_path: Path) -> None:
-    """With frames on the devices and on the hosts; one process has them on its devices."""
+def test_two_processes_on_images(joined: Path) -> None:
+    """With frames on the devices to the bit; on the hosts, where XLA fuses other operations, to
+    rounding."""
     playground.register()
-    assert run.main(pictures(tmp_path, joined / "frames.npz", "loop")) == 0
-    for place in PICTURES:
-        assert_same_run(joined / place, tmp_path)
+    assert run.main(on_pictures(joined, "alone")) == 0
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert (joined / "device" / name).read_text() == (joined / "alone" / name).read_text()
+    assert_same_run(joined / "host", joined / "alone")
 
 
 @pytest.mark.slow
 def test_two_processes_stream_every_kind_of_phase(joined: Path) -> None:
-    """Bit for bit what one process computes with the data on its devices."""
-    expected = [(each.state, each.columns, each.metrics) for each in probed()]
+    """Bit for bit what one process computes when it streams."""
+    expected = probed()
     for number in range(2):
         found = pickle.loads((joined / f"probe-{number}").read_bytes())
         chex.assert_trees_all_equal(found, expected)
