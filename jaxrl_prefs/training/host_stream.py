@@ -3,7 +3,8 @@
 Which rows a step takes is computed from its key, as on the device, so a block holds the batches
 that the compiled chunk would have gathered itself. Members that run one after the other (a CPU's
 default) then get the same bits from vectors; side by side, and from images, the compiler fuses the
-two programs differently, and results agree to rounding. One block is gathered while the devices work on the one before.
+two programs differently, and results agree to rounding. One block is gathered while the devices
+work on the one before.
 
 Of several processes each gathers, from its own copy of the data, the batches of the members on its
 own devices. They exchange nothing.
