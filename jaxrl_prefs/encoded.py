@@ -77,18 +77,18 @@ def on_images(make: Callable[[Spec], Method], spec: Spec, config: EncoderConfig)
         NoEncoder: if the method takes no images.
         ValueError: for a bad field of `config`.
     """
-    names = make(spec._replace(observation_dim=1, images=())).encoders
-    if not names:
+    encoders = make(spec._replace(observation_dim=1, images=())).encoders
+    if not encoders:
         raise NoEncoder
     if config.shift < 0:
         raise ValueError(f"image_shift must be at least 0, not {config.shift}")
-    method = make(feature_spec(spec, names, config.features))
+    method = make(feature_spec(spec, encoders, config.features))
     parts = Parts(
         nets={
             encoder.name: nets.image_and_vector(
                 nets.ENCODERS[config.encoder](config.features, spectral=encoder.spectral)
             )
-            for encoder in names
+            for encoder in encoders
         },
         optimizer=learner.optimizer(config.learning_rate),
         shift=config.shift,

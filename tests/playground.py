@@ -118,6 +118,7 @@ class BareReset(Corridor):
 FAULTS = ("raises", "nan", "nan reward", "array")
 OLD = ("OldStep", "OldReset", "BareReset")
 REACHING_ID = "tests/Reaching-v0"
+PIXELS_ID = "tests/SmallPixels-v0"
 
 
 def register() -> None:
@@ -125,6 +126,9 @@ def register() -> None:
     if ENV_ID not in gymnasium.registry:
         gymnasium.register(ENV_ID, "tests.playground:Corridor", max_episode_steps=LIMIT)
         gymnasium.register(REACHING_ID, "tests.playground:Reaching", max_episode_steps=LIMIT)
+        small = {"max_episode_steps": LIMIT, "kwargs": {"size": 16}}
+        pixels = "jaxrl_prefs.environments.pendulum_pixels:PendulumPixels"
+        gymnasium.register(PIXELS_ID, pixels, **small)
         for name in OLD:
             place = f"tests.playground:{name}"
             gymnasium.register(f"tests/{name}-v0", place, max_episode_steps=LIMIT)

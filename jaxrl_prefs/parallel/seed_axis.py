@@ -186,8 +186,23 @@ def one(tree: Tree, i: int) -> Tree:
 
 
 def place(tree: Tree, mesh: Mesh) -> Tree:
-    """Places leaves that have all members [P, ...] on the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+    """Places host arrays with the members of this process as its part of [P, ...] on the mesh.
+
+    The opposite of `mine`: every process gives what its own devices hold, and nothing is exchanged.
+    """
+    part = here(mesh)
+    placed = jax.device_put(tree, NamedSharding(part, PartitionSpec(AXIS)))
+    if part is mesh:
+        return placed
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def whole(leaf: jax.Array) -> jax.Array:
+        members = leaf.shape[0] // part.devices.size * mesh.devices.size
+        shards = [shard.data for shard in leaf.addressable_shards]
+        shape = (members, *leaf.shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+
+    return jax.tree.map(whole, placed)
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:

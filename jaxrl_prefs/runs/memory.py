@@ -7,6 +7,8 @@ on each, a seed's own where the seed is), and on the disk.
 from __future__ import annotations
 
 import math
+import platform
+from collections import Counter
 
 import jax
 import psutil
@@ -14,6 +16,7 @@ from jax.sharding import Mesh
 
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.method import Method
+from jaxrl_prefs.parallel import processes, seed_axis
 from jaxrl_prefs.types import Transition
 
 SHARE = 0.5  # of a device's free memory that the data may take
@@ -70,17 +73,24 @@ def check(method: Method, size: int, seeds: int, mesh: Mesh) -> str:
 def streamed(data: Transition, mesh: Mesh) -> str:
     """Says that the data are too large for the devices, and why; empty if a copy fits on each.
 
-    They may fill `SHARE` of what is free there: networks and columns want their part.
+    They may fill `SHARE` of what is free there: networks and columns want their part. Of several
+    processes all must come here, and get the same answer: the device with the least room decides.
     """
-    size, devices = sum(leaf.nbytes for leaf in jax.tree.leaves(data)), mesh.devices.size
-    free = _free(mesh.devices.flat[0])
-    # A CPU's devices keep their copies in the host's memory.
-    each = psutil.virtual_memory().available / devices if free is None else free
+    size, own = sum(leaf.nbytes for leaf in jax.tree.leaves(data)), seed_axis.here(mesh).devices
+    host, available = platform.node(), psutil.virtual_memory().available
+    found = processes.gathered((host, own.size, available, _free(own.flat[0])))
+    # A CPU's devices keep their copies in the memory of their host.
+    copies = Counter[str]()
+    for place, devices, _, _ in found:
+        copies[place] += devices
+    each = min(
+        available / copies[place] if free is None else free for place, _, available, free in found
+    )
     if size <= SHARE * each:
         return ""
     return (
-        f"the data take {amount(size)} and stay on the host: each of {devices} device(s) has "
-        f"{amount(each)} free"
+        f"the data take {amount(size)} and stay on the host: each of {mesh.devices.size} device(s) "
+        f"has {'' if len(found) == 1 else 'at least '}{amount(each)} free"
     )
 
 

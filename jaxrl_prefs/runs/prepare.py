@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 
 from jaxrl_prefs import data
@@ -233,8 +232,6 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
         raise ConfigError("every phase has 0 steps: nothing to train")
     mesh = mesh_for(len(run_config.seeds) * max(1, len(points)), found)
     streamed = memory.streamed(dataset.transitions, mesh)
-    if streamed and jax.process_count() > 1:
-        raise ConfigError(f"{streamed}; streaming needs a single process")
     job = Job(
         path,
         run_config,

@@ -2,8 +2,12 @@
 
 Which rows a step takes is computed from its key, as on the device, so a block holds the batches
 that the compiled chunk would have gathered itself. Members that run one after the other (a CPU's
-default) then get the same bits; side by side, the compiler fuses the two programs differently, and
-results agree to rounding. One block is gathered while the devices work on the one before.
+default) then get the same bits from vectors; side by side, and from images, the compiler fuses the
+two programs differently, and results agree to rounding. One block is gathered while the devices
+work on the one before.
+
+Of several processes each gathers, from its own copy of the data, the batches of the members on its
+own devices. They exchange nothing.
 """
 
 from __future__ import annotations
@@ -41,8 +45,8 @@ class HostPrefetcher:
         Args:
             data: leaves [N, ...].
             phase: whose rows are drawn.
-            keys: for rows, [P].
-            mesh: where blocks are placed.
+            keys: for rows, [P] on `mesh`.
+            mesh: where blocks are placed; each process places its part.
             stride: steps between two slots of a member.
             wanted: the most slots that a call will use; fewer are made where they take too much.
         """
@@ -53,9 +57,10 @@ class HostPrefetcher:
         members = keys.shape[0] // mesh.devices.size
         room = BLOCK_BYTES // max(1, members * batch * row_bytes)
         self.slots = max(1, min(wanted, room))
-        self._keys, self._mesh = keys, mesh
+        self._keys, self._mesh = seed_axis.mine(keys, mesh), mesh
         self._stride = stride
-        self._asked: tuple[int, Any] = (-1, None)  # a first step, and its rows on the device
+        # A first step, and its rows [P, slots, B] on the device, of this process's members alone.
+        self._asked: tuple[int, Any] = (-1, None)
         self._ready: tuple[int, Any] = (-1, None)  # a first step, and its block
 
         def draw_rows(key: Key, first: Array) -> Array:
@@ -80,11 +85,16 @@ class HostPrefetcher:
         if self._ready[0] == first:
             return
         self._ask(first, firsts)
-        rows = np.asarray(self._asked[1])  # [P, slots, B]
+        rows = np.asarray(self._asked[1])
         found: Any = (rows, gathered(self._data, rows, on_host))
         self._ready = first, seed_axis.place(Block(*found), self._mesh)
 
     def _ask(self, first: int, firsts: Any) -> None:
         if self._asked[0] != first:
-            begin = jnp.broadcast_to(jnp.asarray(firsts, jnp.int32), self._keys.shape)
-            self._asked = first, self._draw_rows(self._keys, begin)
+            self._asked = first, self._draw_rows(self._keys, self._own(firsts))
+
+    def _own(self, firsts: Any) -> Array:
+        """The first steps of this process's members; `firsts` [P] or [] are those of all."""
+        if not np.ndim(firsts):
+            return jnp.broadcast_to(jnp.asarray(firsts, jnp.int32), self._keys.shape)
+        return seed_axis.mine(seed_axis.pad(firsts, self._mesh), self._mesh)

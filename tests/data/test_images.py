@@ -16,6 +16,7 @@ from jaxrl_prefs.cli import data as command
 from jaxrl_prefs.data import health, health_figure, images, layout, writers
 from jaxrl_prefs.data.joined import joined
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.parallel import seed_axis
 
 FRAMES = images.empty((6, 4, 5, 3))  # frames that begin elsewhere are copied once
 FRAMES[:] = np.arange(FRAMES.size).astype(np.uint8).reshape(FRAMES.shape)
@@ -52,6 +53,18 @@ def test_arrays_of_images_are_kept_as_they_are() -> None:
     vector = of_arrays({"b": {"y": STATES, "x": STATES + 10}, "a": np.ones((6, 2, 2))})
     np.testing.assert_array_equal(vector.observation[1], [1, 1, 1, 1, 11, 1])
     assert not vector.images
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_devices_of_a_cpu_share_the_frames(mapped: bool, tmp_path: Path) -> None:
+    np.save(tmp_path / "frames.npy", FRAMES)
+    frames = np.load(tmp_path / "frames.npy", mmap_mode="r" if mapped else None)
+    prepared = jp.prepare(of_arrays(frames), jp.Processing())
+    kept: Any = prepared.transitions.observation["image"].frames
+    assert np.shares_memory(kept, frames) or not mapped
+    placed = seed_axis.replicate(kept, seed_axis.seed_mesh())
+    places = [shard.data.unsafe_buffer_pointer() for shard in placed.addressable_shards]
+    assert places == [kept.ctypes.data] * 4
 
 
 def test_what_followed_is_kept_once() -> None:

@@ -10,7 +10,7 @@ import pytest
 from jaxrl_prefs.cli import run
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import arq
-from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.parallel import processes, seed_axis
 from jaxrl_prefs.runs import memory
 from jaxrl_prefs.types import Spec
 from tests import probes
@@ -77,6 +77,18 @@ def test_data_that_do_not_fit_stay_on_the_host(monkeypatch):
     assert "stay on the host: each of 4 device(s) has" in memory.streamed(data, mesh)
     monkeypatch.setattr(memory, "_free", lambda device: 2 * size)
     assert memory.streamed(data, mesh) == ""
+
+
+@pytest.mark.parametrize(("hosts", "factor"), [("aa", 8), ("ab", 4)])
+def test_processes_on_one_host_share_its_memory_and_decide_alike(monkeypatch, hosts, factor):
+    """Two processes with two devices each, of which the second has the least room."""
+    mesh = seed_axis.seed_mesh(jax.devices()[:4])
+    data = probes.episodes(size=96, length=12, observation_dim=3, action_dim=2)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(data))
+    for room, stays in ((factor * size - 1, True), (factor * size, False)):
+        found = [(hosts[0], 2, 100 * size, None), (hosts[1], 2, room, None)]
+        monkeypatch.setattr(processes, "gathered", lambda own, found=found: found)
+        assert bool(memory.streamed(data, mesh)) == stays
 
 
 def test_a_run_says_that_its_data_stay_on_the_host(pendulum_file, tmp_path, monkeypatch, capsys):

@@ -1,10 +1,14 @@
-"""Two processes with two devices each are one run: they end where a single process does."""
+"""Two processes with two devices each are one run: they end where a single process does.
+
+With data on the devices, and with data that are streamed from each process's host.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import pickle
 import shutil
 import socket
 import subprocess
@@ -14,6 +18,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import chex
+import jax
 import numpy as np
 import pytest
 
@@ -21,7 +27,9 @@ from jaxrl_prefs.cli import commandline, run
 from jaxrl_prefs.errors import ConfigError, WorkdirError
 from jaxrl_prefs.parallel import processes
 from jaxrl_prefs.runs import prepare
+from tests import playground, probes
 from tests.small_runs import SHORT
+from tests.training.test_loop import probe, record
 
 LOOPBACK = socket.inet_ntoa(socket.INADDR_LOOPBACK.to_bytes(4, "big"))
 OFTEN = {"log_every": "10", "checkpoint_every": "10", "eval_every": "50"}
@@ -35,6 +43,9 @@ FIELDS = {  # a hundred updates of each; of ARQ behaviour and candidates alone
     "td3_bst": SHORT
     | OFTEN
     | {"behavior_hidden": "8", "pretrain_steps": "30", "train_steps": "70"},
+    "bc": {"encoder": "two_layers", "encoder_features": "4", "image_shift": "1"}
+    | {"actor_hidden": "8", "batch_size": "4", "train_steps": "6", "log_every": "3"}
+    | {"eval_episodes": "1"},
 }
 SLURM_PORTS = range(2**16 - 2**12, 2**16)  # where JAX puts the coordinator of a Slurm job
 LOST = 110  # seconds in which the others must notice, HASTY's heartbeat included
@@ -45,18 +56,68 @@ from jaxrl_prefs.cli import run
 from jaxrl_prefs.parallel import processes
 from jaxrl_prefs.runs import estimate
 estimate.PATIENCE, processes.PATIENCE = 0.0, 20
-sys.exit(run.main())
 """
+ONE = HASTY + "sys.exit(run.main())"
+# Several commands, the first of which joins the processes, then the phases of the probe.
+SEVERAL = (
+    HASTY
+    + """
+import json
+from jaxrl_prefs.runs import memory
+from tests import playground
+folder, commands, *place = sys.argv[1:]
+playground.register()
+for share, argv in json.loads(commands):
+    memory.SHARE = share
+    if code := run.main([*argv, *place]):
+        sys.exit(code)
+    place = []
+from tests.runs import test_processes
+test_processes.write_probe(folder)
+"""
+)
 
 
-def flags(algo: str, path: Path, pendulum_file: Path, seeds: int = 8) -> list[str]:
+def flags(algo: str, path: Path, file: Path, seeds: int = 8, env: str = "Pendulum-v1") -> list[str]:
     return [
         "run",
-        *(f"--algo={algo}", f"--dataset={pendulum_file}", "--env=Pendulum-v1"),
+        *(f"--algo={algo}", f"--dataset={file}", f"--env={env}"),
         f"--seeds={seeds}",
         f"--workdir={path}",
         *(f"--set={name}={value}" for name, value in FIELDS[algo].items()),
     ]
+
+
+def on_pictures(folder: Path, name: str) -> list[str]:
+    """Three seeds, so that the second process has one of its own and padding."""
+    return flags("bc", folder / name, folder / "frames.npz", seeds=3, env=playground.PIXELS_ID)
+
+
+def record_pictures(path: Path) -> None:
+    """Forty steps in frames of noise, 16x16."""
+    rng, steps = np.random.default_rng(0), 40
+    np.savez(
+        path,
+        observations=rng.integers(0, 256, (steps, 16, 16, 1), np.uint8),
+        actions=rng.uniform(-2, 2, (steps, 1)),
+        rewards=rng.normal(size=steps),
+        terminals=np.zeros(steps),
+        timeouts=np.arange(steps) % 10 == 9,
+    )
+
+
+def probed() -> list[tuple[Any, ...]]:
+    """The probe on data that stay on the host: a phase for all seeds, one that fills columns for
+    all, and one of every seed, with seeds side by side."""
+    data = probes.episodes(size=90, length=12, observation_dim=3, action_dim=2)
+    method = probe(data, shared=True)
+    found = record(method, data, devices=4, every=10, mapping="vmap", stream=True)
+    return [(each.state, each.columns, each.metrics) for each in found]
+
+
+def write_probe(folder: str) -> None:
+    """Writes what this process, one of several, has of the probe."""
+    (Path(folder) / f"probe-{jax.process_index()}").write_bytes(pickle.dumps(probed()))
 
 
 Place = tuple[list[str], dict[str, str]]  # flags and environment of a process
@@ -82,11 +143,12 @@ def free(ports: Iterable[int]) -> int:
     raise AssertionError("no free port")
 
 
-def start(argv: list[str], place: Place) -> subprocess.Popen[str]:
+def start(program: str, argv: list[str], place: Place) -> subprocess.Popen[str]:
     flags, variables = place
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    compiled = os.environ.get("XLA_FLAGS", "")  # as this process compiles, so that bits are equal
+    devices = {"XLA_FLAGS": f"{compiled} --xla_force_host_platform_device_count=2"}
     return subprocess.Popen(
-        [sys.executable, "-c", HASTY, *argv[1:], *flags],
+        [sys.executable, "-c", program, *argv, *flags],
         env=os.environ | devices | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -94,10 +156,10 @@ def start(argv: list[str], place: Place) -> subprocess.Popen[str]:
     )
 
 
-def together(argv: list[str]) -> None:
-    """As a Slurm job."""
-    port = free(SLURM_PORTS)
-    started = [start(argv, by_slurm(number, port)) for number in range(2)]
+def together(folder: Path, commands: list[tuple[float, list[str]]]) -> None:
+    """As a Slurm job: each command with the share of free memory that its data may take."""
+    port, argv = free(SLURM_PORTS), [str(folder), json.dumps(commands)]
+    started = [start(SEVERAL, argv, by_slurm(number, port)) for number in range(2)]
     ends = [process.communicate(timeout=900) for process in started]
     for process, (_, errors) in zip(started, ends, strict=True):
         assert process.returncode == 0, errors[-3000:]
@@ -107,7 +169,7 @@ def lose_one(argv: list[str], path: Path) -> None:
     """Starts a run and kills one of its processes once there is a new checkpoint."""
     before = set(path.glob("checkpoints/[0-9]*"))
     port = free([0])
-    started = [start(argv, by_flags(number, port)) for number in range(2)]
+    started = [start(ONE, argv[1:], by_flags(number, port)) for number in range(2)]
     try:
         for _ in range(6000):
             if set(path.glob("checkpoints/[0-9]*")) - before:
@@ -154,16 +216,47 @@ def forget(path: Path, step: int) -> None:
             shutil.rmtree(found)
 
 
-@pytest.mark.slow
-def test_two_processes_go_on_from_one_and_add_seeds(tmp_path: Path, pendulum_file: Path) -> None:
-    """ARQ, whose phases also fill columns and share a model; how a method trains is no matter."""
-    alone, paired = tmp_path / "alone", tmp_path / "paired"
-    assert run.main(flags("arq", alone, pendulum_file)) == 0
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory: pytest.TempPathFactory, pendulum_file: Path) -> Path:
+    """A folder with all that two processes trained, one command after the other."""
+    folder = tmp_path_factory.mktemp("joined")
+    record_pictures(folder / "frames.npz")
+    paired = folder / "arq"
     assert run.main(flags("arq", paired, pendulum_file, seeds=6)) == 0
     forget(paired, 10)
-    together(flags("arq", paired, pendulum_file))
-    assert_same_run(paired, alone)
-    assert (paired / "result.json").exists()
+    there = [(0.5, flags("arq", paired, pendulum_file)), (0.5, on_pictures(folder, "device"))]
+    together(folder, [*there, (0.0, on_pictures(folder, "host"))])
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_one_and_add_seeds(
+    joined: Path, tmp_path: Path, pendulum_file: Path
+) -> None:
+    """ARQ, whose phases also fill columns and share a model; how a method trains is no matter."""
+    assert run.main(flags("arq", tmp_path / "alone", pendulum_file)) == 0
+    assert_same_run(joined / "arq", tmp_path / "alone")
+    assert (joined / "arq" / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_on_images(joined: Path) -> None:
+    """With frames on the devices to the bit; on the hosts, where XLA fuses other operations, to
+    rounding."""
+    playground.register()
+    assert run.main(on_pictures(joined, "alone")) == 0
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert (joined / "device" / name).read_text() == (joined / "alone" / name).read_text()
+    assert_same_run(joined / "host", joined / "alone")
+
+
+@pytest.mark.slow
+def test_two_processes_stream_every_kind_of_phase(joined: Path) -> None:
+    """Bit for bit what one process computes when it streams."""
+    expected = probed()
+    for number in range(2):
+        found = pickle.loads((joined / f"probe-{number}").read_bytes())
+        chex.assert_trees_all_equal(found, expected)
 
 
 @pytest.mark.slow
