@@ -466,7 +466,7 @@ def states_hold_arrays_of_finite_numbers(subject: Subject) -> None:
 @_check("build nothing in init that compares unequal the next time, such as a lambda in the state")
 def two_makes_have_one_structure(subject: Subject) -> None:
     """A resumed run makes the method anew and restores the state into it."""
-    row = jax.tree.map(lambda x: x[:1], subject.data)
+    row = gathered(subject.data, jnp.arange(1), _taken)
     one, two = (jax.eval_shape(subject.make().init, _key(), row) for _ in range(2))
     chex.assert_trees_all_equal_structs(one, two)
 
@@ -561,7 +561,7 @@ def a_method_trains_inside_anybodys_scan(subject: Subject) -> None:
     def one(state: Any, key: Key) -> Any:
         def body(state: Any, step: Any) -> tuple:
             rows = phase.sampler(rows_key, step, len(data.reward), phase.batch_size)
-            batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+            batch = gathered(data, rows, _taken)
             return phase.update(state, batch, jax.random.fold_in(key, step), step)
 
         return jax.lax.scan(body, state, jnp.arange(3))

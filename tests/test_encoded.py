@@ -14,8 +14,11 @@ import pytest
 
 from jaxrl_prefs import encoded, testing
 from jaxrl_prefs.encoded import EncoderConfig, on_images
+from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.rows import gathered, on_host
+from jaxrl_prefs.runs.config import RunConfig
+from jaxrl_prefs.runs.methods import bound
 from jaxrl_prefs.testing import Subject
 from jaxrl_prefs.types import ImageSpec, Spec, Transition
 from tests import probes
@@ -28,18 +31,6 @@ TAKERS = {  # method -> for each phase, the encoder and the part of the state th
     "iql": {"train": ("critic", "critic")},
     "bpr": {"behavior": ("behavior", "behavior"), "train": ("critic", "critic")},
 }
-# The checks in which images make a difference; the others are of the method without.
-CHECKED = (
-    "updates_keep_structure_shapes_and_dtypes",
-    "states_hold_arrays_of_finite_numbers",
-    "policies_act_inside_the_bounds_and_repeat_themselves",
-    "no_key_is_used_twice",
-    "everything_is_pure",
-    "chunk_length_changes_nothing",
-    "resumes_bit_for_bit",
-    "a_seed_alone_is_the_same",
-    "the_dataset_is_an_argument",
-)
 
 
 def _spec(vector: int = 2) -> Spec:
@@ -51,12 +42,12 @@ def _subject(name: str) -> Subject:
     return Subject(METHODS[name], METHODS[name].Config(**TINY[name]), _spec())
 
 
-@pytest.fixture(scope="module", params=["bc", "bpr"])  # one encoder, and two
+@pytest.fixture(scope="module", params=TAKERS)
 def subject(request: pytest.FixtureRequest) -> Subject:
     return _subject(request.param)
 
 
-@pytest.mark.parametrize("check", [testing.CHECKS[name] for name in CHECKED], ids=CHECKED)
+@pytest.mark.parametrize("check", testing.CHECKS.values(), ids=testing.CHECKS)
 def test_contract(subject: Subject, check: Callable[[Subject], None]) -> None:
     check(subject)
 
@@ -68,6 +59,9 @@ def test_who_takes_images() -> None:
     assert takers == set(TAKERS)
     with pytest.raises(encoded.NoEncoder):
         on_images(partial(METHODS["bdpo"].make, METHODS["bdpo"].Config()), _spec(), EncoderConfig())
+    small = _spec()._replace(images=(IMAGE._replace(height=8),))
+    with pytest.raises(ConfigError, match="'image' have 8x16 pixels, too few for an encoder"):
+        bound(METHODS["bc"], METHODS["bc"].Config(), small, vars(RunConfig()))
 
 
 @pytest.mark.parametrize("name", TAKERS)

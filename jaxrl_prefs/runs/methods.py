@@ -18,6 +18,7 @@ from jaxrl_prefs.encoded import EncoderConfig, NoEncoder, on_images
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.method import Method, with_precision
 from jaxrl_prefs.methods import METHODS
+from jaxrl_prefs.nets import encoders
 from jaxrl_prefs.runs import overrides
 from jaxrl_prefs.types import Spec
 
@@ -53,10 +54,16 @@ def bound(module: Any, config: Any, spec: Spec, run: Mapping[str, Any]) -> Metho
 
     Raises:
         ValueError: for a config that the method refuses.
-        ConfigError: for data with images, if the method takes none.
+        ConfigError: for data with images, if the method takes none, or one is too small.
     """
     if not spec.images:
         return with_precision(module.make(config, spec), run["precision"])
+    for each in spec.images:
+        if min(each.height, each.width) < encoders.MIN_SIZE:
+            raise ConfigError(
+                f"the images {each.name!r} have {each.height}x{each.width} pixels, too few for an "
+                f"encoder: resize them to {encoders.MIN_SIZE}x{encoders.MIN_SIZE} at least"
+            )
     encoder = EncoderConfig(
         run["encoder"], run["encoder_features"], run["encoder_learning_rate"], run["image_shift"]
     )
