@@ -65,6 +65,10 @@ class NoEncoder(ValueError):
     """The method takes no images."""
 
 
+class TooSmall(ValueError):
+    """Images have fewer pixels than an encoder needs."""
+
+
 def on_images(make: Callable[[Spec], Method], spec: Spec, config: EncoderConfig) -> Method:
     """A method for observations with images.
 
@@ -75,8 +79,15 @@ def on_images(make: Callable[[Spec], Method], spec: Spec, config: EncoderConfig)
 
     Raises:
         NoEncoder: if the method takes no images.
+        TooSmall: naming the camera whose images are.
         ValueError: for a bad field of `config`.
     """
+    for each in spec.images:
+        if min(each.height, each.width) < nets.MIN_SIZE:
+            raise TooSmall(
+                f"the images {each.name!r} have {each.height}x{each.width} pixels, too few for an "
+                f"encoder: resize them to {nets.MIN_SIZE}x{nets.MIN_SIZE} at least"
+            )
     encoders = make(spec._replace(observation_dim=1, images=())).encoders
     if not encoders:
         raise NoEncoder

@@ -34,7 +34,7 @@ PATIENCE = 400  # seconds until the first checkpoint
 # Of the extras in pyproject.toml, and robosuite, which wants another MuJoCo (BUILD.md).
 OPTIONAL = {
     *("imageio_ffmpeg", "ogbench", "onnx", "onnxruntime", "pandas", "plotly", "pyarrow", "ray"),
-    *("dm_control", "rliable", "robosuite", "sbx", "stable_baselines3"),
+    *("av", "dm_control", "rliable", "robosuite", "sbx", "stable_baselines3"),
     *("tensorboardX", "wandb"),
 }
 

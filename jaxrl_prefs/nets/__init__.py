@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxrl_prefs.nets.encoders import ENCODERS, image_and_vector
+from jaxrl_prefs.nets.encoders import ENCODERS, MIN_SIZE, image_and_vector
 from jaxrl_prefs.nets.ensembles import ensemble, over_members, with_action_gradient
 from jaxrl_prefs.nets.layers import ACTIVATIONS, INITIALISERS, mish, orthogonal, swish
 from jaxrl_prefs.nets.mlp import mlp, residual_mlp, scalar_mlp
@@ -18,6 +18,7 @@ __all__ = [
     "ACTIVATIONS",
     "ENCODERS",
     "INITIALISERS",
+    "MIN_SIZE",
     "ensemble",
     "image_and_vector",
     "mish",

@@ -14,11 +14,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from jaxrl_prefs.encoded import EncoderConfig, NoEncoder, on_images
+from jaxrl_prefs.encoded import EncoderConfig, NoEncoder, TooSmall, on_images
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.method import Method, with_precision
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.nets import encoders
 from jaxrl_prefs.runs import overrides
 from jaxrl_prefs.types import Spec
 
@@ -58,12 +57,6 @@ def bound(module: Any, config: Any, spec: Spec, run: Mapping[str, Any]) -> Metho
     """
     if not spec.images:
         return with_precision(module.make(config, spec), run["precision"])
-    for each in spec.images:
-        if min(each.height, each.width) < encoders.MIN_SIZE:
-            raise ConfigError(
-                f"the images {each.name!r} have {each.height}x{each.width} pixels, too few for an "
-                f"encoder: resize them to {encoders.MIN_SIZE}x{encoders.MIN_SIZE} at least"
-            )
     encoder = EncoderConfig(
         run["encoder"], run["encoder_features"], run["encoder_learning_rate"], run["image_shift"]
     )
@@ -75,6 +68,8 @@ def bound(module: Any, config: Any, spec: Spec, run: Mapping[str, Any]) -> Metho
             f"the observations have images, which {name_of(module)} does not take; methods that "
             f"do: {', '.join(able)}"
         ) from None
+    except TooSmall as fault:
+        raise ConfigError(str(fault)) from None
     return with_precision(method, run["precision"])
 
 
