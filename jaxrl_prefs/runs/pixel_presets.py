@@ -63,8 +63,8 @@ WALKER: Row = {
     "gamma": 0.99,
     "n_step": 3,
     "reward_scale": 0.1,
-    "eval_episodes": 5,
-    "eval_every": 4_000,
+    "eval_episodes": 3,
+    "eval_every": 3_000,
     "log_every": 500,
     "checkpoint_every": 500,
 }
@@ -72,7 +72,7 @@ WIDE: Row = SLIM | {
     "actor_hidden": (256, 256),
     "critic_hidden": (256, 256),
     "batch_size": 64,
-    "train_steps": 4_000,
+    "train_steps": 3_000,
 }
 DATASETS |= {
     name: {

@@ -58,7 +58,7 @@ TRIED = CASES if "SIGNALS" in os.environ else ("sweep",)
 
 @pytest.mark.parametrize("name", TRIED)
 def test_signals_cost_nothing(name: str, pendulum_file: Path, tmp_path: Path) -> None:
-    signals = int(os.environ.get("SIGNALS", "2"))
+    signals = int(os.environ.get("SIGNALS", "1"))
     command, flags, fields = CASES[name]
     done = subprocess.run(
         [

@@ -6,10 +6,10 @@ task come
 
     vd4rl/<task>-medium-v0         20,000 steps by the medium agent (return 500), as in training
     vd4rl/<task>-medium-replay-v0  20,000 steps of what it had seen by then, in whole episodes
-    vd4rl/<task>-expert-v0         20,000 steps by the expert
+    vd4rl/<task>-expert-v0         20,000 steps by the expert (return 900), or the last agent
     vd4rl/<task>-medium-expert-v0  both
 
-A set `...-full-v0` has 100,000 steps of each agent. Drawing takes longer than playing, and both are
+A set `...-full-v0` has 100,000 steps of each agent, and the expert learns five times as long. Drawing takes longer than playing, and both are
 kept in this library's cache: whoever stops goes on at the episode that was being drawn. Returns are
 scored as V-D4RL's are, but the data are others, and never stand beside its rows.
 """
@@ -34,13 +34,13 @@ from jaxrl_prefs.environments import task
 
 SIZE = 64  # pixels of a side, as V-D4RL's npz files have
 REFERENCES = (0.0, 1000.0)
-SMALL = Recipe(rounds=50, round_steps=20_000, medium=50.0, expert=90.0, steps=20_000)
+SMALL = Recipe(rounds=10, round_steps=20_000, medium=50.0, expert=90.0, steps=20_000)
 RECIPES = {
     "walker-walk": SMALL,
     "cheetah-run": SMALL._replace(expert=80.0),
-    "humanoid-walk": SMALL._replace(rounds=250, expert=80.0),
+    "humanoid-walk": SMALL._replace(rounds=50, expert=80.0),
 }
-FULL = 100_000  # steps of each agent in a set `...-full-v0`
+FULL = 5  # times as many rounds, and steps of each agent, for a set `...-full-v0`
 SETS = tuple(
     f"vd4rl/{name}-{quality}{size}-v0"
     for name in RECIPES
@@ -71,7 +71,7 @@ def plan(dataset_id: str) -> Plan:
     assert found is not None, dataset_id
     recipe = RECIPES[found["task"]]
     if found["full"]:
-        recipe = recipe._replace(steps=FULL)
+        recipe = recipe._replace(rounds=FULL * recipe.rounds, steps=FULL * recipe.steps)
     return Plan(found["task"], found["quality"], recipe)
 
 
