@@ -93,8 +93,9 @@ def adopt(
     asked = renamed.present(config)
     changes = [Change(*each) for each in workdir.differences(found, asked, compared)]
     if refused := _refused(changes, found, asked, path, check_extension):
+        differences = "; ".join(dict.fromkeys(refused))  # a field may stand in two sections
         raise WorkdirError(
-            f"--workdir={path} holds a run with different settings ({'; '.join(refused)}). "
+            f"--workdir={path} holds a run with different settings ({differences}). "
             "Give another --workdir, or --overwrite to start again"
         )
     if kept := [each for each in changes if each[:2] != ("run", "seeds")]:
