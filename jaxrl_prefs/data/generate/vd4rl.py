@@ -9,9 +9,9 @@ task come
     vd4rl/<task>-expert-v0         20,000 steps by the expert (return 900), or the last agent
     vd4rl/<task>-medium-expert-v0  both
 
-A set `...-full-v0` has 100,000 steps of each agent, and the expert learns five times as long. Drawing
-takes longer than playing, and both are kept in this library's cache: whoever stops goes on at the
-episode that was being drawn. Returns are scored as V-D4RL's are, but the data are others, and never
+A set `...-full-v0` has 100,000 steps of each agent, and the expert learns five times as long.
+Drawing takes longer than playing, and both are kept in this library's cache: whoever stops goes on
+at the episode that was being drawn. Returns are scored as V-D4RL's are, but the data are others, and never
 stand beside its rows.
 """
 
