@@ -11,8 +11,8 @@ task come
 
 A set `...-full-v0` has 100,000 steps of each agent, and the expert learns five times as long.
 Drawing takes longer than playing, and both are kept in this library's cache: whoever stops goes on
-at the episode that was being drawn. Returns are scored as V-D4RL's are, but the data are others, and never
-stand beside its rows.
+at the episode that was being drawn. Returns are scored as V-D4RL's are, but the data are others,
+and never stand beside its rows.
 """
 
 from __future__ import annotations
