@@ -56,11 +56,12 @@ DATASETS: dict[str, dict[str, Row]] = {
     }
 }
 
-# A step's reward is 2 at most, so returns of rewards discounted by 0.99 are 20 at most.
+# In 3,000 updates the values of a discount of 0.99 and targets at a rate of 0.005 reach a fifth of
+# what they should be, and TD3+BC with an alpha of 2.5 falls below cloning (walker-walk-medium).
 WALKER: Row = {
     "encoder": "two_layers",
     "encoder_learning_rate": 1e-3,
-    "gamma": 0.99,
+    "gamma": 0.97,
     "n_step": 3,
     "reward_scale": 0.1,
     "eval_episodes": 3,
@@ -73,12 +74,13 @@ WIDE: Row = SLIM | {
     "critic_hidden": (256, 256),
     "batch_size": 64,
     "train_steps": 3_000,
+    "tau": 0.02,
 }
 DATASETS |= {
     name: {
         "*": WALKER,
         "bc": {name: WIDE[name] for name in DATASETS["pendulum/pixels-v0"]["bc"]},
-        "td3_bc": WIDE | NORMALISED | {"alpha": 2.5},
+        "td3_bc": WIDE | NORMALISED | {"alpha": 1.0},
         "iql": WIDE | NORMALISED,
         "bpr": WIDE
         | {
