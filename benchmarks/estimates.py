@@ -29,7 +29,7 @@ from jaxrl_prefs.data import Dataset
 from jaxrl_prefs.errors import ConfigError, DataError, LoadError
 from jaxrl_prefs.estimation import ranking
 from jaxrl_prefs.parallel import devices
-from jaxrl_prefs.runs import off_policy_evaluation
+from jaxrl_prefs.runs import off_policy_evaluation, presets
 from jaxrl_prefs.runs.load import load_run
 from jaxrl_prefs.runs.policy_values import CLIPPED
 from jaxrl_prefs.runs.run import Actor, Point
@@ -73,26 +73,31 @@ def _study(
 ) -> Study:
     steps, every = f"--set=train_steps={updates}", updates // 12
     half = updates // 2
+
+    def method(name: str) -> list[str]:
+        cpu = ["--preset=cpu"] if presets.has_cpu(dataset, name) else []
+        return [f"--algo={name}", *cpu]
+
     return Study(
         dataset,
         (f"--dataset={dataset}", *SMALL, *evaluation),
         {
             "td3_bc": (
-                *("sweep", "--algo=td3_bc", f"--grid=alpha={alphas}", "--seeds=3"),
+                *("sweep", *method("td3_bc"), f"--grid=alpha={alphas}", "--seeds=3"),
                 *(*NETWORKS, steps),
             ),
-            "bc": ("run", "--algo=bc", "--seeds=2", "--set=policy=gaussian", steps),
+            "bc": ("run", *method("bc"), "--seeds=2", "--set=policy=gaussian", steps),
             "iql": (
-                *("sweep", "--algo=iql", f"--grid=temperature={temperatures}", "--seeds=3"),
+                *("sweep", *method("iql"), f"--grid=temperature={temperatures}", "--seeds=3"),
                 *(*NETWORKS, steps),
             ),
             ALONG: (
-                *("run", "--algo=td3_bc", "--seeds=1", *NETWORKS, steps),
+                *("run", *method("td3_bc"), "--seeds=1", *NETWORKS, steps),
                 *(f"--set=alpha={alphas.split(',')[-2]}", f"--set=checkpoint_every={every}"),
                 *("--set=keep=20", f"--set=log_every={every}"),
             ),
             "bdpo": (
-                *("sweep", "--algo=bdpo", "--grid=eta=0.02,0.2,2", "--seeds=2", *NETWORKS),
+                *("sweep", *method("bdpo"), "--grid=eta=0.02,0.2,2", "--seeds=2", *NETWORKS),
                 *("--set=policy=gaussian", f"--set=pretrain_steps={half}"),
                 *("--set=warmup_steps=200", f"--set=train_steps={half}"),
                 "--set=critic_ensemble_size=2",

@@ -59,6 +59,8 @@ SHARED = {
     "seeds": "how many (5 is 0 to 4), a range (3:8 is 3 to 7), a list (1,4)",
     "workdir": "the folder that everything is written to; without one, runs/<algo>-<dataset>, and "
     "of a sweep runs/sweep-<algo>-<dataset>",
+    "preset": "where fields start: default (the papers' settings of the dataset, its robot or its "
+    "family) or cpu (small networks and few updates, which some datasets have)",
     "set": "field=value, repeatable: a field of the run or of the method",
     "init": "RUN or RUN:phase: begin with the behaviour model (or critic) of another run's folder "
     "instead of training one; the same data, network sizes and seeds, and the same method or an "
@@ -88,12 +90,8 @@ SHARED = {
 }
 HINTS = {name: "error" if name == "bad_rows" else "" for name in Hints._fields}
 EVALUATION = ("eval_episodes", "eval_every", "eval_backend")
-WITH_FLAGS = (
-    *EVALUATION,
-    "holdout",
-    "precision",
-    "log",
-)  # fields of a run that have a flag besides --set
+# Fields of a run that have a flag besides --set.
+WITH_FLAGS = ("preset", *EVALUATION, "holdout", "precision", "log")
 
 
 def define_flags(own: flags.FlagValues, **defaults: Any) -> None:
@@ -137,7 +135,8 @@ def hint_words(own: flags.FlagValues) -> list[str]:
 def assignments(own: flags.FlagValues) -> tuple[str, ...]:
     """The assignments of --set, then those of the flags that are fields of a run."""
     written: list[str] = own.flag_values_dict()["set"]
-    others = [f"{name}={own[name].value}" for name in WITH_FLAGS if own[name].value]
+    there = [name for name in WITH_FLAGS if name in own]
+    others = [f"{name}={own[name].value}" for name in there if own[name].value]
     return (*written, *others)
 
 

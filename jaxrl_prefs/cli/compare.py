@@ -11,6 +11,7 @@ one. --suite=ogbench50 takes the datasets of a suite, and --dry_run prints what 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ commandline.define_flags(
     **commandline.HINTS,
     seeds="3",
     workdir="runs/compare",
+    preset="",
     set=(),
     eval_episodes="",
     eval_every="",
@@ -75,19 +77,22 @@ def variant(text: str, common: Sequence[str]) -> Variant:
     return Variant(text, algo, (*shared, *own))
 
 
-def check(variants: Sequence[Variant], common: Sequence[str], seeds: str) -> None:
+def check(
+    variants: Sequence[Variant], common: Sequence[str], seeds: str, datasets: Sequence[str]
+) -> None:
     """Finds what is wrong before anything is trained.
 
     Raises:
         ConfigError: for a setting that no method has or that has a wrong type, a variant named
-            twice, and wrong seeds.
+            twice, a preset that a dataset does not have, and wrong seeds.
     """
     names = [each.name for each in variants]
     if len(set(names)) < len(names):
         raise ConfigError(f"--algo names a variant twice: {', '.join(names)}")
     config.check_known([overrides.split(x)[0] for x in common], [each.algo for each in variants])
-    for each in variants:
-        config.check(config.Choice(each.algo, "", "", config.parse_seeds(seeds), each.assignments))
+    numbers = config.parse_seeds(seeds)
+    for dataset, each in itertools.product(datasets, variants):
+        config.check(config.Choice(each.algo, dataset, "", numbers, each.assignments))
 
 
 def usage(variants: Sequence[Variant], argv: Sequence[str] | None) -> str:
@@ -109,8 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if FLAGS.help:
         tables.write(console, usage(variants, argv))
         return 0
-    check(variants, common, FLAGS.seeds)
     _check_suite()
+    check(variants, common, FLAGS.seeds, _datasets())
     if FLAGS.dry_run:
         _show_costs(variants, console)
         return 0

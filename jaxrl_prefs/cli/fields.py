@@ -35,7 +35,7 @@ def usage(choices: Sequence[Choice]) -> str:
         config.check(choice)
         name, family, env_id = about(choice.dataset, choice.env)
         run, method = config.resolve(choice, name, family, env_id)
-        row = presets.preset(name, family, choice.algo, env_id).source
+        row = presets.preset(name, family, choice.algo, env_id, run.preset).source
         said = f"as {choice.algo} on {name} would take them ({row})"
         if not lines:
             lines += [f"Fields of the run for --set, {said}:", *described(run)]

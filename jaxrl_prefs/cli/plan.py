@@ -34,6 +34,7 @@ commandline.define_flags(
     trust_env=False,
     **commandline.HINTS,
     seeds="5",
+    preset="",
     set=(),
 )
 commandline.define_flags(FLAGS, devices=1, rate=0.0, help=False)
@@ -216,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         FLAGS.dataset,
         FLAGS.env,
         seeds,
-        tuple(FLAGS.set),
+        commandline.assignments(FLAGS),
         FLAGS.trust_env,
         hints=commandline.hints(FLAGS),
     )

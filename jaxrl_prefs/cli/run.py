@@ -35,6 +35,7 @@ commandline.define_flags(
     seeds="5",
     workdir="",
     init="",
+    preset="",
     set=(),
     eval_episodes="",
     eval_every="",

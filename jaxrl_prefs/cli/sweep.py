@@ -55,6 +55,7 @@ flags.DEFINE_multi_string("grid", [], "field=value,value,..., repeatable", **_OW
 commandline.define_flags(
     FLAGS,
     workdir="",
+    preset="",
     set=(),
     eval_episodes="",
     eval_every="",

@@ -30,7 +30,9 @@ phase of their own would have the same fixed point.
 
 Deviations and choices (the main text leaves all of them open; "ours" unless a source is named):
  1. `q_scale = "mean_abs"` regresses on c Q / mean |Q| with c = `q_weight`, as TD3+BC scales Q.
-    `"raw"` is equation 7 to the letter; it compares Q in units of the reward with energies in nats.
+    `"raw"` compares Q in units of the reward with energies in nats. On rewards that are not scaled
+    either (the run's `reward = "affine"`) that is equation 7 to the letter; the presets for
+    locomotion divide rewards by a thousandth of the range of returns.
     Early in training mean |Q| is near 0, so the scaled Q is mostly amplified noise: on
     pendulum-mixed it differs between two actions by 70 nats before the first update and by 1 nat
     after 1,000.
@@ -116,7 +118,7 @@ class Config:
     samples: int = 2  # K, actions compared per state
     # which actions are compared: the actor's with each other, or the data's with the actor's
     sampling: Literal["selfplay", "reference"] = "selfplay"
-    # scale of Q: c Q / mean |Q|, or "raw", equation 7 to the letter
+    # scale of Q: c Q / mean |Q|, or "raw": as it is, equation 7 where rewards are not scaled either
     q_scale: Literal["mean_abs", "raw"] = "mean_abs"
     q_weight: float = 10.0  # c of "mean_abs", in nats
     # --- critics

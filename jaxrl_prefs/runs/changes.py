@@ -2,7 +2,8 @@
 
 A folder takes, besides the config that it holds:
 
-- bookkeeping: how often rows, evaluations and checkpoints are written, and which loggers;
+- bookkeeping: how often rows, evaluations and checkpoints are written, which loggers, and which
+  preset the fields came from (the fields themselves are compared);
 - more evaluation episodes: the last evaluation is played again with that many;
 - more seeds (seeds_added.py trains them);
 - more updates in the last phase, where no program of the method depends on their number;
@@ -33,7 +34,10 @@ from jaxrl_prefs.runs.workdir import (
 from jaxrl_prefs.training import comparison
 from jaxrl_prefs.types import Spec
 
-BOOKKEEPING = ("log", "log_every", "eval_every", "checkpoint_every", "keep")  # fields of a run
+BOOKKEEPING = (  # fields of a run
+    *("log", "log_every", "eval_every", "checkpoint_every", "keep"),
+    "preset",
+)
 EPISODES = "eval_episodes"
 
 
@@ -93,6 +97,8 @@ def adopt(
     asked = renamed.present(config)
     changes = [Change(*each) for each in workdir.differences(found, asked, compared)]
     if refused := _refused(changes, found, asked, path, check_extension):
+        other_preset = [str(each) for each in changes if each.name == "preset"]  # explains the rest
+        refused = [*other_preset, *refused]
         differences = "; ".join(dict.fromkeys(refused))  # a field may stand in two sections
         raise WorkdirError(
             f"--workdir={path} holds a run with different settings ({differences}). "

@@ -1,7 +1,7 @@
 """What a run is made of: the run's own fields, the method's fields, and where values come from.
 
 Later sources win: dataclass defaults, the data family (reward transform, gamma, normalisation),
-presets, `--set`.
+a preset (`--preset` says which), `--set`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ class RunConfig:
     dataset: str = "pendulum-mixed"
     env: str = ""  # evaluate here; empty takes the environment that the dataset names
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    # where the other fields start: "default" is the papers' settings of the dataset, its robot or
+    # its family; "cpu" is small networks and few updates, which some datasets have
+    preset: Literal["default", "cpu"] = "default"
     # --- data; the defaults are those of the dataset's family
     gamma: float = 0.99  # discount per step
     # a reward r becomes reward_scale * r / range + reward_shift; the range is 1 for "affine", and
@@ -184,9 +187,13 @@ def check(choice: Choice) -> None:
     """Finds what is wrong with a choice before anything slow is done.
 
     Raises:
-        ConfigError: for an unknown method or field, and for a value of the wrong type.
+        ConfigError: for an unknown method or field, for a value of the wrong type, and for a preset
+            that a dataset of a known name does not have.
     """
-    _split(RunConfig(algo=choice.algo), choice.module.Config(), choice)
+    run, _ = _split(RunConfig(algo=choice.algo), choice.module.Config(), choice)
+    is_path = choice.data is None and Path(choice.dataset).expanduser().exists()
+    if run.preset == presets.CPU_PRESET and choice.dataset and not is_path:
+        presets.check_cpu(data.ALIASES.get(choice.dataset, choice.dataset), choice.algo)
 
 
 def fields(algo: str) -> set[str]:
@@ -236,9 +243,19 @@ def resolve(choice: Choice, name: str, family: str, env_id: str = "") -> tuple[R
     asked = dict(algo=choice.algo, env=choice.env, seeds=choice.seeds, dataset=name)
     run = overrides.replace(RunConfig(), asked | data.defaults(family)._asdict())
     method = choice.module.Config()
-    run, method = _fill(run, method, presets.overrides_for(name, family, choice.algo, env_id))
+    row = presets.overrides_for(name, family, choice.algo, env_id, _preset_of(choice))
+    run, method = _fill(run, method, row)
     run = _own_scale(run, choice)
     return _split(run, method, choice)
+
+
+def _preset_of(choice: Choice) -> str:
+    """The field `preset` of a choice, which decides where other fields start."""
+    kind = overrides.field_types(RunConfig)["preset"]
+    if "preset" in choice.values:
+        return str(overrides.check("preset", choice.values["preset"], kind))
+    asked = dict(map(overrides.split, choice.assignments))
+    return str(overrides.parse("preset", asked.get("preset", presets.DEFAULT), kind))
 
 
 def _own_scale(run: RunConfig, choice: Choice) -> RunConfig:

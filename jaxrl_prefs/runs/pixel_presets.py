@@ -2,8 +2,8 @@
 
 Of V-D4RL (Lu et al. 2023, arXiv 2206.04779) the paper's baseline DrQ+BC, whose code is TD3+BC on
 DrQ-v2's networks, and the same sizes for the others: BPR's paper names none. Of the pendulum's
-pictures, and of the sets of 20,000 steps that `jaxrl-prefs data make vd4rl/...` makes, our own, for
-a CPU.
+pictures our own, for a CPU; and such as well, with `--preset=cpu`, of the sets of 20,000 steps that
+`jaxrl-prefs data make vd4rl/...` makes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SLIM: Row = {
     "train_steps": 3_000,
 }
 NORMALISED: Row = {"critic_layer_norm": True}
-DATASETS: dict[str, dict[str, Row]] = {
+EMBEDDED: dict[str, dict[str, Row]] = {
     "pendulum/pixels-v0": {
         "*": PICTURES,
         "bc": {
@@ -76,10 +76,10 @@ WIDE: Row = SLIM | {
     "train_steps": 3_000,
     "tau": 0.02,
 }
-DATASETS |= {
+CPU: dict[str, dict[str, Row]] = {
     name: {
         "*": WALKER,
-        "bc": {name: WIDE[name] for name in DATASETS["pendulum/pixels-v0"]["bc"]},
+        "bc": {name: WIDE[name] for name in EMBEDDED["pendulum/pixels-v0"]["bc"]},
         "td3_bc": WIDE | NORMALISED | {"alpha": 1.0},
         "iql": WIDE | NORMALISED,
         "bpr": WIDE

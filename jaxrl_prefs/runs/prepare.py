@@ -32,6 +32,7 @@ from jaxrl_prefs.runs import (
     load,
     memory,
     overrides,
+    renamed,
     seeds_added,
     settings,
     statistics,
@@ -142,7 +143,10 @@ def _train(job: Job, about: Mapping[str, Any], console: Console, loggers: Sequen
             job = job._replace(path=Path(stack.enter_context(tempfile.TemporaryDirectory())))
         line(console, _headline(job))
         line(console, f"settings: {about['settings']}")
-        for note in (*job.dataset.recording.notes, _lacking(job.dataset.recording)):
+        on_cpu = job.mesh.devices.flat[0].platform == "cpu"
+        smaller = settings.cpu_note(job.config) if on_cpu else ""
+        notes = job.dataset.recording.notes
+        for note in (smaller, *notes, _lacking(job.dataset.recording)):
             if note:
                 line(console, note)
         fit.run(job, console, loggers)
@@ -452,7 +456,7 @@ def _headline(job: Job) -> str:
 def _conclude(path: Path, console: Console) -> None:
     """Writes result.json, the mark of a finished run, and draws the curves if they can be drawn."""
     evaluations = list(Rows(path / EVALUATIONS))
-    about = workdir.read_json(path / CONFIG)
+    about = renamed.present(workdir.read_json(path / CONFIG))
     if about["data"]["env"] and (not evaluations or evaluations[-1]["step"] != about["steps"]):
         raise WorkdirError(
             f"{path / EVALUATIONS} {'is missing' if not evaluations else 'lacks its last rows'}, "

@@ -3,6 +3,10 @@
 `PRESETS[dataset][algo]` holds fields of the run and of the method. A dataset without a row of its
 own takes its robot's (`ROBOTS`), else its family's (`FAMILIES`). The key "*" holds what every
 method shares. Defaults are the papers' for locomotion, so rows name only what differs.
+
+`CPU` holds other rows, which only `--preset=cpu` takes: small networks and few updates, chosen for
+two CPU cores. The sets that this library makes itself (`EMBEDDED`) appear in no paper; their rows
+stand in both tables.
 """
 
 from __future__ import annotations
@@ -12,10 +16,13 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from jaxrl_prefs.data.families import words
+from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import baseline_presets, diffusion_presets, flow_presets, pixel_presets
 from jaxrl_prefs.runs.baseline_presets import merged
 
 Row = dict[str, Any]
+
+DEFAULT, CPU_PRESET = "default", "cpu"  # values of the run's field `preset`
 
 # BDPO, Gao et al. 2025 (arXiv 2502.04778), table 4, which agrees with scripts/d4rl/bdpo.sh of the
 # authors' code. What all antmaze tasks share: table 3 and examples/offline/config/d4rl.
@@ -329,7 +336,9 @@ NARROW_MORSE: Row = NARROW | {"behavior_hidden": (64, 64)}
 # The best of nine settings in NeoRL-2's search for TD3+BC, whose score it published (its
 # repository, benchmark/results/SafetyHalfCheetah-td3bc/log.csv). With the paper's alpha of 2.5 the
 # policy breaks the speed limit, which the data never do.
-NEORL2_TD3_BC: Row = {"alpha": 0.05, "noise": 2.5}
+NEORL2: dict[str, dict[str, Row]] = {
+    "neorl2/safetyhalfcheetah-train-v0": {"td3_bc": {"alpha": 0.05, "noise": 2.5}}
+}
 
 SMALL: dict[str, dict[str, Row]] = {
     "pendulum/mixed-v0": {
@@ -379,7 +388,6 @@ SMALL: dict[str, dict[str, Row]] = {
             "train_steps": 6_000,
         },
     },
-    "neorl2/safetyhalfcheetah-train-v0": {"td3_bc": NEORL2_TD3_BC},
     "maze2d/umaze-v0": {
         "arq": ARQ_TINY
         | {"eval_every": 10_000, "log_every": 500, "checkpoint_every": 500, "eval_episodes": 20},
@@ -469,19 +477,24 @@ def _short() -> dict[str, dict[str, Row]]:
     rows: dict[str, dict[str, Row]] = {}
     for name, family in SHORT_SETS.items():
         settings = AROUND[family]
+        own = SMALL.get(name, {}) | NEORL2.get(name, {})
         rows[name] = {
-            algo: settings.get(algo, {}) | steps | SMALL.get(name, {}).get(algo, {})
+            algo: settings.get(algo, {}) | steps | own.get(algo, {})
             for algo, steps in SHORT.items()
         }
-        rows[name] = SMALL.get(name, {}) | rows[name]
+        rows[name] = own | rows[name]
     return rows
 
 
+CPU: dict[str, dict[str, Row]] = SMALL | _short() | pixel_presets.EMBEDDED | pixel_presets.CPU
+EMBEDDED = ("pendulum/mixed-v0", "pendulum/pixels-v0")
+
 PRESETS: dict[str, dict[str, Row]] = merged(
-    _bdpo_locomotion() | _bdpo_antmaze() | _arq_robomimic() | SMALL | _short(),
+    _bdpo_locomotion() | _bdpo_antmaze() | _arq_robomimic(),
+    {name: {"td3_bc": STANDARDISED | rows["td3_bc"]} for name, rows in NEORL2.items()},
     baseline_presets.DATASETS,
     diffusion_presets.DATASETS,
-    pixel_presets.DATASETS,
+    {name: CPU[name] for name in EMBEDDED},
 )
 
 
@@ -520,12 +533,14 @@ class Preset(NamedTuple):
     source: str  # for people: "the dataset's own row", "its robot's row (hopper)", ...
 
 
-def overrides_for(dataset: str, family: str, algo: str, env_id: str = "") -> dict[str, Any]:
+def overrides_for(
+    dataset: str, family: str, algo: str, env_id: str = "", kind: str = DEFAULT
+) -> dict[str, Any]:
     """As `preset`, without the source."""
-    return preset(dataset, family, algo, env_id).fields
+    return preset(dataset, family, algo, env_id, kind).fields
 
 
-def preset(dataset: str, family: str, algo: str, env_id: str = "") -> Preset:
+def preset(dataset: str, family: str, algo: str, env_id: str = "", kind: str = DEFAULT) -> Preset:
     """Finds a method's settings for a dataset: its own row, else its robot's, else its family's.
 
     Args:
@@ -533,7 +548,15 @@ def preset(dataset: str, family: str, algo: str, env_id: str = "") -> Preset:
         family: as `data.families.family_of` says.
         algo: the method's name.
         env_id: of the environment that the dataset names, which may tell the robot.
+        kind: DEFAULT, or CPU_PRESET for the dataset's row of `CPU` and no other.
+
+    Raises:
+        ConfigError: if `CPU` has no such row.
     """
+    if kind == CPU_PRESET:
+        check_cpu(dataset, algo)
+        rows = CPU[known_as(dataset)]
+        return Preset(rows.get("*", {}) | rows[algo], "the dataset's row for a CPU")
     own, by_family = PRESETS.get(known_as(dataset), {}), FAMILIES.get(family, {})
     shared = dict((by_family if algo not in own else {}).get("*", {})) | dict(own.get("*", {}))
     if algo in own:
@@ -546,6 +569,23 @@ def preset(dataset: str, family: str, algo: str, env_id: str = "") -> Preset:
     if algo in by_family:
         return Preset(shared | by_family[algo], f"its family's row ({family})")
     return Preset(shared, "the method's defaults")
+
+
+def has_cpu(dataset: str, algo: str) -> bool:
+    """Whether `--preset=cpu` has settings of a method for a dataset, by its full name."""
+    return algo in CPU.get(known_as(dataset), {})
+
+
+def check_cpu(dataset: str, algo: str) -> None:
+    """Raises ConfigError, naming the datasets that have one, where `CPU` lacks a row."""
+    if has_cpu(dataset, algo):
+        return
+    others = [name for name, rows in CPU.items() if algo in rows]
+    told = f"It has them for {', '.join(others)}" if others else "It has them for no dataset"
+    raise ConfigError(
+        f"--preset=cpu has no settings of {algo} for {dataset}. {told}. Leave it out, and set what "
+        "should be smaller, such as train_steps"
+    )
 
 
 def _robot(dataset: str, env_id: str) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jaxrl_prefs.runs import presets
+
 _MORSE = {
     "morse_hidden": "behavior_hidden",
     "morse_learning_rate": "behavior_learning_rate",
@@ -49,7 +51,8 @@ RENAMED: dict[str, dict[str, str]] = {  # method -> {earlier name: present name}
 
 
 # Fields that folders of earlier releases lack, at the value that those runs had.
-ADDED: dict[str, Any] = {  # of the run
+ADDED: dict[str, Any] = {  # of the run; of `preset` see `_preset`
+    "preset": presets.DEFAULT,
     "clip_actions": False,
     "holdout": 0.0,
     "n_step": 1,
@@ -94,7 +97,8 @@ def present(about: Mapping[str, Any]) -> dict[str, Any]:
     names = RENAMED.get(algo, {}) if isinstance(algo, str) else {}
     found = dict(about)
     if isinstance(run, Mapping):
-        run = ADDED | {name: value for name, value in run.items() if name != "tensorboard"}
+        run = {name: value for name, value in run.items() if name != "tensorboard"}
+        run = ADDED | {"preset": _preset(run)} | run
         if about["run"].get("tensorboard") is not None:
             run["log"] = ["tensorboard"] if about["run"]["tensorboard"] else []
         found["run"] = run
@@ -105,3 +109,13 @@ def present(about: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(algo, str) and isinstance(found.get("method"), Mapping):
         found["method"] = ADDED_TO_METHOD.get(algo, {}) | found["method"]
     return found
+
+
+def _preset(run: Mapping[str, Any]) -> str:
+    """The preset of a run of earlier releases, which took a CPU's settings where there are some.
+
+    The sets of `presets.EMBEDDED` have one kind of settings.
+    """
+    algo, dataset = (str(run.get(name, "")) for name in ("algo", "dataset"))
+    is_cpu = dataset not in presets.EMBEDDED and presets.has_cpu(dataset, algo)
+    return presets.CPU_PRESET if is_cpu else presets.DEFAULT

@@ -15,7 +15,8 @@ SHOWN = 8  # fields that a line names
 def differing(config: Any) -> dict[str, Any]:
     """Returns {field: value} of a config dataclass where it is not its class's default."""
     default = type(config)()
-    names = [field.name for field in dataclasses.fields(config) if field.name not in OWN_FLAGS]
+    named = (*OWN_FLAGS, "preset")  # which `describe` names first
+    names = [field.name for field in dataclasses.fields(config) if field.name not in named]
     return {x: getattr(config, x) for x in names if getattr(config, x) != getattr(default, x)}
 
 
@@ -47,4 +48,12 @@ def describe(
     if len(parts) > SHOWN:
         parts = [*parts[:SHOWN], f"and {len(parts) - SHOWN} more"]
     changed = f"other than its defaults: {', '.join(parts)}" if parts else "all at their defaults"
-    return f"{presets.preset(run.dataset, family, run.algo, env_id).source}; {changed}"
+    return f"{presets.preset(run.dataset, family, run.algo, env_id, run.preset).source}; {changed}"
+
+
+def cpu_note(run: RunConfig) -> str:
+    """Says that `--preset=cpu` would train less, where it would; else empty."""
+    is_smaller = run.preset == presets.DEFAULT and run.dataset not in presets.EMBEDDED
+    if not is_smaller or not presets.has_cpu(run.dataset, run.algo):
+        return ""
+    return f"--preset=cpu has smaller networks and fewer updates of {run.algo} on {run.dataset}"

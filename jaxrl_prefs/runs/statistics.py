@@ -203,6 +203,7 @@ def result(
     return {
         "algo": run["algo"],
         "dataset": run["dataset"],
+        "preset": run["preset"],
         "env": data["env"],
         "seeds": run["seeds"],
         "headline": headline,

@@ -73,7 +73,8 @@ def train(
             dataset's choice.
         fields: fields of the run (`gamma`, `eval_every`, ..., see `RunConfig`) and of the method's
             Config (`eta`, `train_steps`, ...). Fields that are not given take the dataset's
-            preset, or the method's defaults.
+            preset, or the method's defaults; `preset="cpu"` takes small networks and few updates,
+            for the datasets that have such settings.
 
     Raises:
         ConfigError: for an unknown method or field, and for a value that a field does not take.

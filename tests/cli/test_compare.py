@@ -72,12 +72,14 @@ def test_a_table_that_cannot_be_made_yet_does_not_stop_the_others(
         ("--set=polcy=gaussian", "Did you mean 'policy'?"),
         ("--set=actor_learning_rate=much", "takes a float"),
         ("--seeds=none", "--seeds takes"),
+        ("--algo=bc,rebrac+preset=cpu --dataset=x", "no settings of rebrac for x"),
+        ("--preset=cpu --dataset=pendulum-mixed,x", "no settings of bc for x"),
     ],
 )
 def test_a_wrong_command_is_one_clear_line(
     argv: list[str], capsys: pytest.CaptureFixture[str], more: str, message: str
 ) -> None:
-    assert compare.main([*argv, more]) == commandline.WRONG_USE
+    assert compare.main([*argv, *more.split()]) == commandline.WRONG_USE
     assert message in capsys.readouterr().err
 
 

@@ -240,6 +240,8 @@ def test_a_broken_seed_stops_the_run_and_keeps_the_last_good_checkpoint(
         (["--dataset=absent.hdf5"], "absent.hdf5"),
         (["--env=NoSuch-v3"], "NoSuch"),
         (["--env=Hopper-v5"], "is another one"),
+        (["--preset=cpu", "--dataset=my/x-v0"], "--preset=cpu has no settings of bdpo for my/x-v0"),
+        (["--preset=tpu"], "field 'preset' takes one of default, cpu, and got 'tpu'"),
         (["--set=reward=odd"], "field 'reward' takes one of affine, range, sparse, and got 'odd'"),
         (["--set=policy=magic"], "magic"),
         (["--set=warmup_steps=99"], "warmup_steps (99)"),

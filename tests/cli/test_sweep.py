@@ -124,6 +124,7 @@ def test_groups_join_what_may_differ_in_one_program() -> None:
         (["--grid=alpha=1", "--set=alpha=2"], "both name alpha"),
         (["--grid=alpha=1,-2"], "alpha must not be negative"),
         (["--algo=nothing", "--grid=alpha=1"], "no algorithm"),
+        (["--dataset=x", "--grid=preset=default,cpu"], "no settings of td3_bc for x"),
     ],
 )
 def test_a_wrong_command_is_one_clear_line(

@@ -72,6 +72,9 @@ def test_a_dataset_without_a_row_takes_its_familys_defaults(family: str) -> None
         ({"assignments": ("keep=0",)}, "'keep' must be at least 1"),
         ({"assignments": ("gamma=1.5",)}, "'gamma' must lie in 0 to 1"),
         ({"assignments": ("mapping=pmap",)}, "one of auto, loop, vmap"),
+        ({"assignments": ("preset=gpu",)}, "'preset' takes one of default, cpu, and got 'gpu'"),
+        ({"assignments": ("preset=cpu",)}, "no settings of bdpo for some/set-v0. It has them for"),
+        ({"values": {"preset": "cpu"}}, "no settings of bdpo for some/set-v0"),
         ({"assignments": ("n_step=0",)}, "'n_step' must be at least 1"),
         ({"assignments": ("action_chunk=0",)}, "'action_chunk' must be at least 1"),
         ({"assignments": ("replan=2",)}, "'replan' must lie in 1 to action_chunk=1"),
@@ -107,8 +110,18 @@ def test_raw_rewards_are_not_scaled_as_a_range_is() -> None:
         assert (run.reward, run.reward_scale) == expected, assignments
 
 
+def test_bpr_s_equation_can_be_had_to_the_letter() -> None:
+    """Raw Q of raw rewards; neither preset scales what is asked for raw."""
+    for kind in ("default", "cpu"):
+        fields = (f"preset={kind}", "q_scale=raw", "reward=affine")
+        choice = Choice("bpr", "halfcheetah/mixed-v0", "", (0,), fields)
+        run, method = config.resolve(choice, choice.dataset, "locomotion")
+        assert (run.reward, run.reward_scale, run.reward_shift) == ("affine", 1.0, 0.0)
+        assert (method.q_scale, method.lam, method.alpha) == ("raw", 1.0, 0.0)
+
+
 def test_a_folder_without_a_later_field_is_read_as_it_was_run() -> None:
-    added = {"clip_actions": False, "holdout": 0.0}
+    added = {"preset": "default", "clip_actions": False, "holdout": 0.0}
     added |= {"n_step": 1, "action_chunk": 1, "replan": 0, "precision": "float32"}
     added |= {"frame_stack": 3, "encoder": "drq", "encoder_features": 50}
     added |= {"encoder_learning_rate": 3e-4, "image_shift": 4}
@@ -117,6 +130,35 @@ def test_a_folder_without_a_later_field_is_read_as_it_was_run() -> None:
     assert renamed.present(own)["run"]["clip_actions"] is True
     for name, value in renamed.ADDED.items():
         assert getattr(RunConfig(), name) == value
+
+
+@pytest.mark.parametrize(
+    ("algo", "dataset", "expected"),
+    [
+        ("td3_bc", "hopper/medium-v0", "cpu"),
+        ("rebrac", "hopper/medium-v0", "default"),
+        ("td3_bc", "pendulum/mixed-v0", "default"),
+        ("td3_bc", "mujoco/hopper/medium-v0", "default"),
+    ],
+)
+def test_the_name_of_the_data_chose_the_preset_of_an_older_run(
+    algo: str, dataset: str, expected: str
+) -> None:
+    run = {"algo": algo, "dataset": dataset}
+    assert renamed.present({"run": run})["run"]["preset"] == expected
+    asked = {"run": run | {"preset": "default"}}
+    assert renamed.present(asked)["run"]["preset"] == "default"
+
+
+@pytest.mark.parametrize("how", ["assignments", "values"])
+def test_the_preset_is_chosen_before_other_fields_are_set(how: str) -> None:
+    own: dict = {"assignments": ("eta=3", "preset=default", "preset=cpu")}
+    if how == "values":
+        own = {"values": {"preset": "cpu", "eta": 3.0}}
+    choice = dataclasses.replace(CHOICE, dataset="hopper/medium-v0", **own)
+    config.check(choice)
+    run, method = config.resolve(choice, choice.dataset, "locomotion")
+    assert (run.preset, run.eval_every, method.train_steps, method.eta) == ("cpu", 8_000, 24_000, 3)
 
 
 def test_a_folder_without_a_later_field_of_its_method_is_read_as_it_was_run() -> None:

@@ -267,3 +267,18 @@ def test_a_run_of_an_older_release_lacks_bookkeeping_only(tmp_path: Path) -> Non
     assert found["run"] == renamed.ADDED | before["run"] | now["run"]
     with pytest.raises(jp.WorkdirError, match=r"gamma: 0\.9 in the folder, 0\.8 requested"):
         changes.adopt(tmp_path, {"run": now["run"] | {"gamma": 0.8}}, ("run",))
+
+
+def test_a_preset_is_a_name_whose_fields_are_compared(tmp_path: Path) -> None:
+    """A run of an older release goes on by the preset that it had; by the other it is refused."""
+    run = {"algo": "td3_bc", "dataset": "hopper/medium-v0", "seeds": [0], "reward": "affine"}
+    workdir.write_json(tmp_path / "config.json", {"run": run})
+    before = (tmp_path / "config.json").read_bytes()
+    assert changes.adopt(tmp_path, {"run": run | {"preset": "cpu"}}, ("run",)) == (0,)
+    assert (tmp_path / "config.json").read_bytes() == before
+    other = run | {"preset": "default", "reward": "range"}
+    told = "preset: 'cpu' in the folder, 'default' requested; reward: 'affine' in the folder"
+    with pytest.raises(jp.WorkdirError, match=told):
+        changes.adopt(tmp_path, {"run": other}, ("run",))
+    assert changes.adopt(tmp_path, {"run": run | {"preset": "default"}}, ("run",)) == (0,)
+    assert workdir.read_json(tmp_path / "config.json")["run"]["preset"] == "default"

@@ -7,12 +7,19 @@ import pytest
 
 from jaxrl_prefs.data.families import family_of
 from jaxrl_prefs.environments import ogbench_names
+from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.runs import config, presets, published, published_ogbench
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.types import Spec
 
-ROWS = [(name, algo) for name, row in presets.PRESETS.items() for algo in row if algo != "*"]
+ROWS = [
+    (name, algo, kind)
+    for kind, table in (("default", presets.PRESETS), ("cpu", presets.CPU))
+    for name, row in table.items()
+    for algo in row
+    if algo != "*"
+]
 # BDPO's table 4: rho, eta, max-Q backup
 TABLE_4 = {
     **{f"halfcheetah-{q}-v2": (0.5, 0.05, False) for q in ("medium", "medium-replay")},
@@ -29,14 +36,15 @@ TABLE_4 = {
 }
 
 
-def choice(dataset: str, algo: str) -> Choice:
-    return Choice(algo=algo, dataset=dataset, env="", seeds=(0,), assignments=())
+def choice(dataset: str, algo: str, kind: str = "default") -> Choice:
+    assignments = (f"preset={kind}",)
+    return Choice(algo=algo, dataset=dataset, env="", seeds=(0,), assignments=assignments)
 
 
-@pytest.mark.parametrize(("dataset", "algo"), ROWS)
-def test_every_row_builds(dataset: str, algo: str) -> None:
+@pytest.mark.parametrize(("dataset", "algo", "kind"), ROWS)
+def test_every_row_builds(dataset: str, algo: str, kind: str) -> None:
     family = family_of(dataset)
-    _, method_config = config.resolve(choice(dataset, algo), dataset, family)
+    _, method_config = config.resolve(choice(dataset, algo, kind), dataset, family)
     zero, one = np.zeros(3, np.float32), np.ones(3, np.float32)
     spec = Spec(3, 3, 10_000, -one, one, zero, one, zero, one)
     method = METHODS[algo].make(method_config, spec)
@@ -161,16 +169,65 @@ def test_a_d4rl_file_finds_its_tasks_row(file: str, dataset: str) -> None:
 AROUND_TD3 = ("bc", "td3_bc", "one_step", "td3_bst")
 
 
-@pytest.mark.parametrize("dataset", ["hopper-medium-v2", "hopper/medium-v0"])
-def test_td3_bc_has_the_papers_settings_on_locomotion(dataset: str) -> None:
+@pytest.mark.parametrize(
+    ("dataset", "kind"),
+    [
+        ("hopper-medium-v2", "default"),
+        ("walker2d/medium-v0", "default"),
+        ("hopper/medium-v0", "default"),
+        ("hopper/medium-v0", "cpu"),
+    ],
+)
+def test_td3_bc_has_the_papers_settings_on_locomotion(dataset: str, kind: str) -> None:
     for algo in AROUND_TD3:
-        run, method = config.resolve(choice(dataset, algo), dataset, "locomotion")
+        run, method = config.resolve(choice(dataset, algo, kind), dataset, "locomotion")
         assert run.normalize_observations
         assert (run.reward, run.reward_scale, run.gamma) == ("affine", 1.0, 0.99)
-    _, method = config.resolve(choice(dataset, "td3_bc"), dataset, "locomotion")
-    shortened = "v2" not in dataset
+    _, method = config.resolve(choice(dataset, "td3_bc", kind), dataset, "locomotion")
+    shortened = kind == "cpu"
     assert (method.alpha, method.critic_layer_norm) == (2.5, shortened)
     assert method.train_steps == (50_000 if shortened else 1_000_000)
+    assert method.actor_hidden == ((128, 128) if shortened else (256, 256))
+
+
+def test_a_cpu_s_settings_are_asked_for_by_name() -> None:
+    def source(dataset: str, algo: str, kind: str) -> str:
+        return presets.preset(dataset, family_of(dataset), algo, "", kind).source
+
+    assert source("hopper/medium-v0", "td3_bc", "default") == "its family's row (locomotion)"
+    assert source("hopper/medium-v0", "bdpo", "default") == "its robot's row (hopper)"
+    assert source("maze2d/umaze-v0", "arq", "default") == "the method's defaults"
+    assert source("hopper/medium-v0", "td3_bc", "cpu") == "the dataset's row for a CPU"
+    for name, rows in presets.CPU.items():  # sets of this library's own have no paper's settings
+        same = name in presets.EMBEDDED
+        for algo in rows.keys() - {"*"}:
+            paper, ours = (
+                presets.overrides_for(name, family_of(name), algo, "", kind)
+                for kind in ("default", "cpu")
+            )
+            assert (paper == ours) == same, (name, algo)
+
+
+def test_neorl2_s_own_settings_hold_with_both_presets() -> None:
+    name = "neorl2/safetyhalfcheetah-train-v0"
+    for kind, steps in (("default", 1_000_000), ("cpu", 50_000)):
+        run, method = config.resolve(choice(name, "td3_bc", kind), name, "locomotion")
+        assert (method.alpha, method.noise, method.train_steps) == (0.05, 2.5, steps)
+        assert (run.normalize_observations, run.reward_scale) == (True, 1.0)
+
+
+def test_a_missing_cpu_row_is_refused_with_the_datasets_that_have_one() -> None:
+    with pytest.raises(ConfigError) as failure:
+        config.resolve(choice("walker2d/medium-v0", "ibc", "cpu"), "walker2d/medium-v0", "")
+    text = str(failure.value)
+    assert "--preset=cpu has no settings of ibc for walker2d/medium-v0" in text
+    assert "pendulum/mixed-v0" in text and "hopper/medium-v0" in text and "maze2d" not in text
+    # A name is known before the data are.
+    with pytest.raises(ConfigError, match="no settings of bdpo for halfcheetah/medium-v0"):
+        config.check(choice("halfcheetah/medium-v0", "bdpo", "cpu"))
+    config.check(choice("pendulum-mixed", "bdpo", "cpu"))
+    with pytest.raises(ConfigError, match=r"of my_method for x\. It has them for no dataset"):
+        presets.check_cpu("x", "my_method")
 
 
 def test_iql_has_the_papers_settings() -> None:
@@ -342,9 +399,11 @@ def test_behavioural_supervisor_tuning_has_one_setting(algo: str) -> None:
     """For all sets of a family; the families without a table share one as well."""
     chosen = {"locomotion": (8.0, 2.0), "pendulum": (16.0, 1.0)}
     names = [*presets.PRESETS, *(f"unknown/{family}-v0" for family in presets.FAMILIES)]
+    kinds = [(name, "default") for name in names]
+    kinds += [(name, "cpu") for name in presets.CPU if presets.has_cpu(name, algo)]
     fields = "kernel", "kernel_scale", "weight_gradient", "distance", "mu", "negative_weight"
-    for name in names:
-        method = config.resolve(choice(name, algo), name, family_of(name))[1]
+    for name, kind in kinds:
+        method = config.resolve(choice(name, algo, kind), name, family_of(name))[1]
         found = tuple(getattr(method, field) for field in fields)
         own = chosen.get(family_of(name), (1.0, 1.0))
         assert found == ("rbf", "k/2", "full", "mean", *own), name

@@ -10,6 +10,7 @@ from jaxrl_prefs.runs import config, settings
 @pytest.mark.parametrize(
     ("name", "family", "algo", "start"),
     [
+        ("hopper/medium-v0", "locomotion", "bpr", "its family's row (locomotion); other than its"),
         ("pendulum/mixed-v0", "pendulum", "bc", "the dataset's own row; other than its defaults: "),
         ("mine/hopper-v0", "locomotion", "bdpo", "its robot's row (hopper); other than its"),
         ("mine/ant-v0", "locomotion", "bdpo", "its family's row (locomotion); other than its"),
@@ -21,6 +22,21 @@ def test_the_row_is_named(name: str, family: str, algo: str, start: str) -> None
     choice = config.Choice(algo, name, "", (0,), ())
     run, method = config.resolve(choice, name, family)
     assert settings.describe(run, method, family).startswith(start)
+
+
+def test_a_cpu_s_row_is_named_and_where_it_would_train_less() -> None:
+    def told(name: str, *assignments: str) -> tuple[str, str]:
+        run, method = config.resolve(config.Choice("bpr", name, "", (0,), assignments), name, "")
+        return settings.describe(run, method, "").partition(";")[0], settings.cpu_note(run)
+
+    text, note = told("hopper/medium-v0")
+    assert text == "the method's defaults"
+    assert note.startswith("--preset=cpu has smaller networks and fewer updates of bpr on hopper/m")
+    assert told("hopper/medium-v0", "preset=cpu") == ("the dataset's row for a CPU", "")
+    assert told("mine/set-v0") == ("the method's defaults", "")
+    assert told("pendulum/mixed-v0")[1] == ""  # its own row is a CPU's
+    choice = config.Choice("bpr", "hopper/medium-v0", "", (0,), ("preset=cpu",))
+    assert "preset" not in settings.differing(config.resolve(choice, choice.dataset, "")[0])
 
 
 def test_what_differs_is_listed_and_shortened() -> None:

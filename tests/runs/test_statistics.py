@@ -55,7 +55,7 @@ TIMINGS = [
     },
 ]
 ABOUT = {
-    "run": {"algo": "bdpo", "dataset": "toy/set-v0", "seeds": [4, 7]},
+    "run": {"algo": "bdpo", "dataset": "toy/set-v0", "preset": "default", "seeds": [4, 7]},
     "data": {
         "env": "Toy-v0",
         "score_kind": "normalised score",

@@ -174,6 +174,8 @@ def _bc() -> dict[str, Any]:
         ({"seeds": 1.5}, jp.ConfigError, "seeds=1.5 must be a number"),
         ({"algo": "bc"}, jp.ConfigError, "use the argument 'method'"),
         ({"eta": 1.0}, jp.ConfigError, "no field 'eta'"),
+        ({"preset": "cpu", "data": "x"}, jp.ConfigError, "^preset=cpu has no settings of td3_bc"),
+        ({"preset": "small"}, jp.ConfigError, "field 'preset' takes one of default, cpu"),
         ({"alpha": "2"}, jp.ConfigError, "field 'alpha' takes a float, and got '2'"),
         ({"alpha": True}, jp.ConfigError, "field 'alpha' takes a float, and got True"),
         ({"train_steps": 1.5}, jp.ConfigError, "field 'train_steps' takes an int, and got 1.5"),
