@@ -22,6 +22,7 @@ from jaxrl_prefs.data.images import FrameStack
 from jaxrl_prefs.environments import mjx, task
 from jaxrl_prefs.environments.mjx import Simulator
 from jaxrl_prefs.errors import DataError, EvaluationError
+from jaxrl_prefs.evaluation import copies
 from jaxrl_prefs.method import Policy, State
 from jaxrl_prefs.parallel import processes, seed_axis
 from jaxrl_prefs.types import STATE, Array, Key
@@ -271,7 +272,11 @@ def _where(live: Array, new: Array, old: Array) -> Array:
 
 
 class OnHost:
-    """One vector environment of S * E copies of Gymnasium's; the policies act in compiled calls."""
+    """Gymnasium's environments side by side, S * E episodes; the policies act in compiled calls.
+
+    Where memory has no room for S * E copies, the episodes are played in rounds, with the same
+    results: the policies always act for all of them, so that an episode draws the same numbers.
+    """
 
     def __init__(self, setup: RolloutSetup) -> None:
         self.horizon = setup.task.max_episode_steps
@@ -284,16 +289,32 @@ class OnHost:
         self._env_id = setup.task.env_id
         self._starts = list(setup.starts) * self._members
         self._envs = _copies(setup, len(self._starts))
+        self._rounds = copies.rounds(len(self._starts), self._envs.num_envs)
         self._frames = FrameStack(setup.dataset.processing.frame_stack)
         act = functools.partial(
             seed_axis.over_seeds, mesh=self._mesh, in_axes=(0, 0, 0, None), mapping=setup.mapping
         )
+        self._round = self._rounds[0]
         self._acts = {name: act(_at_time(policy.act)) for name, policy in setup.policies.items()}
 
     def play(self, name: str, state: State, keys: Key, horizon: int) -> Played:
         """As Arena.play."""
         state, keys = seed_axis.mine((state, keys), self._whole)
-        live = np.ones(len(self._starts), bool)
+        count = len(self._starts)
+        returns, lengths = np.zeros(count), np.zeros(count, int)
+        successes = np.full(count, NOT_REPORTED, np.int8)
+        for now in self._rounds:
+            self._round = now
+            returns[now], lengths[now] = self._play_round(name, state, keys, horizon)
+            told = [copy.success for copy in self._envs.envs]
+            successes[now] = [NOT_REPORTED if each is None else each for each in told]
+        return self._played(returns, lengths, successes)
+
+    def _play_round(
+        self, name: str, state: State, keys: Key, horizon: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns and lengths of the episodes of this round, an episode for each copy."""
+        live = np.ones(self._envs.num_envs, bool)
         returns, lengths = np.zeros(live.shape), np.zeros(live.shape, int)
         self._frames.reset()
         observation = self._reset(name)
@@ -310,16 +331,11 @@ class OnHost:
             live &= ~(terminated | truncated)
             if not live.any():
                 break
-        return self._played(returns, lengths, [copy.success for copy in self._envs.envs])
+        return returns, lengths
 
-    def _played(
-        self, returns: np.ndarray, lengths: np.ndarray, successes: Sequence[bool | None]
-    ) -> Played:
-        """What all processes played, this one's successes as `task.succeeded` returned them."""
-        numbers = np.asarray(
-            [NOT_REPORTED if each is None else each for each in successes], np.int8
-        )
-        parts = (each.reshape(self._members, -1) for each in (returns, lengths, numbers))
+    def _played(self, returns: np.ndarray, lengths: np.ndarray, successes: np.ndarray) -> Played:
+        """What all processes played; successes are 1, 0 or NOT_REPORTED."""
+        parts = (each.reshape(self._members, -1) for each in (returns, lengths, successes))
         whole, steps, numbers = (self._joined(part) for part in parts)
         reported = np.where(numbers == NOT_REPORTED, None, numbers == 1)
         return Played(whole, steps, task.successes(reported))
@@ -330,10 +346,10 @@ class OnHost:
 
     def _reset(self, name: str) -> Any:
         try:
-            observation, _ = self._envs.reset(seed=self._starts)
+            observation, _ = self._envs.reset(seed=self._starts[self._round])
         except Exception as fault:  # an environment may fail in any way
             raise self._failed(name, 0, fault) from fault
-        everywhere = np.ones(len(self._starts), bool)
+        everywhere = np.ones(self._envs.num_envs, bool)
         self._check(name, _finite(observation) & everywhere, everywhere, -1)
         return self._frames.push(observation)
 
@@ -357,7 +373,7 @@ class OnHost:
             raise EvaluationError(self._told(name, int(broken[0]), now + 1, why))
 
     def _told(self, name: str, copy: int, step: int, why: str) -> str:
-        member, episode = divmod(copy, self._episodes)
+        member, episode = divmod(self._round.start + copy, self._episodes)
         first = 0 if self._mesh is self._whole else jax.process_index() * self._members
         seed = self._numbers[min(first + member, self._seeds - 1)]
         return (
@@ -372,17 +388,23 @@ class OnHost:
         return np.concatenate(processes.gathered(played))[: self._seeds]
 
     def _act(self, name: str, state: State, observation: Any, keys: Key, now: int) -> np.ndarray:
-        """Raw observations [S * E, O] to the next k raw actions [S * E, k, A], in one call."""
-        copies = len(self._starts)
+        """Raw observations [C, O] of the copies to the next k raw actions [C, k, A], in one call.
+
+        The call is for all S * E episodes; those of other rounds have observations of zeros.
+        """
 
         def by_member(leaf: np.ndarray) -> np.ndarray:
             whole = leaf if leaf.dtype == np.uint8 else np.float32(leaf)
+            if len(self._rounds) > 1:
+                part, whole = whole, np.zeros((len(self._starts), *leaf.shape[1:]), whole.dtype)
+                whole[self._round] = part
             return whole.reshape(self._members, -1, *leaf.shape[1:])
 
         seen = jax.tree.map(by_member, self._dataset.seen(observation))
         batch = seed_axis.pad(seen, self._mesh)
         action = seed_axis.trim(self._acts[name](state, batch, keys, np.int32(now)), self._members)
-        return self._dataset.raw_actions(action.reshape(copies, -1))
+        chosen = np.asarray(action).reshape(len(self._starts), -1)[self._round]
+        return self._dataset.raw_actions(chosen)
 
 
 def _finite(observation: Any) -> Any:
@@ -398,13 +420,8 @@ def _at_time(act: Callable[[State, Array, Key], Array]) -> Callable[..., Array]:
 
 
 def _copies(setup: RolloutSetup, count: int) -> Any:
-    """Makes a vector environment of `count` copies."""
-    from gymnasium.vector import AutoresetMode, SyncVectorEnv
-
-    envs = SyncVectorEnv(
-        [lambda: OneEpisode(setup.task.make())] * count,  # type: ignore[list-item,return-value]
-        autoreset_mode=AutoresetMode.NEXT_STEP,
-    )
+    """Makes a vector environment of `count` copies, or of as many as memory has room for."""
+    envs = copies.side_by_side(setup.task.make, count)
     try:
         _check_sizes(
             setup, envs.single_observation_space, (envs.single_action_space.shape or (0,))[0]
@@ -459,42 +476,3 @@ def _cameras(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Cameras with the sizes of their images, in words."""
     listed = [f"{name!r} of {'x'.join(map(str, shape))}" for name, shape in shapes.items()]
     return f"images {', '.join(listed)}" if listed else "no images"
-
-
-class OneEpisode:
-    """An environment that plays one episode after each seeded reset, and then rests at no cost.
-
-    A vector environment resets a copy whose episode is over and plays on; the others still need
-    their time, but only first episodes count.
-    """
-
-    def __init__(self, env: Any) -> None:
-        self.env = env
-        self._last: Any = None  # observation at which the copy rests
-        self._over = False
-        self.failed = False  # whether the environment raised
-        self.success: bool | None = None  # of the episode so far; None if it is not reported
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.env, name)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
-        """Starts an episode if a seed is given; else stays at rest."""
-        if seed is None and self._over:
-            return self._last, {}
-        self._over, self.failed, self.success = False, True, None
-        self._last, _ = self.env.reset(seed=seed, options=options)
-        self.failed = False
-        return self._last, {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        """Plays on; at rest, says again that the episode is over."""
-        if self._over:
-            return self._last, 0.0, True, False, {}
-        self.failed = True
-        self._last, reward, terminated, truncated, info = self.env.step(action)
-        value = task.number(reward)
-        self.success = task.succeeded(info, self.success)
-        self.failed = False
-        self._over = bool(terminated or truncated)
-        return self._last, value, bool(terminated), bool(truncated), {}

@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 
 from jaxrl_prefs import data
 from jaxrl_prefs.data import Dataset, PreparedDataset, Processing
 from jaxrl_prefs.environments import task as tasks
 from jaxrl_prefs.errors import DataError, EvaluationError
-from jaxrl_prefs.evaluation import rollout
+from jaxrl_prefs.evaluation import copies, rollout
+from jaxrl_prefs.evaluation.copies import OneEpisode
 from jaxrl_prefs.evaluation.evaluator import Diagnosis, Evaluator, Score
 from jaxrl_prefs.method import Method, Policy
 from jaxrl_prefs.parallel import seed_axis
@@ -191,6 +194,34 @@ def test_a_seed_scores_the_same_in_any_company(seeds: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(
         alone(other, 3)["noisy"].returns[seeds.index(1)], evaluator(state, 3)["noisy"].returns[1]
     )
+
+
+@pytest.mark.parametrize("room", [1, 3, 5])
+def test_episodes_score_the_same_in_rounds_where_memory_is_short(
+    monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    evaluator, state = play()
+    expected = evaluator(state, 3)
+    made: list[OneEpisode] = []
+    free = psutil.virtual_memory().available
+    # Before the first copy, after each that there is room for, and after one more.
+    taken = iter([0.0] * room + [0.9 * free])
+    monkeypatch.setattr(copies, "_used", lambda: next(taken))
+    monkeypatch.setattr(OneEpisode, "reset", _noted(OneEpisode.reset, made))
+    evaluator, state = play()
+    found = evaluator(state, 3)
+    assert len({id(each) for each in made}) <= room
+    for name, score in expected.items():
+        np.testing.assert_array_equal(found[name].returns, score.returns)
+        np.testing.assert_array_equal(found[name].lengths, score.lengths)
+
+
+def _noted(reset: Any, made: list[OneEpisode]) -> Any:
+    def noting(self: OneEpisode, **fields: Any) -> Any:
+        made.append(self)
+        return reset(self, **fields)
+
+    return noting
 
 
 def test_scores_are_raw_without_references() -> None:
