@@ -1,17 +1,23 @@
-"""Settings of Diffusion-QL, IDQL and DAC by task, for `presets.py`.
+"""Settings of Diffusion-QL, IDQL and DAC by task, and of BDPO on OGBench, for `presets.py`.
 
 - Diffusion-QL: Wang, Hunt and Zhou 2023 (arXiv 2208.06193), main.py of the authors' code, which
   has eta and the norm of clipped gradients for every dataset.
 - IDQL: Hansen-Estruch et al. 2023 (arXiv 2304.10573), launcher/examples/train_ddpm_iql_offline.py
-  of the authors' code. They evaluate 16, 64 and 256 candidates; the default here is 64.
+  of the authors' code. They evaluate 16, 64 and 256 candidates; the default here is 64. On OGBench
+  the runs that Park, Li and Levine 2025 (arXiv 2502.02538, FQL) compare with, from its appendix E.2
+  and table 6.
 - DAC: Fang et al. 2024 (arXiv 2405.20555), runs.sh of the authors' code; on OGBench the runs that
   Li and Levine 2026 (arXiv 2601.14234, QAM) compare with, from their experiments/reproduce.py and
   agents/dcgql.py.
+- BDPO on OGBench: RQL's authors (arXiv 2606.17551) published scores and what all methods of their
+  table share, not BDPO's own settings. Its eta is ours.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from jaxrl_prefs.runs.baseline_presets import merged
 
 Row = dict[str, Any]
 Table = dict[str, dict[str, Row]]  # dataset -> method -> fields
@@ -71,6 +77,24 @@ def _dql() -> dict[str, Row]:
 
 IDQL_ANTMAZE: Row = {"gamma": 0.99, "reward_scale": 1.0, "reward_shift": -1.0, "expectile": 0.9}
 
+# FQL's authors leave all else as the code has it. There the values make half as many updates as the
+# diffusion model, here as many.
+IDQL_LOCOMOTION: Row = {"expectile": 0.7, "critic_hidden": (512, 512), "candidates": 32}
+IDQL_MANIPULATION: Row = {"expectile": 0.9, "critic_hidden": (256, 256), "candidates": 32}
+FAR: Row = {"gamma": 0.995}  # as for all of FQL's methods (table 5)
+IDQL_OGBENCH_ROWS: dict[str, Row] = {
+    "antmaze large navigate": IDQL_LOCOMOTION,
+    "antmaze giant navigate": IDQL_LOCOMOTION | FAR,
+    "humanoidmaze medium navigate": IDQL_LOCOMOTION | FAR,
+    "humanoidmaze large navigate": IDQL_LOCOMOTION | FAR,
+    "antsoccer arena navigate": IDQL_LOCOMOTION | FAR,
+    "cube single play": IDQL_MANIPULATION,
+    "cube double play": IDQL_MANIPULATION,
+    "scene play": IDQL_MANIPULATION,
+    "puzzle 3x3 play": IDQL_MANIPULATION,
+    "puzzle 4x4 play": IDQL_MANIPULATION,
+}
+
 # --- DAC ------------------------------------------------------------------------------------------
 
 DAC_RHO = {"halfcheetah": 0.0, "hopper": 1.5, "walker2d": 1.0}
@@ -118,7 +142,6 @@ DAC_OGBENCH: Row = {
     "average_interval": 1,
     "train_steps": 1_000_000,
 }
-FAR: Row = {"gamma": 0.995}
 DAC_OGBENCH_ROWS: dict[str, Row] = {
     "antmaze large navigate": {"eta": 0.3},
     "antmaze giant navigate": FAR | {"eta": 0.3},
@@ -132,6 +155,29 @@ DAC_OGBENCH_ROWS: dict[str, Row] = {
     "puzzle 4x4 play": {},
 }
 
+# --- BDPO -----------------------------------------------------------------------------------------
+
+# What all methods of RQL's table share: sizes of networks, steps of the chain, critics, pessimism,
+# discounts, updates. (Their activation is GELU, here it is Mish.) The rest is ours: eta and the
+# behaviour's rate are those of D4RL's antmaze, where Q spans about as much, others the defaults.
+# Their runs in manipulation act in chunks of five: --set action_chunk=5.
+BDPO_OGBENCH: Row = {
+    "eta": 0.5,
+    "rho": 0.5,
+    "diffusion_steps": 10,
+    "actor_hidden": (512, 512, 512, 512),
+    "critic_hidden": (512, 512, 512, 512),
+    "critic_layer_norm": True,
+    "behavior_learning_rate": 1e-4,
+    "pretrain_steps": 1_000_000,
+}
+BDPO_OGBENCH_ROWS: dict[str, Row] = {
+    "antmaze giant navigate": FAR,
+    "humanoidmaze medium navigate": FAR | {"rho": 0.0},
+    "humanoidmaze large navigate": FAR | {"rho": 0.0},
+    "antsoccer arena navigate": FAR,  # ours, as FQL's: RQL does not have it
+}
+
 # --- By dataset, task, maze and family ------------------------------------------------------------
 
 DATASETS: Table = {
@@ -142,7 +188,11 @@ DATASETS: Table = {
 }
 
 # Words that the name of a dataset or of its environment holds -> rows.
-TASKS: Table = {task: {"dac": DAC_OGBENCH | row} for task, row in DAC_OGBENCH_ROWS.items()}
+TASKS: Table = merged(
+    {task: {"dac": DAC_OGBENCH | row} for task, row in DAC_OGBENCH_ROWS.items()},
+    {task: {"idql": row} for task, row in IDQL_OGBENCH_ROWS.items()},
+    {task: {"bdpo": BDPO_OGBENCH | row} for task, row in BDPO_OGBENCH_ROWS.items()},
+)
 
 
 def antmaze(maze: str) -> dict[str, Row]:
@@ -156,7 +206,7 @@ FAMILIES: Table = {
     "antmaze": antmaze("medium-diverse"),
     "adroit": {"dql": ADROIT_DQL | {"eta": 0.1, "clip_norm": 8.0}},
     "kitchen": {"dql": SHORT_DQL | {"eta": 0.005, "clip_norm": 10.0}},
-    "ogbench": {"dac": DAC_OGBENCH},
+    "ogbench": {"dac": DAC_OGBENCH, "idql": IDQL_MANIPULATION, "bdpo": BDPO_OGBENCH},
 }
 
 # Ours, chosen for two CPU cores on one other seed.

@@ -42,26 +42,34 @@ _FAR = "gamma=0.995"
 _MILLION = 1_000_000
 
 
-def _flow(alpha: str, expectile: str) -> Mapping[str, tuple[str, ...]]:
-    """FQL's alpha and IFQL's expectile as QAM's authors set them (experiments/reproduce.py).
+def _qam(alpha: str, expectile: str, penalty: str, *more: str) -> Mapping[str, tuple[str, ...]]:
+    """FQL's alpha, IFQL's expectile, ReBRAC's weight and `more`, of QAM's experiments/reproduce.py.
 
     Of the rows for which FQL's paper has none: sparse rewards, and data that it does not use.
-    They were chosen with ten critics, a pessimistic target and chunks of five actions.
+    They were chosen with ten critics, a pessimistic target and chunks of five actions. QAM's ReBRAC
+    does not penalise its critic.
     """
-    return {"fql": (f"alpha={alpha}",), "ifql": (f"expectile={expectile}",)}
+    return {
+        "fql": (f"alpha={alpha}",),
+        "ifql": (f"expectile={expectile}",),
+        "rebrac": (f"actor_penalty={penalty}", "critic_penalty=0", *more),
+    }
 
 
+_QUIET = "noise=0"  # of ReBRAC's target
 SUITES: dict[str, tuple[Row, ...]] = {
     "ogbench50": (
         Row("antmaze-large-navigate", 29, 8, _MILLION),
         Row("antmaze-giant-navigate", 29, 8, _MILLION, (_FAR,)),
         Row("humanoidmaze-medium-navigate", 69, 21, 2 * _MILLION, (_FAR,)),
         Row("humanoidmaze-large-navigate", 69, 21, 2 * _MILLION, (_FAR,)),
-        Row("scene-play", 40, 5, _MILLION, (_SPARSE,), own=_flow("300", "0.9")),
-        Row("puzzle-3x3-play", 55, 5, _MILLION, (_SPARSE,), own=_flow("300", "0.95")),
-        Row("puzzle-4x4-play-100m", 83, 5, 100 * _MILLION, (_SPARSE,), own=_flow("1", "0.9")),
+        Row("scene-play", 40, 5, _MILLION, (_SPARSE,), own=_qam("300", "0.9", "0.03", _QUIET)),
+        Row("puzzle-3x3-play", 55, 5, _MILLION, (_SPARSE,), own=_qam("300", "0.95", "0.1", _QUIET)),
+        Row(
+            "puzzle-4x4-play-100m", 83, 5, 100 * _MILLION, (_SPARSE,), own=_qam("1", "0.9", "0.01")
+        ),
         Row("cube-double-play", 37, 5, _MILLION),
-        Row("cube-triple-play", 46, 5, 3 * _MILLION, own=_flow("30", "0.95")),
-        Row("cube-quadruple-play-100m", 55, 5, 100 * _MILLION, own=_flow("100", "0.95")),
+        Row("cube-triple-play", 46, 5, 3 * _MILLION, own=_qam("30", "0.95", "0.01")),
+        Row("cube-quadruple-play-100m", 55, 5, 100 * _MILLION, own=_qam("100", "0.95", "0.01")),
     ),
 }

@@ -9,7 +9,7 @@ from jaxrl_prefs.data.families import family_of
 from jaxrl_prefs.environments import ogbench_names
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.runs import config, presets, published, published_ogbench
+from jaxrl_prefs.runs import config, presets, published, published_ogbench, suites
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.types import Spec
 
@@ -36,8 +36,10 @@ TABLE_4 = {
 }
 
 
-def choice(dataset: str, algo: str, kind: str = "default") -> Choice:
-    assignments = (f"preset={kind}",)
+def choice(
+    dataset: str, algo: str, kind: str = "default", words: tuple[str, ...] = ()
+) -> Choice:
+    assignments = (f"preset={kind}", *words)
     return Choice(algo=algo, dataset=dataset, env="", seeds=(0,), assignments=assignments)
 
 
@@ -283,10 +285,10 @@ def test_fql_has_the_published_settings(dataset: str) -> None:
         assert episodes == {100 if family == "antmaze" else 50}
     again, other = config.resolve(choice(dataset, "ifql"), dataset, family)
     assert (again.gamma, again.reward_shift, other.train_steps) == found[2:]
-    assert (other.expectile, other.candidates) == (0.9, 32)
+    assert (other.expectile, other.candidates) == (0.9, 128 if "relocate" in dataset else 32)
 
 
-# ReBRAC's published configs, and FQL's table for OGBench: beta_1, beta_2, batch, rates, gamma
+# ReBRAC's published configs, and FQL's tables 6 and 7: beta_1, beta_2, batch, rates, gamma
 REBRAC_CONFIGS = {
     "halfcheetah-medium-v2": (0.001, 0.01, 1024, 1e-3, 1e-3, 0.99),
     "halfcheetah-medium-expert-v2": (0.01, 0.1, 1024, 1e-3, 1e-3, 0.99),
@@ -296,8 +298,16 @@ REBRAC_CONFIGS = {
     "D4RL/antmaze/large-play-v1": (0.002, 0.001, 256, 3e-4, 5e-5, 0.999),
     "pen-human-v1": (0.1, 0.5, 256, 3e-4, 3e-4, 0.99),
     "D4RL/hammer/cloned-v2": (0.1, 0.5, 256, 3e-4, 3e-4, 0.99),
+    "antmaze-large-navigate-singletask-task5-v0": (0.003, 0.01, 256, 3e-4, 3e-4, 0.99),
+    "antmaze-giant-navigate-singletask-v0": (0.003, 0.01, 256, 3e-4, 3e-4, 0.995),
     "humanoidmaze-medium-navigate-singletask-v0": (0.01, 0.01, 256, 3e-4, 3e-4, 0.995),
+    "humanoidmaze-large-navigate-singletask-v0": (0.01, 0.01, 256, 3e-4, 3e-4, 0.995),
+    "antsoccer-arena-navigate-singletask-v0": (0.01, 0.01, 256, 3e-4, 3e-4, 0.995),
     "cube-single-play-singletask-task2-v0": (1.0, 0.0, 256, 3e-4, 3e-4, 0.99),
+    "cube-double-play-singletask-v0": (0.1, 0.0, 256, 3e-4, 3e-4, 0.99),
+    "scene-play-singletask-v0": (0.1, 0.01, 256, 3e-4, 3e-4, 0.99),
+    "puzzle-3x3-play-singletask-v0": (0.3, 0.01, 256, 3e-4, 3e-4, 0.99),
+    "puzzle-4x4-play-singletask-task1-v0": (0.3, 0.01, 256, 3e-4, 3e-4, 0.99),
 }
 
 
@@ -392,6 +402,58 @@ def test_diffusion_ql_and_dac_have_the_published_settings() -> None:
     for name, expectile, shift in (("hopper-medium-v2", 0.7, 0), ("antmaze-umaze-v0", 0.9, -1)):
         run, idql = resolved(name, "idql")
         assert (idql.expectile, run.reward_shift, run.gamma) == (expectile, shift, 0.99)
+
+
+# FQL's runs of IDQL: expectile, width of two layers, gamma. Below them, what is ours.
+IDQL_OGBENCH = {
+    "antmaze-large-navigate-singletask-task3-v0": (0.7, 512, 0.99),
+    "humanoidmaze-large-navigate-singletask-v0": (0.7, 512, 0.995),
+    "antsoccer-arena-navigate-singletask-v0": (0.7, 512, 0.995),
+    "cube-double-play-singletask-task2-v0": (0.9, 256, 0.99),
+    "puzzle-4x4-play-singletask-v0": (0.9, 256, 0.99),
+    "cube-triple-play-singletask-v0": (0.9, 256, 0.99),
+}
+# What RQL's methods share: rho, gamma
+BDPO_OGBENCH = {
+    "antmaze-large-navigate-singletask-v0": (0.5, 0.99),
+    "antmaze-giant-navigate-singletask-task4-v0": (0.5, 0.995),
+    "humanoidmaze-medium-navigate-singletask-v0": (0.0, 0.995),
+    "scene-play-singletask-v0": (0.5, 0.99),
+    "cube-quadruple-play-100m-singletask-v0": (0.5, 0.99),
+}
+
+
+def test_idql_and_bdpo_on_ogbench() -> None:
+    for name, expected in IDQL_OGBENCH.items():
+        run, idql = config.resolve(choice(name, "idql"), name, "ogbench")
+        assert (idql.expectile, idql.critic_hidden[0], run.gamma) == expected, name
+        assert (idql.candidates, len(idql.critic_hidden), idql.train_steps) == (32, 2, 3_000_000)
+        assert (run.reward, run.reward_scale, run.reward_shift) == ("affine", 1, 0)
+    for name, expected in BDPO_OGBENCH.items():
+        run, bdpo = config.resolve(choice(name, "bdpo"), name, "ogbench")
+        assert (bdpo.rho, run.gamma) == expected, name
+        assert (bdpo.diffusion_steps, bdpo.critic_ensemble_size) == (10, 10)
+        assert bdpo.actor_hidden == bdpo.critic_hidden == 4 * (512,)
+        assert (bdpo.pretrain_steps, bdpo.train_steps) == (1_000_000, 2_000_000)
+        assert run.eval_episodes == 50
+    _, ifql = config.resolve(choice(name, "ifql"), "antsoccer-arena-navigate-v0", "ogbench")
+    assert ifql.candidates == 64
+
+
+def test_a_suite_has_qam_s_settings_where_the_data_or_rewards_are_others() -> None:
+    own = {row.data: row.own for row in suites.SUITES["ogbench50"]}
+    weights = {data: rows["rebrac"] for data, rows in own.items() if rows}
+    assert weights["scene-play"] == ("actor_penalty=0.03", "critic_penalty=0", "noise=0")
+    assert weights["puzzle-4x4-play-100m"] == ("actor_penalty=0.01", "critic_penalty=0")
+    assert {data for data in own if data not in weights} == {
+        *(f"antmaze-{size}-navigate" for size in ("large", "giant")),
+        *(f"humanoidmaze-{size}-navigate" for size in ("medium", "large")),
+        "cube-double-play",
+    }
+    for data, words in weights.items():
+        name = f"{data}-singletask-task1-v0"
+        _, method = config.resolve(choice(name, "rebrac", words=words), name, "ogbench")
+        assert method.critic_penalty == 0 and method.noise in (0, 0.2)
 
 
 @pytest.mark.parametrize("algo", ["td3_bst", "iql_bst"])
