@@ -6,10 +6,10 @@ Reads every run below the folders. A row is a dataset, a column the method of ru
 folders (`runs/bc-pen-human-v0`), else the folder's name; each point of a sweep has a column. Runs
 of the same method, settings and data are pooled over their seeds. A cell that nobody ran stays
 blank, and a run that is not finished says how far it is. `--published` also shows what papers
-printed of the same data, told by their size and score, and on OGBench by the name of the task;
-`--iqm` adds the interquartile mean over all datasets with its stratified bootstrap interval. Scores
-are the last iterate's; `--last=10` takes each seed's mean over its last ten evaluations, as
-TD3+BC's paper does.
+printed of the same data, told by their size and score, on OGBench by the name of the task, and
+V-D4RL's own sets by their folders and size; `--iqm` adds the interquartile mean over all datasets
+with its stratified bootstrap interval. Scores are the last iterate's; `--last=10` takes each seed's
+mean over its last ten evaluations, as TD3+BC's paper does.
 Of several policies the headline is shown; `--policies` gives each a column, `arq/implicit`. Writes
 table.md, table.csv and table.png to --out, or to the first folder.
 """

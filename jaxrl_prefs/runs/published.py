@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jaxrl_prefs.environments import ogbench_names
-from jaxrl_prefs.runs import presets, published_ogbench, suites
+from jaxrl_prefs.runs import presets, published_ogbench, published_vd4rl, suites
 
 Score = tuple[float, float | None]  # mean, standard deviation over seeds
 
@@ -91,6 +91,8 @@ _ARQ = "Goo and Niekum, arXiv 2206.00695, table 2"
 _BPR = "Srinivasan and Knottenbelt, AAAI 2025, arXiv 2503.00930, tables 1 to 4"
 _QAM = "QAM (Li and Levine, arXiv 2601.14234), recomputed from the authors' file of success rates"
 _RQL = "RQL (arXiv 2606.17551), table 1"
+_REBRAC = "Tarasov et al., NeurIPS 2023, arXiv 2305.09836, table 5"
+_VD4RL = f"V-D4RL (Lu et al., TMLR 2023, arXiv 2206.04779), as quoted by {_REBRAC}"
 
 # Seeds, updates, protocol.
 _BDPO_RUNS = (5, 2_000_000, "the last iterate, 10 episodes, antmaze 100")
@@ -103,7 +105,10 @@ _CHUNKS = (
 )
 _QAM_RUNS = (12, 1_000_000, f"the last iterate, 50 episodes, {_CHUNKS}")
 _RQL_RUNS = (4, 2_000_000, f"means of five tasks, {_CHUNKS}")
-_OURS = {name.upper(): (name, "actor") for name in ("fql", "ifql", "dac")}  # of QAM's columns
+_PIXELS = {"BC": ("bc", "actor"), "DrQ+BC": ("td3_bc", "actor")}  # ours, of V-D4RL's baselines
+_OURS = {  # of QAM's columns
+    name: (name.lower(), "actor") for name in ("FQL", "IFQL", "DAC", "ReBRAC")
+}
 
 PUBLISHED: Mapping[str, Published] = {
     "BDPO": Published(
@@ -177,7 +182,8 @@ PUBLISHED: Mapping[str, Published] = {
             _version(MAZES, "unstated"),
             [95.6, 89.1, 86.7, 82.9, 70.3, 72.1],
             [1.0, 1.1, 3.7, 7.8, 8.3, 5.1],
-        ),
+        )
+        | published_vd4rl.BPR,
         *_BPR_RUNS,
     ),
     "Onestep BPR": Published(
@@ -202,6 +208,18 @@ PUBLISHED: Mapping[str, Published] = {
         _BPR,
         _row(LOCOMOTION, [48.3, 59.3, 83.7, 44.6, 60.9, 81.8, 90.7, 98.0, 110.1]),
         *_QUOTED,
+    ),
+    **{
+        f"{name} (V-D4RL)": Published(
+            *(*_PIXELS.get(name, ("", "")), _VD4RL), scores, *_QUOTED[:2], "from images"
+        )
+        for name, scores in published_vd4rl.BASELINES.items()
+    },
+    # Our ReBRAC takes no images.
+    "ReBRAC (V-D4RL)": Published(
+        *("", "", _REBRAC),
+        published_vd4rl.REBRAC,
+        *(5, None, "from images, the last iterate, weights chosen for every set"),
     ),
     "BDPO (RQL)": Published(
         *("bdpo", "actor", _RQL),
@@ -250,12 +268,17 @@ APART = 1.0  # points between two scores of the same data: an unfinished last ep
 def known_as(dataset: str, env_id: str = "") -> str:
     """The name under which papers' scores of a dataset are kept.
 
+    >>> known_as("data/main/cheetah_run/expert/64px")
+    'vd4rl/main/cheetah_run/expert'
+
     Args:
         dataset: the name or the file.
         env_id: where it is evaluated, which tells the task of OGBench's files.
     """
     task = ogbench_names.single_task(dataset, env_id)
-    return task.replace("-100m-", "-") if task else presets.known_as(dataset)
+    if task:
+        return task.replace("-100m-", "-")
+    return published_vd4rl.set_of(dataset) or presets.known_as(dataset)
 
 
 def beside(dataset: str, env_id: str = "") -> dict[str, Score]:
@@ -292,7 +315,8 @@ def as_many(transitions: int, there: int) -> bool:
 def refusal(dataset: str, transitions: int | None, score: float) -> str:
     """Why data of a published dataset's name are not known to be it; empty if they are.
 
-    Single tasks of OGBench are told by their names; a table says how large the data were.
+    Single tasks of OGBench are told by their names; a table says how large the data were. V-D4RL's
+    sets are told by their folders, and must not be too small.
 
     Args:
         dataset: the name or the file.
@@ -304,8 +328,14 @@ def refusal(dataset: str, transitions: int | None, score: float) -> str:
     >>> refusal("hopper_medium-v2.hdf5", 100_000, 48.2)
     '100,000 transitions, and the published hopper-medium-v2 has 999,906'
     """
-    name = presets.known_as(dataset)
+    name = known_as(dataset)
     original = ORIGINALS.get(name)
+    if name in published_vd4rl.SETS:
+        fewest = published_vd4rl.FEWEST
+        if transitions is not None and transitions >= (1 - MISSING) * fewest:
+            return ""
+        found = "an unknown number of" if transitions is None else f"{transitions:,}"
+        return f"{found} transitions, and the published {name} has at least {fewest:,}"
     if original is None:
         return f"the size and score of the published {name} are not known here"
     if transitions is None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from jaxrl_prefs.cli import commandline, pools, published_table, table
 from jaxrl_prefs.errors import ConfigError
-from jaxrl_prefs.runs import aggregate, published, published_ogbench, workdir
+from jaxrl_prefs.runs import aggregate, published, published_ogbench, published_vd4rl, workdir
 from jaxrl_prefs.runs.statistics import interval
 from jaxrl_prefs.runs.suites import SUITES
 
@@ -129,8 +129,8 @@ def test_single_tasks_of_ogbench_stand_beside_others_by_their_names(tmp_path: Pa
     assert grid.cells[double.format("", 1), "arq"]["scores"] == [5.0]
     assert (cells[marked]["DSRL (QAM)"], cells[marked]["RQL"]) == ("87 ± 8.8", "")
     ours = {name: (x.algo, x.policy) for name, x in published.PUBLISHED.items() if x.algo}
-    for name in ("fql", "ifql", "dac"):
-        assert ours[f"{name.upper()} (QAM)"] == (name, "actor")
+    for name in ("FQL", "IFQL", "DAC", "ReBRAC"):
+        assert ours[f"{name} (QAM)"] == (name.lower(), "actor")
     assert cells[large]["QAM-E"] == "84.8 ± 13.1"
     assert cells["puzzle-4x4-play: mean of 5 tasks"]["RQL"] == "37"
     (about,) = published_table.sources(["QAM"])
@@ -187,6 +187,55 @@ def test_published_scores_stand_beside_the_same_data_alone(tmp_path: Path) -> No
         "hopper-medium-v2 44.3",
         "pen-human-v0: the size and score of the published pen-human-v0 are not known here",
     ]
+
+
+def test_v_d4rl_s_own_sets_alone_stand_beside_its_table(tmp_path: Path) -> None:
+    """Folders and size tell them from sets that are made by its recipe and from altered ones."""
+    own = "data/vd4rl_data/main/walker_walk/medium_replay/84px"
+    sets = {
+        "own": (own, 100_000),
+        "single": (f"{own.replace('walker_walk', 'cheetah_run')}/shard_0.hdf5", 5_000),
+        "renamed": ("mine/humanoid_walk/medium/64px", 20_000),
+        "made": ("vd4rl/walker-walk-medium-replay-v0", 20_000),
+        "full": ("vd4rl/walker-walk-medium-replay-full-v0", 100_000),
+        "altered": ("vd4rl_data/distracting/walker_walk/expert/84px", 100_000),
+    }
+    for folder, (dataset, rows) in sets.items():
+        begin(tmp_path / folder / "bpr", dataset, rows=rows)
+        finish(tmp_path / folder / "bpr", dataset, [40.0])
+    grid = table.collect([tmp_path])
+    (head, *body), refused = published_table.printed(grid.datasets, grid.cells)
+    ((name, *cells),) = body
+    assert name == own
+    assert dict(zip(head[1:], cells, strict=True)) == {
+        "BPR": "45 ± 11.2",
+        "BC (V-D4RL)": "16.5 ± 4.3",
+        "DrQ+BC (V-D4RL)": "28.7 ± 6.9",
+        "CQL (V-D4RL)": "11.4 ± 12.4",
+        "Offline DV2 (V-D4RL)": "56.5 ± 18.1",
+        "LOMPO (V-D4RL)": "34.7 ± 19.7",
+        "ReBRAC (V-D4RL)": "41.6 ± 8",
+    }
+    assert sorted(refused) == [
+        f"{sets['single'][0]}: 5,000 transitions, and the published "
+        "vd4rl/main/cheetah_run/medium_replay has at least 100,000",
+        f"{sets['renamed'][0]}: 20,000 transitions, and the published "
+        "vd4rl/main/humanoid_walk/medium has at least 100,000",
+    ]
+    quoted, bpr = published_table.sources(["DrQ+BC (V-D4RL)", "BPR"])
+    assert "arXiv 2206.04779" in quoted and "quoted by" in quoted and "seeds not stated" in quoted
+    assert "arXiv 2503.00930" in bpr and "5 seeds" in bpr
+
+
+def test_v_d4rl_s_columns_have_the_printed_averages() -> None:
+    """The last row of the table that they are taken from: means over its 15 sets."""
+    printed = {"BC": 30.3, "DrQ+BC": 30.4, "CQL": 21.9, "Offline DV2": 20.0, "LOMPO": 15.6}
+    columns = {**published_vd4rl.BASELINES, "ReBRAC": published_vd4rl.REBRAC}
+    for name, mean in {**printed, "ReBRAC": 35.5}.items():
+        scores = [score for score, _ in columns[name].values()]
+        assert 0 <= np.mean(scores) - mean + 1e-9 < 0.1  # decimals are cut, not rounded
+    assert len(published_vd4rl.BPR) == 9
+    assert published_vd4rl.BPR["vd4rl/main/cheetah_run/medium_expert"] == (62.7, 8.5)
 
 
 def test_the_originals_agree_with_each_other() -> None:
