@@ -36,9 +36,7 @@ TABLE_4 = {
 }
 
 
-def choice(
-    dataset: str, algo: str, kind: str = "default", words: tuple[str, ...] = ()
-) -> Choice:
+def choice(dataset: str, algo: str, kind: str = "default", words: tuple[str, ...] = ()) -> Choice:
     assignments = (f"preset={kind}", *words)
     return Choice(algo=algo, dataset=dataset, env="", seeds=(0,), assignments=assignments)
 
