@@ -111,21 +111,23 @@ def plan(choice: Choice, devices: int, rate: float, *, rows: int = 0, memory: bo
         spec = spec._replace(size=rows)
         fields = config_of(job.module.Config, job.fields)
         method = bound(job.module, fields, spec, dataclasses.asdict(job.config))
-    state_leaves = jax.tree.leaves(abstract_state(method, spec, 1))
+    member = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), abstract_state(method, spec, 1)
+    )
     return Plan(
         seeds=len(job.seeds),
         devices=devices,
-        state=sum(x.size * x.dtype.itemsize for x in state_leaves),
+        state=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(member)),
         data=sum(x.nbytes for x in jax.tree.leaves(data)) * spec.size // here,
         columns=sum(column_bytes(method, spec.size, len(job.seeds)).values()),
-        stretches=tuple(_stretches(method, data, job.seeds[:1], rate, memory)),
+        stretches=tuple(_stretches(method, data, member, job.seeds[:1], rate, memory)),
     )
 
 
 def _stretches(
-    method: Method, data: Any, seeds: tuple[int, ...], rate: float, memory: bool
+    method: Method, data: Any, member: Any, seeds: tuple[int, ...], rate: float, memory: bool
 ) -> Iterator[Stretch]:
-    """The phases that have updates; arguments as for `plan`, with one seed."""
+    """The phases that have updates; arguments as for `plan`, and the shapes of a seed's state."""
     import jax
 
     from jaxrl_prefs.parallel import seed_axis
@@ -137,14 +139,14 @@ def _stretches(
     measured: dict[str, float] = {}
     if not rate:
         measured = estimate.seconds_per_update(method, data, placement.seeds, mesh, "auto")
-    state = loop.init_members(method, data, placement)
+    state = loop.init_members(method, data, placement) if memory else None
     for index, phase in enumerate(method.phases):
         if not phase.steps:
             continue
         columns = estimate.empty_columns(method, index, 1, len(data.reward))
-        flops, temporary = _flops(phase, data, seed_axis.one(state, 0), columns), 0
+        flops, temporary = _flops(phase, data, member, columns), 0
         if memory:
-            about = {"state": state, "columns": columns}
+            about: dict[str, Any] = {"state": state, "columns": columns}
             program = chunk.compile_chunk(method, index, data, placement, **about)
             temporary = program.compiled.memory_analysis().temp_size_in_bytes
         seconds = flops / rate if rate else measured.get(phase.name, 0.0)
