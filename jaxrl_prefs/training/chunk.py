@@ -60,6 +60,14 @@ class Chunk(NamedTuple):
         """Steps between two of one device: devices that fill shared columns take turns."""
         return self.members.mesh.devices.size if self.phase.shared and self.phase.columns else 1
 
+    @property
+    def broken(self) -> Any:
+        """The jitted function that looks for a NaN or an infinity in each member's state [P, ...].
+
+        It is a program of its own, which all phases of a method share.
+        """
+        return seed_axis.over_seeds(program.is_broken, self.members.mesh, (0,), mapping="vmap")
+
     def __call__(
         self, state: State, first: int, stop: int, totals: Totals | None = None
     ) -> tuple[State, Report]:
@@ -68,6 +76,7 @@ class Chunk(NamedTuple):
         There are at most `longest` of them. `totals` are those of an earlier report.
         """
         after, report = self.compiled(*self.arguments(state, first, stop, totals))
+        report = report._replace(bad_state=self.broken(after))
         if self.phase.shared:
             after = sharing.share_fields(state, after, self.phase.shared, self.placement.mesh)
         if self.representatives:
@@ -167,8 +176,9 @@ def compile_chunk(
     """
     chunk = build_chunk(method, index, data, placement, columns, stream)
     chunk = chunk._replace(metrics=chunk.names(state))
-    lowered = chunk.function.lower(*chunk.arguments(state, 0, 1))
-    return chunk._replace(compiled=lowered.compile())
+    arguments = chunk.arguments(state, 0, 1)
+    chunk.broken.lower(arguments[0]).compile()  # kept by JAX for the calls
+    return chunk._replace(compiled=chunk.function.lower(*arguments).compile())
 
 
 def build_chunk(
