@@ -73,6 +73,8 @@ SHARED = {
     "own, such as the cloning error, is measured on them",
     "precision": "float32, tf32 (NVIDIA's accelerators) or bfloat16: how precisely the hidden "
     "layers of networks are multiplied. All else stays in float32",
+    "deterministic": "on a GPU, only operations that give the same bits in every run, so that a "
+    "resumed run ends like one that was not stopped; slower. A CPU's always do",
     "log": "what to write besides the JSONL files: tensorboard, wandb, or both, separated by "
     "a comma",
     "overwrite": "start again, removing the runs in --workdir; without it a run goes on, also with "
@@ -91,7 +93,7 @@ SHARED = {
 HINTS = {name: "error" if name == "bad_rows" else "" for name in Hints._fields}
 EVALUATION = ("eval_episodes", "eval_every", "eval_backend")
 # Fields of a run that have a flag besides --set.
-WITH_FLAGS = ("preset", *EVALUATION, "holdout", "precision", "log")
+WITH_FLAGS = ("preset", *EVALUATION, "holdout", "precision", "deterministic", "log")
 
 
 def define_flags(own: flags.FlagValues, **defaults: Any) -> None:

@@ -42,6 +42,7 @@ commandline.define_flags(
     eval_backend="",
     holdout="",
     precision="",
+    deterministic=False,
     log="",
     overwrite=False,
 )

@@ -62,6 +62,7 @@ commandline.define_flags(
     eval_backend="",
     holdout="",
     precision="",
+    deterministic=False,
     log="",
     last=1,
     select="",

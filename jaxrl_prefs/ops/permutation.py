@@ -24,11 +24,12 @@ def permuted(key: Key, position: Array, number: Array, size: int) -> Array:
 
     A Feistel network over pairs of digits in base ceil(sqrt(size)), applied again until the result
     is inside the range (cycle walking). `position` and `number` are uint32 of one shape, and each
-    entry is computed by itself. Raises ValueError if `size` is below 1.
+    entry is computed by itself. Accelerators, which would ask the host after each round whether to
+    go on, make a fixed number of rounds (`walk_length`). Raises ValueError if `size` is below 1.
     """
     if size < 1:
         raise ValueError(f"cannot shuffle {size} rows")
-    base = jnp.uint32(max(math.isqrt(size - 1) + 1, 1))
+    base = jnp.uint32(_base(size))
     salts = jax.random.bits(key, (ROUNDS,), jnp.uint32)
     stream = _mixed(number.astype(jnp.uint32) + jnp.uint32(0x9E3779B9))
 
@@ -44,5 +45,28 @@ def permuted(key: Key, position: Array, number: Array, size: int) -> Array:
     def again(x: Array) -> Array:
         return jnp.where(x >= size, network(x), x)
 
+    def until_inside(x: Array) -> Array:
+        return jax.lax.while_loop(outside, again, x)
+
+    def fixed(x: Array) -> Array:
+        return jax.lax.fori_loop(0, walk_length(size), lambda _, y: again(y), x)
+
     first = network(position.astype(jnp.uint32))
-    return jax.lax.while_loop(outside, again, first).astype(jnp.int32)
+    inside = jax.lax.platform_dependent(first, cpu=until_inside, default=fixed)
+    return inside.astype(jnp.int32)
+
+
+def walk_length(size: int) -> int:
+    """Rounds after which an entry of `permuted` is inside the range.
+
+    No walk has more rounds than there are numbers outside. Where these are many, the number of
+    rounds is that after which a walk through a random permutation is still outside with a
+    probability below 2^-64.
+    """
+    numbers = _base(size) ** 2
+    outside = numbers - size
+    return min(outside, math.ceil(64 / math.log2(numbers / outside))) if outside else 0
+
+
+def _base(size: int) -> int:
+    return max(math.isqrt(size - 1) + 1, 1)

@@ -9,6 +9,10 @@ import jax
 
 from jaxrl_prefs.errors import ConfigError
 
+# The first leaves out operations whose result depends on the order of threads, and the choice among
+# kernels by measuring them; the second says the latter to XLA of every release.
+DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
+
 
 def found() -> list[jax.Device]:
     """The devices of the platform that JAX_PLATFORMS chooses, else the best there is.
@@ -38,6 +42,39 @@ def use_cores() -> None:
         return
     allowed = getattr(os, "sched_getaffinity", None)  # not on macOS
     jax.config.update("jax_num_cpu_devices", len(allowed(0)) if allowed else os.cpu_count() or 1)
+
+
+def make_deterministic() -> None:
+    """Asks XLA for programs that give the same bits in every run on a GPU.
+
+    Call it before anything touches a device, since XLA reads its options once. On a CPU, where
+    programs do so anyway, nothing changes.
+
+    Raises:
+        ConfigError: if JAX has started on a GPU without these options.
+    """
+    given = os.environ.get("XLA_FLAGS", "").split()
+    missing = [option for option in DETERMINISTIC if option not in given]
+    if not missing:
+        return
+    if not _has_started():
+        os.environ["XLA_FLAGS"] = " ".join([*given, *missing])
+    elif jax.default_backend() == "gpu":
+        raise ConfigError(
+            "deterministic must be chosen before JAX uses a device: train in a new process, or "
+            f"start this one with XLA_FLAGS={' '.join(DETERMINISTIC)!r}"
+        )
+
+
+def _has_started() -> bool:
+    """Whether JAX has started its backends, after which it takes no other number of devices."""
+    number = jax.config.values["jax_num_cpu_devices"]
+    try:
+        jax.config.update("jax_num_cpu_devices", max(number, 0) + 1)
+    except RuntimeError:
+        return True
+    jax.config.update("jax_num_cpu_devices", number)
+    return False
 
 
 def prepare() -> None:

@@ -35,7 +35,7 @@ from jaxrl_prefs.training import comparison
 from jaxrl_prefs.types import Spec
 
 BOOKKEEPING = (  # fields of a run
-    *("log", "log_every", "eval_every", "checkpoint_every", "keep"),
+    *("log", "log_every", "eval_every", "checkpoint_every", "checkpoint_minutes", "keep"),
     "preset",
 )
 EPISODES = "eval_episodes"

@@ -7,6 +7,7 @@ a preset (`--preset` says which), `--set`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -64,10 +65,14 @@ class RunConfig:
     # --- records
     log_every: int = 1_000  # updates per row of metrics
     checkpoint_every: int = 10_000  # updates, rounded up to the next row of metrics
+    # in place of checkpoint_every, minutes of training between checkpoints; 0 counts updates
+    checkpoint_minutes: float = 0.0
     keep: int = 2  # newest checkpoints to keep
     log: tuple[str, ...] = ()  # besides JSONL files: tensorboard, wandb
     # of the products of hidden layers; all else is computed in float32
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    # on a GPU, only operations that give the same bits in every run; a CPU's always do
+    deterministic: bool = False
     # --- images, where observations have any (docs/pixels.md)
     encoder: Literal["drq", "impala_small", "two_layers"] = (
         "drq"  # convolutions before the method's networks
@@ -87,6 +92,11 @@ class RunConfig:
                 raise ValueError(
                     f"field 'log' takes {', '.join(LOGGERS)}, separated by commas, and got {name!r}"
                 )
+        if not 0 <= self.checkpoint_minutes < math.inf:
+            raise ValueError(
+                "field 'checkpoint_minutes' must be at least 0 and finite, got "
+                f"{self.checkpoint_minutes}"
+            )
         if not 0 <= self.holdout < 1:
             raise ValueError(f"field 'holdout' must be at least 0 and below 1, got {self.holdout}")
         if not 0 <= self.replan <= self.action_chunk:
@@ -190,10 +200,15 @@ def check(choice: Choice) -> None:
         ConfigError: for an unknown method or field, for a value of the wrong type, and for a preset
             that a dataset of a known name does not have.
     """
-    run, _ = _split(RunConfig(algo=choice.algo), choice.module.Config(), choice)
+    run = requested(choice)
     is_path = choice.data is None and Path(choice.dataset).expanduser().exists()
     if run.preset == presets.CPU_PRESET and choice.dataset and not is_path:
         presets.check_cpu(data.ALIASES.get(choice.dataset, choice.dataset), choice.algo)
+
+
+def requested(choice: Choice) -> RunConfig:
+    """The run's config of a choice, as far as it does not depend on the data. Raises as `check`."""
+    return _split(RunConfig(algo=choice.algo), choice.module.Config(), choice)[0]
 
 
 def fields(algo: str) -> set[str]:

@@ -110,6 +110,7 @@ def _train(
         should_stop=should_stop,
     )
     steps, checksums = _timed(log_points, begin), columns.Checksums(job.method)
+    saved = time.monotonic()
     while True:
         with flag.deferred():
             step = next(steps, None)
@@ -117,9 +118,10 @@ def _train(
                 return
             log_point = step.log_point
             columns.write(job.path / COLUMNS, job.method, log_point)
-            stopping = bool(processes.largest(float(flag()))[0]) or not log_point.complete
+            stopped, unsaved = processes.largest(float(flag()), time.monotonic() - saved)
+            stopping = bool(stopped) or not log_point.complete
             due = log_point.complete and recorder.due(step)
-            if due or stopping or _saves(job, step):
+            if due or stopping or _saves(job, step, unsaved):
                 recorder.sync()
                 state = seed_axis.trim(log_point.state, len(job.seeds))
                 if log_point.step in _phase_ends(job):
@@ -127,14 +129,20 @@ def _train(
                 checkpoints.save(log_point.step, state, _progress(job, step, checksums))
                 if due or stopping:
                     checkpoints.wait()
+                saved = time.monotonic()
         if stopping:
             raise KeyboardInterrupt
         recorder.record(step)
 
 
-def _saves(job: Job, step: Step) -> bool:
-    now = step.log_point.step
-    return crossed(step.before, now, job.config.checkpoint_every) or now == job.steps
+def _saves(job: Job, step: Step, unsaved: float) -> bool:
+    """Whether a checkpoint is due at a log point, `unsaved` seconds after the last one."""
+    now, config = step.log_point.step, job.config
+    if now == job.steps:
+        return True
+    if config.checkpoint_minutes:
+        return unsaved >= 60 * config.checkpoint_minutes
+    return crossed(step.before, now, config.checkpoint_every)
 
 
 def _progress(job: Job, step: Step, checksums: columns.Checksums) -> dict[str, Any]:

@@ -215,6 +215,8 @@ def prepare(choice: Choice, path: Path, points: Points = ()) -> tuple[Job, dict[
         ConfigError, DataError: for errors that the user can correct.
         sweep.NotSweepable: if members that train together cannot differ in these fields.
     """
+    if config.requested(choice).deterministic:
+        devices.make_deterministic()
     found = devices.found()
     recording = _load(choice, path)
     _check_trusted(recording)

@@ -59,6 +59,8 @@ ADDED: dict[str, Any] = {  # of the run; of `preset` see `_preset`
     "action_chunk": 1,
     "replan": 0,
     "precision": "float32",
+    "deterministic": False,
+    "checkpoint_minutes": 0.0,
     "frame_stack": 3,
     "encoder": "drq",
     "encoder_features": 50,

@@ -327,8 +327,8 @@ def _circumstances(about: Mapping[str, Any]) -> list[Any]:
     """What rounding depends on, besides the program."""
     versions = [about["versions"].get(name) for name in ("jax", "jaxlib", "platform", "devices")]
     run = about["run"]
-    precision = run.get("precision", "float32")
-    return [about["data"]["sha256"], run["mapping"], precision, *versions]
+    rounding = run.get("precision", "float32"), run.get("deterministic", False)
+    return [about["data"]["sha256"], run["mapping"], *rounding, *versions]
 
 
 def _for_all(phase: Phase) -> bool:

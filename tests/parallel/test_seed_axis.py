@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.keys import seed_keys
-from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.parallel import devices, seed_axis
 from jaxrl_prefs.types import Array
 
 
@@ -115,3 +116,20 @@ def test_use_cores_respects_what_was_chosen(setting: str, flags: str, expected: 
     )
     devices, cores = map(int, done.stdout.split())
     assert devices == (cores if expected is None else expected)
+
+
+def test_deterministic_is_chosen_before_jax_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is added to the options that are there, needless on a CPU, and too late on a GPU."""
+    own, chosen = "--xla_force_host_platform_device_count=8", " ".join(devices.DETERMINISTIC)
+    monkeypatch.setenv("XLA_FLAGS", own)
+    jax.devices()
+    devices.make_deterministic()
+    assert os.environ["XLA_FLAGS"] == own
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(ConfigError, match=f"new process.*{devices.DETERMINISTIC[0]}"):
+        devices.make_deterministic()
+    monkeypatch.setattr(devices, "_has_started", lambda: False)
+    devices.make_deterministic()
+    assert os.environ["XLA_FLAGS"] == f"{own} {chosen}"
+    monkeypatch.undo()
+    assert devices._has_started()

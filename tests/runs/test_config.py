@@ -75,6 +75,7 @@ def test_a_dataset_without_a_row_takes_its_familys_defaults(family: str) -> None
         ({"assignments": ("preset=gpu",)}, "'preset' takes one of default, cpu, and got 'gpu'"),
         ({"assignments": ("preset=cpu",)}, "no settings of bdpo for some/set-v0. It has them for"),
         ({"values": {"preset": "cpu"}}, "no settings of bdpo for some/set-v0"),
+        ({"assignments": ("checkpoint_minutes=-1",)}, "'checkpoint_minutes' must be at least 0"),
         ({"assignments": ("n_step=0",)}, "'n_step' must be at least 1"),
         ({"assignments": ("action_chunk=0",)}, "'action_chunk' must be at least 1"),
         ({"assignments": ("replan=2",)}, "'replan' must lie in 1 to action_chunk=1"),
@@ -125,6 +126,7 @@ def test_a_folder_without_a_later_field_is_read_as_it_was_run() -> None:
     added |= {"n_step": 1, "action_chunk": 1, "replan": 0, "precision": "float32"}
     added |= {"frame_stack": 3, "encoder": "drq", "encoder_features": 50}
     added |= {"encoder_learning_rate": 3e-4, "image_shift": 4}
+    added |= {"deterministic": False, "checkpoint_minutes": 0.0}
     assert renamed.present({"run": {"algo": "bc"}})["run"] == {"algo": "bc", **added}
     own = {"run": {"algo": "bc", "clip_actions": True}}
     assert renamed.present(own)["run"]["clip_actions"] is True

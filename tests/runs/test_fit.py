@@ -19,7 +19,7 @@ from rich.console import Console
 
 from jaxrl_prefs.cli import run, table
 from jaxrl_prefs.evaluation.evaluator import Evaluator
-from jaxrl_prefs.runs import curves, prepare
+from jaxrl_prefs.runs import curves, fit, prepare
 from jaxrl_prefs.runs.load import load_run
 from jaxrl_prefs.runs.recorder import Recorder
 from tests.small_runs import SHORT
@@ -46,6 +46,20 @@ def flags(pendulum_file: Path, tmp_path: Path) -> Flags:
 
 def rows(path: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (path / name).read_text().splitlines()]
+
+
+def test_checkpoints_are_due_by_updates_or_by_minutes() -> None:
+    def due(before: int, now: int, seconds: float, minutes: float) -> bool:
+        fields = SimpleNamespace(checkpoint_every=10, checkpoint_minutes=minutes)
+        job: Any = SimpleNamespace(config=fields, steps=100)
+        step: Any = SimpleNamespace(before=before, log_point=SimpleNamespace(step=now))
+        return fit._saves(job, step, seconds)
+
+    assert due(8, 12, 0.0, minutes=0.0)
+    assert not due(12, 16, 1e6, minutes=0.0)
+    assert not due(8, 12, 119.0, minutes=2.0)
+    assert due(12, 16, 120.0, minutes=2.0)
+    assert due(96, 100, 0.0, minutes=2.0)  # the end
 
 
 def test_warnings_of_a_method_are_printed_once_with_their_seeds(
