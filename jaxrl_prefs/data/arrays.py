@@ -46,8 +46,8 @@ def steps_of_arrays(
         shown = observations.of_pairs(name, seen, after, len(ends))
     elif observation.ndim == 2 and len(observation) == len(ends):
         shown = observations.of_steps(name, seen, ends)
-        shifted = np.roll(observation, -1, axis=0)
-        following = np.where(ends[:, None], observation, shifted)
+        following = np.roll(observation, -1, axis=0)
+        following[ends] = observation[ends]
         successor = terminal | ~ends  # what stands in after a terminal is never looked at
     else:
         shown = observations.of_steps(name, seen, ends)

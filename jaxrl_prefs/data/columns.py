@@ -213,7 +213,7 @@ def matrix(table: Table, names: Sequence[str]) -> tuple[np.ndarray, tuple[str, .
             told += [f"{name}.{each}" for each in own]
         else:
             told += [f"{name}.{place}" for place in range(flat.shape[1])]
-    whole = np.concatenate(parts, axis=1)
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     if not whole.shape[1]:
         raise DataError(f"{table.name}: {names[0]} holds lists without numbers")
     return whole, tuple(told)

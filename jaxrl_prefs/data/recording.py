@@ -345,7 +345,6 @@ def record(
     keep = np.asarray(found.successor, bool)
     if not keep.any():
         raise DataError(f"{name}: no step has a successor, so there is nothing to learn from")
-    following = np.where(keep[:, None], found.next_observation, 0.0)
     lengths = np.asarray(found.lengths, np.int64)
     lengths = lengths[lengths > 0]
     ends = np.cumsum(lengths)
@@ -361,7 +360,7 @@ def record(
         action=checks.small(found.action)[keep],
         reward=checks.small(reward)[keep],
         terminal=found.terminal.astype(bool)[keep],
-        next_observation=checks.small(following)[keep],
+        next_observation=checks.small(found.next_observation)[keep],
         continues=continues[keep],
         action_low=low,
         action_high=high,

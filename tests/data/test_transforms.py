@@ -15,6 +15,12 @@ def test_box_to_unit_maps_the_corners() -> None:
     np.testing.assert_allclose(box.invert(box.apply(raw)), raw)
 
 
+def test_the_identity_copies_no_array():
+    x = np.array([[-0.0, 1.5]], np.float32)
+    assert transforms.identity(2).apply(x) is x
+    assert transforms.identity(2).apply(np.array([[1, 2]])).dtype.kind == "f"
+
+
 def test_an_action_inside_the_limit_comes_back_inside_the_box() -> None:
     low, high = np.array([-0.4, 1.1, -3.3], np.float32), np.array([0.4, 1.7, 9.9], np.float32)
     box = transforms.box_to_unit(low, high)

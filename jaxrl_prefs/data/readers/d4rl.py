@@ -112,7 +112,8 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
     ends = terminal | _cuts(path, arrays, terminal, limit)
     ends[-1] = True
     if "next_observations" not in arrays:
-        after = np.where(ends[:, None], observation, np.roll(observation, -1, axis=0))
+        after = np.roll(observation, -1, axis=0)
+        after[ends] = observation[ends]
         successor = terminal | ~ends
     else:
         after = arrays["next_observations"]
