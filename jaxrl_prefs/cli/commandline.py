@@ -74,7 +74,7 @@ SHARED = {
     "precision": "float32, tf32 (NVIDIA's accelerators) or bfloat16: how precisely the hidden "
     "layers of networks are multiplied. All else stays in float32",
     "deterministic": "on a GPU, only operations that give the same bits in every run, so that a "
-    "resumed run ends like one that was not stopped; slower. A CPU's always do",
+    "resumed run ends like one that was not stopped; may be slower. A CPU's always do",
     "log": "what to write besides the JSONL files: tensorboard, wandb, or both, separated by "
     "a comma",
     "overwrite": "start again, removing the runs in --workdir; without it a run goes on, also with "
