@@ -2,16 +2,19 @@
 
     f_e(s)   = encoder_e(shift(image))                    [B, F] for every camera and encoder e
     method   sees (f_1, ..., f_n, vector), without a gradient
-    encoder  follows the gradient of the loss that the phase names, `Phase.encoder_loss`
+    encoder  follows the gradient of a loss that the phase names, `Phase.encoder_losses`
 
-This is DrQ-v2's arrangement (Yarats et al. 2021, arXiv 2107.09645): one encoder that the critic's
-loss trains, features without gradient for the actor, and images that are shifted at random in
-training, those of the next observation by draws of their own. The encoder's step is the one that a
-single gradient over encoder and critic would give, since both are taken at the same parameters.
-The next observation passes through the current encoder; only the critic has a target network.
+The default is DrQ-v2's arrangement (Yarats et al. 2021, arXiv 2107.09645): one encoder that the
+critic's loss trains, features without gradient for the actor, and images that are shifted at random
+in training, those of the next observation by draws of their own. With `sharing = "separate"` the
+actor has an encoder of its own, which its own loss trains, as in OGBench's baselines.
 
-A method says which encoders it needs (`Method.encoders`). With several, such as BPR's critic and
-behaviour model, each network picks its own part of the vector by `Spec.view`.
+An encoder's step is the one that a single gradient over the encoder and the network above it would
+give, since both are taken at the same parameters. Encoders have an optimiser of their own. The next
+observation passes through the current encoders; only the networks above have target networks.
+
+A method says which encoders it needs (`Method.encoders`), and each network picks its own part of
+the vector by `Spec.view`.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.struct
 import jax
@@ -29,7 +32,7 @@ import optax
 
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.method import Method, Phase, Policy
+from jaxrl_prefs.method import Encoder, EncoderLoss, Method, Phase, Policy
 from jaxrl_prefs.ops import images
 from jaxrl_prefs.types import STATE, Array, Key, Metrics, Net, Params, Spec, Transition
 
@@ -43,6 +46,8 @@ class EncoderConfig(NamedTuple):
     features: int = 50  # F, numbers that stand for an image
     learning_rate: float = 3e-4  # Adam's rate for the encoders
     shift: int = 4  # pixels by which images are shifted at most in training
+    # "separate" also makes those encoders in whose place others may serve (`Encoder.shared_with`)
+    sharing: Literal["shared", "separate"] = "shared"
 
 
 @flax.struct.dataclass
@@ -80,26 +85,22 @@ def on_images(make: Callable[[Spec], Method], spec: Spec, config: EncoderConfig)
     Raises:
         NoEncoder: if the method takes no images.
         TooSmall: naming the camera whose images are.
-        ValueError: for a bad field of `config`.
+        ValueError: for a bad field of `config`, and for an encoder that the method names and does
+            not have.
     """
-    for each in spec.images:
-        if min(each.height, each.width) < nets.MIN_SIZE:
-            raise TooSmall(
-                f"the images {each.name!r} have {each.height}x{each.width} pixels, too few for an "
-                f"encoder: resize them to {nets.MIN_SIZE}x{nets.MIN_SIZE} at least"
-            )
-    encoders = make(spec._replace(observation_dim=1, images=())).encoders
+    _check(spec, config)
+    bare = make(spec._replace(observation_dim=1, images=()))
+    encoders = bare.encoders
     if not encoders:
         raise NoEncoder
-    if config.shift < 0:
-        raise ValueError(f"image_shift must be at least 0, not {config.shift}")
-    method = make(feature_spec(spec, encoders, config.features))
+    _check_names(bare)
+    method = make(feature_spec(spec, encoders, config))
     parts = Parts(
         nets={
-            encoder.name: nets.image_and_vector(
-                nets.ENCODERS[config.encoder](config.features, spectral=encoder.spectral)
+            each.name: nets.image_and_vector(
+                nets.ENCODERS[config.encoder](config.features, spectral=each.spectral)
             )
-            for encoder in encoders
+            for each in _made(encoders, config)
         },
         optimizer=learner.optimizer(config.learning_rate),
         shift=config.shift,
@@ -112,21 +113,53 @@ def on_images(make: Callable[[Spec], Method], spec: Spec, config: EncoderConfig)
     )
 
 
-def feature_spec(spec: Spec, encoders: Any, features: int) -> Spec:
+def _check(spec: Spec, config: EncoderConfig) -> None:
+    for each in spec.images:
+        if min(each.height, each.width) < nets.MIN_SIZE:
+            raise TooSmall(
+                f"the images {each.name!r} have {each.height}x{each.width} pixels, too few for an "
+                f"encoder: resize them to {nets.MIN_SIZE}x{nets.MIN_SIZE} at least"
+            )
+    if config.shift < 0:
+        raise ValueError(f"image_shift must be at least 0, not {config.shift}")
+    if config.sharing not in ("shared", "separate"):
+        raise ValueError(f"encoder_sharing must be shared or separate, not {config.sharing}")
+
+
+def _check_names(method: Method) -> None:
+    known = [each.name for each in method.encoders]
+    named = [loss.encoder for phase in method.phases for loss in phase.encoder_losses]
+    named += [each.shared_with for each in method.encoders if each.shared_with]
+    if unknown := set(named) - set(known):
+        raise ValueError(f"no encoder {sorted(unknown)}; the method's are {', '.join(known)}")
+
+
+def _made(encoders: tuple[Encoder, ...], config: EncoderConfig) -> tuple[Encoder, ...]:
+    """The encoders that are made; networks of the others read one of these."""
+    separate = config.sharing == "separate"
+    return tuple(each for each in encoders if separate or not each.shared_with)
+
+
+def feature_spec(spec: Spec, encoders: tuple[Encoder, ...], config: EncoderConfig) -> Spec:
     """What the method is given of data whose images are replaced by features."""
-    each = features * len(spec.images)  # of one encoder
-    width = each * len(encoders)
+    made = _made(encoders, config)
+    each = config.features * len(spec.images)  # of one encoder
+    width = each * len(made)
     vector = (width, width + spec.observation_dim)
-    views: dict[str, tuple[tuple[int, int], ...]] = {
+    parts: dict[str, tuple[tuple[int, int], ...]] = {
         encoder.name: ((place * each, (place + 1) * each), vector)
-        for place, encoder in enumerate(encoders)
+        for place, encoder in enumerate(made)
+    }
+    views = {
+        encoder.name: parts[encoder.name if encoder in made else encoder.shared_with]
+        for encoder in encoders
     }
     return spec._replace(
         observation_dim=width + spec.observation_dim,
         observation_mean=np.append(np.zeros(width, np.float32), spec.observation_mean),
         observation_std=np.append(np.ones(width, np.float32), spec.observation_std),
         images=(),
-        views=views if len(views) > 1 else {},
+        views=views if len(made) > 1 else {},
     )
 
 
@@ -176,28 +209,30 @@ def _enter(state: State, key: Key, *, enter: Any) -> State:
 def _update(
     state: State, batch: Transition, key: Key, step: Array, *, phase: Phase, parts: Parts
 ) -> tuple[State, Metrics]:
-    """The encoder's step on the phase's loss, and the method's own update on its features."""
+    """The encoders' steps on the phase's losses, and the method's own update on their features."""
     before, after = (
         _shifted(shown, jax.random.fold_in(jax.random.fold_in(key, SHIFTED), place), parts.shift)
         for place, shown in enumerate((batch.observation, batch.next_observation))
     )
-    params, encoders = _params(state), state.encoders
-    batch = batch._replace(next_observation=_features(params, after, parts))
-    if phase.encoder_loss is None:
-        batch = batch._replace(observation=_features(params, before, parts))
-    else:
-        name, loss = phase.encoder_loss
+    params = _params(state)
+    seen, pull_back = jax.vjp(lambda params: _features(params, before, parts), params)
+    batch = batch._replace(observation=seen, next_observation=_features(params, after, parts))
 
-        def value(own: Params) -> tuple[Array, Array]:
-            seen = _features({**params, name: own}, before, parts)
+    def trained(of: EncoderLoss) -> Trainable:
+        def loss(seen: Array) -> Array:
             # The same draws as in the update, so that both are of one loss.
             same = jax.random.clone(key)
-            return loss(state.method, batch._replace(observation=seen), same, step), seen
+            return of.loss(state.method, batch._replace(observation=seen), same, step)
 
-        trained, seen = learner.gradient_step(encoders[name], parts.optimizer, value)
-        encoders, batch = {**encoders, name: trained}, batch._replace(observation=seen)
+        def move(encoder: Trainable) -> Trainable:
+            (gradient,) = pull_back(jax.grad(loss)(seen))
+            return learner.apply_gradients(encoder, parts.optimizer, gradient[of.encoder])
+
+        return learner.every(of.interval, step, move, state.encoders[of.encoder])
+
+    steps = {of.encoder: trained(of) for of in phase.encoder_losses if of.encoder in parts.nets}
     method, metrics = phase.update(state.method, batch, key, step)
-    return State(encoders, method), metrics
+    return State(state.encoders | steps, method), metrics
 
 
 def _shifted(observation: Any, key: Key, most: int) -> Any:

@@ -122,15 +122,24 @@ def identity(state: State, key: Key) -> State:
     return state
 
 
-class EncoderLoss(Hashable, Protocol):
-    """The loss by which a phase trains an encoder of images (encoded.py)."""
+class FeatureLoss(Hashable, Protocol):
+    """A loss as a function of features of images."""
 
     def __call__(self, state: State, batch: Transition, key: Key, step: Array, /) -> Array:
         """Returns a scalar with the gradient in `batch.observation` that `update` follows.
 
-        Arguments are those of the phase's `update`, before that update.
+        Arguments are those of the phase's `update`, before that update. Where the update moves
+        other networks first, such as TD3 its critics before the policy, so does this loss.
         """
         ...
+
+
+class EncoderLoss(NamedTuple):
+    """How a phase trains an encoder of images (encoded.py)."""
+
+    encoder: str  # its name
+    loss: FeatureLoss  # only the gradient in the encoder's own features is followed
+    interval: int = 1  # the encoder takes a step at updates 0, interval, 2 * interval, ...
 
 
 class Encoder(NamedTuple):
@@ -138,6 +147,9 @@ class Encoder(NamedTuple):
 
     name: str
     spectral: bool = False  # its layers have an operator norm of at most 1
+    # Another encoder that may serve in its place. A run that shares encoders does not make this
+    # one: its networks read the other's features, and its losses train nothing.
+    shared_with: str = ""
 
 
 class Phase(NamedTuple):
@@ -163,7 +175,7 @@ class Phase(NamedTuple):
     # that this phase and those before it change. () keeps nothing, as a phase at or after one with
     # columns must.
     outputs: tuple[str, ...] = ()
-    encoder_loss: tuple[str, EncoderLoss] | None = None  # which of the method's encoders it trains
+    encoder_losses: tuple[EncoderLoss, ...] = ()  # of the method's encoders that it trains
 
 
 class Policy(NamedTuple):

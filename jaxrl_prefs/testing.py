@@ -156,6 +156,7 @@ class Subject:
             most.
         spec: sizes, images and action bounds of the data to try it on; None takes 3 observations
             and 2 actions in [-1, 1]. With images the method is tried on encoders of them.
+        encoder: how images are encoded; None takes the default.
         changes: for every phase the fields of the state that its updates change, all of them; None
             if they are not declared.
         enters: for every phase the fields that entering it may change; a phase that is not listed
@@ -171,10 +172,12 @@ class Subject:
         config: Any,
         spec: Spec | None = None,
         *,
+        encoder: EncoderConfig | None = None,
         changes: Changes | None = None,
         enters: Changes | None = None,
     ) -> None:
         self.module, self.config = module, config
+        self.encoder = encoder or EncoderConfig()
         self.changes, self.enters = changes, enters or {}
         self.name = getattr(module, "__name__", repr(module))
         self.data, self.spec = _data(spec)
@@ -195,7 +198,7 @@ class Subject:
     def make(self) -> Method:
         """The method, made anew."""
         if self.spec.images:
-            return on_images(partial(self.module.make, self.config), self.spec, EncoderConfig())
+            return on_images(partial(self.module.make, self.config), self.spec, self.encoder)
         made: Method = self.module.make(self.config, self.spec)
         return made
 
@@ -350,6 +353,7 @@ def check_method(
     config: Any = None,
     spec: Spec | None = None,
     *,
+    encoder: EncoderConfig | None = None,
     changes: Changes | None = None,
     enters: Changes | None = None,
     only: Sequence[str] = (),
@@ -367,6 +371,8 @@ def check_method(
             of 8 units, by the names of the fields: `*steps`, `*batch_size`, `*hidden`.
         spec: sizes and action bounds of the random data to try it on; its size and moments are not
             used. None takes 3 observations and 2 actions in [-1, 1].
+        encoder: how images are encoded, where `spec` has any; None takes the default. A method with
+            `Encoder.shared_with` should pass with both values of `sharing`.
         changes: {phase: fields of the state that its updates change}; a field that changes and is
             not listed, or the other way round, fails. None does not look at fields.
         enters: {phase: fields that entering it may change}, used together with `changes`.
@@ -379,7 +385,7 @@ def check_method(
     if unknown := set(only) - set(CHECKS):
         raise ValueError(f"no check {sorted(unknown)}; the checks are {', '.join(CHECKS)}")
     config = _small(module) if config is None else config
-    subject = Subject(module, config, spec, changes=changes, enters=enters)
+    subject = Subject(module, config, spec, encoder=encoder, changes=changes, enters=enters)
     failures = []
     for name in only or CHECKS:
         try:

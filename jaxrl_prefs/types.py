@@ -114,7 +114,8 @@ class Spec(NamedTuple):
     action_mean: np.ndarray  # [A]
     action_std: np.ndarray  # [A]
     images: tuple[ImageSpec, ...] = ()  # of an observation, by name
-    # Of features of images (encoded.py): name of the encoder -> (start, stop) of its parts.
+    # Of features of images (encoded.py): name of the encoder -> (start, stop) of its parts, which
+    # are another encoder's where that one serves in its place.
     views: dict[str, tuple[tuple[int, int], ...]] = {}  # noqa: RUF012 - never mutated
 
     @property
@@ -146,7 +147,11 @@ class Spec(NamedTuple):
         )
 
     def view(self, encoder: str) -> Callable[[Array], Array] | None:
-        """Takes an encoder's part of an observation; None where the whole of it is that part."""
+        """Takes an encoder's part of an observation; None where the whole of it is that part.
+
+        Names are those of the method's encoders (`Method.encoders`); any name will do for data
+        without images.
+        """
         parts = self.views.get(encoder)
         if parts is None:
             return None

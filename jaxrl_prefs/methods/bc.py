@@ -24,7 +24,7 @@ import optax
 
 from jaxrl_prefs import learner, nets, validation
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.method import Encoder, Method, Phase, Policy
+from jaxrl_prefs.method import Encoder, EncoderLoss, Method, Phase, Policy
 from jaxrl_prefs.policies import deterministic
 from jaxrl_prefs.policies.deterministic import Deterministic
 from jaxrl_prefs.policies.gaussian import DiagonalGaussian
@@ -144,7 +144,7 @@ def make(config: Config, spec: Spec) -> Method:
                 config.train_steps,
                 partial(update, parts=parts),
                 config.batch_size,
-                encoder_loss=("actor", partial(encoder_loss, parts=parts)),
+                encoder_losses=(EncoderLoss("actor", partial(encoder_loss, parts=parts)),),
             ),
         ),
         policies=policies,

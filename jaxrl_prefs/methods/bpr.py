@@ -77,7 +77,7 @@ import optax
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.behavior import energy, proposals
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.method import Encoder, Method, Phase, Policy, epoch, uniform
+from jaxrl_prefs.method import Encoder, EncoderLoss, Method, Phase, Policy, epoch, uniform
 from jaxrl_prefs.nets import spectral_residual
 from jaxrl_prefs.nets.spectral_residual import Vectors
 from jaxrl_prefs.ops import preference, values
@@ -195,7 +195,7 @@ def build(config: Config, spec: Spec) -> Parts:
         spec=spec,
         model=_model(config, spec),
         policy=TanhGaussian(
-            nets.viewed(_moments_net(config, spec), spec.view("critic")), spec.action_box
+            nets.viewed(_moments_net(config, spec), spec.view("actor")), spec.action_box
         ),
         critic=nets.viewed(nets.ensemble(critic, members), spec.view("critic")),
         behavior_optimizer=learner.optimizer(
@@ -397,6 +397,16 @@ def behavior_encoder_loss(
     return parts.model.loss(params, vectors, batch, key)[0]
 
 
+def actor_encoder_loss(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
+) -> Array:
+    """The actor's loss in `update_both`, by which an encoder of its own is trained."""
+    del step
+    actor_key, _ = jax.random.split(key)
+    params = state.actor.params
+    return actor_loss(params, state=state, parts=parts, batch=batch, key=actor_key)[0]
+
+
 def critic_encoder_loss(
     state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
 ) -> Array:
@@ -484,7 +494,9 @@ def make(config: Config, spec: Spec) -> Method:
                 config.behavior_batch_size,
                 sampler=sampler,
                 outputs=("behavior", "vectors"),
-                encoder_loss=("behavior", partial(behavior_encoder_loss, parts=parts)),
+                encoder_losses=(
+                    EncoderLoss("behavior", partial(behavior_encoder_loss, parts=parts)),
+                ),
             ),
             Phase(
                 "train",
@@ -492,7 +504,10 @@ def make(config: Config, spec: Spec) -> Method:
                 partial(update_both, parts=parts),
                 config.batch_size,
                 sampler=sampler,
-                encoder_loss=("critic", partial(critic_encoder_loss, parts=parts)),
+                encoder_losses=(
+                    EncoderLoss("critic", partial(critic_encoder_loss, parts=parts)),
+                    EncoderLoss("actor", partial(actor_encoder_loss, parts=parts)),
+                ),
             ),
         ),
         policies={
@@ -500,5 +515,9 @@ def make(config: Config, spec: Spec) -> Method:
             "behavior": Policy(partial(act_behavior, parts=parts), *parts.model.rule),
         },
         diagnose=partial(diagnose, parts=parts),
-        encoders=(Encoder("critic"), Encoder("behavior", spectral=True)),
+        encoders=(
+            Encoder("critic"),
+            Encoder("behavior", spectral=True),
+            Encoder("actor", shared_with="critic"),
+        ),
     )

@@ -42,7 +42,7 @@ import optax
 
 from jaxrl_prefs import learner, nets, validation
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.method import Encoder, Method, Phase, Policy
+from jaxrl_prefs.method import Encoder, EncoderLoss, Method, Phase, Policy
 from jaxrl_prefs.ops import values
 from jaxrl_prefs.ops.shapes import uniform_in
 from jaxrl_prefs.policies import gaussian
@@ -91,10 +91,11 @@ class Parts(NamedTuple):
 def build(config: Config, spec: Spec) -> Parts:
     """Makes the networks and optimisers."""
     mean = nets.mlp(config.actor_hidden, spec.action_dim, activation="relu")
+    moments = nets.viewed(gaussian.shared_std(mean, spec.action_dim), spec.view("actor"))
     return Parts(
         config=config,
-        iql=iql.from_config(config),
-        policy=DiagonalGaussian(gaussian.shared_std(mean, spec.action_dim), spec.action_box),
+        iql=iql.from_config(config, spec),
+        policy=DiagonalGaussian(moments, spec.action_box),
         actor_optimizer=learner.optimizer(
             config.actor_learning_rate, decay_steps=max(config.train_steps, 1)
         ),
@@ -134,10 +135,22 @@ def update(
     return State(actor, critic, value), metrics | more
 
 
-def encoder_loss(state: State, batch: Transition, key: Key, step: Array, *, parts: Parts) -> Array:
-    """The critics' loss, by which an encoder of images is trained."""
+def critic_encoder_loss(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
+) -> Array:
+    """The critics' loss, by which an encoder of images is trained; V reads it without gradient."""
     del key, step
     return iql.encoder_loss(state.critic, state.value, batch, iql=parts.iql)
+
+
+def actor_encoder_loss(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Parts
+) -> Array:
+    """The policy's loss, by which an encoder of its own is trained."""
+    del key, step
+    without = batch._replace(observation=jax.lax.stop_gradient(batch.observation))
+    _, advantage, _ = iql.update_value(state.value, state.critic.target, without, iql=parts.iql)
+    return actor_loss(state.actor.params, batch=batch, advantage=advantage, parts=parts)[0]
 
 
 # ------------------------------------------------------------------------ acting, measuring
@@ -194,7 +207,10 @@ def make(config: Config, spec: Spec) -> Method:
                 config.train_steps,
                 partial(update, parts=parts),
                 config.batch_size,
-                encoder_loss=("critic", partial(encoder_loss, parts=parts)),
+                encoder_losses=(
+                    EncoderLoss("critic", partial(critic_encoder_loss, parts=parts)),
+                    EncoderLoss("actor", partial(actor_encoder_loss, parts=parts)),
+                ),
             ),
         ),
         policies={
@@ -207,5 +223,5 @@ def make(config: Config, spec: Spec) -> Method:
             ),
         },
         diagnose=partial(diagnose, parts=parts),
-        encoders=(Encoder("critic"),),
+        encoders=(Encoder("critic"), Encoder("actor", shared_with="critic")),
     )

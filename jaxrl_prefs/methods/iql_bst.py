@@ -127,7 +127,7 @@ def build(config: Config, spec: Spec) -> Parts:
     return Parts(
         config=config,
         supervisor=supervisor.from_config(config, spec),
-        iql=iql.from_config(config),
+        iql=iql.from_config(config, spec),
         policy=deterministic.relu_policy(config.actor_hidden, spec),
         actor_optimizer=learner.optimizer(config.actor_learning_rate),
         box=spec.action_box,

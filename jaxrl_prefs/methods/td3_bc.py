@@ -30,7 +30,7 @@ import flax.struct
 
 from jaxrl_prefs import learner, validation
 from jaxrl_prefs.learner import Trainable
-from jaxrl_prefs.method import Encoder, Method, Phase, Policy
+from jaxrl_prefs.method import Encoder, EncoderLoss, Method, Phase, Policy
 from jaxrl_prefs.ops.shapes import uniform_in
 from jaxrl_prefs.types import Array, Key, Metrics, Params, Spec, Transition
 from jaxrl_prefs.values import actor_losses, critics, td3
@@ -70,21 +70,24 @@ def init(key: Key, batch: Transition, *, parts: Td3) -> State:
     return State(*td3.init(key, batch, td3=parts))
 
 
+def actor_loss(
+    params: Params, critic_params: Params, *, batch: Transition, parts: Td3, alpha: float
+) -> tuple[Array, Metrics]:
+    """The policy's loss (5), given the critics' parameters."""
+    return actor_losses.td3_bc_loss(
+        params,
+        policy=parts.policy.act,
+        critic=parts.critic,
+        critic_params=critic_params,
+        batch=batch,
+        alpha=alpha,
+    )
+
+
 def update(
     state: State, batch: Transition, key: Key, step: Array, *, parts: Td3, alpha: float
 ) -> tuple[State, Metrics]:
     """The critics at every step, policy and target networks at every `actor_interval`-th."""
-
-    def loss(params: Params, critic_params: Params) -> tuple[Array, Metrics]:
-        return actor_losses.td3_bc_loss(
-            params,
-            policy=parts.policy.act,
-            critic=parts.critic,
-            critic_params=critic_params,
-            batch=batch,
-            alpha=alpha,
-        )
-
     actor, critic, metrics = td3.update(
         state.actor,
         state.critic,
@@ -92,16 +95,27 @@ def update(
         key,
         step,
         td3=parts,
-        loss=loss,
+        loss=partial(actor_loss, batch=batch, parts=parts, alpha=alpha),
         metric_names=("actor_loss", "bc_error"),
     )
     return State(actor, critic), metrics
 
 
-def encoder_loss(state: State, batch: Transition, key: Key, step: Array, *, parts: Td3) -> Array:
+def critic_encoder_loss(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Td3
+) -> Array:
     """The critics' loss, by which an encoder of images is trained (DrQ+BC of V-D4RL)."""
     del step
-    return td3.encoder_loss(state.critic, state.actor, batch, key, td3=parts)
+    return td3.critic_encoder_loss(state.critic, state.actor, batch, key, td3=parts)
+
+
+def actor_encoder_loss(
+    state: State, batch: Transition, key: Key, step: Array, *, parts: Td3, alpha: float
+) -> Array:
+    """The policy's loss, by which an encoder of its own is trained."""
+    del step
+    loss = partial(actor_loss, batch=batch, parts=parts, alpha=alpha)
+    return td3.actor_encoder_loss(state.critic, state.actor, batch, key, td3=parts, loss=loss)
 
 
 def act(state: State, observation: Array, key: Key, *, parts: Td3) -> Array:
@@ -124,6 +138,7 @@ def make(config: Config, spec: Spec) -> Method:
     validation.require_positive(config, "batch_size", "actor_interval")
     validation.require_nonnegative(config, "alpha", "noise", "noise_clip", "train_steps")
     parts = td3.from_config(config, spec)
+    of_actor = partial(actor_encoder_loss, parts=parts, alpha=config.alpha)
     return Method(
         init=partial(init, parts=parts),
         phases=(
@@ -132,10 +147,13 @@ def make(config: Config, spec: Spec) -> Method:
                 config.train_steps,
                 partial(update, parts=parts, alpha=config.alpha),
                 config.batch_size,
-                encoder_loss=("critic", partial(encoder_loss, parts=parts)),
+                encoder_losses=(
+                    EncoderLoss("critic", partial(critic_encoder_loss, parts=parts)),
+                    EncoderLoss("actor", of_actor, config.actor_interval),
+                ),
             ),
         ),
         policies={"actor": Policy(partial(act, parts=parts), 1, "deterministic")},
         diagnose=partial(diagnose, parts=parts),
-        encoders=(Encoder("critic"),),
+        encoders=(Encoder("critic"), Encoder("actor", shared_with="critic")),
     )

@@ -49,4 +49,4 @@ class Deterministic(NamedTuple):
 def relu_policy(hidden: tuple[int, ...], spec: Spec) -> Deterministic:
     """A deterministic policy with ReLU layers of widths `hidden` and LeCun-normal kernels."""
     net = nets.mlp(hidden, spec.action_dim, activation="relu", initialiser="lecun")
-    return Deterministic(net, spec.action_box)
+    return Deterministic(nets.viewed(net, spec.view("actor")), spec.action_box)

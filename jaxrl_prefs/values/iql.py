@@ -18,7 +18,7 @@ import optax
 from jaxrl_prefs import learner, nets
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.ops import values
-from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Transition
+from jaxrl_prefs.types import Array, Key, Metrics, Net, Params, Spec, Transition
 from jaxrl_prefs.values import critics
 
 
@@ -38,12 +38,13 @@ class Iql(NamedTuple):
     critic_error: Callable[[Array, Array], Array] = critics.squared_error
 
 
-def from_config(config: Any) -> Iql:
+def from_config(config: Any, spec: Spec) -> Iql:
     """Makes networks and optimisers from the config fields that all IQL-based methods share."""
-    hidden, norm = config.critic_hidden, config.critic_layer_norm
+    hidden, norm, view = config.critic_hidden, config.critic_layer_norm, spec.view("critic")
+    critic = critics.twin(hidden, layer_norm=norm, initialiser="orthogonal")
     return Iql(
-        critic=critics.twin(hidden, layer_norm=norm, initialiser="orthogonal"),
-        value=nets.scalar_mlp(hidden, activation="relu", layer_norm=norm),
+        critic=nets.viewed(critic, view),
+        value=nets.viewed(nets.scalar_mlp(hidden, activation="relu", layer_norm=norm), view),
         critic_optimizer=learner.optimizer(config.critic_learning_rate),
         value_optimizer=learner.optimizer(config.critic_learning_rate),
         expectile=config.expectile,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrl_prefs import learner
+from jaxrl_prefs import learner, nets
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.ops.shapes import clip_to_box, expand_rank
 from jaxrl_prefs.policies import deterministic
@@ -39,9 +39,10 @@ class Td3(NamedTuple):
 def from_config(config: Any, spec: Spec) -> Td3:
     """Makes networks and optimisers from the config fields that all TD3-based methods share."""
     actor_steps = -(-config.train_steps // config.actor_interval)
+    critic = critics.twin(config.critic_hidden, layer_norm=config.critic_layer_norm)
     return Td3(
         policy=deterministic.relu_policy(config.actor_hidden, spec),
-        critic=critics.twin(config.critic_hidden, layer_norm=config.critic_layer_norm),
+        critic=nets.viewed(critic, spec.view("critic")),
         box=spec.action_box,
         actor_optimizer=learner.optimizer(
             config.actor_learning_rate, decay_steps=actor_steps if config.actor_decays else 0
@@ -100,12 +101,27 @@ def update_critic(
     return critic, metrics | learner.measured(critic_target=target)
 
 
-def encoder_loss(
+def critic_encoder_loss(
     critic: Trainable, actor: Trainable, batch: Transition, key: Key, *, td3: Td3
 ) -> Array:
     """The critics' loss, by which an encoder of images is trained with them."""
     target = critic_target(critic.target, actor.target, batch, key, td3=td3)
     return critics.regression_loss(td3.critic, critic.params, batch, target)
+
+
+def actor_encoder_loss(
+    critic: Trainable,
+    actor: Trainable,
+    batch: Transition,
+    key: Key,
+    *,
+    td3: Td3,
+    loss: PolicyLoss,
+) -> Array:
+    """The policy's loss in `update`, by which an encoder of its own is trained with it."""
+    without = batch._replace(observation=jax.lax.stop_gradient(batch.observation))
+    critic, _ = update_critic(critic, actor, without, key, td3=td3)
+    return loss(actor.params, critic.params)[0]
 
 
 def update(

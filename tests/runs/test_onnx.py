@@ -109,20 +109,20 @@ IMAGES = (ImageSpec("left", 17, 16, 2),)  # an odd side as well
 
 
 @pytest.mark.parametrize(
-    ("name", "encoder", "precision"),
+    ("name", "encoder", "precision", "sharing"),
     [
-        ("td3_bc", "drq", "float32"),
-        ("bc", "impala_small", "float32"),
-        ("bpr", "two_layers", "float32"),  # two encoders, one with normalised kernels
-        ("td3_bc", "two_layers", "bfloat16"),
+        ("td3_bc", "drq", "float32", "shared"),
+        ("bc", "impala_small", "float32", "shared"),
+        ("bpr", "two_layers", "float32", "separate"),  # three, one with normalised kernels
+        ("td3_bc", "two_layers", "bfloat16", "shared"),
     ],
 )
 def test_a_policy_of_images(
-    name: str, encoder: str, precision: str, tiny: Transition, tmp_path: Path
+    name: str, encoder: str, precision: str, sharing: Any, tiny: Transition, tmp_path: Path
 ) -> None:
     spec = Spec.of(tiny)._replace(images=IMAGES)
     made = functools.partial(METHODS[name].make, METHODS[name].Config(**TINY[name]))
-    method = on_images(made, spec, EncoderConfig(encoder, features=4))
+    method = on_images(made, spec, EncoderConfig(encoder, features=4, sharing=sharing))
     method = with_precision(method, precision)
     state = random_state(method, spec)
     act = next(iter(method.policies.values())).act
