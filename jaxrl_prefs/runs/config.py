@@ -77,6 +77,8 @@ class RunConfig:
     encoder: Literal["drq", "impala_small", "two_layers"] = (
         "drq"  # convolutions before the method's networks
     )
+    # the policy reads the critics' encoder ("shared"), or has one of its own ("separate")
+    encoder_sharing: Literal["shared", "separate"] = "shared"
     encoder_features: int = 50  # numbers that stand for an image
     encoder_learning_rate: float = 3e-4  # Adam's rate for the encoder
     image_shift: int = 4  # pixels by which images are shifted at random in training; 0 for none

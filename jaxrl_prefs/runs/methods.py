@@ -58,7 +58,11 @@ def bound(module: Any, config: Any, spec: Spec, run: Mapping[str, Any]) -> Metho
     if not spec.images:
         return with_precision(module.make(config, spec), run["precision"])
     encoder = EncoderConfig(
-        run["encoder"], run["encoder_features"], run["encoder_learning_rate"], run["image_shift"]
+        encoder=run["encoder"],
+        features=run["encoder_features"],
+        learning_rate=run["encoder_learning_rate"],
+        shift=run["image_shift"],
+        sharing=run["encoder_sharing"],
     )
     try:
         method = on_images(lambda spec: module.make(config, spec), spec, encoder)

@@ -66,6 +66,7 @@ ADDED: dict[str, Any] = {  # of the run; of `preset` see `_preset`
     "encoder_features": 50,
     "encoder_learning_rate": 3e-4,
     "image_shift": 4,
+    "encoder_sharing": "shared",
 }
 _BST = {
     "weight_floor": 0.0,

@@ -125,7 +125,7 @@ def test_a_folder_without_a_later_field_is_read_as_it_was_run() -> None:
     added = {"preset": "default", "clip_actions": False, "holdout": 0.0}
     added |= {"n_step": 1, "action_chunk": 1, "replan": 0, "precision": "float32"}
     added |= {"frame_stack": 3, "encoder": "drq", "encoder_features": 50}
-    added |= {"encoder_learning_rate": 3e-4, "image_shift": 4}
+    added |= {"encoder_learning_rate": 3e-4, "image_shift": 4, "encoder_sharing": "shared"}
     added |= {"deterministic": False, "checkpoint_minutes": 0.0}
     assert renamed.present({"run": {"algo": "bc"}})["run"] == {"algo": "bc", **added}
     own = {"run": {"algo": "bc", "clip_actions": True}}
