@@ -111,6 +111,8 @@ def _converted(frames: np.ndarray) -> str:
     if not frames.size or frames.dtype.kind not in "biuf":
         return ""
     low, high = float(frames.min()), float(frames.max())
+    if not np.isfinite([low, high]).all():
+        return "; here some are NaN or infinite: replace or drop them first"
     ways = "scale them to 0 to 255, then images.round().astype(np.uint8)"
     if low >= 0 and high <= 1:
         ways = "(images * 255).round().astype(np.uint8)"

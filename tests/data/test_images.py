@@ -96,6 +96,7 @@ def test_episodes_with_a_frame_more_than_steps() -> None:
         (FRAMES / 255, r"are float64, .* 0 to 1: \(images \* 255\)\.round\(\)\.astype\(np\.uint8"),
         (FRAMES * 1.0, r"lie in 0 to 255: images\.round\(\)"),
         (FRAMES * 2.0 - 9, "lie in -9 to 501: scale them to 0 to 255"),
+        (FRAMES * np.nan, "some are NaN or infinite: replace or drop"),
         (np.moveaxis(FRAMES, -1, 1), r"5 channels, .*channels come last: np\.moveaxis"),
         (np.repeat(np.repeat(FRAMES, 3, 1), 3, 3), r"9 channels, .* newest: images\[\.\.\., -3:\]"),
         (FRAMES[:4], "'image' are 4 frames for 6 steps"),

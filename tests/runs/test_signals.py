@@ -27,7 +27,7 @@ class Case(NamedTuple):
     fields: dict[str, str]
 
 
-SHORT_RUNS = SHORT | SELDOM | {"train_steps": "1000"}
+SHORT_RUNS = SHORT | SELDOM | {"train_steps": "600"}
 CASES = {
     "bdpo": Case(
         "run",
@@ -45,7 +45,7 @@ CASES = {
     "compare": Case("compare", ("--algo=bc,td3_bc", "--env=Pendulum-v1"), SHORT_RUNS),
     "sweep": Case(
         "sweep",
-        ("--algo=td3_bc", "--env=Pendulum-v1", "--grid=alpha=1,10", "--grid=batch_size=8,16"),
+        ("--algo=td3_bc", "--env=Pendulum-v1", "--grid=batch_size=8,16"),
         {name: value for name, value in SHORT_RUNS.items() if name != "batch_size"},
     ),
 }
