@@ -82,7 +82,8 @@ class Display:
         """
         pace = f"{rate:,.0f} updates/s" if rate >= 100 else f"{rate:.3g} updates/s"
         remaining = f"{estimate.duration(left)} left"
-        self._progress.update(self._tasks[phase], completed=phase_step, rate=pace, left=remaining)
+        shown = remaining if phase_step < self._totals[phase] else ""  # a finished bar stays
+        self._progress.update(self._tasks[phase], completed=phase_step, rate=pace, left=shown)
         if not self._console.is_terminal and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINES
             of = f"{phase_step:,} of {self._totals[phase]:,} updates"
