@@ -84,16 +84,17 @@ def advantage_after(
 def started(
     theirs: Any,
     params: dict[str, Params],
-    parts: iql.Parts,
+    parts: Any,
     descent: optax.GradientTransformation | None,
     update: Callable[..., Any],
+    state: type[Any] = iql.State,
 ) -> Start:
-    """Our state at their parameters."""
+    """Our state, of IQL's class or of another with its fields, at their parameters."""
     if descent:
         own = parts.iql._replace(critic_optimizer=descent, value_optimizer=descent)
         parts = parts._replace(actor_optimizer=descent, iql=own)
     opts = dict.fromkeys(FIELDS, parts.iql.critic_optimizer) | {"actor": parts.actor_optimizer}
-    state = iql.State(
+    initial = state(
         **{
             name: Trainable(
                 params[name],
@@ -103,7 +104,7 @@ def started(
             for name in FIELDS
         }
     )
-    return Start(theirs, state, jax.jit(partial(update, parts=parts)))
+    return Start(theirs, initial, jax.jit(partial(update, parts=parts)))
 
 
 def actor_of(network: Params) -> Params:

@@ -28,7 +28,6 @@ from absl import app, flags
 from benchmarks.parity import iql, lockstep
 from benchmarks.parity.lockstep import Start, transitions
 from jaxrl_prefs import learner
-from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.methods import xql
 from jaxrl_prefs.types import Array, Key, Spec, Transition
 from jaxrl_prefs.values import actor_losses
@@ -104,25 +103,11 @@ class Authors(iql.Authors):
                 layernorm=config.value_layer_norm,
             )
         models = {name: getattr(theirs, name) for name in (*FIELDS, "target_critic")}
-        params, parts = self.params(models), xql.build(config, Spec.of(transitions(rows)))
+        parts = xql.build(config, Spec.of(transitions(rows)))
         if self.ours_after:
             parts = parts._replace(policy=parts.policy._replace(log_std_max=iql.LOG_STD_MAX))
-        if descent:
-            own = parts.iql._replace(critic_optimizer=descent, value_optimizer=descent)
-            parts = parts._replace(actor_optimizer=descent, iql=own)
-        opts = dict.fromkeys(FIELDS, parts.iql.critic_optimizer) | {"actor": parts.actor_optimizer}
-        state = xql.State(
-            **{
-                name: Trainable(
-                    params[name],
-                    params.get(f"{lockstep.TARGET}, {name}"),
-                    opts[name].init(params[name]),
-                )
-                for name in FIELDS
-            }
-        )
         update = advantage_after if self.ours_after else xql.update
-        return Start(models, state, jax.jit(partial(update, parts=parts)))
+        return iql.started(models, self.params(models), parts, descent, update, xql.State)
 
     def _as_written(self, models: dict[str, Any], batch: Any, key: Any) -> Any:
         config, names = self.config, (*FIELDS, "target_critic")

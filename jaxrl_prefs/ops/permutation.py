@@ -24,8 +24,11 @@ def permuted(key: Key, position: Array, number: Array, size: int) -> Array:
 
     A Feistel network over pairs of digits in base ceil(sqrt(size)), applied again until the result
     is inside the range (cycle walking). `position` and `number` are uint32 of one shape, and each
-    entry is computed by itself. Accelerators, which would ask the host after each round whether to
-    go on, make a fixed number of rounds (`walk_length`). Raises ValueError if `size` is below 1.
+    entry is computed by itself. Accelerators, which would ask the host after each time whether to
+    go on, apply it a fixed number of times (`reapplications`).
+
+    Raises:
+        ValueError: if `size` is below 1.
     """
     if size < 1:
         raise ValueError(f"cannot shuffle {size} rows")
@@ -49,19 +52,18 @@ def permuted(key: Key, position: Array, number: Array, size: int) -> Array:
         return jax.lax.while_loop(outside, again, x)
 
     def fixed(x: Array) -> Array:
-        return jax.lax.fori_loop(0, walk_length(size), lambda _, y: again(y), x)
+        return jax.lax.fori_loop(0, reapplications(size), lambda _, y: again(y), x)
 
     first = network(position.astype(jnp.uint32))
     inside = jax.lax.platform_dependent(first, cpu=until_inside, default=fixed)
     return inside.astype(jnp.int32)
 
 
-def walk_length(size: int) -> int:
-    """Rounds after which an entry of `permuted` is inside the range.
+def reapplications(size: int) -> int:
+    """How often the network is applied again until an entry of `permuted` is inside the range.
 
-    No walk has more rounds than there are numbers outside. Where these are many, the number of
-    rounds is that after which a walk through a random permutation is still outside with a
-    probability below 2^-64.
+    No entry needs more times than there are numbers outside. Where these are many, it is the number
+    after which an entry of a random permutation is still outside with a probability below 2^-64.
     """
     numbers = _base(size) ** 2
     outside = numbers - size

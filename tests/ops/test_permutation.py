@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_prefs.ops.permutation import permuted, walk_length
+from jaxrl_prefs.ops.permutation import permuted, reapplications
 
 
 def shuffle(seed, draw, size):
@@ -39,13 +39,13 @@ def test_a_fixed_number_of_rounds_gives_the_same_orders(monkeypatch):
     """As on an accelerator. Bounds by hand: 16 fills its square, 24 and 5 lack 1 and 4 numbers."""
     sizes = [1, 2, 5, 17, 101]
     with jax.disable_jit():
-        walked = [shuffle(3, 1, size) for size in sizes]
+        searched = [shuffle(3, 1, size) for size in sizes]
         monkeypatch.setattr(jax.lax, "platform_dependent", lambda x, cpu, default: default(x))
         fixed = [shuffle(3, 1, size) for size in sizes]
-    for one, other in zip(walked, fixed, strict=True):
+    for one, other in zip(searched, fixed, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert [walk_length(size) for size in (16, 24, 5)] == [0, 1, 4]
-    assert walk_length(1_000_003) == 8  # 1,998 of 1,002,001 are outside: 8.97 bits a round
+    assert [reapplications(size) for size in (16, 24, 5)] == [0, 1, 4]
+    assert reapplications(1_000_003) == 8  # 1,998 of 1,002,001 are outside: 8.97 bits each time
 
 
 def test_a_size_near_the_limit_of_int32_stays_in_range():
