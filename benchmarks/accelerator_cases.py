@@ -6,7 +6,6 @@ import functools
 import gc
 import importlib.util
 import itertools
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import flow_rl, sampling, simulators, speed, traces
@@ -392,26 +390,13 @@ def peer_rate(bench: Bench) -> dict[str, Any]:
     Drawing batches, which it does on the host, is left out.
     """
     bench.forget()
-    sys.path.insert(0, bench.peer)
     try:
-        from flowrl.agent.offline.bdpo.bdpo import BDPOAgent
-        from flowrl.types import Batch
+        agent = flow_rl.agent(bench.peer, bench.config("bdpo"), speed.OBSERVATION, speed.ACTION)
     except ImportError as error:
         raise Skipped(f"flow-rl does not import: {error}") from error
-    finally:
-        sys.path.remove(bench.peer)
-    agent = BDPOAgent(speed.OBSERVATION, speed.ACTION, flow_rl.settings(bench.config("bdpo")), 0)
     agent.prepare_training()
-    rows = jax.tree.map(lambda x: jnp.asarray(x[: bench.config("bdpo").batch_size]), bench.data)
-    ended = jnp.zeros_like(rows.reward)[:, None]
-    batch = Batch(
-        obs=rows.observation,
-        action=rows.action,
-        reward=rows.reward[:, None],
-        terminal=ended,
-        next_obs=rows.next_observation,
-        next_action=rows.next_action,
-    )
+    rows = jax.tree.map(lambda x: x[: bench.config("bdpo").batch_size], bench.data)
+    batch = flow_rl.batch(rows)
     steps: Iterator[int] = itertools.count()
 
     def run(count: int) -> None:

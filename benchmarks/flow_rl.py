@@ -1,9 +1,16 @@
-"""The settings of flow-rl's BDPO, for `benchmarks.accelerator --peer`."""
+"""flow-rl's BDPO, to be timed beside ours (`benchmarks.peers`, `benchmarks.accelerator --peer`)."""
 
 from __future__ import annotations
 
+import importlib
+import sys
 from types import SimpleNamespace
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl_prefs.types import Transition
 
 
 def settings(config: Any) -> Any:
@@ -49,4 +56,27 @@ def settings(config: Any) -> Any:
             solver="ddpm",
             update_ratio=interval,
         ),
+    )
+
+
+def agent(folder: str, config: Any, observation: int, action: int) -> Any:
+    """flow-rl's BDPO with our settings. Raises ImportError where it or what it needs is missing."""
+    sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module("flowrl.agent.offline.bdpo.bdpo")
+    finally:
+        sys.path.remove(folder)
+    return module.BDPOAgent(observation, action, settings(config), 0)
+
+
+def batch(rows: Transition) -> Any:
+    """Rows as flow-rl takes them, on the device; `agent` imports what this needs."""
+    rows = jax.tree.map(jnp.asarray, rows)
+    return sys.modules["flowrl.types"].Batch(
+        obs=rows.observation,
+        action=rows.action,
+        reward=rows.reward[:, None],
+        terminal=jnp.zeros_like(rows.reward)[:, None],
+        next_obs=rows.next_observation,
+        next_action=rows.next_action,
     )
