@@ -144,7 +144,7 @@ def test_cloning_losses(name: str) -> None:
         "gaussian": DiagonalGaussian(net, box),
         "tanh_gaussian": TanhGaussian(net, box),
         "diffusion": DiffusionPolicy(
-            nets.stepped_mlp((4,), 2), schedules.vp(2), ddpm.ancestral(box), 2
+            nets.stepped_mlp((4,), 2, steps=2), schedules.vp(2), ddpm.ancestral(box), 2
         ),
         "flow": FlowPolicy(gelu_net((4,), SPEC), box, flow.euler, 2),
     }[name]

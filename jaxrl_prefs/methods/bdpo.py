@@ -194,7 +194,11 @@ def build(config: Config, spec: Spec) -> Parts:
             config.critic_ensemble_size,
         ),
         value=nets.ensemble(
-            nets.stepped_scalar_mlp(config.critic_hidden, step_hidden=config.value_step_hidden),
+            nets.stepped_scalar_mlp(
+                config.critic_hidden,
+                steps=config.diffusion_steps,
+                step_hidden=config.value_step_hidden,
+            ),
             config.critic_ensemble_size,
         ),
         behavior_optimizer=learner.optimizer(
@@ -224,7 +228,7 @@ def _policy(config: Config, spec: Spec) -> PathPolicy:
     if config.policy == "flow":
         net = noise_prediction(nets.mlp(hidden, size), schedule)
     else:
-        net = nets.stepped_mlp(hidden, size)
+        net = nets.stepped_mlp(hidden, size, steps=config.diffusion_steps)
     return DiffusionPolicy(
         net=net,
         schedule=schedule,

@@ -127,7 +127,9 @@ def build(config: Config, spec: Spec) -> Parts:
     return Parts(
         config=config,
         policy=DiffusionPolicy(
-            net=nets.stepped_mlp(config.actor_hidden, spec.action_dim),
+            net=nets.stepped_mlp(
+                config.actor_hidden, spec.action_dim, steps=config.diffusion_steps
+            ),
             schedule=schedules.SCHEDULES[config.schedule](config.diffusion_steps),
             step=ddpm.ancestral(spec.action_box),
             action_dim=spec.action_dim,

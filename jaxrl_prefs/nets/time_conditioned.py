@@ -16,6 +16,7 @@ from jaxrl_prefs.nets.layers import (
     swish,
 )
 from jaxrl_prefs.nets.mlp import Mlp
+from jaxrl_prefs.ops import products
 from jaxrl_prefs.ops.shapes import expand_rank
 from jaxrl_prefs.types import Array, Net
 
@@ -46,11 +47,19 @@ class _Stepped(nn.Module):
     mlp: Mlp
     step_size: int
     step_hidden: int
+    steps: int  # the largest n
 
     @nn.compact
     def __call__(self, *inputs: Array) -> Array:
         *others, n = inputs
-        return self.mlp(*others, _StepFeature(self.step_size, self.step_hidden)(n))
+        feature = _StepFeature(self.step_size, self.step_hidden)
+        if n.size <= self.steps:
+            return self.mlp(*others, feature(n))
+        # Many rows share few steps. The rows are chosen by a product, not a gather, because the
+        # gradient of a product is another product, and that of a gather adds row by row.
+        levels = jnp.arange(self.steps + 1)
+        chosen = (n[..., None] == expand_rank(levels, n.ndim + 1)).astype(jnp.float32)
+        return self.mlp(*others, products.exact(chosen, feature(levels)))
 
 
 class _LearnedStepFeature(nn.Module):
@@ -129,25 +138,26 @@ class _ScoreNet(nn.Module):
         return Dense(self.output, "glorot")(x)
 
 
-def stepped_mlp(hidden: tuple[int, ...], output: int, *, step_size: int = 64) -> Net:
+def stepped_mlp(hidden: tuple[int, ...], output: int, *, steps: int, step_size: int = 64) -> Net:
     """A perceptron that reads a diffusion step as its last input: eps(x, s, n) -> [..., output].
 
-    n is an integer scalar or has the leading axes of the other inputs; its feature (BDPO, table 3)
-    is computed once per entry of n.
+    n in 0 to `steps` is an integer scalar or has the leading axes of the other inputs; its feature
+    (BDPO, table 3) is computed once per entry of n, or once per step where n has more entries.
     """
-    net = _Stepped(Mlp(hidden, output, "mish", False), step_size, step_size)
+    net = _Stepped(Mlp(hidden, output, "mish", False), step_size, step_size, steps)
     return as_net(net, leading_with_time)
 
 
 def stepped_scalar_mlp(
-    hidden: tuple[int, ...], *, step_size: int = 64, step_hidden: int | None = None
+    hidden: tuple[int, ...], *, steps: int, step_size: int = 64, step_hidden: int | None = None
 ) -> Net:
-    """V(s, x, n) -> [...], with LayerNorm in every hidden layer.
+    """V(s, x, n) -> [...], with LayerNorm in every hidden layer; n as for `stepped_mlp`.
 
     The feature of n passes through layers of widths `step_hidden` (by default `step_size`) and
     `step_size`.
     """
-    net = _Stepped(Mlp(hidden, 1, "mish", True), step_size, step_hidden or step_size)
+    mlp = Mlp(hidden, 1, "mish", True)
+    net = _Stepped(mlp, step_size, step_hidden or step_size, steps)
     return scalar_output(as_net(net, leading_with_time))
 
 

@@ -118,8 +118,11 @@ def test_perceptron_is_the_one_over_the_concatenation(layer_norm, rows):
 @pytest.mark.parametrize("rows", [3, 640], ids=["whole", "in blocks"])
 @pytest.mark.parametrize("level", ["scalar", "row", "sample"])
 def test_stepped_networks_read_the_step_by_its_feature(level, rows):
-    """The noise network never has a LayerNorm, V always has it, before the activation."""
-    eps, value = nets.stepped_mlp((16, 8), 2), nets.stepped_scalar_mlp((16, 8))
+    """The noise network never has a LayerNorm, V always has it, before the activation.
+
+    Of 640 rows, several share each of the 51 steps, whose features are then computed once.
+    """
+    eps, value = nets.stepped_mlp((16, 8), 2, steps=50), nets.stepped_scalar_mlp((16, 8), steps=50)
     shared, x = draws(rows, 1, 5), draws(rows, 4, 2, seed=1)
     rng = np.random.default_rng(2)
     shape = {"scalar": (), "row": (rows, 1), "sample": (rows, 4)}[level]
@@ -181,7 +184,7 @@ def test_blocks_change_nothing(rows):
 
 
 def test_initial_kernels_are_orthogonal_with_gain_sqrt_two_and_biases_zero():
-    net = nets.stepped_mlp((16, 16), 4, step_size=8)
+    net = nets.stepped_mlp((16, 16), 4, steps=5, step_size=8)
     params = compiled(
         lambda k: net.init(k, draws(1, 4), draws(1, 4), np.ones(1, np.int32)), jax.random.key(3)
     )
@@ -264,7 +267,7 @@ def test_an_ensemble_looks_alike_on_an_accelerator(monkeypatch):
 
 def test_a_critic_s_gradient_is_that_of_plain_reverse_mode():
     """Samples share their observation and their level; members are weighed differently."""
-    net = nets.ensemble(nets.stepped_scalar_mlp((8, 8), step_size=8), 3)
+    net = nets.ensemble(nets.stepped_scalar_mlp((8, 8), steps=4, step_size=8), 3)
     state, x, n = draws(5, 1, 2), draws(5, 4, 2, seed=1), np.arange(5, dtype=np.int32)[:, None]
     params = filled(net.init, state, x, n)
     weight = draws(3, 5, 4, seed=2)

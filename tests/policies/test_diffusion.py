@@ -87,7 +87,7 @@ def test_penalty_is_paid_where_the_actor_walks():
 
 def test_a_policy_pays_nothing_against_itself():
     """Check E: exactly 0, for networks in general, along the chain and in one step."""
-    net = nets.stepped_mlp((16, 16), 2, step_size=8)
+    net = nets.stepped_mlp((16, 16), 2, steps=5, step_size=8)
     chain = policy(net=net, step=ddpm.ancestral(Box(-np.ones(2), np.ones(2))))
     observation, action = (x.astype("f") for x in data(32))
     params = filled(net.init, action, observation, np.ones(32, np.int32))
