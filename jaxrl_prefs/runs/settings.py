@@ -34,7 +34,9 @@ def text(value: Any) -> str:
 def describe(
     run: RunConfig, method: Any, family: str, env_id: str = "", swept: Collection[str] = ()
 ) -> str:
-    """One line: the preset, and the fields that differ from the defaults, the method's first.
+    """One line: the preset, and the fields that differ from the defaults.
+
+    Fields that differ from the preset, too, come first: what the user set is among them.
 
     Args:
         run: the run's config.
@@ -43,12 +45,17 @@ def describe(
         env_id: of the environment that the dataset names.
         swept: fields of which every member has its own value.
     """
+    preset = presets.preset(run.dataset, family, run.algo, env_id, run.preset)
     found = differing(method) | differing(run)
-    parts = [f"{name}={text(value)}" for name, value in found.items() if name not in swept]
+    names = sorted(
+        (name for name in found if name not in swept),
+        key=lambda name: found[name] == preset.fields.get(name),
+    )
+    parts = [f"{name}={text(found[name])}" for name in names]
     if len(parts) > SHOWN:
         parts = [*parts[:SHOWN], f"and {len(parts) - SHOWN} more"]
     changed = f"other than its defaults: {', '.join(parts)}" if parts else "all at their defaults"
-    return f"{presets.preset(run.dataset, family, run.algo, env_id, run.preset).source}; {changed}"
+    return f"{preset.source}; {changed}"
 
 
 def cpu_note(run: RunConfig) -> str:

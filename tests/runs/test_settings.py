@@ -57,3 +57,10 @@ def test_what_differs_is_listed_and_shortened() -> None:
     run, method = config.resolve(choice, "x", "other")
     text = settings.describe(run, method, "other")
     assert text.endswith("and 2 more") and text.count("=") == settings.SHOWN
+
+
+def test_what_the_user_set_comes_before_what_the_preset_does() -> None:
+    choice = config.Choice("bdpo", "pendulum/mixed-v0", "", (0,), ("tau=0.5", "eval_episodes=3"))
+    run, method = config.resolve(choice, choice.dataset, "pendulum")
+    text = settings.describe(run, method, "pendulum")
+    assert text.index("tau=0.5") < text.index("eval_episodes=3") < text.index("q_samples=4")
