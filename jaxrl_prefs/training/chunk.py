@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from jaxrl_prefs.keys import phase_keys, seed_keys, shared_key
 from jaxrl_prefs.method import Method, Phase, State, sequential
 from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.rows import in_memory
 from jaxrl_prefs.training import program, sharing
 from jaxrl_prefs.training.host_stream import HostPrefetcher
 from jaxrl_prefs.training.program import Report
@@ -218,7 +219,7 @@ def build_chunk(
         mapping=members.mapping,
         donate=(0,),
     )
-    on_device = None if prefetcher else seed_axis.replicate(data, members.mesh)
+    on_device = None if prefetcher else seed_axis.replicate(in_memory(data), members.mesh)
     # One member that is trained for all seeds cannot read what each seed has of its own.
     own = {} if phase.shared else own
     return Chunk(

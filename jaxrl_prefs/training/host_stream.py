@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxrl_prefs.mapped_rows import is_mapped
 from jaxrl_prefs.method import Phase
 from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.rows import gathered, on_host
+from jaxrl_prefs.rows import gathered, in_order, on_host
 from jaxrl_prefs.types import Array, Key, Transition
 
 BLOCK_BYTES = 2**26  # room on a device for one block; two are there at a time
@@ -51,9 +52,12 @@ class HostPrefetcher:
             stride: steps between two slots of a member.
             wanted: the most slots that a call will use; fewer are made where they take too much.
         """
-        self._data: Transition = jax.tree.map(np.asarray, data)
-        for leaf in jax.tree.leaves(self._data):
-            _expect_random_reads(leaf)
+        self._data: Transition = jax.tree.map(_in_place, data)
+        leaves = jax.tree.leaves(self._data)
+        self._mapped = any(is_mapped(leaf) for leaf in leaves)
+        for leaf in leaves:
+            for part in leaf.parts if is_mapped(leaf) else (leaf,):
+                _expect_random_reads(part)
         size, batch = len(self._data.reward), phase.batch_size
         one = gathered(self._data, np.arange(1), on_host)
         row_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(one))
@@ -89,7 +93,8 @@ class HostPrefetcher:
             return
         self._ask(first, firsts)
         rows = np.asarray(self._asked[1])
-        found: Any = (rows, gathered(self._data, rows, on_host))
+        take = in_order(rows) if self._mapped else on_host
+        found: Any = (rows, gathered(self._data, rows, take))
         self._ready = first, seed_axis.place(Block(*found), self._mesh)
 
     def _ask(self, first: int, firsts: Any) -> None:
@@ -101,6 +106,10 @@ class HostPrefetcher:
         if not np.ndim(firsts):
             return jnp.broadcast_to(jnp.asarray(firsts, jnp.int32), self._keys.shape)
         return seed_axis.mine(seed_axis.pad(firsts, self._mesh), self._mesh)
+
+
+def _in_place(leaf: Any) -> Any:
+    return leaf if is_mapped(leaf) else np.asarray(leaf)
 
 
 def _expect_random_reads(leaf: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import chex
@@ -9,11 +10,13 @@ import jax
 import numpy as np
 import pytest
 
+from jaxrl_prefs import data as datasets
 from jaxrl_prefs.methods import td3_bc
 from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.training import chunk, host_stream
 from jaxrl_prefs.types import Spec, Transition
 from tests import probes
+from tests.data.test_mapped_rows import NORMALISED, both, write
 from tests.training.test_loop import SEEDS, Record, probe, record
 
 
@@ -61,6 +64,18 @@ def test_a_method_resumed_on_the_other_side(
     monkeypatch.setattr(host_stream, "BLOCK_BYTES", 1)
     rest = record(method, data, every=4, stream=True, state=whole[0].state, start=4)
     assert_same_bits(rest, whole[1:])
+
+
+def test_rows_in_mapped_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They train to the same bits as in memory, whether batches are sent or all rows are."""
+    whole, lazy = (
+        datasets.prepare(each, NORMALISED) for each in both(write(tmp_path / "rows"), monkeypatch)
+    )
+    config = td3_bc.Config(train_steps=9, batch_size=8, actor_hidden=(8,), critic_hidden=(8,))
+    method = td3_bc.make(config, lazy.spec)
+    expected = record(method, whole.transitions, every=4)
+    assert_same_bits(record(method, lazy.transitions, every=4, stream=True), expected)
+    assert_same_bits(record(method, lazy.transitions, every=4), expected)
 
 
 def test_the_data_stay_on_the_host(data: Transition) -> None:
