@@ -103,7 +103,9 @@ class Chunk(NamedTuple):
         keys, data, own, common = self.constants
         state = sharing.first_member(state, self.members.mesh) if self.phase.shared else state
         bounds = self._bounds(first, stop)
-        data = self.prefetcher.block(first, bounds[0]) if self.prefetcher else data
+        if self.prefetcher:
+            data, slot = self.prefetcher.block(first, bounds[0])
+            bounds = (*bounds, np.zeros_like(bounds[0]) + np.int32(slot))
         return state, keys, self._placed(bounds), data, own, common, self._stacked(totals)
 
     def _stacked(self, totals: Totals) -> Any:
@@ -131,7 +133,12 @@ class Chunk(NamedTuple):
         if self.prefetcher and first < self.phase.steps:
             self.prefetcher.prepare(first, self._bounds(first, first)[0])
 
-    def _bounds(self, first: int, stop: int) -> tuple[Any, Any]:
+    def end(self, first: int) -> int:
+        """The step at which a call from step `first` on must end at the latest."""
+        end = first + self.longest
+        return min(end, self.prefetcher.end(first)) if self.prefetcher else end
+
+    def _bounds(self, first: int, stop: int) -> tuple[Any, ...]:
         """First and stop, per member where members run one after the other.
 
         Then padding runs no step at all, nor does a member for which another one stands, and the
@@ -148,7 +155,7 @@ class Chunk(NamedTuple):
             live &= np.isin(place, self.representatives)
         return np.full_like(place, first), np.where(live, stop, first).astype(np.int32)
 
-    def _placed(self, bounds: tuple[Any, Any]) -> tuple[Any, Any]:
+    def _placed(self, bounds: tuple[Any, ...]) -> tuple[Any, ...]:
         """Several processes must each place their own part of what is per member."""
         if self.members.mapping == "vmap" or jax.process_count() == 1:
             return bounds

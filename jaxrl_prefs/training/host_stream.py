@@ -65,10 +65,12 @@ class HostPrefetcher:
         room = BLOCK_BYTES // max(1, members * batch * row_bytes)
         self.slots = max(1, min(wanted, room))
         self._keys, self._mesh = seed_axis.mine(keys, mesh), mesh
-        self._stride = stride
+        self._stride, self._steps = stride, phase.steps
         # A first step, and its rows [P, slots, B] on the device, of this process's members alone.
         self._asked: tuple[int, Any] = (-1, None)
-        self._ready: tuple[int, Any] = (-1, None)  # a first step, and its block
+        # A first step, and its block: the one in use, and the one after it.
+        self._used: tuple[int, Any] = (-1, None)
+        self._ready: tuple[int, Any] = (-1, None)
 
         def draw_rows(key: Key, first: Array) -> Array:
             steps = first + stride * jnp.arange(self.slots, dtype=jnp.int32)
@@ -76,26 +78,52 @@ class HostPrefetcher:
 
         self._draw_rows = jax.jit(jax.vmap(draw_rows))
 
-    def block(self, first: int, firsts: Any) -> Block:
-        """The block from step `first` on; `firsts` are the members' own first steps, [P] or [].
+    def block(self, first: int, firsts: Any) -> tuple[Block, int]:
+        """The block with step `first`, and in which of its slots that is.
 
-        Asks for the rows of the block after it, which a device must draw before it is kept busy.
+        Calls that are shorter than a block share it. Where one begins, the rows of the block after
+        it are asked for, which a device must draw before it is kept busy.
+
+        Args:
+            first: the step.
+            firsts: the members' own first steps, [P] or [].
         """
-        self.prepare(first, firsts)
-        (_, found), self._ready = self._ready, (-1, None)
-        length = self.slots * self._stride
-        self._ask(first + length, firsts + length)
-        return found
+        if self._slot(first) is None:
+            self._used = self._ready if self._ready[0] == first else self._gathered(first, firsts)
+            self._ready = (-1, None)
+            length = self.slots * self._stride
+            self._ask(first + length, firsts + length)
+        return self._used[1], (first - self._used[0]) // self._stride
 
     def prepare(self, first: int, firsts: Any) -> None:
-        """Gathers that block now, unless it is there."""
-        if self._ready[0] == first:
-            return
+        """Gathers a block that a call from step `first` on will need, unless it is there.
+
+        While calls share a block, that is the one after it.
+        """
+        if self._slot(first) is not None:
+            length = self.slots * self._stride
+            ahead = self._used[0] + length - first
+            first, firsts = first + ahead, firsts + ahead
+        if first < self._steps and self._ready[0] != first:
+            self._ready = self._gathered(first, firsts)
+
+    def end(self, first: int) -> int:
+        """The step at which a call from step `first` on must end: the end of its block."""
+        begun = first if self._slot(first) is None else self._used[0]
+        return begun + self.slots * self._stride
+
+    def _slot(self, step: int) -> int | None:
+        """The place of a step in the block in use; None if it is not there."""
+        begun, block = self._used
+        slot, between = divmod(step - begun, self._stride)
+        return slot if block is not None and not between and 0 <= slot < self.slots else None
+
+    def _gathered(self, first: int, firsts: Any) -> tuple[int, Block]:
         self._ask(first, firsts)
         rows = np.asarray(self._asked[1])
         take = in_order(rows) if self._mapped else on_host
         found: Any = (rows, gathered(self._data, rows, take))
-        self._ready = first, seed_axis.place(Block(*found), self._mesh)
+        return first, seed_axis.place(Block(*found), self._mesh)
 
     def _ask(self, first: int, firsts: Any) -> None:
         if self._asked[0] != first:

@@ -214,7 +214,7 @@ def _train_interval(
     while at < goal:
         clock = time.perf_counter()
         length = (at - begun) // chunk.stride * chunk.stride + call_length.steps()
-        stop = min(goal, begun + length)
+        stop = min(goal, begun + length, chunk.end(at))
         state, report = chunk(state, at, stop, totals or sums)
         chunk.prepare(stop)  # on the host, while the devices are at work
         report = seed_axis.fetch(report)
@@ -261,12 +261,14 @@ def refill_columns(
         method, index, data, placement, state=state, columns=columns, stream=stream
     )
     for first, stop in spans:
-        for at in range(first, stop, chunk.longest):
-            end = min(stop, at + chunk.longest)
+        at = first
+        while at < stop:
+            end = min(stop, chunk.end(at))
             state, report = chunk(state, at, end)
             report = seed_axis.fetch(report)
             _stop_if_broken(report, state, chunk.phase, placement.seeds, end - 1)
             _fill(columns, report, chunk.phase, at, end)
+            at = end
 
 
 def init_members(method: Method, data: Transition, placement: SeedPlacement) -> State:

@@ -13,7 +13,7 @@ import pytest
 from jaxrl_prefs import data as datasets
 from jaxrl_prefs.methods import td3_bc
 from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.training import chunk, host_stream
+from jaxrl_prefs.training import chunk, host_stream, loop
 from jaxrl_prefs.types import Spec, Transition
 from tests import probes
 from tests.data.test_mapped_rows import NORMALISED, both, write
@@ -34,11 +34,14 @@ def assert_same_bits(found: list[Record], expected: list[Record]) -> None:
         assert (mine.phase, mine.step, mine.filled) == (theirs.phase, theirs.step, theirs.filled)
 
 
-def test_every_kind_of_phase(data: Transition) -> None:
+def test_every_kind_of_phase(data: Transition, monkeypatch: pytest.MonkeyPatch) -> None:
     """The probe's phases: a model for all seeds, columns that a pass fills, one that reads them."""
     method = probe(data, shared=True)
     common: dict[str, Any] = {"every": 5, "mapping": "loop"}
     on_device = record(method, data, **common)
+    assert_same_bits(record(method, data, stream=True, **common), on_device)
+    monkeypatch.setattr(loop, "FIRST_CALL_STEPS", 2)
+    monkeypatch.setattr(loop, "CALL_SECONDS", 0.0)  # every call is as short as it can be
     assert_same_bits(record(method, data, stream=True, **common), on_device)
 
 
@@ -87,7 +90,8 @@ def test_the_data_stay_on_the_host(data: Transition) -> None:
     assert built.constants[1] is None
     assert built.prefetcher is not None
     size = method.phases[0].batch_size
-    block = built.prefetcher.block(0, np.zeros(6, np.int32))
+    block, slot = built.prefetcher.block(0, np.zeros(6, np.int32))
+    assert slot == 0
     assert block.rows.shape == (6, 3, size)  # five seeds padded to six, three steps
     rows = np.asarray(block.rows)
     np.testing.assert_array_equal(np.asarray(block.batches.observation), data.observation[rows])
@@ -95,15 +99,29 @@ def test_the_data_stay_on_the_host(data: Transition) -> None:
     np.testing.assert_array_equal(rows[2, 2], np.asarray(drawn))
 
 
-def test_a_block_is_gathered_once(data: Transition) -> None:
+def test_a_block_is_gathered_once(data: Transition, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that are shorter than a block share it; they end where it does."""
+    gathered = host_stream.gathered
+    sizes: list[int] = []
+
+    def counted(data: Transition, rows: Any, take: Any) -> Transition:
+        sizes.append(np.size(rows))
+        return gathered(data, rows, take)
+
     placement = chunk.SeedPlacement(SEEDS, seed_axis.seed_mesh(jax.devices()[:1]), "loop")
-    built = chunk.build_chunk(probe(data), 0, data, placement, stream=2)
-    assert built.prefetcher is not None
+    built = chunk.build_chunk(probe(data), 0, data, placement, stream=6)
+    prefetcher, steps = built.prefetcher, built.phase.steps
+    assert prefetcher is not None and prefetcher.slots == 6 and steps == 12
+    monkeypatch.setattr(host_stream, "gathered", counted)
+    first, slot = prefetcher.block(0, np.full(5, 0))
+    assert slot == 0 and built.end(0) == built.end(2) == 6
+    built.prepare(1)  # the block after this one, once
     built.prepare(2)
-    ready = built.prefetcher._ready
-    assert ready[0] == 2
-    built.prepare(2)
-    assert built.prefetcher._ready is ready
-    assert built.prefetcher.block(2, np.full(5, 2)) is ready[1]
-    built.prepare(method_end := built.phase.steps)
-    assert built.prefetcher._ready[0] != method_end  # nothing comes after the phase's last step
+    assert len(sizes) == 2
+    again, slot = prefetcher.block(2, np.full(5, 2))
+    assert again is first and slot == 2
+    second, slot = prefetcher.block(6, np.full(5, 6))
+    assert second is not first and slot == 0 and built.end(7) == 12 and len(sizes) == 2
+    built.prepare(7)
+    built.prepare(steps)
+    assert len(sizes) == 2  # nothing comes after the phase's last step
