@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -10,6 +12,8 @@ import numpy as np
 
 from jaxrl_prefs.mapped_rows import ascending, is_mapped
 from jaxrl_prefs.types import Frames, Transition
+
+READERS = 16  # threads that read mapped files
 
 Take = Callable[[Any, Any], Any]  # (leaf [N, ...], rows [...]) -> [..., ...]
 
@@ -22,20 +26,26 @@ def on_host(leaf: Any, rows: Any) -> np.ndarray:
 
 
 def in_order(rows: np.ndarray) -> Take:
-    """As `on_host`, of these rows [...], but mapped files are read in their order.
+    """As `on_host`, of these rows [...], but mapped files are read in their order, by threads.
 
-    Twice as fast: neighbouring pages are found sooner.
+    The order halves the time where the files are in the system's cache; where they are not, a disk
+    serves several reads at a time (docs/scale.md).
     """
     order, back = ascending(rows.reshape(-1))
-    ordered = rows.reshape(-1)[order]
+    pieces = np.array_split(rows.reshape(-1)[order], READERS)
 
     def take(leaf: Any, asked: Any) -> np.ndarray:
         if asked is not rows or not is_mapped(leaf):
             return on_host(leaf, asked)
-        found = np.take(leaf.take(ordered), back, axis=0)
+        found = np.take(np.concatenate([*_readers().map(leaf.take, pieces)]), back, axis=0)
         return found.reshape(*rows.shape, found.shape[-1])
 
     return take
+
+
+@functools.cache
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(READERS, "reader")
 
 
 def in_memory(data: Transition) -> Transition:
