@@ -4,9 +4,8 @@
 
 Prints and returns: the rate of the encoder's second convolution alone (forward, by XLA), the rate
 of whole updates of TD3+BC on images in the same unit, their ratio; and the resident memory that a
-set of `--frames` frames adds once it is being trained on, over the frames' own bytes. With
---stream=N as many frames lie in a file that is mapped into memory (it goes to TMPDIR), and updates
-whose batches come from there are timed beside those of frames on the device.
+set of `--frames` frames adds once it is being trained on, over the frames' own bytes. For frames in
+a mapped file see `benchmarks.streaming`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 import functools
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,7 +41,6 @@ flags.DEFINE_integer("size", 64, "pixels of a side", **_OWN)
 flags.DEFINE_integer("batch", 128, "rows per update", **_OWN)
 flags.DEFINE_integer("frames", 20_000, "in the data", **_OWN)
 flags.DEFINE_integer("updates", 10, "per round, of three", **_OWN)
-flags.DEFINE_integer("stream", 0, "frames in a mapped file; 0 leaves this out", 0, **_OWN)
 flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 ROUNDS = 3
 FEW = 404  # frames of the set whose memory is taken off
@@ -62,20 +59,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measured() -> dict[str, Any]:
     """All figures, by name."""
-    few = prepare(_data(FEW, None), Processing(frame_stack=3)).transitions
+    few = prepare(recording(FEW, None, FLAGS.size), Processing(frame_stack=3)).transitions
     method = on_images(
         functools.partial(td3_bc.make, td3_bc.Config(batch_size=FLAGS.batch)),
         Spec.of(few),
         EncoderConfig(encoder=FLAGS.encoder),
     )
     _, _, before = _updates(method, few)  # the memory of programs and of what they need
-    data = _data(FLAGS.frames, None)
+    data = recording(FLAGS.frames, None, FLAGS.size)
     images = data.images["image"].frames
     run, flops, own = _updates(method, prepare(data, Processing(frame_stack=3)).transitions)
     resident = own - before
     product = max(_convolution_rate() for _ in range(ROUNDS))
     seconds = min(_timed(run) for _ in range(ROUNDS)) / FLAGS.updates
-    found = {
+    return {
         "encoder": FLAGS.encoder,
         "size": FLAGS.size,
         "batch": FLAGS.batch,
@@ -86,15 +83,12 @@ def measured() -> dict[str, Any]:
         "frames_mb": round(images.nbytes / 1e6, 1),
         "resident_over_frames": round(resident / images.nbytes, 3),
     }
-    if FLAGS.stream:
-        found["streamed_updates_per_second"] = _streamed(method)
-    return found
 
 
-def _data(frames: int, file: Path | None) -> Dataset:
+def recording(frames: int, file: Path | None, size: int = 64) -> Dataset:
     """Episodes of 100 steps whose frames are random, in memory or in a mapped file."""
     count = frames // 101
-    shape = (count * 101, FLAGS.size, FLAGS.size, 3)
+    shape = (count * 101, size, size, 3)
     rng = np.random.default_rng(0)
     shown: np.ndarray
     if file is None:
@@ -117,11 +111,11 @@ def _data(frames: int, file: Path | None) -> Dataset:
     return data._replace(images={"image": Images(shown, before, before + 1).aligned()})
 
 
-def _updates(method: Method, data: Any, stream: int = 0) -> tuple[Callable[[], Any], float, int]:
+def _updates(method: Method, data: Any) -> tuple[Callable[[], Any], float, int]:
     """A round of updates of one seed, the operations of one, and the resident memory after one."""
     placement = chunk.SeedPlacement((0,), seed_axis.seed_mesh(jax.devices()[:1]))
     state = loop.init_members(method, data, placement)
-    compiled = chunk.compile_chunk(method, 0, data, placement, state=state, stream=stream)
+    compiled = chunk.compile_chunk(method, 0, data, placement, state=state)
     count = min(FLAGS.updates, compiled.longest)
     held = [compiled(state, 0, count)[0]]
     jax.block_until_ready(held)
@@ -149,14 +143,6 @@ def _convolution_rate() -> float:
     jax.block_until_ready(convolve(x, kernel))
     seconds = min(_timed(lambda: jax.block_until_ready(convolve(x, kernel))) for _ in range(5))
     return 2 * FLAGS.batch * (side - 2) ** 2 * 32 * 32 * 9 / seconds
-
-
-def _streamed(method: Method) -> float:
-    """Updates per second whose batches are gathered from a mapped file."""
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = prepare(_data(FLAGS.stream, Path(folder) / "frames"), Processing(frame_stack=3))
-        run, _, _ = _updates(method, prepared.transitions, FLAGS.updates)
-        return round(FLAGS.updates / min(_timed(run) for _ in range(ROUNDS)), 2)
 
 
 def _timed(function: Callable[[], Any]) -> float:

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl_prefs.mapped_rows import is_mapped, moments
+
 Array = jax.Array
 Key = jax.Array  # a typed key: jax.random.key(0)
 Params = Any  # a pytree of arrays
@@ -127,22 +129,23 @@ class Spec(NamedTuple):
     def of(cls, data: Transition, *, low: float = -1.0, high: float = 1.0) -> Spec:
         """Measures a Spec from a dataset of arrays; `low` and `high` bound every action."""
         seen: Any = data.observation
-        action = np.asarray(data.action)
+        action = _measurable(data.action)
         images: tuple[ImageSpec, ...] = ()
         if isinstance(seen, Mapping):
             images = tuple(_image(name, x) for name, x in sorted(seen.items()) if name != STATE)
             seen = seen.get(STATE, np.zeros((len(action), 0), np.float32))
-        observation = np.asarray(seen)
+        observation = _measurable(seen)
+        observation_moments, action_moments = moments(observation), moments(action)
         return cls(
             observation_dim=observation.shape[-1],
             action_dim=action.shape[-1],
             size=observation.shape[0],
             action_low=np.full(action.shape[-1], low, np.float32),
             action_high=np.full(action.shape[-1], high, np.float32),
-            observation_mean=observation.mean(0),
-            observation_std=observation.std(0),
-            action_mean=action.mean(0),
-            action_std=action.std(0),
+            observation_mean=observation_moments.mean,
+            observation_std=observation_moments.std,
+            action_mean=action_moments.mean,
+            action_std=action_moments.std,
             images=images,
         )
 
@@ -169,6 +172,10 @@ class Spec(NamedTuple):
         action = np.zeros((1, self.action_dim), np.float32)
         rows: Any = (observation, action, row, row, observation, action, row, index, index)
         return Transition(*rows)
+
+
+def _measurable(rows: Any) -> Any:
+    return rows if is_mapped(rows) else np.asarray(rows)
 
 
 def _image(name: str, x: Any) -> ImageSpec:

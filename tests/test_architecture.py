@@ -18,13 +18,14 @@ OURS = ("jaxrl_prefs", "experiments", "benchmarks", "tests")
 
 # Each unit of the library (a file or a folder) and the units that it may import besides itself.
 FLOORS: dict[str, set[str]] = {
-    "types": set(),
+    "mapped_rows": set(),
+    "types": {"mapped_rows"},
     "errors": set(),
     "validation": set(),
     "ops": {"types"},
     "keys": {"types"},
     "method": {"ops", "types"},
-    "rows": {"types"},
+    "rows": {"mapped_rows", "types"},
     "learner": {"types"},
     "encoded": {"learner", "method", "nets", "ops", "types"},
     "nets": {"ops", "types"},
@@ -36,21 +37,21 @@ FLOORS: dict[str, set[str]] = {
         *("policies", "types", "validation", "values"),
     },
     "parallel": {"errors", "types"},
-    "training": {"errors", "keys", "method", "parallel", "rows", "types"},
+    "training": {"errors", "keys", "mapped_rows", "method", "parallel", "rows", "types"},
     "estimation": {"learner", "nets", "parallel", "types"},
     "environments": {"errors", "types"},
-    "data": {"environments", "errors", "rows", "types"},
+    "data": {"environments", "errors", "mapped_rows", "rows", "types"},
     "evaluation": {
         *("data", "environments", "errors", "keys", "method", "parallel", "rows", "types"),
     },
     "runs": {
         *("data", "encoded", "environments", "errors", "estimation", "evaluation", "keys"),
-        *("method", "methods", "parallel", "training", "types"),
+        *("mapped_rows", "method", "methods", "parallel", "training", "types"),
     },
     "page": {"errors"},
     "cli": {
         *("data", "environments", "errors", "evaluation", "keys", "method", "methods"),
-        *("page", "parallel", "runs", "training", "types"),
+        *("page", "parallel", "rows", "runs", "training", "types"),
     },
     "testing": {"encoded", "keys", "method", "parallel", "rows", "training", "types"},
     "toy": {

@@ -180,7 +180,7 @@ def inform(
     hints: Hints | None = None,
 ) -> None:
     """Prints what a dataset holds, how it would be prepared, and what a random policy scores."""
-    recording = data.load(name, env=env, trust_env=trust_env, hints=hints)
+    recording = data.load(name, env=env, trust_env=trust_env, hints=hints).in_memory()
     found = health.of(recording)
     if FLAGS.figure:
         drawn = figures.new(13, 7)
@@ -402,7 +402,7 @@ def _read(source: str, env: str, trust_env: bool, hints: Hints | None) -> Datase
         folder = root / source / "data"
         if minari.is_older(folder):
             return minari.read(folder, source, env, trust_env=trust_env, hints=hints)
-    return data.load(source, env=env, trust_env=trust_env, hints=hints)
+    return data.load(source, env=env, trust_env=trust_env, hints=hints).in_memory()
 
 
 def _of_full_size(name: str) -> str:

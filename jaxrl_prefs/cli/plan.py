@@ -22,6 +22,7 @@ from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.cli.flops import update_flops
 from jaxrl_prefs.method import Method, Phase
 from jaxrl_prefs.parallel import devices
+from jaxrl_prefs.rows import first_rows
 from jaxrl_prefs.runs import config, tables
 from jaxrl_prefs.runs.config import Choice
 
@@ -38,6 +39,9 @@ commandline.define_flags(
     set=(),
 )
 commandline.define_flags(FLAGS, devices=1, rate=0.0, help=False)
+
+
+FEW = 100_000  # rows in mapped files that stand for all where a program's size is asked
 
 
 class Stretch(NamedTuple):
@@ -106,7 +110,8 @@ def plan(choice: Choice, devices: int, rate: float, *, rows: int = 0, memory: bo
     with tempfile.TemporaryDirectory() as folder:
         job, _ = prepare.prepare(choice, Path(folder))
     method, data, spec = job.method, job.dataset.transitions, job.dataset.spec
-    here = len(data.reward)
+    here, size = len(data.reward), sum(x.nbytes for x in jax.tree.leaves(data))
+    data = first_rows(data, FEW)
     if rows:
         spec = spec._replace(size=rows)
         fields = config_of(job.module.Config, job.fields)
@@ -118,7 +123,7 @@ def plan(choice: Choice, devices: int, rate: float, *, rows: int = 0, memory: bo
         seeds=len(job.seeds),
         devices=devices,
         state=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(member)),
-        data=sum(x.nbytes for x in jax.tree.leaves(data)) * spec.size // here,
+        data=size * spec.size // here,
         columns=sum(column_bytes(method, spec.size, len(job.seeds)).values()),
         stretches=tuple(_stretches(method, data, member, job.seeds[:1], rate, memory)),
     )

@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxrl_prefs.data.images import Images
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.mapped_rows import is_mapped
 
 # What people call things, the first that is there wins.
 OBSERVATION = ("observations", "observation", "obs", "states", "state")
@@ -204,7 +205,9 @@ def matrix(table: Table, names: Sequence[str]) -> tuple[np.ndarray, tuple[str, .
                 f"{table.name}: {name} holds arrays of shape {column.shape[1:]}, which are neither "
                 "vectors nor images"
             )
-        flat = column.reshape(len(column), int(np.prod(column.shape[1:])))
+        flat: Any = column
+        if not is_mapped(column):
+            flat = column.reshape(len(column), int(np.prod(column.shape[1:])))
         own = [str(each) for each in table.names.get(name, ())]
         parts.append(flat)
         if column.ndim == 1:
@@ -213,6 +216,11 @@ def matrix(table: Table, names: Sequence[str]) -> tuple[np.ndarray, tuple[str, .
             told += [f"{name}.{each}" for each in own]
         else:
             told += [f"{name}.{place}" for place in range(flat.shape[1])]
+    if len(parts) > 1 and any(is_mapped(part) for part in parts):
+        raise DataError(
+            f"{table.name}: {', '.join(names[:LISTED])} are too large to be put side by side in "
+            "memory: save them as one array in one file"
+        )
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     if not whole.shape[1]:
         raise DataError(f"{table.name}: {names[0]} holds lists without numbers")
@@ -228,8 +236,11 @@ def _checked(table: Table, name: str) -> np.ndarray:
 
 
 def flags(table: Table, name: str) -> np.ndarray:
-    """A column of 0 and 1 as floats [N]; an empty cell is NaN."""
-    column = np.asarray(numbers(table, name), np.float64)
+    """A column of 0 and 1 as bools or floats [N]; an empty cell is NaN."""
+    column = numbers(table, name)
+    if column.dtype == bool:  # floats would take eight times as much
+        return column
+    column = np.asarray(column, np.float64)
     good = np.isin(column, (0, 1)) | np.isnan(column)
     if not good.all():
         row = int(np.argmin(good))

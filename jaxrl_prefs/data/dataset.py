@@ -12,6 +12,7 @@ from jaxrl_prefs.data.families import Processing
 from jaxrl_prefs.data.recording import ROUNDING, Dataset
 from jaxrl_prefs.data.transforms import SINGLE, ActionChunk, Affine
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.mapped_rows import blocks, is_mapped
 from jaxrl_prefs.types import STATE, Spec, Transition
 
 
@@ -78,8 +79,7 @@ def prepare(recording: Dataset, processing: Processing) -> PreparedDataset:
     )
     action = transforms.box_to_unit(recording.action_low, recording.action_high)
     reward = _reward_map(recording, processing)
-    limit = np.float32(transforms.ACTION_LIMIT)
-    actions = np.clip(action.apply(recording.action), -limit, limit)
+    actions = _clipped(action.apply(recording.action))
     rows = np.arange(recording.size, dtype=np.int32)
     next_rows = np.where(recording.continues, rows + 1, rows).astype(np.int32)
     before, after = images.stacked(
@@ -92,13 +92,13 @@ def prepare(recording: Dataset, processing: Processing) -> PreparedDataset:
             "reward": reward.apply(_raw_reward(recording, processing)),
             "discount": np.float32(processing.gamma) * ~recording.terminal,
             "next_observation": _observed(observation.apply(recording.next_observation), after),
-            "next_action": actions[next_rows] * recording.continues[:, None],
+            "next_action": _next_actions(actions, recording.continues, next_rows),
             "has_next_action": recording.continues.astype(np.float32),
             "index": rows,
             "next_index": next_rows,
         }
     transitions = Transition(**leaves)
-    _check_finite(recording.name, transitions)
+    _check_finite(recording, transitions)
     return PreparedDataset(
         recording=recording,
         processing=processing,
@@ -108,6 +108,20 @@ def prepare(recording: Dataset, processing: Processing) -> PreparedDataset:
         action=action,
         reward=reward,
     )
+
+
+def _clipped(action: Any) -> Any:
+    if is_mapped(action):
+        return action.then(_clipped)
+    limit = np.float32(transforms.ACTION_LIMIT)
+    return np.clip(action, -limit, limit)
+
+
+def _next_actions(actions: Any, continues: np.ndarray, next_rows: np.ndarray) -> Any:
+    """The actions of the next rows [N, A], zeros at the end of an episode."""
+    if is_mapped(actions):
+        return actions.following(continues, only=True)
+    return actions[next_rows] * continues[:, None]
 
 
 def _check(processing: Processing) -> None:
@@ -162,9 +176,11 @@ def _reward_map(recording: Dataset, processing: Processing) -> Affine:
     return transforms.line(slope, processing.reward_shift)
 
 
-def _check_finite(name: str, transitions: Transition) -> None:
+def _check_finite(recording: Dataset, transitions: Transition) -> None:
     for key in ("observation", "reward", "next_observation"):
         value: Any = getattr(transitions, key)
         value = value.get(STATE, np.zeros(0)) if isinstance(value, dict) else value
-        if not np.isfinite(value).all():
-            raise DataError(f"{name}: {key} overflows 32-bit floats after its transform")
+        if value is getattr(recording, key):  # which is finite
+            continue
+        if not all(np.isfinite(part).all() for _, part in blocks(value)):
+            raise DataError(f"{recording.name}: {key} overflows 32-bit floats after its transform")

@@ -252,6 +252,8 @@ def stacked(
         continues: [N] bool, the next row is the next step of the same episode.
         count: k, frames that are stacked.
     """
+    if not images:
+        return {}, {}
     rows = np.arange(len(continues))
     begins = np.append(True, ~continues[:-1])
     first = np.maximum.accumulate(np.where(begins, rows, 0))

@@ -10,6 +10,7 @@ import numpy as np
 from jaxrl_prefs.data import images, layout
 from jaxrl_prefs.data.recording import Dataset
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.mapped_rows import end_to_end
 
 ROWS = ("observation", "action", "reward", "terminal", "next_observation", "continues")
 
@@ -27,9 +28,7 @@ def joined(name: str, parts: Sequence[Dataset]) -> Dataset:
         if part.has_rewards != first.has_rewards:
             lacking = first if part.has_rewards else part
             raise DataError(f"{lacking.name} has no rewards, other files of {name} have")
-    rows: dict[str, Any] = {
-        key: np.concatenate([getattr(part, key) for part in parts]) for key in ROWS
-    }
+    rows: dict[str, Any] = {key: end_to_end([getattr(part, key) for part in parts]) for key in ROWS}
     outside = [f"{_file(part)}: {part.outside}" for part in parts if part.outside]
     return first._replace(
         **rows,

@@ -26,7 +26,8 @@ from jaxrl_prefs.data import transforms
 from jaxrl_prefs.data.dataset import PreparedDataset
 from jaxrl_prefs.data.transforms import SINGLE, ActionChunk
 from jaxrl_prefs.errors import DataError
-from jaxrl_prefs.rows import of_observation
+from jaxrl_prefs.mapped_rows import is_mapped
+from jaxrl_prefs.rows import of_observation, selected
 from jaxrl_prefs.types import Spec, Transition
 
 
@@ -76,6 +77,11 @@ def multi_step(
 def _chunked(dataset: PreparedDataset, chunk: ActionChunk) -> PreparedDataset:
     """The dataset of chunks."""
     name = dataset.recording.name
+    if is_mapped(dataset.transitions.action):
+        raise DataError(
+            f"{name}: action_chunk={chunk.length} takes all actions in memory, in which these data "
+            "do not fit: train on fewer of the files, or where more memory is free"
+        )
     parts = [
         None if each is None else chunks(each, chunk.length, name)
         for each in (dataset.transitions, dataset.held_out)
@@ -102,7 +108,7 @@ def n_step(data: Transition, n: int) -> Transition:
         "reward": found.reward.astype(np.float32),
         "discount": found.discount.astype(np.float32),
         "next_observation": of_observation(data.next_observation, found.last),
-        "next_action": np.asarray(data.next_action)[found.last],
+        "next_action": selected(data.next_action, found.last),
         "has_next_action": goes_on,
         "next_index": np.where(goes_on > 0, np.asarray(data.next_index)[found.last], data.index),
     }

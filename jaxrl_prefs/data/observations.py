@@ -11,6 +11,7 @@ import numpy as np
 from jaxrl_prefs.data import images
 from jaxrl_prefs.data.images import Images
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.mapped_rows import is_mapped
 
 
 class Observed(NamedTuple):
@@ -35,7 +36,8 @@ def parted(place: str, observation: Any) -> Observed:
       DataError: beginning with `place`, if arrays differ in length.
     """
     if not isinstance(observation, Mapping):
-        array = np.asarray(observation)
+        mapped = is_mapped(observation)
+        array: Any = observation if mapped else np.asarray(observation)
         if not images.is_image(array):
             return Observed(array, {})
         return Observed(nothing(len(array)), {images.ALONE: images.with_channels(array)})

@@ -14,11 +14,14 @@ from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.families import family_of
 from jaxrl_prefs.data.hints import Hints, read_hints
 from jaxrl_prefs.data.images import Images
+from jaxrl_prefs.data.readers import container
 from jaxrl_prefs.data.steps import Faults, Steps
 from jaxrl_prefs.environments import task as tasks
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.environments.trust import Claim, Refusal
 from jaxrl_prefs.errors import DataError, in_python, restated
+from jaxrl_prefs.mapped_rows import is_mapped, row_numbers
+from jaxrl_prefs.rows import selected
 
 if TYPE_CHECKING:
     import gymnasium
@@ -30,7 +33,9 @@ SUCCESS_RATE = "success rate"
 class Dataset(NamedTuple):
     """N raw transitions of some episodes, and what is known about where they come from.
 
-    Made by `load_dataset`, `Dataset.from_arrays` and `Dataset.from_episodes`, which check it.
+    Made by `load_dataset`, `Dataset.from_arrays` and `Dataset.from_episodes`, which check it. Of a
+    folder that is too large for the memory, observations and actions are `MappedRows`: indexing
+    them reads rows.
     """
 
     name: str  # dataset id or path
@@ -230,6 +235,18 @@ class Dataset(NamedTuple):
         _tell(found)
         return found if env is None else found.with_env(env)
 
+    def in_memory(self) -> Dataset:
+        """The same data with all rows in memory; itself, unless its files are mapped.
+
+        Raises:
+          DataError: if they do not fit, with both sizes.
+        """
+        mapped: dict[str, Any] = {x: y for x, y in self._asdict().items() if is_mapped(y)}
+        size = sum(each.nbytes for each in mapped.values())
+        container.check_size(f"{self.name}: all rows at once", size, size)
+        arrays: dict[str, Any] = {name: np.asarray(each) for name, each in mapped.items()}
+        return self._replace(**arrays)
+
     def with_env(self, env: Environment) -> Dataset:
         """The same data, evaluated in another environment.
 
@@ -335,14 +352,16 @@ def record(
     faults = checks.faults(found)
     _check_rows(name, found, faults, hints.bad_rows)
     box = hints.box(found.action.shape[1], box)
-    good = found.action[~faults.rows]
-    low, high = checks.check_box(name, found.action, box or (good.min(0), good.max(0)))
+    taken = box or checks.extent(found.action, faults.rows)
+    low, high = checks.check_box(name, found.action, taken)
     outside = checks.outside(checks.small(found.action), low, high, found.lengths, faults.rows)
     notes = _notes(found, faults, None if box else (low, high))
     if faults.rows.any():
         found = checks.without(found, faults.rows)
     references = References(*checks.references(name, *references))
     keep = np.asarray(found.successor, bool)
+    # Rows of mapped files are told by numbers: one array of them for all three.
+    kept = row_numbers(keep) if is_mapped(found.observation) else keep
     if not keep.any():
         raise DataError(f"{name}: no step has a successor, so there is nothing to learn from")
     lengths = np.asarray(found.lengths, np.int64)
@@ -356,11 +375,11 @@ def record(
     return Dataset(
         name=name,
         family=family or family_of(name, claim.env_id),
-        observation=checks.small(found.observation)[keep],
-        action=checks.small(found.action)[keep],
+        observation=selected(checks.small(found.observation), kept),
+        action=selected(checks.small(found.action), kept),
         reward=checks.small(reward)[keep],
         terminal=found.terminal.astype(bool)[keep],
-        next_observation=checks.small(found.next_observation)[keep],
+        next_observation=selected(checks.small(found.next_observation), kept),
         continues=continues[keep],
         action_low=low,
         action_high=high,

@@ -10,6 +10,8 @@ import numpy as np
 from jaxrl_prefs.data import images
 from jaxrl_prefs.data.images import Images
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.mapped_rows import blocks, is_mapped
+from jaxrl_prefs.rows import selected
 
 ACTION_SLACK = 1e-3  # how far beyond its box an action may lie, in parts of the box's width
 SHOWN = 12  # places of bad rows in a message
@@ -75,8 +77,10 @@ def check_shapes(name: str, steps: Steps) -> None:
         )
 
 
-def small(value: np.ndarray) -> np.ndarray:
+def small(value: Any) -> Any:
     """32-bit floats; what is too large for them becomes infinite."""
+    if is_mapped(value):
+        return value.then(small)
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(value, np.float32)
 
@@ -94,14 +98,17 @@ def faults(steps: Steps) -> Faults:
     ]
     bad, first = np.zeros(len(steps.action), bool), ""
     for key, value in arrays:
-        good = np.isfinite(small(value)).reshape(len(value), -1)
-        if key == "next observations":
-            good |= ~np.asarray(steps.successor, bool)[:, None]
-        if not good.all():
-            first = first or _value_fault(key, value, good, steps.lengths)
-            bad |= ~good.all(-1)
+        for start, part in blocks(value):
+            rows = slice(start, start + len(part))
+            good = np.isfinite(small(part)).reshape(len(part), -1)
+            if key == "next observations":
+                good |= ~np.asarray(steps.successor[rows], bool)[:, None]
+            if not good.all():
+                first = first or _value_fault(key, part, good, start, steps.lengths)
+                bad[rows] |= ~good.all(-1)
         if key == "rewards" or (key == "actions" and steps.reward is None):
-            flags = np.isin(steps.terminal, (0, 1))
+            flags = np.asarray(steps.terminal)
+            flags = (flags == 0) | (flags == 1)
             if not flags.all():
                 row = int(np.argmin(flags))
                 told = f"a terminal flag is {steps.terminal[row]} at {place(row, steps.lengths)}"
@@ -110,11 +117,14 @@ def faults(steps: Steps) -> Faults:
     return Faults(bad, first)
 
 
-def _value_fault(key: str, value: np.ndarray, good: np.ndarray, lengths: np.ndarray) -> str:
+def _value_fault(
+    key: str, value: np.ndarray, good: np.ndarray, start: int, lengths: np.ndarray
+) -> str:
+    """What is wrong in the first bad row of a block that begins at row `start`."""
     row = int(np.argmin(good.all(-1)))
     bad = np.asarray(value[row]).reshape(-1)[~good[row]][0]
     fault = f"{bad:g} is too large for 32-bit floats" if np.isfinite(bad) else f"a {bad}"
-    return f"{fault} in {key} at {place(row, lengths)}"
+    return f"{fault} in {key} at {place(start + row, lengths)}"
 
 
 def described(found: Faults, lengths: np.ndarray) -> str:
@@ -142,7 +152,7 @@ def without(steps: Steps, bad: np.ndarray) -> Steps:
     pieces = np.diff(np.append(np.flatnonzero(begins), len(rows)))
     empty = np.zeros(int((np.asarray(steps.lengths) == 0).sum()), int)
     kept: dict[str, Any] = {
-        name: None if value is None else np.asarray(value)[rows]
+        name: None if value is None else selected(value, rows)
         for name, value in steps._asdict().items()
         if name in (*Steps._fields[:5], "successor", "time")
     }
@@ -180,12 +190,25 @@ def check_box(
     return low, high
 
 
+def extent(action: Any, bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and the largest of each action, two arrays [A]; `bad` rows are passed by."""
+    found = []
+    for start, part in blocks(action):
+        if len(good := part[~bad[start : start + len(part)]]):
+            found.append((good.min(0), good.max(0)))
+    lows, highs = zip(*found, strict=True)
+    return np.min(lows, 0), np.max(highs, 0)
+
+
 def outside(
-    action: np.ndarray, low: np.ndarray, high: np.ndarray, lengths: np.ndarray, bad: np.ndarray
+    action: Any, low: np.ndarray, high: np.ndarray, lengths: np.ndarray, bad: np.ndarray
 ) -> str:
     """Which actions lie outside of the box; empty if none does. `bad` rows are passed by."""
     slack = ACTION_SLACK * (high - low) + np.float32(1e-6) * (np.abs(low) * (low == high))
-    out = ~((action >= low - slack) & (action <= high + slack)).all(-1) & ~bad
+    out = ~bad
+    for start, part in blocks(action):
+        within = (part >= low - slack) & (part <= high + slack)
+        out[start : start + len(part)] &= ~within.all(-1)
     if not out.any():
         return ""
     row = int(np.argmax(out))

@@ -30,6 +30,8 @@ from jaxrl_prefs.data.hints import Hints
 from jaxrl_prefs.data.images import Images
 from jaxrl_prefs.data.steps import Steps
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.mapped_rows import end_to_end, is_mapped
+from jaxrl_prefs.rows import selected
 
 
 class _Ends(NamedTuple):
@@ -120,7 +122,7 @@ def joined(name: str, parts: Sequence[Table]) -> Table:
     starts = [b + s for b, part in zip(begins, parts, strict=True) for s in part.starts]
     whole = first.columns  # of one part as they are: its images may be a memory map
     if len(parts) > 1:
-        whole = {key: np.concatenate([part.columns[key] for part in parts]) for key in whole}
+        whole = {key: end_to_end([part.columns[key] for part in parts]) for key in whole}
     return first._replace(
         name=name,
         columns=whole,
@@ -305,9 +307,14 @@ def _following(
                     f"observations ({', '.join(found[:LISTED])}) {following.shape[1]}"
                 )
             return following, np.ones(len(following), bool), tuple(order)
-    shifted = np.roll(observation, -1, axis=0)
-    following = np.where(ends.last[:, None], observation, shifted)
-    return following, (ends.terminal == 1) | ~ends.last, ()
+    return _next_rows(observation, ends.last), (ends.terminal == 1) | ~ends.last, ()
+
+
+def _next_rows(observation: Any, last: np.ndarray) -> Any:
+    """The next row's observation [N, O], at the last row of an episode its own."""
+    if is_mapped(observation):
+        return observation.following(~last)
+    return np.where(last[:, None], observation, np.roll(observation, -1, axis=0))
 
 
 def _matched(
@@ -358,10 +365,10 @@ def _without_last_rows(table: Table, steps: Steps, count: int) -> Steps:
         "reward": steps.reward,
         "time": steps.time,
         "terminal": np.roll(steps.terminal, -1),
-        "next_observation": np.roll(steps.observation, -1, axis=0),
+        "next_observation": _next_rows(steps.observation, last),
     }
     rows = ~last
-    kept = {key: None if value is None else value[rows] for key, value in kept.items()}
+    kept = {key: None if value is None else selected(value, rows) for key, value in kept.items()}
     shown = {
         camera: Images(each.frames, each.before[rows], np.roll(each.before, -1)[rows])
         for camera, each in steps.images.items()

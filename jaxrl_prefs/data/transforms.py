@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrl_prefs.mapped_rows import is_mapped, moments
+
 ACTION_LIMIT = 1.0 - 1e-5  # actions are clipped to it, so that atanh of an action stays finite
 
 
@@ -21,11 +23,14 @@ class Affine(NamedTuple):
     shift: np.ndarray
     scale: np.ndarray
 
-    def apply(self, x: np.ndarray) -> np.ndarray:
+    def apply(self, x: Any) -> Any:
         """Raw units to method units; `x` is [..., D], or of any shape for a scalar map.
 
-        The map that changes nothing gives a numpy array of 32-bit floats itself and no copy.
+        The map that changes nothing gives a numpy array of 32-bit floats itself and no copy. Rows
+        of mapped files [N, D] are mapped when they are drawn.
         """
+        if is_mapped(x):
+            return x if self._changes_nothing else x.then(self.apply)
         if isinstance(x, np.ndarray) and x.dtype == np.float32 and self._changes_nothing:
             return x
         scale = np.where(self.scale == 0, np.float32(np.inf), self.scale)
@@ -91,12 +96,12 @@ def box_to_unit(low: np.ndarray, high: np.ndarray) -> Affine:
     return _affine((low + high) / 2, (high - low) / 2)
 
 
-def standardise(x: np.ndarray, floor: float = 1e-3) -> Affine:
+def standardise(x: Any, floor: float = 1e-3) -> Affine:
     """Maps rows [N, D] to mean 0 and standard deviation 1.
 
     `floor` is added to every standard deviation.
     """
-    mean, std = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    mean, std = moments(x, np.float64)
     return _affine(mean, std + floor)
 
 

@@ -65,7 +65,7 @@ def evaluation_data(
     starts, last = starts[keep], last[keep]
     to_go = to_go[starts]
     number = np.unique(episode[starts], return_inverse=True)[1].astype(np.int32)
-    leaves = {name: np.asarray(getattr(rows, name))[keep] for name in fqe.Data._fields[:5]}
+    leaves = {name: np.asarray(getattr(rows, name)[keep]) for name in fqe.Data._fields[:5]}
     first = np.flatnonzero(np.diff(number, prepend=-1)).astype(np.int32)
     unit = fqe.units(leaves["reward"], to_go, gamma**played)
     leaves["reward"] = fqe.scaled_reward(leaves["reward"], leaves["discount"], unit)

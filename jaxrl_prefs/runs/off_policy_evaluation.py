@@ -288,7 +288,7 @@ def _distances(entry: Entry, used: EvaluationData) -> np.ndarray:
     at = at if len(at) else np.flatnonzero(goes_on)
     if not len(at):
         return np.full(len(entry.point.seeds), np.nan)
-    recorded = np.asarray(rows.next_action)[used.rows[at]]
+    recorded = np.asarray(rows.next_action[used.rows[at]])
     gap = entry.actions.following[:, at] - recorded[None, :, None]
     return np.sqrt(np.square(gap).sum(-1).mean((1, 2)))
 

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from jaxrl_prefs.keys import phase_keys, seed_keys, shared_key
 from jaxrl_prefs.method import Method, Phase, State, sequential
 from jaxrl_prefs.parallel import seed_axis
+from jaxrl_prefs.rows import in_memory
 from jaxrl_prefs.training import program, sharing
 from jaxrl_prefs.training.host_stream import HostPrefetcher
 from jaxrl_prefs.training.program import Report
@@ -102,7 +103,9 @@ class Chunk(NamedTuple):
         keys, data, own, common = self.constants
         state = sharing.first_member(state, self.members.mesh) if self.phase.shared else state
         bounds = self._bounds(first, stop)
-        data = self.prefetcher.block(first, bounds[0]) if self.prefetcher else data
+        if self.prefetcher:
+            data, slot = self.prefetcher.block(first, bounds[0])
+            bounds = (*bounds, np.zeros_like(bounds[0]) + np.int32(slot))
         return state, keys, self._placed(bounds), data, own, common, self._stacked(totals)
 
     def _stacked(self, totals: Totals) -> Any:
@@ -130,7 +133,12 @@ class Chunk(NamedTuple):
         if self.prefetcher and first < self.phase.steps:
             self.prefetcher.prepare(first, self._bounds(first, first)[0])
 
-    def _bounds(self, first: int, stop: int) -> tuple[Any, Any]:
+    def end(self, first: int) -> int:
+        """The step at which a call from step `first` on must end at the latest."""
+        end = first + self.longest
+        return min(end, self.prefetcher.end(first)) if self.prefetcher else end
+
+    def _bounds(self, first: int, stop: int) -> tuple[Any, ...]:
         """First and stop, per member where members run one after the other.
 
         Then padding runs no step at all, nor does a member for which another one stands, and the
@@ -147,7 +155,7 @@ class Chunk(NamedTuple):
             live &= np.isin(place, self.representatives)
         return np.full_like(place, first), np.where(live, stop, first).astype(np.int32)
 
-    def _placed(self, bounds: tuple[Any, Any]) -> tuple[Any, Any]:
+    def _placed(self, bounds: tuple[Any, ...]) -> tuple[Any, ...]:
         """Several processes must each place their own part of what is per member."""
         if self.members.mapping == "vmap" or jax.process_count() == 1:
             return bounds
@@ -218,7 +226,7 @@ def build_chunk(
         mapping=members.mapping,
         donate=(0,),
     )
-    on_device = None if prefetcher else seed_axis.replicate(data, members.mesh)
+    on_device = None if prefetcher else seed_axis.replicate(in_memory(data), members.mesh)
     # One member that is trained for all seeds cannot read what each seed has of its own.
     own = {} if phase.shared else own
     return Chunk(

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxrl_prefs.mapped_rows import is_mapped
 from jaxrl_prefs.method import Phase
 from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.rows import gathered, on_host
+from jaxrl_prefs.rows import gathered, in_order, on_host
 from jaxrl_prefs.types import Array, Key, Transition
 
 BLOCK_BYTES = 2**26  # room on a device for one block; two are there at a time
@@ -51,9 +52,12 @@ class HostPrefetcher:
             stride: steps between two slots of a member.
             wanted: the most slots that a call will use; fewer are made where they take too much.
         """
-        self._data: Transition = jax.tree.map(np.asarray, data)
-        for leaf in jax.tree.leaves(self._data):
-            _expect_random_reads(leaf)
+        self._data: Transition = jax.tree.map(_in_place, data)
+        leaves = jax.tree.leaves(self._data)
+        self._mapped = any(is_mapped(leaf) for leaf in leaves)
+        for leaf in leaves:
+            for part in leaf.parts if is_mapped(leaf) else (leaf,):
+                _expect_random_reads(part)
         size, batch = len(self._data.reward), phase.batch_size
         one = gathered(self._data, np.arange(1), on_host)
         row_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(one))
@@ -61,10 +65,12 @@ class HostPrefetcher:
         room = BLOCK_BYTES // max(1, members * batch * row_bytes)
         self.slots = max(1, min(wanted, room))
         self._keys, self._mesh = seed_axis.mine(keys, mesh), mesh
-        self._stride = stride
+        self._stride, self._steps = stride, phase.steps
         # A first step, and its rows [P, slots, B] on the device, of this process's members alone.
         self._asked: tuple[int, Any] = (-1, None)
-        self._ready: tuple[int, Any] = (-1, None)  # a first step, and its block
+        # A first step, and its block: the one in use, and the one after it.
+        self._used: tuple[int, Any] = (-1, None)
+        self._ready: tuple[int, Any] = (-1, None)
 
         def draw_rows(key: Key, first: Array) -> Array:
             steps = first + stride * jnp.arange(self.slots, dtype=jnp.int32)
@@ -72,25 +78,52 @@ class HostPrefetcher:
 
         self._draw_rows = jax.jit(jax.vmap(draw_rows))
 
-    def block(self, first: int, firsts: Any) -> Block:
-        """The block from step `first` on; `firsts` are the members' own first steps, [P] or [].
+    def block(self, first: int, firsts: Any) -> tuple[Block, int]:
+        """The block with step `first`, and in which of its slots that is.
 
-        Asks for the rows of the block after it, which a device must draw before it is kept busy.
+        Calls that are shorter than a block share it. Where one begins, the rows of the block after
+        it are asked for, which a device must draw before it is kept busy.
+
+        Args:
+            first: the step.
+            firsts: the members' own first steps, [P] or [].
         """
-        self.prepare(first, firsts)
-        (_, found), self._ready = self._ready, (-1, None)
-        length = self.slots * self._stride
-        self._ask(first + length, firsts + length)
-        return found
+        if self._slot(first) is None:
+            self._used = self._ready if self._ready[0] == first else self._gathered(first, firsts)
+            self._ready = (-1, None)
+            length = self.slots * self._stride
+            self._ask(first + length, firsts + length)
+        return self._used[1], (first - self._used[0]) // self._stride
 
     def prepare(self, first: int, firsts: Any) -> None:
-        """Gathers that block now, unless it is there."""
-        if self._ready[0] == first:
-            return
+        """Gathers a block that a call from step `first` on will need, unless it is there.
+
+        While calls share a block, that is the one after it.
+        """
+        if self._slot(first) is not None:
+            length = self.slots * self._stride
+            ahead = self._used[0] + length - first
+            first, firsts = first + ahead, firsts + ahead
+        if first < self._steps and self._ready[0] != first:
+            self._ready = self._gathered(first, firsts)
+
+    def end(self, first: int) -> int:
+        """The step at which a call from step `first` on must end: the end of its block."""
+        begun = first if self._slot(first) is None else self._used[0]
+        return begun + self.slots * self._stride
+
+    def _slot(self, step: int) -> int | None:
+        """The place of a step in the block in use; None if it is not there."""
+        begun, block = self._used
+        slot, between = divmod(step - begun, self._stride)
+        return slot if block is not None and not between and 0 <= slot < self.slots else None
+
+    def _gathered(self, first: int, firsts: Any) -> tuple[int, Block]:
         self._ask(first, firsts)
         rows = np.asarray(self._asked[1])
-        found: Any = (rows, gathered(self._data, rows, on_host))
-        self._ready = first, seed_axis.place(Block(*found), self._mesh)
+        take = in_order(rows) if self._mapped else on_host
+        found: Any = (rows, gathered(self._data, rows, take))
+        return first, seed_axis.place(Block(*found), self._mesh)
 
     def _ask(self, first: int, firsts: Any) -> None:
         if self._asked[0] != first:
@@ -101,6 +134,10 @@ class HostPrefetcher:
         if not np.ndim(firsts):
             return jnp.broadcast_to(jnp.asarray(firsts, jnp.int32), self._keys.shape)
         return seed_axis.mine(seed_axis.pad(firsts, self._mesh), self._mesh)
+
+
+def _in_place(leaf: Any) -> Any:
+    return leaf if is_mapped(leaf) else np.asarray(leaf)
 
 
 def _expect_random_reads(leaf: np.ndarray) -> None:

@@ -25,7 +25,7 @@ from jaxrl_prefs.errors import NonFiniteError
 from jaxrl_prefs.keys import init_keys, phase_keys, seed_keys, shared_key
 from jaxrl_prefs.method import Method, Phase, State, identity
 from jaxrl_prefs.parallel import processes, seed_axis
-from jaxrl_prefs.rows import gathered, on_host
+from jaxrl_prefs.rows import gathered, in_memory, on_host
 from jaxrl_prefs.training.chunk import Chunk, SeedPlacement, Totals, compile_chunk
 from jaxrl_prefs.training.program import Report
 from jaxrl_prefs.training.sharing import first_member, share_fields
@@ -108,7 +108,7 @@ def run(
         raise ValueError(f"start is {start}; it must be in 0 ... {ends[-1]}, and 0 without a state")
     state = init_members(method, data, placement) if state is None else seed_axis.pad(state, mesh)
     filled_columns = {name: np.array(column) for name, column in (columns or {}).items()}
-    data = data if stream else seed_axis.replicate(data, mesh)
+    data = data if stream else seed_axis.replicate(in_memory(data), mesh)
     if start == 0:
         state = enter_empty_phases(method, 0, state, placement)
 
@@ -214,7 +214,7 @@ def _train_interval(
     while at < goal:
         clock = time.perf_counter()
         length = (at - begun) // chunk.stride * chunk.stride + call_length.steps()
-        stop = min(goal, begun + length)
+        stop = min(goal, begun + length, chunk.end(at))
         state, report = chunk(state, at, stop, totals or sums)
         chunk.prepare(stop)  # on the host, while the devices are at work
         report = seed_axis.fetch(report)
@@ -256,17 +256,19 @@ def refill_columns(
     """
     mesh = placement.mesh
     state = seed_axis.pad(state, mesh)
-    data = data if stream else seed_axis.replicate(data, mesh)
+    data = data if stream else seed_axis.replicate(in_memory(data), mesh)
     chunk = compile_chunk(
         method, index, data, placement, state=state, columns=columns, stream=stream
     )
     for first, stop in spans:
-        for at in range(first, stop, chunk.longest):
-            end = min(stop, at + chunk.longest)
+        at = first
+        while at < stop:
+            end = min(stop, chunk.end(at))
             state, report = chunk(state, at, end)
             report = seed_axis.fetch(report)
             _stop_if_broken(report, state, chunk.phase, placement.seeds, end - 1)
             _fill(columns, report, chunk.phase, at, end)
+            at = end
 
 
 def init_members(method: Method, data: Transition, placement: SeedPlacement) -> State:

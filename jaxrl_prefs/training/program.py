@@ -60,10 +60,10 @@ class Recipe(NamedTuple):
 
 @functools.lru_cache(seed_axis.PROGRAMS)
 def member_program(recipe: Recipe) -> Callable[..., Any]:
-    """Builds `(state, keys, (first, stop), data, own, common, totals) -> (state, Report)` for one
-    member.
+    """Builds `(state, keys, bounds, data, own, common, totals) -> (state, Report)` for one member.
 
-    Steps first, first + stride, ... below stop are run. Where they are the same for all members
+    Bounds are (first, stop), and of a Block also the slot that holds the first step. Steps first,
+    first + stride, ... below stop are run. Where they are the same for all members
     they are not batched, so that `lax.cond` on a step stays a branch. Columns have room for `slots`
     batches. `data` is the dataset, or a Block with the batch of every step. `totals` [M, 2] are the
     sums and counts of earlier calls, to which this one adds step by step. They come out the same
@@ -104,13 +104,14 @@ def member_program(recipe: Recipe) -> Callable[..., Any]:
         common: dict,
         totals: Array | None,
     ) -> tuple:
-        first, stop = bounds
+        first, stop, *begun = bounds
         columns = {**own, **common}
 
         def body(slot: Array, carry: tuple) -> tuple:
             state, report = carry
             step = first + slot * recipe.stride
-            state, metrics, filled = one_step(state, keys, data, columns, step, slot)
+            place = slot + begun[0] if begun else slot
+            state, metrics, filled = one_step(state, keys, data, columns, step, place)
             filled = jax.tree.map(lambda to, x: to.at[slot].set(x), report.columns, filled)
             return state, _observed(report, metrics, step)._replace(columns=filled)
 

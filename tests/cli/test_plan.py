@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -9,10 +10,12 @@ import pytest
 
 from jaxrl_prefs.cli import plan
 from jaxrl_prefs.cli.flops import update_flops
+from jaxrl_prefs.data.readers import folders
 from jaxrl_prefs.methods import td3_bc
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.types import Spec
 from tests import probes
+from tests.data.test_mapped_rows import write
 from tests.small_runs import SHORT
 
 
@@ -38,6 +41,15 @@ def test_memory_operations_and_time_add_up(pendulum_file: Path) -> None:
     assert found.data == 195 * 4 * (3 + 1 + 1 + 1 + 3 + 1 + 1 + 1 + 1)
     apart = found.device_bytes(True) - found.device_bytes(False)
     assert apart == 2 * phase.temporary > 0
+
+
+def test_rows_in_mapped_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path / "rows")
+    choice = dataclasses.replace(bc(folder, 1), env="")
+    expected = plan.plan(choice, devices=1, rate=1e9)
+    monkeypatch.setattr(folders, "COPIES", float("inf"))
+    monkeypatch.setattr(plan, "FEW", 20)
+    assert plan.plan(choice, devices=1, rate=1e9) == expected
 
 
 def test_a_step_taken_now_and_then_counts_by_its_share() -> None:

@@ -25,8 +25,10 @@ import pytest
 
 from jaxrl_prefs.cli import commandline, run
 from jaxrl_prefs.errors import ConfigError, WorkdirError
+from jaxrl_prefs.mapped_rows import MappedRows
 from jaxrl_prefs.parallel import processes
 from jaxrl_prefs.runs import prepare
+from jaxrl_prefs.types import Transition
 from tests import playground, probes
 from tests.small_runs import SHORT
 from tests.training.test_loop import probe, record
@@ -106,10 +108,27 @@ def record_pictures(path: Path) -> None:
     )
 
 
-def probed() -> list[tuple[Any, ...]]:
+ROWS = ("observation", "next_observation", "action", "next_action")
+
+
+def probe_data() -> Transition:
+    return probes.episodes(size=90, length=12, observation_dim=3, action_dim=2)
+
+
+def record_rows(folder: Path) -> None:
+    """The probe's data in files, which every process maps."""
+    for name in ROWS:
+        np.save(folder / f"{name}.npy", np.asarray(getattr(probe_data(), name)))
+
+
+def in_files(folder: str) -> Transition:
+    maps = {name: np.load(Path(folder, f"{name}.npy"), mmap_mode="r") for name in ROWS}
+    return probe_data()._replace(**{name: MappedRows((x,)) for name, x in maps.items()})
+
+
+def probed(data: Transition) -> list[tuple[Any, ...]]:
     """The probe on data that stay on the host: a phase for all seeds, one that fills columns for
     all, and one of every seed, with seeds side by side."""
-    data = probes.episodes(size=90, length=12, observation_dim=3, action_dim=2)
     method = probe(data, shared=True)
     found = record(method, data, devices=4, every=10, mapping="vmap", stream=True)
     return [(each.state, each.columns, each.metrics) for each in found]
@@ -117,7 +136,9 @@ def probed() -> list[tuple[Any, ...]]:
 
 def write_probe(folder: str) -> None:
     """Writes what this process, one of several, has of the probe."""
-    (Path(folder) / f"probe-{jax.process_index()}").write_bytes(pickle.dumps(probed()))
+    for kind, data in (("memory", probe_data()), ("files", in_files(folder))):
+        file = Path(folder) / f"{kind}-{jax.process_index()}"
+        file.write_bytes(pickle.dumps(probed(data)))
 
 
 Place = tuple[list[str], dict[str, str]]  # flags and environment of a process
@@ -221,6 +242,7 @@ def joined(tmp_path_factory: pytest.TempPathFactory, pendulum_file: Path) -> Pat
     """A folder with all that two processes trained, one command after the other."""
     folder = tmp_path_factory.mktemp("joined")
     record_pictures(folder / "frames.npz")
+    record_rows(folder)
     paired = folder / "arq"
     assert run.main(flags("arq", paired, pendulum_file, seeds=6)) == 0
     forget(paired, 10)
@@ -252,11 +274,12 @@ def test_two_processes_on_images(joined: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_stream_every_kind_of_phase(joined: Path) -> None:
-    """Bit for bit what one process computes when it streams."""
-    expected = probed()
+    """Bit for bit what one process computes when it streams, from memory and from mapped files."""
+    expected = probed(probe_data())
     for number in range(2):
-        found = pickle.loads((joined / f"probe-{number}").read_bytes())
-        chex.assert_trees_all_equal(found, expected)
+        for kind in ("memory", "files"):
+            found = pickle.loads((joined / f"{kind}-{number}").read_bytes())
+            chex.assert_trees_all_equal(found, expected)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import chex
@@ -9,11 +10,13 @@ import jax
 import numpy as np
 import pytest
 
+from jaxrl_prefs import data as datasets
 from jaxrl_prefs.methods import td3_bc
 from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.training import chunk, host_stream
+from jaxrl_prefs.training import chunk, host_stream, loop
 from jaxrl_prefs.types import Spec, Transition
 from tests import probes
+from tests.data.test_mapped_rows import NORMALISED, both, write
 from tests.training.test_loop import SEEDS, Record, probe, record
 
 
@@ -31,11 +34,14 @@ def assert_same_bits(found: list[Record], expected: list[Record]) -> None:
         assert (mine.phase, mine.step, mine.filled) == (theirs.phase, theirs.step, theirs.filled)
 
 
-def test_every_kind_of_phase(data: Transition) -> None:
+def test_every_kind_of_phase(data: Transition, monkeypatch: pytest.MonkeyPatch) -> None:
     """The probe's phases: a model for all seeds, columns that a pass fills, one that reads them."""
     method = probe(data, shared=True)
     common: dict[str, Any] = {"every": 5, "mapping": "loop"}
     on_device = record(method, data, **common)
+    assert_same_bits(record(method, data, stream=True, **common), on_device)
+    monkeypatch.setattr(loop, "FIRST_CALL_STEPS", 2)
+    monkeypatch.setattr(loop, "CALL_SECONDS", 0.0)  # every call is as short as it can be
     assert_same_bits(record(method, data, stream=True, **common), on_device)
 
 
@@ -63,6 +69,18 @@ def test_a_method_resumed_on_the_other_side(
     assert_same_bits(rest, whole[1:])
 
 
+def test_rows_in_mapped_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They train to the same bits as in memory, whether batches are sent or all rows are."""
+    whole, lazy = (
+        datasets.prepare(each, NORMALISED) for each in both(write(tmp_path / "rows"), monkeypatch)
+    )
+    config = td3_bc.Config(train_steps=9, batch_size=8, actor_hidden=(8,), critic_hidden=(8,))
+    method = td3_bc.make(config, lazy.spec)
+    expected = record(method, whole.transitions, every=4)
+    assert_same_bits(record(method, lazy.transitions, every=4, stream=True), expected)
+    assert_same_bits(record(method, lazy.transitions, every=4), expected)
+
+
 def test_the_data_stay_on_the_host(data: Transition) -> None:
     method = probe(data)
     mesh = seed_axis.seed_mesh(jax.devices()[:2])
@@ -72,7 +90,8 @@ def test_the_data_stay_on_the_host(data: Transition) -> None:
     assert built.constants[1] is None
     assert built.prefetcher is not None
     size = method.phases[0].batch_size
-    block = built.prefetcher.block(0, np.zeros(6, np.int32))
+    block, slot = built.prefetcher.block(0, np.zeros(6, np.int32))
+    assert slot == 0
     assert block.rows.shape == (6, 3, size)  # five seeds padded to six, three steps
     rows = np.asarray(block.rows)
     np.testing.assert_array_equal(np.asarray(block.batches.observation), data.observation[rows])
@@ -80,15 +99,29 @@ def test_the_data_stay_on_the_host(data: Transition) -> None:
     np.testing.assert_array_equal(rows[2, 2], np.asarray(drawn))
 
 
-def test_a_block_is_gathered_once(data: Transition) -> None:
+def test_a_block_is_gathered_once(data: Transition, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that are shorter than a block share it; they end where it does."""
+    gathered = host_stream.gathered
+    sizes: list[int] = []
+
+    def counted(data: Transition, rows: Any, take: Any) -> Transition:
+        sizes.append(np.size(rows))
+        return gathered(data, rows, take)
+
     placement = chunk.SeedPlacement(SEEDS, seed_axis.seed_mesh(jax.devices()[:1]), "loop")
-    built = chunk.build_chunk(probe(data), 0, data, placement, stream=2)
-    assert built.prefetcher is not None
+    built = chunk.build_chunk(probe(data), 0, data, placement, stream=6)
+    prefetcher, steps = built.prefetcher, built.phase.steps
+    assert prefetcher is not None and prefetcher.slots == 6 and steps == 12
+    monkeypatch.setattr(host_stream, "gathered", counted)
+    first, slot = prefetcher.block(0, np.full(5, 0))
+    assert slot == 0 and built.end(0) == built.end(2) == 6
+    built.prepare(1)  # the block after this one, once
     built.prepare(2)
-    ready = built.prefetcher._ready
-    assert ready[0] == 2
-    built.prepare(2)
-    assert built.prefetcher._ready is ready
-    assert built.prefetcher.block(2, np.full(5, 2)) is ready[1]
-    built.prepare(method_end := built.phase.steps)
-    assert built.prefetcher._ready[0] != method_end  # nothing comes after the phase's last step
+    assert len(sizes) == 2
+    again, slot = prefetcher.block(2, np.full(5, 2))
+    assert again is first and slot == 2
+    second, slot = prefetcher.block(6, np.full(5, 6))
+    assert second is not first and slot == 0 and built.end(7) == 12 and len(sizes) == 2
+    built.prepare(7)
+    built.prepare(steps)
+    assert len(sizes) == 2  # nothing comes after the phase's last step

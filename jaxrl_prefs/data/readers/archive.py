@@ -13,9 +13,14 @@ from numpy.lib import format as npy
 from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.readers import container
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.mapped_rows import MappedRows
 
 MAGIC = b"\x93NUMPY"
 ZIP = b"PK"
+UNPACKED = (
+    ": unpack the file (python -m zipfile -e FILE FOLDER), since a folder of arrays may be larger "
+    "than the memory"
+)
 IMAGE_AXES = 3  # uint8 arrays with so many are images: [N, H, W], or [N, H, W, C]
 
 
@@ -52,8 +57,10 @@ def table(path: Path) -> Table:
     return Table(str(path), read(path))
 
 
-def read_array(path: Path) -> np.ndarray:
+def read_array(path: Path, *, mapped: bool = False) -> Any:
     """Reads a file of one array (.npy). Images are mapped into memory, and read when they are used.
+
+    With `mapped`, so are rows of numbers [N, D], D > 1, as `MappedRows`.
 
     Raises:
       DataError: if there is no such file, it is damaged, or it holds pickled objects.
@@ -70,10 +77,15 @@ def read_array(path: Path) -> np.ndarray:
             declared = int(np.prod(shape, dtype=object)) * dtype.itemsize
             held = path.stat().st_size - file.tell()
             if declared != held:
-                raise DataError(f"{path} declares {declared} bytes, but {held} are there")
-            container.check_size(str(path), declared, held)
+                raise DataError(
+                    f"{path} declares {declared} bytes, but {held} are there: the file was cut "
+                    "short or is still being written; copy or write it again"
+                )
             if dtype == np.uint8 and len(shape) >= IMAGE_AXES:
                 return np.load(path, mmap_mode="r", allow_pickle=False)
+            if mapped and _is_rows(shape, dtype):
+                return MappedRows((np.load(path, mmap_mode="r", allow_pickle=False),))
+            container.check_size(str(path), declared, held)
             file.seek(0)
             return npy.read_array(file, allow_pickle=False)
     except DataError:
@@ -100,13 +112,32 @@ def structured(path: Path) -> Table:
     return Table(str(path), {name: array[name] for name in array.dtype.names})
 
 
-def folder(path: Path, files: Sequence[Path]) -> Table:
-    """Files of one array each (.npy), which are the columns of a table.
+def folder(path: Path, files: Sequence[Path], *, mapped: bool = False) -> Table:
+    """Files of one array each (.npy), which are the columns of a table; `mapped` as `read_array`.
 
     Raises:
       DataError: as `read_array`.
     """
-    return Table(str(path), {file.stem: read_array(file) for file in files})
+    return Table(str(path), {file.stem: read_array(file, mapped=mapped) for file in files})
+
+
+def bytes_of_rows(path: Path) -> int:
+    """What a file of one array (.npy) would take in memory; 0 if it would be mapped anyway.
+
+    Raises:
+      DataError: if its header is damaged.
+    """
+    container.check_exists(path)
+    with path.open("rb") as file:
+        shape, _, dtype = _header(str(path), file)
+    is_images = dtype == np.uint8 and len(shape) >= IMAGE_AXES
+    return 0 if is_images else path.stat().st_size
+
+
+def _is_rows(shape: Sequence[int], dtype: np.dtype) -> bool:
+    """Whether an array holds rows of several numbers: a column [N] takes little, and is read."""
+    numbers = dtype.kind in "biuf" and dtype.subdtype is None
+    return numbers and len(shape) == 2 and shape[0] > 0 and shape[1] > 1
 
 
 def _check_kind(path: Path, start: bytes) -> None:
@@ -143,7 +174,7 @@ def _array(place: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
         held = member.file_size - stream.tell()
         if declared != held:
             raise DataError(f"{place} declares {declared} bytes, but {held} are there")
-        container.check_size(place, declared, member.compress_size)
+        container.check_size(place, declared, member.compress_size, UNPACKED)
     with archive.open(member) as stream:
         array = npy.read_array(stream, allow_pickle=False)
         stream.read(1)  # at the end, zipfile compares the checksum

@@ -97,13 +97,14 @@ def check_numbers(place: str, dtype: np.dtype) -> None:
         raise DataError(f"{place} are not numbers but {dtype}")
 
 
-def check_size(place: str, declared: int, stored: int) -> None:
+def check_size(place: str, declared: int, stored: int, remedy: str = "") -> None:
     """Refuses an array that a file declares but does not hold, or that no memory holds.
 
     Args:
       place: names the array in messages.
       declared: bytes of the array.
       stored: bytes that the file has of it, compressed.
+      remedy: what to do where memory is short.
 
     Raises:
       DataError: with both sizes.
@@ -115,14 +116,15 @@ def check_size(place: str, declared: int, stored: int) -> None:
             f"{place} declares {declared / 1e9:.3g} GB of numbers, of which the file holds "
             f"{stored} bytes: it is damaged, or was never written"
         )
-    free = _free_memory()
+    free = free_memory()
     if declared > free:
         raise DataError(
             f"{place} takes {declared / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free"
+            + remedy
         )
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Bytes; where the system does not tell, all that the machine has."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -128,6 +128,17 @@ def _archive_format(arrays: Any) -> Any:
     return ogbench if ours or "masks" in arrays or goals else None
 
 
+def is_unpacked_ogbench(table: Table, hints: Hints) -> bool:
+    """Whether a folder's arrays are those of an archive of OGBench's.
+
+    All have `qpos`, or `masks`; without these names the arrays are a table, whose `terminals` are
+    the task's.
+    """
+    asked = any(getattr(hints, name) for name in COLUMNS)
+    own = {"masks", "qpos"} & {*table.columns}
+    return bool(own) and not asked and all(name in table.columns for name in ogbench.REQUIRED)
+
+
 def _is_robomimic(path: Path) -> bool:
     with container.hdf5(path) as file:
         data: Any = file.get("data")

@@ -11,7 +11,7 @@ from jaxrl_prefs.data import tables
 from jaxrl_prefs.data.columns import Table
 from jaxrl_prefs.data.hints import Hints
 from jaxrl_prefs.data.joined import joined
-from jaxrl_prefs.data.readers import archive, files, lerobot, ogbench
+from jaxrl_prefs.data.readers import archive, container, files, lerobot, ogbench
 from jaxrl_prefs.data.recording import Dataset
 from jaxrl_prefs.errors import DataError
 
@@ -19,12 +19,17 @@ VALIDATION = "-val.npz"  # OGBench keeps episodes for validation beside the othe
 KINDS = {".tsv": ".csv", ".h5": ".hdf5"}
 RECORDS = ".tfrecord"
 MOST = 100_000  # files and folders in a dataset
+MAPPED = "they are not read into memory, but row by row when batches are drawn"
+# What reading and preparing a table takes, in sizes of its files (docs/scale.md). Where that is not
+# free, files of rows stay on the disk and are mapped.
+COPIES = 4
 
 
 def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
     """Reads a folder with LeRobot's `meta/info.json`, or with files of one kind, in order of names.
 
-    Every file begins a new episode. Files in folders below count too; hidden ones do not.
+    Every file begins a new episode. Files in folders below count too; hidden ones do not. A folder
+    of arrays (.npy) that is too large for the memory is mapped into it.
 
     Raises:
       DataError: if it holds no files that are read, files of several kinds, or one is damaged.
@@ -33,7 +38,7 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
     if lerobot.is_one(path):
         return lerobot.read(path, env, hints)
     found = _files(path)
-    left = [file for file in found if file.name.endswith(VALIDATION)]
+    left = [file for file in found if file.name.endswith(VALIDATION) or _is_validation(file)]
     if len(left) == len(found):
         left = []
     found = [file for file in found if file not in left]
@@ -41,7 +46,8 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
     kind = _kind(path, found)
     opened: list[Any]
     if kind == ".npy":
-        opened = [archive.folder(place, _in(place, found)) for place in _places(found)]
+        opened, told = _arrays(found, env, hints)
+        notes = (*notes, *told)
     elif len(found) == 1:
         single = files.read(str(found[0]), env, hints=hints)
         return single._replace(name=str(path), notes=(*notes, *single.notes))
@@ -57,6 +63,22 @@ def read(path: Path, env: str = "", hints: Hints | None = None) -> Dataset:
     else:
         dataset = joined(str(path), opened)
     return dataset._replace(notes=(*notes, *dataset.notes))
+
+
+def _arrays(found: Sequence[Path], env: str, hints: Hints) -> tuple[list[Any], tuple[str, ...]]:
+    """Files of arrays (.npy), by the folders that they are in, and a note if they are mapped.
+
+    A folder is a table, or what an archive of OGBench's was unpacked to.
+    """
+    size = sum(map(archive.bytes_of_rows, found))
+    mapped = COPIES * size > container.free_memory()
+    opened: list[Any] = []
+    with ogbench.sharing():
+        for place in _places(found):
+            table = archive.folder(place, _in(place, found), mapped=mapped)
+            unpacked = files.is_unpacked_ogbench(table, hints)
+            opened.append(ogbench.read(place, table.columns, env, hints) if unpacked else table)
+    return opened, ((f"its files take {size / 1e9:.3g} GB: {MAPPED}",) if mapped else ())
 
 
 def _opened(file: Path, env: str, hints: Hints) -> Table | Dataset:
@@ -102,6 +124,11 @@ def _kind(path: Path, found: Sequence[Path]) -> str:
             f"{path} holds files of several kinds ({counts}): keep those of one kind in a folder"
         )
     return kinds[0]
+
+
+def _is_validation(file: Path) -> bool:
+    """Whether it is an array of such a file that was unpacked."""
+    return file.suffix == ".npy" and f"{file.parent.name}.npz".endswith(VALIDATION)
 
 
 def _places(found: Sequence[Path]) -> list[Path]:

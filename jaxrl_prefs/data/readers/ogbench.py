@@ -28,6 +28,8 @@ from jaxrl_prefs.data.steps import Steps
 from jaxrl_prefs.environments import ogbench_names, spaces, task
 from jaxrl_prefs.environments.task import Task
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.mapped_rows import is_mapped
+from jaxrl_prefs.rows import selected
 
 REQUIRED = ("observations", "actions", "terminals")
 LABELS = ("rewards", "masks")
@@ -64,11 +66,11 @@ def read(
     reward, mask, notes = _labels(path, arrays, where, bool(env), rows)
     count = int(rows.sum())
     steps = Steps(
-        observation=observation[rows],
-        action=action[rows],
+        observation=selected(observation, rows),
+        action=selected(action, rows),
         reward=None if reward is None else reward[rows],
         terminal=np.zeros(count, bool) if mask is None else ~mask[rows],
-        next_observation=following.vector[rows],
+        next_observation=selected(following.vector, rows),
         lengths=lengths,
         successor=np.ones(count, bool),
         notes=notes,
@@ -124,7 +126,12 @@ def _steps(
     """
     lengths = np.diff(np.flatnonzero(last), prepend=-1)
     if "next_observations" not in arrays:
-        return ~last, Observed(np.roll(seen.vector, -1, axis=0), {}), lengths - 1
+        after: Any = (
+            seen.vector.following(~last)
+            if is_mapped(seen.vector)
+            else np.roll(seen.vector, -1, axis=0)
+        )
+        return ~last, Observed(after, {}), lengths - 1
     following = _seen(path, arrays, "next_observations")
     container.check_same_shape(
         path, ("observations", seen.vector), ("next_observations", following.vector)
@@ -249,13 +256,13 @@ def _relabelled(path: Path, arrays: Mapping[str, np.ndarray], where: Task) -> di
         raise DataError(
             f"{path}: has no rewards, which the package ogbench computes: pip install ogbench"
         ) from fault
-    whole: dict[str, Any] = dict(arrays)
+    whole: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
     judge = where
     if where.env_id.startswith(ogbench_names.VISUAL):  # draws nothing, has the same goals
         judge = task.named(where.env_id.removeprefix(ogbench_names.VISUAL))
     with _opened(judge) as env:
-        if "observations" in arrays and judge is where:
-            sizes = [np.shape(arrays[key])[-1] for key in ("observations", "actions")]
+        if "observations" in whole and judge is where:
+            sizes = [whole[key].shape[-1] for key in ("observations", "actions")]
             _check_sizes(path, where, (sizes[0], sizes[1]), env)
         try:
             relabel_dataset(judge.env_id, env, whole)

@@ -260,7 +260,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = archive(tmp_path / "a.npz", rewards=start + bytes(800_000))
     refused(path, "different lengths")  # it is small, and read
     monkeypatch.setattr(container, "MODEST", 1000)
-    monkeypatch.setattr(container, "_free_memory", lambda: 700_000)
+    monkeypatch.setattr(container, "free_memory", lambda: 700_000)
     refused(path, r"rewards takes 0\.0008 GB of memory, and 0\.0007 GB are free")
     monkeypatch.undo()
     with pytest.raises(DataError, match=r"x takes 1e\+06 GB of memory"):
