@@ -143,7 +143,7 @@ def _in_place(leaf: Any) -> Any:
 def _expect_random_reads(leaf: np.ndarray) -> None:
     """Tells the system that rows of a mapped file are drawn at random.
 
-    It then reads what is asked for and nothing ahead of it, which is seven times as fast where the
+    It then reads what is asked for and nothing ahead of it, which is eight times as fast where the
     file does not fit in memory (benchmarks/README.md).
     """
     owner: Any = leaf
