@@ -123,20 +123,19 @@ def _archive_format(arrays: Any) -> Any:
     ours = container.SIZES in arrays
     if all(name in arrays for name in neorl2.REQUIRED) or (ours and "obs" in arrays):
         return neorl2
-    # Only OGBench has masks. Its files for goal-conditioned learning have no rewards.
-    goals = all(name in arrays for name in ogbench.REQUIRED) and "rewards" not in arrays
+    # Only OGBench has masks. Its files for goal-conditioned learning have no rewards; D4RL's, which
+    # have `qpos` too, do.
+    goals = "qpos" in arrays and "rewards" not in arrays
     return ogbench if ours or "masks" in arrays or goals else None
 
 
 def is_unpacked_ogbench(table: Table, hints: Hints) -> bool:
-    """Whether a folder's arrays are those of an archive of OGBench's.
+    """Whether a folder's arrays are read as OGBench's, which they are if their archive would be.
 
-    All have `qpos`, or `masks`; without these names the arrays are a table, whose `terminals` are
-    the task's.
+    Otherwise they are a table, whose `terminals` are the task's.
     """
     asked = any(getattr(hints, name) for name in COLUMNS)
-    own = {"masks", "qpos"} & {*table.columns}
-    return bool(own) and not asked and all(name in table.columns for name in ogbench.REQUIRED)
+    return not asked and _archive_format(table.columns) is ogbench
 
 
 def _is_robomimic(path: Path) -> bool:
