@@ -19,7 +19,7 @@ VALIDATION = "-val.npz"  # OGBench keeps episodes for validation beside the othe
 KINDS = {".tsv": ".csv", ".h5": ".hdf5"}
 RECORDS = ".tfrecord"
 MOST = 100_000  # files and folders in a dataset
-MAPPED = "they are not read into memory, but row by row when batches are drawn"
+MAPPED = "observations and actions stay on the disk, and are read when batches are drawn"
 # What reading and preparing a table takes, in sizes of its files (docs/scale.md). Where that is not
 # free, files of rows stay on the disk and are mapped.
 COPIES = 4
