@@ -162,21 +162,30 @@ def test_unpacked_archives_of_which_one_has_next_observations(
     assert_same(data.prepare(lazy, NORMALISED), data.prepare(whole, NORMALISED))
 
 
-@pytest.mark.parametrize("left", [("rewards", "qpos"), ("rewards",), ()])
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("a", ()),
+        ("a", ("rewards",)),
+        ("a", ("rewards", "qpos")),
+        ("cube-single-play-v0", ("rewards", "qpos")),
+    ],
+)
 def test_what_is_no_archive_of_ogbench_is_a_table(
-    left: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, left: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a folder as in an archive: D4RL has `qpos` and rewards, and `terminals` end the task."""
     arrays = columns(50, 0) | {"qpos": np.zeros((50, 2))}
-    ogbench = left == ("rewards",)
-    arrays = {name: array for name, array in arrays.items() if name not in left}
+    ogbench = left == ("rewards",) or (name != "a" and "rewards" in left)
+    arrays = {key: array for key, array in arrays.items() if key not in left}
     if ogbench:
         arrays["terminals"][-1] = True
-    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
-    with zipfile.ZipFile(tmp_path / "a.npz") as file:
-        file.extractall(tmp_path / "unpacked")
-    packed = data.load(tmp_path / "a.npz", hints=read_hints(**HINTS))
-    for found in both(tmp_path / "unpacked", monkeypatch):
+    archive = tmp_path / f"{name}.npz"
+    np.savez(archive, **arrays)  # type: ignore[arg-type]
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(tmp_path / name)
+    packed = data.load(archive, hints=read_hints(**HINTS))
+    for found in both(tmp_path / name, monkeypatch):
         assert (found.family == "ogbench") == (packed.family == "ogbench") == ogbench
         assert found.terminal.any() != ogbench and (found.terminal == packed.terminal).all()
         assert (found.lengths == packed.lengths).all()

@@ -170,7 +170,7 @@ def test_visual_data_have_the_rewards_of_the_task_without_images(
     with pytest.raises(DataError, match="belongs to visual-cube-single, not to cube-single"):
         data.load(package / f"visual-{FILE}", env=ENV)
     del raw["qpos"]
-    files.write_npz(package / f"visual-{FILE}", **raw, masks=np.ones(5))
+    files.write_npz(package / f"visual-{FILE}", **raw)
     with pytest.raises(DataError, match="missing 'qpos', of which the rewards are computed"):
         data.load(f"visual-{NAME}")
 

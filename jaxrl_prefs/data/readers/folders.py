@@ -76,7 +76,7 @@ def _arrays(found: Sequence[Path], env: str, hints: Hints) -> tuple[list[Any], t
     with ogbench.sharing():
         for place in _places(found):
             table = archive.folder(place, _in(place, found), mapped=mapped)
-            unpacked = files.is_unpacked_ogbench(table, hints)
+            unpacked = files.is_unpacked_ogbench(place, table, hints)
             opened.append(ogbench.read(place, table.columns, env, hints) if unpacked else table)
     return opened, ((f"its files take {size / 1e9:.3g} GB: {MAPPED}",) if mapped else ())
 
