@@ -18,6 +18,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import statistics
 import sys
 import tempfile
@@ -57,7 +58,7 @@ flags.DEFINE_integer("few", 100_000, "rows or frames on the device", 1, **_OWN)
 flags.DEFINE_integer("batch", 256, "rows per update", 1, **_OWN)
 flags.DEFINE_integer("seeds", 1, "trained together", 1, **_OWN)
 flags.DEFINE_integer("updates", 1000, "per turn", 1, **_OWN)
-flags.DEFINE_integer("rounds", 7, "turns of each", 1, **_OWN)
+flags.DEFINE_integer("rounds", 9, "turns of each", 1, **_OWN)
 flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 OBSERVATIONS, ACTIONS, EPISODE = 17, 6, 1000
 AT_ONCE = 10**6  # rows that are written at a time
@@ -90,7 +91,8 @@ def of_vectors(folder: Path) -> dict[str, Any]:
     told: dict[str, Any] = {"gb_in_files": round(sum(map(size, files(folder))) / 1e9, 2)}
     with anonymous_memory(told, "anonymous_gb_before", "largest_anonymous_gb"):
         prepared = loaded(folder, told)
-    told["largest_resident_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # it is in KiB
+    told["largest_resident_gb"] = round(largest / 1e9, 2)
     told["anonymous_gb_afterwards"] = round(anonymous() / 1e9, 2)
     few = in_memory(kept(prepared.transitions, np.arange(FLAGS.few)))
     method = td3_bc.make(td3_bc.Config(batch_size=FLAGS.batch, train_steps=2**30), prepared.spec)
@@ -108,11 +110,16 @@ def loaded(folder: Path, told: dict[str, Any]) -> PreparedDataset:
 
 
 def write_vectors(folder: Path) -> None:
-    """Episodes of random numbers, cut off by a time limit, in parts of as many rows."""
+    """Episodes of random numbers, cut off by a time limit, in parts of as many rows.
+
+    The folder has its name only once it is whole, so that an interrupted one is not taken for it.
+    """
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
     rng, count = np.random.default_rng(0), -(-FLAGS.rows // FLAGS.parts)
     widths = {"observations": OBSERVATIONS, "actions": ACTIONS, "rewards": 0}
     for part in range(FLAGS.parts):
-        place = folder / f"part-{part:03}"
+        place = unfinished / f"part-{part:03}"
         place.mkdir(parents=True)
         for name, width in widths.items():
             shape = (count, width) if width else (count,)
@@ -124,6 +131,7 @@ def write_vectors(folder: Path) -> None:
         last = np.arange(count) % EPISODE == EPISODE - 1
         np.save(place / "terminals.npy", np.zeros(count, bool))
         np.save(place / "timeouts.npy", last)
+    unfinished.rename(folder)
 
 
 # --- Images ---------------------------------------------------------------------------------------
@@ -214,10 +222,12 @@ def anonymous_memory(told: dict[str, Any], before: str, largest: str) -> Iterato
 
 
 def files(folder: Path) -> list[Path]:
+    """All files below a folder."""
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def size(file: Path) -> int:
+    """Bytes."""
     return file.stat().st_size
 
 

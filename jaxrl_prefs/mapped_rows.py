@@ -10,6 +10,7 @@ are here an index, a flag for each row and a function. They give the same bits.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
@@ -45,6 +46,11 @@ class MappedRows:
         return 2
 
     @property
+    def size(self) -> int:
+        """N * D."""
+        return math.prod(self.shape)
+
+    @property
     def dtype(self) -> np.dtype:
         """Of the rows that `take` gives."""
         return np.dtype(np.float32) if self.maps else np.result_type(*self.parts)
@@ -52,7 +58,7 @@ class MappedRows:
     @property
     def nbytes(self) -> int:
         """What the rows would take in memory."""
-        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+        return self.size * self.dtype.itemsize
 
     def __repr__(self) -> str:
         """Its size: the rows themselves would be read."""
@@ -96,12 +102,23 @@ class MappedRows:
         """Reads a row, a slice, or rows by number or bool, as of an array.
 
         Raises:
-            IndexError: for a number that no row has.
+            IndexError: for a number that no row has, and bools of another shape than [N].
+            TypeError: for any other index, also one of both axes.
         """
         if isinstance(rows, slice):
             return self.take(np.arange(*rows.indices(len(self))))
-        chosen, count = np.asarray(rows), len(self)
+        chosen, count = (
+            np.asarray(rows, int if isinstance(rows, list) and not rows else None),
+            len(self),
+        )
+        if isinstance(rows, tuple) or chosen.dtype.kind not in "bui":
+            raise TypeError(
+                "rows of mapped files are taken by numbers, a slice or bools, not by "
+                f"{type(rows).__name__} {rows!r}"
+            )
         if chosen.dtype == bool:
+            if chosen.shape != (count,):
+                raise IndexError(f"bools of shape {chosen.shape} for {count:,} rows")
             return self.take(np.flatnonzero(chosen))
         if ((chosen < -count) | (chosen >= count)).any():
             raise IndexError(f"no such row among {count:,}: {rows}")
@@ -139,8 +156,12 @@ class MappedRows:
         """The row after each one in the files where `ahead` [N] is True, and itself elsewhere.
 
         `only` gives zeros elsewhere.
+
+        Raises:
+            ValueError: for rows that are already the ones after others.
         """
-        assert self.ahead is None
+        if self.ahead is not None:
+            raise ValueError("these rows are already those after others")
         return dataclasses.replace(self, ahead=ahead, only_ahead=only)
 
     def then(self, function: Callable[[np.ndarray], np.ndarray]) -> MappedRows:
@@ -168,13 +189,18 @@ def ascending(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def end_to_end(arrays: Sequence[Any]) -> Any:
-    """Arrays [M, ...] one after the other; those in mapped files stay there."""
+    """Arrays [M, ...] one after the other; those in mapped files stay there.
+
+    Raises:
+        ValueError: for mapped rows that are not all in the same units.
+    """
     if len(arrays) == 1:
         return arrays[0]
-    if not all(isinstance(each, MappedRows) for each in arrays):
+    if not all(is_mapped(each) for each in arrays):
         return np.concatenate(arrays)
     first, parts = arrays[0], tuple(part for each in arrays for part in each.parts)
-    assert all((each.maps, each.only_ahead) == (first.maps, first.only_ahead) for each in arrays)
+    if any((each.maps, each.only_ahead) != (first.maps, first.only_ahead) for each in arrays):
+        raise ValueError("parts in mapped files must be in the same units")
     where = ahead = None
     if any(each.where is not None for each in arrays):
         begins = np.cumsum([0, *(sum(map(len, each.parts)) for each in arrays)])
@@ -186,7 +212,10 @@ def end_to_end(arrays: Sequence[Any]) -> Any:
             ]
         )
     if any(each.ahead is not None for each in arrays):
-        ahead = np.concatenate([each.ahead for each in arrays])
+        # A part that has its successors in files of their own means those rows themselves.
+        ahead = np.concatenate(
+            [np.zeros(len(each), bool) if each.ahead is None else each.ahead for each in arrays]
+        )
     return dataclasses.replace(first, parts=parts, where=where, ahead=ahead)
 
 
@@ -217,9 +246,9 @@ def moments(rows: Any, dtype: Any = None) -> Moments:
     beyond `EXACT_ROWS`, where a sum of 32-bit floats stops growing; the results are rounded to it.
     """
     if len(rows) > EXACT_ROWS and dtype is None:
-        whole = rows if isinstance(rows, MappedRows) else MappedRows((rows,))
+        whole = rows if is_mapped(rows) else MappedRows((rows,))
         return Moments(*(each.astype(rows.dtype) for each in moments(whole, np.float64)))
-    if not isinstance(rows, MappedRows):
+    if not is_mapped(rows):
         return Moments(rows.mean(0, dtype=dtype), rows.std(0, dtype=dtype))
     mean = _averaged(rows, lambda block: block, dtype)
     return Moments(mean, np.sqrt(_averaged(rows, lambda block: np.square(block - mean), dtype)))

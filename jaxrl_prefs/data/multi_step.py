@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxrl_prefs.data import transforms
 from jaxrl_prefs.data.dataset import PreparedDataset
+from jaxrl_prefs.data.readers import container
 from jaxrl_prefs.data.transforms import SINGLE, ActionChunk
 from jaxrl_prefs.errors import DataError
 from jaxrl_prefs.mapped_rows import is_mapped
@@ -57,7 +58,7 @@ def multi_step(
 
     Raises:
         DataError: if the steps of the dataset do not follow one another, or no episode, or none of
-            those held out, has h of them.
+            those held out, has h of them; if actions of mapped files do not fit in memory.
     """
     name = dataset.recording.name
     for field, count in (("n_step", n), ("action_chunk", chunk.length)):
@@ -77,10 +78,13 @@ def multi_step(
 def _chunked(dataset: PreparedDataset, chunk: ActionChunk) -> PreparedDataset:
     """The dataset of chunks."""
     name = dataset.recording.name
-    if is_mapped(dataset.transitions.action):
-        raise DataError(
-            f"{name}: action_chunk={chunk.length} takes all actions in memory, in which these data "
-            "do not fit: train on fewer of the files, or where more memory is free"
+    if is_mapped(dataset.transitions.action):  # actions are read, and each chunk and the next made
+        needed = (1 + 2 * chunk.length) * dataset.transitions.action.nbytes
+        container.check_size(
+            f"{name}: action_chunk={chunk.length}, with all actions in memory,",
+            needed,
+            needed,
+            ": train on fewer of the files, or where more memory is free",
         )
     parts = [
         None if each is None else chunks(each, chunk.length, name)

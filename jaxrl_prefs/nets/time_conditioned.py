@@ -53,7 +53,9 @@ class _Stepped(nn.Module):
     def __call__(self, *inputs: Array) -> Array:
         *others, n = inputs
         feature = _StepFeature(self.step_size, self.step_hidden)
-        if n.size <= self.steps:
+        # For each row, the product below costs about as many operations as there are steps, and
+        # the feature's own layers cost `step_size` times their width.
+        if n.size <= self.steps or self.steps + 1 >= 2 * self.step_size:
             return self.mlp(*others, feature(n))
         # Many rows share few steps. The rows are chosen by a product, not a gather, because the
         # gradient of a product is another product, and that of a gather adds row by row.
@@ -141,8 +143,14 @@ class _ScoreNet(nn.Module):
 def stepped_mlp(hidden: tuple[int, ...], output: int, *, steps: int, step_size: int = 64) -> Net:
     """A perceptron that reads a diffusion step as its last input: eps(x, s, n) -> [..., output].
 
-    n in 0 to `steps` is an integer scalar or has the leading axes of the other inputs; its feature
-    (BDPO, table 3) is computed once per entry of n, or once per step where n has more entries.
+    n is an integer scalar or has the leading axes of the other inputs. Its feature (BDPO, table 3)
+    is computed once per entry of n, or once per step where n has more entries and that costs less.
+
+    Args:
+        hidden: widths of the hidden layers.
+        output: width of the result.
+        steps: the largest n; n lies in 0..steps, and no other n has a defined result.
+        step_size: width of the feature of n.
     """
     net = _Stepped(Mlp(hidden, output, "mish", False), step_size, step_size, steps)
     return as_net(net, leading_with_time)
@@ -153,8 +161,11 @@ def stepped_scalar_mlp(
 ) -> Net:
     """V(s, x, n) -> [...], with LayerNorm in every hidden layer; n as for `stepped_mlp`.
 
-    The feature of n passes through layers of widths `step_hidden` (by default `step_size`) and
-    `step_size`.
+    Args:
+        hidden: widths of the hidden layers.
+        steps: the largest n; n lies in 0..steps, and no other n has a defined result.
+        step_size: width of the feature of n.
+        step_hidden: width of the layer before the feature; by default `step_size`.
     """
     mlp = Mlp(hidden, 1, "mish", True)
     net = _Stepped(mlp, step_size, step_hidden or step_size, steps)

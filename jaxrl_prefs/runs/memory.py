@@ -15,6 +15,7 @@ import psutil
 from jax.sharding import Mesh
 
 from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.mapped_rows import is_mapped
 from jaxrl_prefs.method import Method
 from jaxrl_prefs.parallel import processes, seed_axis
 from jaxrl_prefs.types import Transition
@@ -73,10 +74,13 @@ def check(method: Method, size: int, seeds: int, mesh: Mesh) -> str:
 def streamed(data: Transition, mesh: Mesh) -> str:
     """Says that the data are too large for the devices, and why; empty if a copy fits on each.
 
-    They may fill `SHARE` of what is free there: networks and columns want their part. Of several
-    processes all must come here, and get the same answer: the device with the least room decides.
+    They may fill `SHARE` of what is free there: networks and columns want their part. Rows of
+    mapped files must also fit in the free memory of the host, through which they reach a device. Of
+    several processes all must come here, and get the same answer: the one with the least room
+    decides.
     """
-    size, own = sum(leaf.nbytes for leaf in jax.tree.leaves(data)), seed_axis.here(mesh).devices
+    leaves, own = jax.tree.leaves(data), seed_axis.here(mesh).devices
+    size, mapped = sum(x.nbytes for x in leaves), sum(x.nbytes for x in leaves if is_mapped(x))
     host, available = platform.node(), psutil.virtual_memory().available
     found = processes.gathered((host, own.size, available, _free(own.flat[0])))
     # A CPU's devices keep their copies in the memory of their host.
@@ -86,12 +90,20 @@ def streamed(data: Transition, mesh: Mesh) -> str:
     each = min(
         available / copies[place] if free is None else free for place, _, available, free in found
     )
-    if size <= SHARE * each:
-        return ""
-    return (
-        f"the data take {amount(size)} and stay on the host: each of {mesh.devices.size} device(s) "
-        f"has {'' if len(found) == 1 else 'at least '}{amount(each)} free"
-    )
+    readers = Counter(place for place, *_ in found)  # every process reads all rows
+    room = min(available / readers[place] for place, _, available, _ in found)
+    least = "" if len(found) == 1 else "at least "
+    if size > SHARE * each:
+        return (
+            f"the data take {amount(size)} and stay on the host: each of {mesh.devices.size} "
+            f"device(s) has {least}{amount(each)} free"
+        )
+    if mapped > room:
+        return (
+            f"the data stay in their files: in memory they take {amount(mapped)}, and the host has "
+            f"{least}{amount(room)} free"
+        )
+    return ""
 
 
 def _refuse(text: str, needed: int, free: int, place: str) -> None:

@@ -36,7 +36,7 @@ def describe(
 ) -> str:
     """One line: the preset, and the fields that differ from the defaults.
 
-    Fields that differ from the preset, too, come first: what the user set is among them.
+    Fields whose value is not the preset's come first; those that the user set are among them.
 
     Args:
         run: the run's config.

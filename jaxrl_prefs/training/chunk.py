@@ -50,7 +50,7 @@ class Chunk(NamedTuple):
     members: SeedPlacement  # who runs: the placement, or in a shared phase one member for all
     function: Any
     compiled: Any
-    longest: int  # steps that one call can take
+    longest: int  # the most steps that any call can take; `end` tells where a given one must end
     constants: tuple  # keys (for rows, for updates) [P], data, own columns, common columns
     prefetcher: HostPrefetcher | None = None  # sends blocks of data that stay on the host
     representatives: tuple[int, ...] = ()  # per member, its representative; () if all run
@@ -74,7 +74,7 @@ class Chunk(NamedTuple):
     ) -> tuple[State, Report]:
         """Runs updates first ... stop - 1 of the phase on `state` [P, ...], which is donated.
 
-        There are at most `longest` of them. `totals` are those of an earlier report.
+        `stop` is at most `end(first)`. `totals` are those of an earlier report.
         """
         after, report = self.compiled(*self.arguments(state, first, stop, totals))
         report = report._replace(bad_state=self.broken(after))
@@ -98,7 +98,14 @@ class Chunk(NamedTuple):
         return tuple(jax.eval_shape(self.function, *arguments, None)[1].names)
 
     def arguments(self, state: State, first: int, stop: int, totals: Totals | None = None) -> tuple:
-        """Puts the program's arguments in order."""
+        """Puts the program's arguments in order.
+
+        Raises:
+            ValueError: if the call would end beyond `end(first)`. It would train on the last batch
+                of its block again, or have no room for what it fills.
+        """
+        if stop > (end := self.end(first)):
+            raise ValueError(f"a call from step {first} on must end at {end}, not at {stop}")
         totals = dict.fromkeys(self.names(state)) if totals is None else totals
         keys, data, own, common = self.constants
         state = sharing.first_member(state, self.members.mesh) if self.phase.shared else state

@@ -102,8 +102,8 @@ class HostPrefetcher:
         """
         if self._slot(first) is not None:
             length = self.slots * self._stride
-            ahead = self._used[0] + length - first
-            first, firsts = first + ahead, firsts + ahead
+            rest = self._used[0] + length - first
+            first, firsts = first + rest, firsts + rest
         if first < self._steps and self._ready[0] != first:
             self._ready = self._gathered(first, firsts)
 

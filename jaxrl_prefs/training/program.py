@@ -104,13 +104,13 @@ def member_program(recipe: Recipe) -> Callable[..., Any]:
         common: dict,
         totals: Array | None,
     ) -> tuple:
-        first, stop, *begun = bounds
+        first, stop, *first_slot = bounds
         columns = {**own, **common}
 
         def body(slot: Array, carry: tuple) -> tuple:
             state, report = carry
             step = first + slot * recipe.stride
-            place = slot + begun[0] if begun else slot
+            place = slot + first_slot[0] if first_slot else slot
             state, metrics, filled = one_step(state, keys, data, columns, step, place)
             filled = jax.tree.map(lambda to, x: to.at[slot].set(x), report.columns, filled)
             return state, _observed(report, metrics, step)._replace(columns=filled)

@@ -11,9 +11,11 @@ import pytest
 from jaxrl_prefs.cli import plan
 from jaxrl_prefs.cli.flops import update_flops
 from jaxrl_prefs.data.readers import folders
+from jaxrl_prefs.mapped_rows import is_mapped
 from jaxrl_prefs.methods import td3_bc
+from jaxrl_prefs.rows import first_rows
 from jaxrl_prefs.runs.config import Choice
-from jaxrl_prefs.types import Spec
+from jaxrl_prefs.types import Spec, Transition
 from tests import probes
 from tests.data.test_mapped_rows import write
 from tests.small_runs import SHORT
@@ -46,10 +48,18 @@ def test_memory_operations_and_time_add_up(pendulum_file: Path) -> None:
 def test_rows_in_mapped_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path / "rows")
     choice = dataclasses.replace(bc(folder, 1), env="")
+    mapped: list[bool] = []
+
+    def noted(data: Transition, count: int) -> Transition:
+        mapped.append(is_mapped(data.observation))
+        return first_rows(data, count)
+
     expected = plan.plan(choice, devices=1, rate=1e9)
     monkeypatch.setattr(folders, "COPIES", float("inf"))
     monkeypatch.setattr(plan, "FEW", 20)
+    monkeypatch.setattr(plan, "first_rows", noted)
     assert plan.plan(choice, devices=1, rate=1e9) == expected
+    assert mapped == [True]
 
 
 def test_a_step_taken_now_and_then_counts_by_its_share() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from jaxrl_prefs import data, mapped_rows
 from jaxrl_prefs.data import Dataset, PreparedDataset, Processing, read_hints
 from jaxrl_prefs.data.readers import container, folders
 from jaxrl_prefs.errors import DataError
-from jaxrl_prefs.mapped_rows import MappedRows
+from jaxrl_prefs.mapped_rows import MappedRows, is_mapped
 from jaxrl_prefs.rows import gathered, on_host
 from jaxrl_prefs.runs import fingerprints
 
@@ -69,7 +70,7 @@ def both(folder: Path, monkeypatch: pytest.MonkeyPatch, **hints: Any) -> tuple[D
         lazy = data.load(folder, hints=known)
     assert isinstance(whole.observation, np.ndarray)
     for each in (lazy.observation, lazy.next_observation, lazy.action):
-        assert isinstance(each, MappedRows)
+        assert is_mapped(each)
         assert all(isinstance(part, np.memmap) for part in each.parts)
     return whole, lazy
 
@@ -99,13 +100,18 @@ def test_prepared_data(
     whole, lazy = both(write(tmp_path / "parts"), monkeypatch)
     assert not whole.continues.all() and whole.terminal.any() and len(whole.lengths) == 7
     assert (whole.lengths == lazy.lengths).all() and (whole.returns == lazy.returns).all()
-    assert lazy.notes[1:] == whole.notes and "read into memory" in lazy.notes[0]
+    assert lazy.notes[1:] == whole.notes and "stay on the disk" in lazy.notes[0]
     prepared = [data.prepare(each, processing) for each in (lazy, whole)]
     assert_same(*prepared)
     assert_same(*(data.split(each, 0.3) for each in prepared))
     held_out = [data.split(each, 0.3).held_out for each in prepared]
     assert_same_rows(*held_out)
     assert_same(*(data.multi_step(data.split(each, 0.3), 3) for each in prepared))
+    chunked = [
+        data.multi_step(data.split(each, 0.3), 2, data.ActionChunk(3, 1)) for each in prepared
+    ]
+    assert_same(*chunked)
+    assert_same_rows(*(each.held_out for each in chunked))
 
 
 def test_what_is_recorded_of_next_observations(
@@ -138,6 +144,94 @@ def test_unpacked_archives_of_ogbench(tmp_path: Path, monkeypatch: pytest.Monkey
     for found in both(tmp_path / "unpacked", monkeypatch, action_low=(), action_high=()):
         assert found.family == "ogbench" and (found.lengths == packed.lengths).all()
         assert_same(data.prepare(found, NORMALISED), data.prepare(packed, NORMALISED))
+
+
+def test_unpacked_archives_of_which_one_has_next_observations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, (part, size) in enumerate(SIZES.items()):
+        arrays = columns(size, seed)
+        arrays["terminals"] |= arrays.pop("timeouts") | (np.arange(size) == size - 1)
+        arrays["masks"] = np.ones(size)
+        if part == "b":
+            arrays["next_observations"] = arrays["observations"] + 1
+        (tmp_path / part).mkdir()
+        for name, array in arrays.items():
+            np.save(tmp_path / part / f"{name}.npy", array)
+    whole, lazy = both(tmp_path, monkeypatch, action_low=(), action_high=())
+    assert_same(data.prepare(lazy, NORMALISED), data.prepare(whole, NORMALISED))
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("a", ()),
+        ("a", ("rewards",)),
+        ("a", ("rewards", "qpos")),
+        ("cube-single-play-v0", ("rewards", "qpos")),
+    ],
+)
+def test_what_is_no_archive_of_ogbench_is_a_table(
+    name: str, left: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder as in an archive: D4RL has `qpos` and rewards, and `terminals` end the task."""
+    arrays = columns(50, 0) | {"qpos": np.zeros((50, 2))}
+    ogbench = left == ("rewards",) or (name != "a" and "rewards" in left)
+    arrays = {key: array for key, array in arrays.items() if key not in left}
+    if ogbench:
+        arrays["terminals"][-1] = True
+    archive = tmp_path / f"{name}.npz"
+    np.savez(archive, **arrays)  # type: ignore[arg-type]
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(tmp_path / name)
+    packed = data.load(archive, hints=read_hints(**HINTS))
+    for found in both(tmp_path / name, monkeypatch):
+        assert (found.family == "ogbench") == (packed.family == "ogbench") == ogbench
+        assert found.terminal.any() != ogbench and (found.terminal == packed.terminal).all()
+        assert (found.lengths == packed.lengths).all()
+
+
+def test_rows_that_are_stored_column_by_column(mapped: None, tmp_path: Path) -> None:
+    turned = np.asfortranarray(columns(33, 1)["observations"])
+    folder = write(tmp_path / "parts", observations=turned)
+    told = r"b/observations.npy is stored column by column .* save it again with np.ascontiguous"
+    with pytest.raises(DataError, match=told):
+        data.load(folder)
+
+
+def test_images_that_are_stored_column_by_column(tmp_path: Path) -> None:
+    frames = np.asfortranarray(np.zeros((33, 8, 8, 3), np.uint8))
+    with pytest.raises(DataError, match=r"image\.npy is stored column by column"):
+        data.load(write(tmp_path / "parts", image=frames))
+
+
+def test_too_many_open_files(mapped: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    folder = write(tmp_path / "parts")
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(DataError, match=r"join parts of the dataset, or raise the limit \(ulimit"):
+        data.load(folder)
+
+
+@pytest.mark.parametrize("name", ["step", "time", "episode_id", "rewards", "terminals"])
+def test_columns_of_two_numbers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same data, or the same error, as in memory."""
+    folder = write(tmp_path / "parts")
+    for part, size in SIZES.items():
+        np.save(folder / part / f"{name}.npy", np.zeros((size, 2)))
+    try:
+        whole, lazy = both(folder, monkeypatch)
+    except DataError as fault:
+        expected = str(fault)
+        monkeypatch.setattr(folders, "COPIES", float("inf"))
+        with pytest.raises(DataError) as found:
+            data.load(folder, hints=read_hints(**HINTS))
+        assert str(found.value) == expected
+    else:
+        assert name == "step"  # no other quantity may have two numbers
+        assert_same(data.prepare(lazy, RAW), data.prepare(whole, RAW))
 
 
 def test_bad_rows_cut_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,13 +295,14 @@ def test_what_takes_all_rows_in_memory_says_so(
     mapped: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lazy = data.load(write(tmp_path / "parts"), hints=read_hints(**HINTS))
-    with pytest.raises(DataError, match="action_chunk=2 takes all actions in memory"):
-        data.multi_step(data.prepare(lazy, RAW), chunk=data.ActionChunk(2, 1))
     assert isinstance(lazy.in_memory().next_observation, np.ndarray)
     monkeypatch.setattr(container, "MODEST", 0)
     monkeypatch.setattr(container, "free_memory", lambda: 0)
     with pytest.raises(DataError, match=r"all rows at once takes .* GB of memory"):
         lazy.in_memory()
+    told = "action_chunk=2, with all actions in memory, takes .* train on fewer of the files"
+    with pytest.raises(DataError, match=told):
+        data.multi_step(data.prepare(lazy, RAW), chunk=data.ActionChunk(2, 1))
 
 
 def test_columns_side_by_side_are_refused(mapped: None, tmp_path: Path) -> None:
@@ -245,11 +340,24 @@ def test_indices(small_blocks: None) -> None:
     rows, whole = MappedRows(parts), np.concatenate(parts)
     assert rows.dtype == whole.dtype and rows.shape == whole.shape and len(rows) == 13
     assert rows.nbytes == whole.nbytes
-    for index in (3, -1, slice(8, 12), slice(None, None, 2), [12, 0, -3], whole[:, 0] > 4):
+    for index in (3, -1, slice(8, 12), slice(None, None, 2), [12, 0, -3], [], whole[:, 0] > 4):
         np.testing.assert_array_equal(rows[index], whole[index])
     np.testing.assert_array_equal(np.asarray(rows, np.float32), whole.astype(np.float32))
     assert len(list(rows)) == 13
     with pytest.raises(IndexError, match="no such row among 13: -14"):
         rows[-14]
+    with pytest.raises(IndexError, match=r"bools of shape \(12,\) for 13 rows"):
+        rows[np.ones(12, bool)]
+    for index in (1.0, (1, 2), (slice(None), 0), None, "a"):
+        with pytest.raises(TypeError, match="by numbers, a slice or bools"):
+            rows[index]
     with pytest.raises(ValueError, match="only as a copy"):
         np.asarray(rows, copy=False)
+
+
+def test_parts_in_other_units_are_not_joined() -> None:
+    rows = MappedRows((np.zeros((2, 3)),))
+    with pytest.raises(ValueError, match="in the same units"):
+        mapped_rows.end_to_end([rows, rows.then(np.float32)])
+    with pytest.raises(ValueError, match="already those after"):
+        rows.following(np.ones(2, bool)).following(np.ones(2, bool))

@@ -144,6 +144,33 @@ def test_stepped_networks_read_the_step_by_its_feature(level, rows):
     assert "LayerNorm_0" not in params[0]["mlp"] and "LayerNorm_1" in params[1]["mlp"]
 
 
+def test_the_table_of_steps_has_the_gradients_of_each_row():
+    """With 640 steps or more, 640 rows compute each its own feature, from the same parameters."""
+    few, many = (nets.stepped_mlp((16, 8), 2, steps=steps) for steps in (50, 640))
+    x, weight = draws(640, 4), draws(640, 2, seed=1)
+    n = np.random.default_rng(2).integers(0, 51, 640).astype(np.int32)
+    params = filled(few.init, x, n)
+
+    def gradients(params):
+        losses = [lambda p, net=net: (weight * net.apply(p, x, n)).sum() for net in (few, many)]
+        return [jax.grad(loss)(params) for loss in losses]
+
+    table, rows = compiled(gradients, params)
+    for mine, theirs in zip(jax.tree.leaves(table), jax.tree.leaves(rows), strict=True):
+        assert np.abs(theirs).max() > 0
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(mine / scale, theirs / scale, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("step_size", "expected"), [(8, False), (16, True)])
+def test_a_table_of_steps_is_used_where_it_costs_less(step_size, expected):
+    """17 steps: less than twice 16, and not less than twice 8."""
+    net = nets.stepped_mlp((8,), 2, steps=17, step_size=step_size)
+    x, n = draws(640, 4), np.zeros(640, np.int32)
+    params = filled(net.init, x, n)
+    assert ("[640,18]" in str(jax.make_jaxpr(net.apply)(params, x, n))) == expected
+
+
 def test_scalar_heads_drop_their_axis():
     net = nets.scalar_mlp((8,))
     params = filled(net.init, draws(3, 5), draws(3, 2))

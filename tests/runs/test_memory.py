@@ -9,6 +9,7 @@ import pytest
 
 from jaxrl_prefs.cli import run
 from jaxrl_prefs.errors import ConfigError
+from jaxrl_prefs.mapped_rows import MappedRows
 from jaxrl_prefs.methods import arq
 from jaxrl_prefs.parallel import processes, seed_axis
 from jaxrl_prefs.runs import memory
@@ -77,6 +78,21 @@ def test_data_that_do_not_fit_stay_on_the_host(monkeypatch):
     assert "stay on the host: each of 4 device(s) has" in memory.streamed(data, mesh)
     monkeypatch.setattr(memory, "_free", lambda device: 2 * size)
     assert memory.streamed(data, mesh) == ""
+
+
+@pytest.mark.parametrize("hosts", ["a", "aa", "ab"])
+def test_mapped_rows_that_the_host_cannot_read_stay_in_their_files(monkeypatch, hosts):
+    """Though the devices have room; each of two processes on one host reads all rows."""
+    mesh = seed_axis.seed_mesh(jax.devices()[:1])
+    data = probes.episodes(size=96, length=12, observation_dim=3, action_dim=2)
+    rows = MappedRows((np.asarray(data.observation),))
+    copies = 2 if hosts == "aa" else 1
+    for available, stays in ((copies * rows.nbytes - 1, True), (copies * rows.nbytes, False)):
+        found = [(place, 1, available, 10**12) for place in hosts]
+        monkeypatch.setattr(processes, "gathered", lambda own, found=found: found)
+        told = memory.streamed(data._replace(observation=rows), mesh)
+        assert ("stay in their files: in memory they take 1.2 kB" in told) == stays
+        assert memory.streamed(data, mesh) == ""  # they are in memory
 
 
 @pytest.mark.parametrize(("hosts", "factor"), [("aa", 8), ("ab", 4)])

@@ -120,6 +120,10 @@ def test_a_block_is_gathered_once(data: Transition, monkeypatch: pytest.MonkeyPa
     assert len(sizes) == 2
     again, slot = prefetcher.block(2, np.full(5, 2))
     assert again is first and slot == 2
+    placed = seed_axis.pad(loop.init_members(probe(data), data, placement), placement.mesh)
+    assert len(built.arguments(placed, 2, 6)) == 7
+    with pytest.raises(ValueError, match="from step 2 on must end at 6, not at 7"):
+        built.arguments(placed, 2, 7)
     second, slot = prefetcher.block(6, np.full(5, 6))
     assert second is not first and slot == 0 and built.end(7) == 12 and len(sizes) == 2
     built.prepare(7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +69,7 @@ def read_array(path: Path, *, mapped: bool = False) -> Any:
     container.check_exists(path)
     try:
         with path.open("rb") as file:
-            shape, _, dtype = _header(str(path), file)
+            shape, by_column, dtype = _header(str(path), file)
             if dtype.hasobject:
                 raise DataError(
                     f"{path} holds pickled objects, which are never unpickled, because that would "
@@ -81,10 +82,15 @@ def read_array(path: Path, *, mapped: bool = False) -> Any:
                     f"{path} declares {declared} bytes, but {held} are there: the file was cut "
                     "short or is still being written; copy or write it again"
                 )
-            if dtype == np.uint8 and len(shape) >= IMAGE_AXES:
-                return np.load(path, mmap_mode="r", allow_pickle=False)
-            if mapped and _is_rows(shape, dtype):
-                return MappedRows((np.load(path, mmap_mode="r", allow_pickle=False),))
+            is_images = dtype == np.uint8 and len(shape) >= IMAGE_AXES
+            if is_images or (mapped and _is_rows(shape, dtype)):
+                if by_column:  # to take some rows, numpy would copy the whole file
+                    raise DataError(
+                        f"{path} is stored column by column (Fortran order), so that its rows "
+                        "cannot be read by themselves; save it again with np.ascontiguousarray"
+                    )
+                rows = np.load(path, mmap_mode="r", allow_pickle=False)
+                return rows if is_images else MappedRows((rows,))
             container.check_size(str(path), declared, held)
             file.seek(0)
             return npy.read_array(file, allow_pickle=False)
@@ -92,6 +98,13 @@ def read_array(path: Path, *, mapped: bool = False) -> Any:
         raise
     except MemoryError as fault:
         raise DataError(f"{path} does not fit in memory") from fault
+    except OSError as fault:
+        if fault.errno != errno.EMFILE:
+            raise DataError(f"{path} cannot be read: {container.first_line(fault)}") from fault
+        raise DataError(
+            f"{path} cannot be opened, because this process has as many files open as it may, and "
+            "each mapped one counts: join parts of the dataset, or raise the limit (ulimit -n)"
+        ) from fault
     except Exception as fault:
         why = container.first_line(fault)
         raise DataError(f"{path} cannot be read, it was cut short or damaged: {why}") from fault

@@ -24,7 +24,7 @@ from jaxrl_prefs.data.readers import (
     vd4rl,
 )
 from jaxrl_prefs.data.recording import Dataset, References, record
-from jaxrl_prefs.environments import task
+from jaxrl_prefs.environments import ogbench_names, task
 from jaxrl_prefs.errors import DataError
 
 HDF5, NPZ = (".hdf5", ".h5"), (".npz",)
@@ -82,7 +82,7 @@ def open_file(path: Path, hints: Hints) -> Any:
         return TABLES[ending](path)
     if ending in NPZ:
         arrays = archive.read(path)
-        source = _archive_format(arrays)
+        source = _archive_format(path, arrays)
         if source is None or asked:
             return Table(str(path), arrays)
         return lambda env: source.read(path, arrays, env, hints)
@@ -116,27 +116,28 @@ def of_table(
     return record(table.name, steps, box, where, references, family=family, hints=hints)
 
 
-def _archive_format(arrays: Any) -> Any:
+def _archive_format(path: Path, arrays: Any) -> Any:
     """The reader of an archive's format; None if it is a table."""
     if vd4rl.is_one(arrays):
         return vd4rl
     ours = container.SIZES in arrays
     if all(name in arrays for name in neorl2.REQUIRED) or (ours and "obs" in arrays):
         return neorl2
-    # Only OGBench has masks. Its files for goal-conditioned learning have no rewards.
+    # Only OGBench has masks. Its files for goal-conditioned learning have no rewards; D4RL's, which
+    # have `qpos` too, do. A copy without `qpos` is told by the name of its set.
     goals = all(name in arrays for name in ogbench.REQUIRED) and "rewards" not in arrays
-    return ogbench if ours or "masks" in arrays or goals else None
+    own = goals and ("qpos" in arrays or ogbench_names.of_path(path) is not None)
+    return ogbench if ours or "masks" in arrays or own else None
 
 
-def is_unpacked_ogbench(table: Table, hints: Hints) -> bool:
-    """Whether a folder's arrays are those of an archive of OGBench's.
+def is_unpacked_ogbench(path: Path, table: Table, hints: Hints) -> bool:
+    """Whether a folder's arrays are read as OGBench's: if all are there, as their archive would be.
 
-    All have `qpos`, or `masks`; without these names the arrays are a table, whose `terminals` are
-    the task's.
+    Otherwise they are a table, whose `terminals` are the task's.
     """
     asked = any(getattr(hints, name) for name in COLUMNS)
-    own = {"masks", "qpos"} & {*table.columns}
-    return bool(own) and not asked and all(name in table.columns for name in ogbench.REQUIRED)
+    whole = all(name in table.columns for name in ogbench.REQUIRED)
+    return whole and not asked and _archive_format(path, table.columns) is ogbench
 
 
 def _is_robomimic(path: Path) -> bool:

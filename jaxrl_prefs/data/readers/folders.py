@@ -19,7 +19,7 @@ VALIDATION = "-val.npz"  # OGBench keeps episodes for validation beside the othe
 KINDS = {".tsv": ".csv", ".h5": ".hdf5"}
 RECORDS = ".tfrecord"
 MOST = 100_000  # files and folders in a dataset
-MAPPED = "they are not read into memory, but row by row when batches are drawn"
+MAPPED = "observations and actions stay on the disk, and are read when batches are drawn"
 # What reading and preparing a table takes, in sizes of its files (docs/scale.md). Where that is not
 # free, files of rows stay on the disk and are mapped.
 COPIES = 4
@@ -76,7 +76,7 @@ def _arrays(found: Sequence[Path], env: str, hints: Hints) -> tuple[list[Any], t
     with ogbench.sharing():
         for place in _places(found):
             table = archive.folder(place, _in(place, found), mapped=mapped)
-            unpacked = files.is_unpacked_ogbench(table, hints)
+            unpacked = files.is_unpacked_ogbench(place, table, hints)
             opened.append(ogbench.read(place, table.columns, env, hints) if unpacked else table)
     return opened, ((f"its files take {size / 1e9:.3g} GB: {MAPPED}",) if mapped else ())
 
