@@ -67,12 +67,13 @@ def main() -> None:
         clock = time.monotonic()
         os.kill(process, signal.SIGTERM)
         code = finish(process)
-        left.append([time.monotonic() - clock, code])
-        if code == 0 and any(ended for _, ended in left):
-            break
-        if code == 0:  # it was quicker than the undisturbed one: once more, with an earlier signal
+        if code == 0 and not left:  # quicker than the undisturbed one: an earlier signal
             shutil.rmtree(paths[1])
             whole /= 2
+            continue
+        left.append([time.monotonic() - clock, code])
+        if code == 0:
+            break
     if code := finish(start(argv, log)):
         sys.exit(f"the last process ended with {code}: {log.read_text()[-3000:]}")
     print(json.dumps({"undisturbed": str(paths[0]), "signalled": str(paths[1]), "left": left}))
