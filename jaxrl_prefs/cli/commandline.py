@@ -85,8 +85,8 @@ SHARED = {
     "policies": "a column for every policy of a method",
     "devices": "over how many devices the seeds are spread",
     "rate": "TFLOP/s that a device sustains; 0 measures here",
-    "suite": "in place of --dataset, datasets that papers compare on, with the settings that they "
-    "share: ogbench50 (fifty single tasks of OGBench)",
+    "suite": "datasets that papers compare on, with the settings that they share: ogbench50 (fifty "
+    "single tasks of OGBench); --dataset takes some of them",
     "dry_run": "of a suite: print what it would cost, and train nothing",
     "help": "show this text",
 }

@@ -6,7 +6,8 @@ A variant of a method is written with its settings: `bpr+critic=onestep`. A phas
 for several variants, such as the pre-training of a behaviour model, is trained once. The same
 command resumes, inside a run as well, and takes more --seeds; a run that fails is reported and the
 others go on. Without an environment, --select=fqe estimates the policies from the data and chooses
-one. --suite=ogbench50 takes the datasets of a suite, and --dry_run prints what that would cost.
+one. --suite=ogbench50 takes the datasets of a suite, or those of them that --dataset names, and
+--dry_run prints what that would cost.
 """
 
 from __future__ import annotations
@@ -123,40 +124,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     selection.check(FLAGS.select)
     hints = commandline.hints(FLAGS)
     if FLAGS.suite:
-        suite.check_here(FLAGS.suite)
+        suite.check_here(FLAGS.suite, _named())
     if FLAGS.select:
         selection.check_data(_datasets(), hints)
     return _execute(variants, console)
 
 
 def _check_suite() -> None:
-    if FLAGS.suite and FLAGS["dataset"].present:
-        raise ConfigError("--suite names the datasets: leave --dataset out")
     if FLAGS.dry_run and not FLAGS.suite:
         raise ConfigError("--dry_run needs --suite; jaxrl-prefs plan tells the cost of one run")
     unused = [name for name in ("devices", "rate") if FLAGS[name].present and not FLAGS.dry_run]
     if unused:
         raise ConfigError(f"--{unused[0]} needs --dry_run: it only changes the printed cost")
     if FLAGS.suite:
-        suite.rows(FLAGS.suite)
+        suite.rows(FLAGS.suite, _named())
 
 
 def _show_costs(variants: Sequence[Variant], console: Console) -> None:
     """Prints what the suite would cost."""
     devices.prepare()
     seeds, rate = config.parse_seeds(FLAGS.seeds), 1e12 * FLAGS.rate
-    found = suite.costs(FLAGS.suite, variants, seeds, FLAGS.devices, rate)
+    chosen = suite.rows(FLAGS.suite, _named())
+    found = suite.costs(chosen, variants, seeds, FLAGS.devices, rate)
     below = suite.caption(len(seeds), FLAGS.devices, rate)
     rows = suite.table(found)
     last = [len(rows) - 1]
     tables.show(console, FLAGS.suite, rows, left=2, caption=below, sections=last)
 
 
+def _named() -> list[str]:
+    """The datasets that the command names."""
+    return list(FLAGS.dataset) if FLAGS["dataset"].present else []
+
+
 def _datasets() -> list[str]:
-    """The datasets of --suite or of --dataset."""
+    """The datasets of --suite, of the part of it that --dataset names, or of --dataset alone."""
     if not FLAGS.suite:
         return list(FLAGS.dataset)
-    return [dataset for row in suite.rows(FLAGS.suite) for dataset in row.datasets]
+    return [name for row in suite.rows(FLAGS.suite, _named()) for name in row.datasets]
 
 
 def _execute(variants: Sequence[Variant], console: Console) -> int:

@@ -40,15 +40,36 @@ class Cost(NamedTuple):
         return len(self.row.tasks) * self.plan.seconds
 
 
-def rows(suite: str) -> tuple[Row, ...]:
-    """The rows of a suite.
+def rows(suite: str, chosen: Sequence[str] = ()) -> tuple[Row, ...]:
+    """The rows of a suite, or those of the chosen tasks and data.
+
+    Args:
+        suite: its name.
+        chosen: names of single tasks, or of data for all of their tasks; none for the whole suite.
 
     Raises:
-        ConfigError: for an unknown one.
+        ConfigError: for an unknown suite, and for what is not in it.
     """
     if suite not in SUITES:
         raise ConfigError(overrides.unknown("suite", suite, SUITES))
-    return SUITES[suite]
+    found = SUITES[suite]
+    if not chosen:
+        return found
+    data = [row.data for row in found]
+    names = {*data, *(name for row in found for name in row.datasets)}
+    for each in chosen:
+        if each not in names:
+            message = overrides.unknown(f"dataset of {suite}", each, data)
+            raise ConfigError(f"{message}; or one of their tasks, as {found[0].datasets[0]}")
+    parts = (_chosen(row, chosen) for row in found)
+    return tuple(row for row in parts if row.tasks)
+
+
+def _chosen(row: Row, names: Sequence[str]) -> Row:
+    if row.data in names:
+        return row
+    pairs = zip(row.tasks, row.datasets, strict=True)
+    return row._replace(tasks=tuple(task for task, dataset in pairs if dataset in names))
 
 
 def settings(suite: str, dataset: str, algo: str) -> tuple[str, ...]:
@@ -61,8 +82,8 @@ def _settings(row: Row, algo: str) -> tuple[str, ...]:
     return (*row.settings, *row.own.get(algo, ()))
 
 
-def check_here(suite: str) -> None:
-    """Finds data of a suite that are missing, before anything is trained.
+def check_here(suite: str, chosen: Sequence[str] = ()) -> None:
+    """Finds data of a suite, or of a part of it, that are missing, before anything is trained.
 
     Raises:
         ConfigError: naming all that are missing or cut short, and where to get the first; or that
@@ -70,31 +91,36 @@ def check_here(suite: str) -> None:
     """
     if not ogbench_data.installed():
         raise ConfigError(f"--suite={suite} needs the package ogbench: pip install ogbench")
-    missing, remedy = list[str](), ""
-    for row in rows(suite):
+    missing, remedy, found = list[str](), "", rows(suite, chosen)
+    for row in found:
         name = ogbench_data.parse(row.datasets[0])
         assert name is not None
         try:
             place = ogbench_data.find(name)
-            if (found := ogbench_data.steps_in(place)) < FULL * row.transitions:
-                raise DataError(f"{place} has {found:,} of {row.transitions:,} steps: complete it")
+            if (steps := ogbench_data.steps_in(place)) < FULL * row.transitions:
+                raise DataError(f"{place} has {steps:,} of {row.transitions:,} steps: complete it")
         except DataError as error:
             missing.append(name.data)
             remedy = remedy or str(error)
     if missing:
         raise ConfigError(
-            f"--suite={suite}: {len(missing)} of its {len(rows(suite))} datasets are missing or "
-            f"incomplete ({', '.join(missing)}). The first: {remedy}. Only --dry_run needs no data"
+            f"--suite={suite}: {len(missing)} of {len(found)} datasets are missing or incomplete "
+            f"({', '.join(missing)}). The first: {remedy}. Only --dry_run needs no data; --dataset "
+            "names a part of the suite"
         )
 
 
 def costs(
-    suite: str, methods: Sequence[Method], seeds: tuple[int, ...], devices: int, rate: float
+    chosen: Sequence[Row],
+    methods: Sequence[Method],
+    seeds: tuple[int, ...],
+    devices: int,
+    rate: float,
 ) -> list[Cost]:
     """Plans every method on every row, on made-up data of the row's sizes.
 
     Args:
-        suite: its name.
+        chosen: rows of a suite.
         methods: each with its column and its settings, which win over the row's.
         seeds: of every run.
         devices: over how many the seeds of a run are spread.
@@ -104,7 +130,7 @@ def costs(
         ConfigError: as `plan.plan`.
     """
     found = []
-    for row in rows(suite):
+    for row in chosen:
         for column, algo, assignments in methods:
             data = stand_in(row)
             fields = (*_settings(row, algo), *assignments)

@@ -210,6 +210,19 @@ def test_a_suite_trains_on_its_datasets_with_its_settings(
     assert fields[-1] == "--set=gamma=0.9"  # the user's wins
     assert suite.settings("pair", "scene-play-singletask-task1-v0", "bc") == PAIR[1].settings
 
+    (pair / "cube-single-play-v0.npz").unlink()  # not needed for the other half
+    calls.clear()
+    assert compare.main([*argv, "--dataset=scene-play"]) == 0
+    assert [word for word in calls[0] if word.startswith("--set")] == fields
+    assert len(calls) == len(PAIR[1].tasks)
+
+
+def test_a_part_of_a_suite_is_named_by_data_or_by_task(pair: Path) -> None:
+    last = PAIR[0].datasets[-1]
+    assert suite.rows("pair", [last]) == (PAIR[0]._replace(tasks=PAIR[0].tasks[-1:]),)
+    assert suite.rows("pair", ["cube-single-play", last]) == PAIR[:1]
+    assert suite.rows("pair") == PAIR
+
 
 def test_a_suite_starts_with_all_its_data_and_its_package(
     pair: Path, monkeypatch: pytest.MonkeyPatch
@@ -217,11 +230,11 @@ def test_a_suite_starts_with_all_its_data_and_its_package(
     monkeypatch.setattr(ogbench_data, "installed", lambda: True)
     np.savez_compressed(pair / "scene-play-v0.npz", actions=np.zeros((10_000, 1), np.int8))
     (pair / "cube-single-play-v0").mkdir()  # an empty folder
-    with pytest.raises(ConfigError, match=r"1 of its 2 .*\(cube-single-play-v0\).* 0 of 40,000"):
+    with pytest.raises(ConfigError, match=r"1 of 2 .*\(cube-single-play-v0\).* 0 of 40,000"):
         suite.check_here("pair")
     whole = (pair / "scene-play-v0.npz").read_bytes()
     (pair / "scene-play-v0.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ConfigError, match="2 of its 2"):
+    with pytest.raises(ConfigError, match="2 of 2"):
         suite.check_here("pair")
     monkeypatch.setattr(ogbench_data, "installed", lambda: False)
     with pytest.raises(ConfigError, match="pair needs the package ogbench: pip install"):
@@ -240,10 +253,11 @@ def test_idle_devices_are_told() -> None:
     [
         (
             ["--suite=pair"],
-            "2 of its 2 datasets are missing or incomplete (cube-single-play-v0, scene-play-v0).",
+            "2 of 2 datasets are missing or incomplete (cube-single-play-v0, scene-play-v0).",
         ),
         (["--suite=nothing"], "suite"),
-        (["--suite=pair", "--dataset=x"], "--suite names the datasets"),
+        (["--suite=pair", "--dataset=x"], "no dataset of pair 'x'. Valid: cube-single-play, scene-play; or"),
+        (["--suite=pair", "--dataset=scene-play"], "1 of 1 datasets are missing"),
         (["--dry_run"], "--dry_run needs --suite; jaxrl-prefs plan"),
         (["--devices=2"], "--devices needs --dry_run"),
         (["--suite=pair", "--rate=2"], "--rate needs --dry_run"),
