@@ -256,7 +256,10 @@ def test_idle_devices_are_told() -> None:
             "2 of 2 datasets are missing or incomplete (cube-single-play-v0, scene-play-v0).",
         ),
         (["--suite=nothing"], "suite"),
-        (["--suite=pair", "--dataset=x"], "no dataset of pair 'x'. Valid: cube-single-play, scene-play; or"),
+        (
+            ["--suite=pair", "--dataset=x"],
+            "no dataset of pair 'x'. Valid: cube-single-play, scene-play; or",
+        ),
         (["--suite=pair", "--dataset=scene-play"], "1 of 1 datasets are missing"),
         (["--dry_run"], "--dry_run needs --suite; jaxrl-prefs plan"),
         (["--devices=2"], "--devices needs --dry_run"),
