@@ -97,7 +97,8 @@ def every(interval: int, step: Array | int, fn: Callable[[T], T], operand: T) ->
     """Applies `fn` at steps 0, interval, 2 * interval, ...; returns `operand` as it is otherwise.
 
     `step` must not be batched, or both branches run. `fn` must keep the operand's structure: where
-    it also measures, the operand contains its metrics with count 0 (`unmeasured`).
+    it also measures, the operand contains its metrics with count 0 (`unmeasured`). A phase that
+    reads its step here alone says so in `period`, and an accelerator has no branch.
     """
     if isinstance(step, int):  # known while tracing: no branch in the program
         return fn(operand) if step % interval == 0 else operand

@@ -655,6 +655,19 @@ def chunk_length_changes_nothing(subject: Subject) -> None:
     chex.assert_trees_all_equal(last.columns, expected.columns)
 
 
+@_check("read the step by `learner.every(period, ...)` alone, or leave the phase's period at 1")
+def a_phase_repeats_after_its_period(subject: Subject) -> None:
+    """Where it says that only the first step of a period differs from the others."""
+    for phase, update in zip(subject.method.phases, subject.updates, strict=True):
+        if phase.period > 1:
+            state, batch, key, _ = update.arguments
+            steps = range(phase.period + 2)
+            at = [update.function(state, batch, key, jnp.int32(step)) for step in steps]
+            chex.assert_trees_all_equal(at[0], at[phase.period])
+            for step in (*range(2, phase.period), phase.period + 1):
+                chex.assert_trees_all_equal(at[1], at[step])
+
+
 @_check("keep everything that training changes in the state or in columns")
 def resumes_bit_for_bit(subject: Subject) -> None:
     """From the end of the first phase, and from inside the second and the last."""

@@ -530,6 +530,7 @@ def make(config: Config, spec: Spec) -> Method:
                 "train",
                 config.train_steps - config.warmup_steps,
                 update_all,
+                period=config.actor_interval,
             ),
         ),
         policies={

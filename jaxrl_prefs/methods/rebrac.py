@@ -245,6 +245,7 @@ def make(config: Config, spec: Spec) -> Method:
                 config.train_steps,
                 partial(update, parts=parts, config=config),
                 config.batch_size,
+                period=config.actor_interval,
             ),
         ),
         policies={"actor": Policy(partial(act, parts=parts), 1, "deterministic")},

@@ -151,6 +151,7 @@ def make(config: Config, spec: Spec) -> Method:
                     EncoderLoss("critic", partial(critic_encoder_loss, parts=parts)),
                     EncoderLoss("actor", of_actor, config.actor_interval),
                 ),
+                period=config.actor_interval,
             ),
         ),
         policies={"actor": Policy(partial(act, parts=parts), 1, "deterministic")},

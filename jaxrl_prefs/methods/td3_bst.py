@@ -234,7 +234,13 @@ def make(config: Config, spec: Spec) -> Method:
         init=partial(init, parts=parts),
         phases=(
             *(Phase(**each) for each in supervisor.pretraining(config, parts.supervisor)),
-            Phase("train", config.train_steps, partial(update, parts=parts), config.batch_size),
+            Phase(
+                "train",
+                config.train_steps,
+                partial(update, parts=parts),
+                config.batch_size,
+                period=config.actor_interval,
+            ),
         ),
         policies={"actor": Policy(partial(act, parts=parts), 1, "deterministic")},
         diagnose=partial(diagnose, parts=parts),

@@ -27,6 +27,7 @@ from jaxrl_prefs.training.program import Report
 from jaxrl_prefs.training.sweep import SweptUpdate
 from jaxrl_prefs.types import Array, Key, Transition
 
+ROUND = 8  # steps after which an accelerator asks the host whether to go on, at least
 COLUMN_BYTES = 2**26  # room on the device for what one call fills, per seed
 
 
@@ -203,8 +204,12 @@ def build_chunk(
     placement: SeedPlacement,
     columns: Mapping[str, np.ndarray] | None = None,
     stream: int = 0,
+    rounds: bool | None = None,
 ) -> Chunk:
-    """What `compile_chunk` compiles, jitted only: to lower or export it elsewhere."""
+    """What `compile_chunk` compiles, jitted only: to lower or export it elsewhere.
+
+    `rounds` says whether steps come in rounds (program.py); None: not on a CPU.
+    """
     phase = method.phases[index]
     _check_fill(phase, len(data.reward))
     keys, members, stride = _runners(phase, placement)
@@ -224,6 +229,7 @@ def build_chunk(
         bool(phase.columns),
         slots if phase.columns else 0,
         stride,
+        *_rounds(phase, placement.mesh, rounds),
     )
     bounds_axis = 0 if members.mapping == "loop" else None
     function = seed_axis.over_seeds(
@@ -247,6 +253,15 @@ def build_chunk(
         prefetcher=prefetcher,
         representatives=_representatives(phase, placement, members.mapping),
     )
+
+
+def _rounds(phase: Phase, mesh: Mesh, wanted: bool | None) -> tuple[int, int]:
+    """The phase's period and the steps of a round: 1 and 1 where steps do not come in rounds."""
+    if wanted is None:
+        wanted = mesh.devices.flat[0].platform != "cpu"
+    if phase.columns or not wanted:
+        return 1, 1
+    return phase.period, -(-ROUND // phase.period) * phase.period
 
 
 def _check_fill(phase: Phase, rows: int) -> None:

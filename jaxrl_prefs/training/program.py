@@ -2,6 +2,11 @@
 
 The number of steps is an argument of the program. One compilation serves chunks of every length,
 and the same instructions run however the steps are cut: results agree bit for bit.
+
+An accelerator asks the host whether to go on after every turn of a loop whose number of turns is
+not a constant, and at every branch. There steps come in rounds of a constant number, of which those
+outside the chunk leave everything as it was, and the branch of `learner.every` is decided while
+tracing (`Phase.period`).
 """
 
 from __future__ import annotations
@@ -56,6 +61,8 @@ class Recipe(NamedTuple):
     fills: bool
     slots: int
     stride: int
+    period: int = 1  # of the phase
+    round_length: int = 1  # steps of a round, a multiple of the period; 1 for no rounds
 
 
 @functools.lru_cache(seed_axis.PROGRAMS)
@@ -72,6 +79,7 @@ def member_program(recipe: Recipe) -> Callable[..., Any]:
     # Under jit the update is traced once, though both eval_shape and the loop call it. A filling
     # update is left bare, so that an unchanged state can be recognised.
     update = recipe.update if recipe.fills else jax.jit(recipe.update)
+    known = {due: jax.jit(functools.partial(_at, due, recipe.update)) for due in (0, 1)}
 
     def draw(
         rows_key: Key, data: Transition | Block, columns: Any, step: Array, slot: Array
@@ -83,12 +91,21 @@ def member_program(recipe: Recipe) -> Callable[..., Any]:
         return take(data, rows, columns)
 
     def one_step(
-        state: State, keys: Any, data: Any, columns: Any, step: Array, slot: Array
+        state: State,
+        keys: Any,
+        data: Any,
+        columns: Any,
+        step: Array,
+        slot: Array,
+        due: int | None = None,
     ) -> tuple:
         rows_key, update_key = keys
         batch = draw(rows_key, data, columns, step, slot)
         if not recipe.fills:
-            return (*update(state, batch, jax.random.fold_in(update_key, step), step), {})
+            key = jax.random.fold_in(update_key, step)
+            if due is not None:
+                return (*known[due](state, batch, key), {})
+            return (*update(state, batch, key, step), {})
         after, metrics, filled = update(state, batch, update_key, step)
         pairs = zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True)
         if not all(old is new for old, new in pairs):
@@ -107,15 +124,16 @@ def member_program(recipe: Recipe) -> Callable[..., Any]:
         first, stop, *first_slot = bounds
         columns = {**own, **common}
 
-        def body(slot: Array, carry: tuple) -> tuple:
+        def body(slot: Array, carry: tuple, due: int | None = None) -> tuple:
             state, report = carry
             step = first + slot * recipe.stride
             place = slot + first_slot[0] if first_slot else slot
-            state, metrics, filled = one_step(state, keys, data, columns, step, place)
+            state, metrics, filled = one_step(state, keys, data, columns, step, place, due)
             filled = jax.tree.map(lambda to, x: to.at[slot].set(x), report.columns, filled)
             return state, _observed(report, metrics, step)._replace(columns=filled)
 
-        _, metrics, filled = jax.eval_shape(one_step, state, keys, data, columns, first, first)
+        shapes = functools.partial(one_step, due=0 if recipe.period > 1 else None)
+        _, metrics, filled = jax.eval_shape(shapes, state, keys, data, columns, first, first)
         report = Report(
             names=dict.fromkeys(sorted(metrics)),
             totals=jnp.zeros((len(metrics), 2)) if totals is None else totals,
@@ -123,10 +141,45 @@ def member_program(recipe: Recipe) -> Callable[..., Any]:
             bad_metric=jnp.int32(-1),
             columns=jax.tree.map(lambda x: jnp.zeros((recipe.slots, *x.shape), x.dtype), filled),
         )
+        if recipe.round_length > 1:
+            return _in_rounds(recipe, body, first, stop, (state, report))
         count = (stop - first + recipe.stride - 1) // recipe.stride
         return jax.lax.fori_loop(0, count, body, (state, report))
 
     return program
+
+
+def _at(step: int, update: Callable[..., tuple], *arguments: Any) -> tuple:
+    return update(*arguments, step)
+
+
+def _in_rounds(
+    recipe: Recipe, body: Callable[..., tuple], first: Array, stop: Array, carry: tuple
+) -> tuple:
+    """Runs `body` at steps first ... stop - 1, in rounds that begin at multiples of their length.
+
+    The steps of a round outside first ... stop - 1 are computed and dropped.
+    """
+    length, period = recipe.round_length, recipe.period
+
+    def at(step: Array, due: int | None, carry: tuple) -> tuple:
+        after = body(step - first, carry, due)
+        live = (first <= step) & (step < stop)
+        return jax.tree.map(functools.partial(jnp.where, live), after, carry)
+
+    def period_from(step: Array, carry: tuple) -> tuple:
+        if period == 1:
+            return at(step, None, carry)
+        carry = at(step, 0, carry)
+        return jax.lax.fori_loop(1, period, lambda i, carry: at(step + i, 1, carry), carry)
+
+    def round_at(number: Array, carry: tuple) -> tuple:
+        begin = number * length
+        return jax.lax.fori_loop(
+            0, length // period, lambda i, carry: period_from(begin + i * period, carry), carry
+        )
+
+    return jax.lax.fori_loop(first // length, (stop + length - 1) // length, round_at, carry)
 
 
 def _observed(report: Report, metrics: Metrics, step: Array) -> Report:

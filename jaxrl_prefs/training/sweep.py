@@ -140,7 +140,7 @@ def vary(make: Make, config: Any, spec: Spec, names: Sequence[str]) -> Method:
         shared, outputs = (
             tuple(f"inner.{field}" for field in fields) for fields in (phase.shared, phase.outputs)
         )
-        return phase._replace(update=update, enter=enter, shared=shared, outputs=outputs)
+        return phase._replace(update=update, enter=enter, shared=shared, outputs=outputs, period=1)
 
     def policy(name: str) -> Policy:
         def act(state: SweptState, observation: Array, key: Key) -> Array:
