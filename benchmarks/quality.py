@@ -2,11 +2,13 @@
 
     python -m benchmarks.quality --figure=samplers.png
     python -m benchmarks.quality --dataset=hopper/medium-v0 --figure=samplers.png
+    python -m benchmarks.quality --dataset=hopper/medium-v0 --precision=bfloat16
 
 First with the exact score of two modes of weights .7 and .3: the weight found, and the standard
 deviation of the samples divided by the mode's. Then, with --dataset, with a score model that is
 trained on it: the share of samples that the threshold on the log-density keeps, and the mean
-log-density, both under the model. The log-density comes by 32 evaluations.
+log-density, both under the model. The log-density comes by 32 evaluations, in
+float32 whatever the precision of training and sampling.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from jaxrl_prefs import data
 from jaxrl_prefs.behavior import score
 from jaxrl_prefs.cli import commandline
 from jaxrl_prefs.errors import ConfigError, DataError
+from jaxrl_prefs.method import PRECISIONS, with_precision
 from jaxrl_prefs.methods import arq
 from jaxrl_prefs.ops import mixtures, samplers
 from jaxrl_prefs.ops.mixtures import Mixture
@@ -42,6 +45,7 @@ flags.DEFINE_integer("samples", 20_000, "of each mixture", lower_bound=100, **_O
 flags.DEFINE_string("dataset", "", "also a model of this one, as experiments.run takes it", **_OWN)
 flags.DEFINE_integer("states", 96, "of the dataset, 16 samples each", lower_bound=2, **_OWN)
 flags.DEFINE_multi_string("set", [], "field=value of ARQ, for the model", **_OWN)
+flags.DEFINE_enum("precision", "float32", list(PRECISIONS), "of the model's networks", **_OWN)
 flags.DEFINE_string("figure", "", "a picture to write", **_OWN)
 flags.DEFINE_boolean("help", False, "show this text", short_name="h", **_OWN)
 
@@ -114,7 +118,8 @@ def learn(dataset: str, assignments: Sequence[str]) -> tuple[arq.Config, Spec, T
     prepared = data.prepare(recording, data.defaults(recording.family))
     rows, spec = prepared.transitions, prepared.spec
     mesh = seed_axis.seed_mesh(jax.devices()[:1])
-    for log_point in loop.run(arq.make(config, spec), rows, [0], mesh, every=1_000):
+    method = with_precision(arq.make(config, spec), FLAGS.precision)
+    for log_point in loop.run(method, rows, [0], mesh, every=1_000):
         state = log_point.state
     return config, spec, rows, seed_axis.one(state, 0).behavior.target
 
@@ -135,9 +140,12 @@ def learned(
         return score.log_density(parts.model, params, observation, y, parts.density)
 
     start = time.process_time()
-    y = jax.block_until_ready(draw(observation))
+    with jax.default_matmul_precision(PRECISIONS[FLAGS.precision]):
+        y = jax.block_until_ready(draw(observation))
     seconds = time.process_time() - start
-    return Learned(np.asarray(density(observation, y)).ravel(), seconds)
+    with jax.default_matmul_precision(PRECISIONS["float32"]):
+        found = np.asarray(density(observation, y))
+    return Learned(found.ravel(), seconds)
 
 
 def tell(
