@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_prefs.method import State
 from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.types import Array
 
 
 def field(state: State, path: str) -> Any:
@@ -23,21 +22,45 @@ def field(state: State, path: str) -> Any:
 
 def first_member(state: State, mesh: Mesh) -> State:
     """Copies the first member of `state` [P, ...] to every device of `mesh`: [D, ...]."""
-    return seed_axis.pad(jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[:1], state), mesh)
+    return _repeated(state, mesh, mesh.devices.size)
 
 
 def share_fields(state: State, member: State, fields: Sequence[str], mesh: Mesh) -> State:
     """Gives all members of `state` [P, ...] the `fields` of the one `member` [D, ...]."""
     members = jax.tree.leaves(state)[0].shape[0]
-
-    def spread(leaf: Array) -> np.ndarray:
-        first = np.asarray(leaf.addressable_data(0))[0]
-        return np.broadcast_to(first, (members, *first.shape))
-
     for path in fields:
-        part = field(member, path)
-        state = replace_field(state, path, seed_axis.pad(jax.tree.map(spread, part), mesh))
+        state = replace_field(state, path, _repeated(field(member, path), mesh, members))
     return state
+
+
+def _repeated(tree: Any, mesh: Mesh, members: int) -> Any:
+    """Members [members, ...] that all equal the first of `tree` [P, ...] in this process.
+
+    From device to device, since it happens in every call of a shared phase. Always copies, so that
+    the result may be donated.
+    """
+    part = seed_axis.here(mesh)
+    first = _first(jax.tree.map(lambda leaf: leaf.addressable_data(0), tree))
+    everywhere = jax.device_put(first, NamedSharding(part, PartitionSpec()))
+    rows = members // mesh.devices.size * part.devices.size
+    return seed_axis.place(
+        _rows(NamedSharding(part, PartitionSpec(seed_axis.AXIS)), rows)(everywhere), mesh
+    )
+
+
+@jax.jit
+def _first(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.copy(leaf[:1]), tree)
+
+
+@functools.lru_cache(seed_axis.PROGRAMS)
+def _rows(sharding: NamedSharding, count: int) -> Any:
+    """A function that repeats the one row of every leaf."""
+
+    def repeated(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), tree)
+
+    return jax.jit(repeated, out_shardings=sharding)
 
 
 def replace_field(state: State, path: str, value: Any) -> State:
