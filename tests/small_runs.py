@@ -97,7 +97,7 @@ def made_once(module: Any, **steps: int) -> Iterator[None]:
 def brisk() -> None:
     """Runs of this process time one chunk of each phase, and draw nothing (test_run's one does)."""
     estimate.PATIENCE = 0.0
-    prepare.curves = SimpleNamespace(draw=lambda *_: None)
+    prepare.curves = SimpleNamespace(redraw=lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from rich.console import Console
 
-from jaxrl_prefs.runs import figures, statistics
+from jaxrl_prefs.runs import figures, renamed, statistics, workdir
+from jaxrl_prefs.runs.display import line
 from jaxrl_prefs.runs.figures import FEWEST, GREY
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NAME = "curves.png"
 ACROSS = 4  # panels of metrics in a row
 TALL, LOW = 4.2, 2.2  # inches of the panel of scores, and of a row of metrics
 
@@ -41,6 +41,23 @@ class Curve(NamedTuple):
         """The values of each seed that has one at every step."""
         rows = [self.values[step] for step in self.steps]
         return [list(row) for row in zip(*rows, strict=False)]
+
+
+def redraw(folder: Path, console: Console) -> None:
+    """Draws what the run in `folder` has so far to curves.png; not of a sweep.
+
+    Whatever keeps it from being drawn, such as a full disk, a font or a backend, is told, and the
+    run goes on.
+    """
+    try:
+        about = renamed.present(workdir.read_json(folder / workdir.CONFIG))
+        if not about["sweep"]:
+            evaluations, metrics = (
+                workdir.Rows(folder / name) for name in (workdir.EVALUATIONS, workdir.METRICS)
+            )
+            draw(folder / NAME, evaluations, metrics, about)
+    except Exception as error:
+        line(console, f"the curves could not be drawn: {' '.join(str(error).split())}")
 
 
 def draw(

@@ -49,7 +49,6 @@ from jaxrl_prefs.runs.workdir import (
     CONFIG,
     EVALUATIONS,
     INIT,
-    METRICS,
     NO_ENV,
     RESULT,
     TIMINGS,
@@ -456,7 +455,7 @@ def _headline(job: Job) -> str:
 
 
 def _conclude(path: Path, console: Console) -> None:
-    """Writes result.json, the mark of a finished run, and draws the curves if they can be drawn."""
+    """Writes result.json, the mark of a finished run, and draws its curves."""
     evaluations = list(Rows(path / EVALUATIONS))
     about = renamed.present(workdir.read_json(path / CONFIG))
     if about["data"]["env"] and (not evaluations or evaluations[-1]["step"] != about["steps"]):
@@ -470,12 +469,7 @@ def _conclude(path: Path, console: Console) -> None:
     if (path / INIT).exists():
         result["init"] = workdir.read_json(path / INIT)
     workdir.write_json(path / RESULT, result)
-    if about["sweep"]:
-        return
-    try:
-        curves.draw(path / "curves.png", evaluations, Rows(path / METRICS), about)
-    except Exception as error:  # a full disk, a font, a backend: the run is finished all the same
-        line(console, f"the curves could not be drawn: {' '.join(str(error).split())}")
+    curves.redraw(path, console)
 
 
 def report(path: Path, console: Console) -> None:

@@ -18,7 +18,7 @@ from jaxrl_prefs.errors import ConfigError, WorkdirError
 from jaxrl_prefs.evaluation.evaluator import Diagnosis, Evaluator, Score, played
 from jaxrl_prefs.method import State
 from jaxrl_prefs.parallel import processes
-from jaxrl_prefs.runs import estimate, ledger, memory
+from jaxrl_prefs.runs import curves, estimate, ledger, memory
 from jaxrl_prefs.runs.display import Display, line
 from jaxrl_prefs.runs.estimate import Estimate
 from jaxrl_prefs.runs.job import Job
@@ -35,6 +35,8 @@ from jaxrl_prefs.runs.workdir import (
 )
 from jaxrl_prefs.training import loop
 from jaxrl_prefs.training.chunk import SeedPlacement
+
+REDRAW_SECONDS = 60  # between two drawings of the curves, which take one or two
 
 
 class Step(NamedTuple):
@@ -78,6 +80,7 @@ class Recorder:
         self._job, self._console = job, console
         self._told: set[tuple[str, str]] = set()  # policies that were not played, and why
         self._warned: set[str] = set()
+        self._drawn = time.perf_counter()  # when the curves were last drawn
         config, method, dataset = job.config, job.method, job.dataset
         common: dict[str, Any] = {"eval_seed": config.eval_seed, "mapping": config.mapping}
         place = (job.seeds, job.mesh)
@@ -162,6 +165,13 @@ class Recorder:
         }
         self._write(log_point, timing, metrics, scores)
         self._show(step, scores)
+        if scores and processes.is_leader():
+            self._redraw()
+
+    def _redraw(self) -> None:
+        if time.perf_counter() - self._drawn > REDRAW_SECONDS:
+            curves.redraw(self._job.path, self._console)
+            self._drawn = time.perf_counter()
 
     def _warn(self, found: Mapping[str, np.ndarray], log_point: loop.LogPoint) -> None:
         """Prints what the method reads off a diagnosis, each sentence once, with its members."""

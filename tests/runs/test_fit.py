@@ -19,7 +19,7 @@ from rich.console import Console
 
 from jaxrl_prefs.cli import run, table
 from jaxrl_prefs.evaluation.evaluator import Evaluator
-from jaxrl_prefs.runs import curves, fit, prepare
+from jaxrl_prefs.runs import curves, fit, prepare, recorder
 from jaxrl_prefs.runs.load import load_run
 from jaxrl_prefs.runs.recorder import Recorder
 from tests.small_runs import SHORT
@@ -266,9 +266,26 @@ def test_a_picture_that_cannot_be_drawn_costs_nothing_else(
         assert (unfinished / "result.json").exists()
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(prepare, "curves", type("Curves", (), {"draw": staticmethod(fail)}))
+    monkeypatch.setattr(prepare, "curves", curves)
+    monkeypatch.setattr(curves, "draw", fail)
     assert run.main(flags()) == 0
     assert "curves could not be drawn: No space left" in capsys.readouterr().out
+
+
+def test_curves_grow_while_a_run_trains(
+    flags: Flags, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+
+    def draw(path: Path, evaluations: Any, *_: object) -> None:
+        drawn.append(list(evaluations)[-1]["step"])
+
+    monkeypatch.setattr(recorder, "REDRAW_SECONDS", 0)
+    monkeypatch.setattr(prepare, "curves", curves)
+    monkeypatch.setattr(curves, "draw", draw)
+    assert run.main(flags()) == 0
+    evaluated = [row["step"] for row in rows(whole, "evaluations.jsonl")]
+    assert drawn == [*dict.fromkeys(evaluated), evaluated[-1]]
 
 
 def test_curves_need_no_backend(whole: Path, tmp_path: Path) -> None:
