@@ -16,6 +16,9 @@ from jaxrl_prefs.mapped_rows import blocks, is_mapped
 from jaxrl_prefs.types import STATE, Spec, Transition
 
 
+MOST_ROWS = 2**31 - 1  # row numbers are int32, on devices too
+
+
 class PreparedDataset(NamedTuple):
     """Transitions in a method's units, and the maps from raw units to these."""
 
@@ -63,9 +66,15 @@ def prepare(recording: Dataset, processing: Processing) -> PreparedDataset:
 
     Raises:
       DataError: if a field of `processing` has no meaning, or none for this recording; if actions
-        lie outside of their box, and `clip_actions` is not set.
+        lie outside of their box, and `clip_actions` is not set; if there are more rows than
+        `MOST_ROWS`.
     """
     _check(processing)
+    if recording.size > MOST_ROWS:
+        raise DataError(
+            f"{recording.name} has {recording.size:,} rows, more than {MOST_ROWS:,}: row numbers are "
+            "32-bit. Train on a part of it"
+        )
     if recording.outside and not processing.clip_actions:
         raise DataError(
             f"{recording.name}: {recording.outside}. If they were recorded before the environment "

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl_prefs.data import Processing, prepare
+from jaxrl_prefs.data import Processing, dataset, prepare
 from jaxrl_prefs.data.recording import Dataset, References, Steps, record
 from jaxrl_prefs.errors import DataError
 
@@ -102,6 +102,14 @@ def test_the_environment_gets_the_recorded_action_back() -> None:
 def test_bad_processing_is_refused(processing: Processing, message: str) -> None:
     with pytest.raises(DataError, match=message):
         prepare(recording(), processing)
+
+
+def test_more_rows_than_row_numbers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "MOST_ROWS", 5)
+    prepare(recording(), RAW)
+    monkeypatch.setattr(dataset, "MOST_ROWS", 4)
+    with pytest.raises(DataError, match="a-v0 has 5 rows, more than 4: row numbers are 32-bit"):
+        prepare(recording(), RAW)
 
 
 def test_range_of_equal_returns_is_refused() -> None:
