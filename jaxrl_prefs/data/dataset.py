@@ -15,7 +15,6 @@ from jaxrl_prefs.errors import DataError
 from jaxrl_prefs.mapped_rows import blocks, is_mapped
 from jaxrl_prefs.types import STATE, Spec, Transition
 
-
 MOST_ROWS = 2**31 - 1  # row numbers are int32, on devices too
 
 
@@ -72,8 +71,8 @@ def prepare(recording: Dataset, processing: Processing) -> PreparedDataset:
     _check(processing)
     if recording.size > MOST_ROWS:
         raise DataError(
-            f"{recording.name} has {recording.size:,} rows, more than {MOST_ROWS:,}: row numbers are "
-            "32-bit. Train on a part of it"
+            f"{recording.name} has {recording.size:,} rows, more than {MOST_ROWS:,}: row numbers "
+            "are 32-bit. Train on a part of it"
         )
     if recording.outside and not processing.clip_actions:
         raise DataError(
