@@ -83,7 +83,7 @@ SIZES = {
         settled=0.5,
         round_seconds=1.0,
         resumed=(5, 2_000),
-        profiled=50,
+        profiled=40,
         played=("HalfCheetah-v5", 100, 200),
         seconds={
             **{"products": 4.0, "resume": 30.0, "profile": 8.0, "mjx": 90.0, "gymnasium": 15.0},

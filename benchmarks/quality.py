@@ -240,8 +240,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if FLAGS.help:
             print(commandline.usage(__doc__, FLAGS))
             return 0
-        if FLAGS.set and not FLAGS.dataset:
-            raise ConfigError("--set is for the model of a --dataset")
+        for name in ("set", "precision"):
+            if FLAGS[name].present and not FLAGS.dataset:
+                raise ConfigError(f"--{name} is for the model of a --dataset")
         devices.prepare()
         report(Console(width=110))
     except (flags.Error, ConfigError, DataError) as error:

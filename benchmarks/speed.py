@@ -14,6 +14,7 @@ first" the rate over that of the phase's first row in the same round.
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import resource
@@ -141,6 +142,7 @@ def compiled(
     run = runner(program, state)
     pace = _pace(run, settled)
     flops, period = phase_flops(phase, one, data)
+    period = math.lcm(period, program.round_length)
     memory = program.compiled.memory_analysis()
     # Whole cycles, else the mean over updates would depend on where a round starts. Long
     # calls, as a run's: each costs something of its own, more with more seeds.
@@ -164,7 +166,7 @@ def runner(program: chunk.Chunk, state: Any) -> Callable[[int], None]:
     holder = {"state": state, "step": 0}
 
     def run(updates: int) -> None:
-        first = holder["step"]
+        first = -(-holder["step"] // program.round_length) * program.round_length
         holder["state"], report = program(holder["state"], first, first + updates)
         holder["step"] = first + updates
         jax.block_until_ready(report.bad_step)

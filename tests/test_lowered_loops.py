@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import chex
@@ -20,7 +21,7 @@ import pytest
 from jaxrl_prefs import testing
 from jaxrl_prefs.methods import METHODS
 from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.training import chunk
+from jaxrl_prefs.training import chunk, loop
 from jaxrl_prefs.types import Spec
 from tests.test_contract import TINY
 
@@ -120,38 +121,52 @@ def test_host_callbacks_are_counted() -> None:
     assert counts_of(called.lower(1.0).compiler_ir()) == (0, 0, 1)
 
 
-def chunk_in_rounds(name: str, rounds: bool, seeds: tuple[int, ...]) -> tuple[Any, Any]:
-    """The last phase of a tiny method, and the shapes of a first state [S, ...]."""
+def example(name: str, **fields: Any) -> tuple[Any, Any]:
+    """A tiny method of 19 updates, and data for it."""
     data = testing.episodes(size=24, length=6, observation_dim=3, action_dim=2)
-    fields = TINY[name] | {"train_steps": 19}
-    method = METHODS[name].make(METHODS[name].Config(**fields), Spec.of(data))
-    mesh = seed_axis.seed_mesh(jax.devices()[:1])
-    placement = chunk.SeedPlacement(seeds, mesh, "vmap")
-    example = jax.tree.map(lambda leaf: leaf[:1], data)
-    first = jax.jit(jax.vmap(method.init, (0, None)))
-    keys = jax.random.split(jax.random.key(0), len(seeds))
-    last = len(method.phases) - 1
-    return chunk.build_chunk(method, last, data, placement, rounds=rounds), (first, keys, example)
+    config = METHODS[name].Config(**(TINY[name] | {"train_steps": 19} | fields))
+    return METHODS[name].make(config, Spec.of(data)), data
 
 
 @pytest.mark.parametrize("name", CEILING)
 def test_the_last_phase_keeps_below_the_ceiling(name: str) -> None:
-    built, (first, *given) = chunk_in_rounds(name, rounds=True, seeds=(0, 1))
-    state = jax.eval_shape(first, *given)
+    method, data = example(name)
+    mesh = seed_axis.seed_mesh(jax.devices()[:1])
+    placement = chunk.SeedPlacement((0, 1), mesh, "vmap")
+    row = jax.tree.map(lambda leaf: leaf[:1], data)
+    keys = jax.random.split(jax.random.key(0), 2)
+    state = jax.eval_shape(jax.vmap(method.init, (0, None)), keys, row)
+    built = chunk.build_chunk(method, len(method.phases) - 1, data, placement, rounds=True)
     assert counts(built.function, *built.arguments(state, 0, 1)) == CEILING[name]
 
 
-def test_rounds_end_where_single_steps_do() -> None:
-    """Bit for bit however they are cut, as without rounds; and beside those to rounding."""
-    ends = []
-    for rounds, cuts in ((True, (1, 6, 19)), (True, (19,)), (False, (19,))):
-        built, (first, *given) = chunk_in_rounds("td3_bc", rounds, seeds=(0,))
-        state, at, totals = first(*given), 0, None
-        for stop in cuts:
-            state, report = built(state, at, stop, totals)
-            parts = np.asarray(report.totals)
-            totals = {key: parts[:, place] for place, key in enumerate(report.names)}
-            at = stop
-        ends.append((state, totals))
-    chex.assert_trees_all_equal(ends[0], ends[1])
-    chex.assert_trees_all_close(ends[1], ends[2], rtol=1e-4, atol=1e-6)
+def test_rounds_end_where_single_steps_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit however they are cut, with seeds beside and after each other; and to rounding
+    where no rounds do. The policy moves at every third update, so a round has nine."""
+    method, data = example("td3_bc", actor_interval=3)
+
+    def end(every: int, mapping: str) -> Any:
+        mesh = seed_axis.seed_mesh(jax.devices()[:2])
+        run = loop.run(method, data, (0, 1, 2), mesh, every=every, mapping=mapping)
+        state, metrics = [(x.state, x.metrics) for x in run][-1]
+        return seed_axis.trim(state, 3), metrics if every == 19 else {}
+
+    plain = end(19, "loop")
+    monkeypatch.setattr(chunk, "rounds_of", lambda phase, *_, **__: chunk.in_rounds(phase))
+    whole = end(19, "loop")
+    chex.assert_trees_all_equal(end(4, "loop")[0], whole[0])
+    chex.assert_trees_all_close(whole, plain, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(end(19, "vmap"), plain, rtol=1e-4, atol=1e-6)
+
+
+def test_calls_are_of_whole_rounds() -> None:
+    """Even if a round takes longer than a call should."""
+    built = SimpleNamespace(
+        longest=10**6, stride=1, round_length=10, phase=SimpleNamespace(columns={})
+    )
+    length = loop.CallLength(built)  # type: ignore[arg-type]
+    assert length.steps() == 10
+    length.record(10, 60.0)
+    assert length.steps() == 10
+    length.record(10, 1e-3)
+    assert length.steps() == 80

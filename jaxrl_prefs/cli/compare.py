@@ -131,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_suite() -> None:
+    if not FLAGS.dataset:
+        raise ConfigError("--dataset is empty: name a dataset, or leave it out")
     if FLAGS.dry_run and not FLAGS.suite:
         raise ConfigError("--dry_run needs --suite; jaxrl-prefs plan tells the cost of one run")
     unused = [name for name in ("devices", "rate") if FLAGS[name].present and not FLAGS.dry_run]

@@ -55,6 +55,7 @@ def rows(suite: str, chosen: Sequence[str] = ()) -> tuple[Row, ...]:
     found = SUITES[suite]
     if not chosen:
         return found
+    chosen = [name.removesuffix("-v0") if "singletask" not in name else name for name in chosen]
     data = [row.data for row in found]
     names = {*data, *(name for row in found for name in row.datasets)}
     for each in chosen:

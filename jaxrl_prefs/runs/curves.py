@@ -43,11 +43,11 @@ class Curve(NamedTuple):
         return [list(row) for row in zip(*rows, strict=False)]
 
 
-def redraw(folder: Path, console: Console) -> None:
+def redraw(folder: Path, console: Console) -> bool:
     """Draws what the run in `folder` has so far to curves.png; not of a sweep.
 
     Whatever keeps it from being drawn, such as a full disk, a font or a backend, is told, and the
-    run goes on.
+    run goes on. Returns whether it could be drawn.
     """
     try:
         about = renamed.present(workdir.read_json(folder / workdir.CONFIG))
@@ -58,6 +58,8 @@ def redraw(folder: Path, console: Console) -> None:
             draw(folder / NAME, evaluations, metrics, about)
     except Exception as error:
         line(console, f"the curves could not be drawn: {' '.join(str(error).split())}")
+        return False
+    return True
 
 
 def draw(

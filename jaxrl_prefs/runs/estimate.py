@@ -14,9 +14,10 @@ from jaxrl_prefs.errors import NonFiniteError
 from jaxrl_prefs.method import Method, Phase
 from jaxrl_prefs.parallel import processes
 from jaxrl_prefs.training import loop
+from jaxrl_prefs.training.chunk import rounds_of
 from jaxrl_prefs.types import Transition
 
-CHUNK = 10  # updates per timed call: two of BDPO's actor intervals
+CHUNK = 10  # updates per timed call: two of BDPO's actor intervals; where they come in rounds, more
 # Seconds of chunks to time for each phase; at least one chunk, and no more updates than it has.
 PATIENCE = 0.5
 CHUNKS = 4  # chunks to time, unless they take CHUNKS times as long
@@ -90,7 +91,9 @@ def seconds_per_update(
     for index, phase in enumerate(method.phases):
         end += phase.steps
         # A filling update is a long one: a hundred samplers' runs. Every device takes one.
-        every = min(mesh.devices.size, max(phase.steps // 2, 1)) if phase.columns else CHUNK
+        _, length = rounds_of(phase, mesh, bool(stream))
+        whole = -(-CHUNK // length) * length
+        every = min(mesh.devices.size, max(phase.steps // 2, 1)) if phase.columns else whole
         if phase.steps and end > start:
             columns = empty_columns(method, index, len(seeds), len(data.reward))
             single = _single_phase(method, index)

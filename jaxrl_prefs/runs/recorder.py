@@ -36,7 +36,8 @@ from jaxrl_prefs.runs.workdir import (
 from jaxrl_prefs.training import loop
 from jaxrl_prefs.training.chunk import SeedPlacement
 
-REDRAW_SECONDS = 60  # between two drawings of the curves, which take one or two
+REDRAW_SECONDS = 60  # between two drawings of the curves, at least
+REDRAW_SHARE = 0.03  # of a run's time, which drawing may take
 
 
 class Step(NamedTuple):
@@ -80,7 +81,7 @@ class Recorder:
         self._job, self._console = job, console
         self._told: set[tuple[str, str]] = set()  # policies that were not played, and why
         self._warned: set[str] = set()
-        self._drawn = time.perf_counter()  # when the curves were last drawn
+        self._redraw_at = time.perf_counter() + REDRAW_SECONDS
         config, method, dataset = job.config, job.method, job.dataset
         common: dict[str, Any] = {"eval_seed": config.eval_seed, "mapping": config.mapping}
         place = (job.seeds, job.mesh)
@@ -169,9 +170,13 @@ class Recorder:
             self._redraw()
 
     def _redraw(self) -> None:
-        if time.perf_counter() - self._drawn > REDRAW_SECONDS:
-            curves.redraw(self._job.path, self._console)
-            self._drawn = time.perf_counter()
+        """Draws the curves so far, if the last time is long enough ago and they can be drawn."""
+        clock = time.perf_counter()
+        if clock > self._redraw_at:
+            drawn = curves.redraw(self._job.path, self._console)
+            now = time.perf_counter()
+            pause = max(REDRAW_SECONDS, (now - clock) / REDRAW_SHARE) if drawn else math.inf
+            self._redraw_at = now + pause
 
     def _warn(self, found: Mapping[str, np.ndarray], log_point: loop.LogPoint) -> None:
         """Prints what the method reads off a diagnosis, each sentence once, with its members."""

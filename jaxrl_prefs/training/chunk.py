@@ -56,6 +56,7 @@ class Chunk(NamedTuple):
     prefetcher: HostPrefetcher | None = None  # sends blocks of data that stay on the host
     representatives: tuple[int, ...] = ()  # per member, its representative; () if all run
     metrics: tuple[str, ...] | None = None  # their names, sorted, once `compile_chunk` knows them
+    round_length: int = 1  # a call costs whole rounds, which begin at multiples of it
 
     @property
     def stride(self) -> int:
@@ -149,7 +150,7 @@ class Chunk(NamedTuple):
     def _bounds(self, first: int, stop: int) -> tuple[Any, ...]:
         """First and stop, per member where members run one after the other.
 
-        Then padding runs no step at all, nor does a member for which another one stands, and the
+        Then padding trains no step at all, nor does a member for which another one stands, and the
         devices share a filling phase by each taking every D-th step. Members that run side by side
         have the same bounds: a step must not be batched.
         """
@@ -221,6 +222,10 @@ def build_chunk(
             data, phase, keys[0], members.mesh, stride=stride, wanted=-(-stream // stride)
         )
         slots = min(slots, prefetcher.slots) if phase.columns else slots
+    if rounds is None:
+        period, round_length = rounds_of(phase, placement.mesh, bool(stream))
+    else:
+        period, round_length = in_rounds(phase) if rounds else (1, 1)
     recipe = program.Recipe(
         phase.name,
         phase.update,
@@ -229,7 +234,8 @@ def build_chunk(
         bool(phase.columns),
         slots if phase.columns else 0,
         stride,
-        *_rounds(phase, placement.mesh, rounds),
+        period,
+        round_length,
     )
     bounds_axis = 0 if members.mapping == "loop" else None
     function = seed_axis.over_seeds(
@@ -252,16 +258,23 @@ def build_chunk(
         constants=(keys, on_device, own, common),
         prefetcher=prefetcher,
         representatives=_representatives(phase, placement, members.mapping),
+        round_length=round_length,
     )
 
 
-def _rounds(phase: Phase, mesh: Mesh, wanted: bool | None) -> tuple[int, int]:
-    """The phase's period and the steps of a round: 1 and 1 where steps do not come in rounds."""
-    if wanted is None:
-        wanted = mesh.devices.flat[0].platform != "cpu"
-    if phase.columns or not wanted:
-        return 1, 1
-    return phase.period, -(-ROUND // phase.period) * phase.period
+def rounds_of(phase: Phase, mesh: Mesh, stream: bool) -> tuple[int, int]:
+    """The phase's period and the steps of a round: 1 and 1 where steps do not come in rounds.
+
+    Not on a CPU, where they save nothing, and not where data are streamed, since a block may have
+    fewer batches than a round has steps.
+    """
+    apart = stream or mesh.devices.flat[0].platform == "cpu"
+    return (1, 1) if apart else in_rounds(phase)
+
+
+def in_rounds(phase: Phase) -> tuple[int, int]:
+    """As `rounds_of` on an accelerator. A filling step is long, and comes by itself."""
+    return (1, 1) if phase.columns else (phase.period, -(-ROUND // phase.period) * phase.period)
 
 
 def _check_fill(phase: Phase, rows: int) -> None:

@@ -166,12 +166,14 @@ class CallLength:
     """How many steps the next call of a chunk takes, from how long recent calls took."""
 
     def __init__(self, chunk: Chunk) -> None:
-        self._longest, self._stride = chunk.longest, chunk.stride
+        self._longest, self._stride = chunk.longest, max(chunk.stride, chunk.round_length)
         # A step that fills columns is slow: it samples a batch of candidates.
-        self._most = self._stride if chunk.phase.columns else FIRST_CALL_STEPS
+        rounds = max(1, FIRST_CALL_STEPS // self._stride)
+        self._most = self._stride if chunk.phase.columns else rounds * self._stride
 
     def steps(self) -> int:
-        """A multiple of the chunk's stride, so that step t always runs on the same device.
+        """A multiple of the chunk's stride, so that step t always runs on the same device, and of
+        its rounds, since a call costs whole ones.
 
         The stride is the number of devices that take turns.
         """
@@ -210,10 +212,13 @@ def _train_interval(
     Returns the state, the metrics' sums and counts, and the step reached.
     """
     begun, at, goal = span
+    if chunk.round_length > 1:
+        begun = 0  # where the first round began: calls end where rounds do
+    unit = max(chunk.stride, chunk.round_length)
     totals: dict[str, np.ndarray] = {}
     while at < goal:
         clock = time.perf_counter()
-        length = (at - begun) // chunk.stride * chunk.stride + call_length.steps()
+        length = (at - begun) // unit * unit + call_length.steps()
         stop = min(goal, begun + length, chunk.end(at))
         state, report = chunk(state, at, stop, totals or sums)
         chunk.prepare(stop)  # on the host, while the devices are at work

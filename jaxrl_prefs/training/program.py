@@ -179,7 +179,8 @@ def _in_rounds(
             0, length // period, lambda i, carry: period_from(begin + i * period, carry), carry
         )
 
-    return jax.lax.fori_loop(first // length, (stop + length - 1) // length, round_at, carry)
+    end = jnp.where(first < stop, (stop + length - 1) // length, 0)
+    return jax.lax.fori_loop(first // length, end, round_at, carry)
 
 
 def _observed(report: Report, metrics: Metrics, step: Array) -> Report:

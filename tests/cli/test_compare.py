@@ -220,7 +220,7 @@ def test_a_suite_trains_on_its_datasets_with_its_settings(
 def test_a_part_of_a_suite_is_named_by_data_or_by_task(pair: Path) -> None:
     last = PAIR[0].datasets[-1]
     assert suite.rows("pair", [last]) == (PAIR[0]._replace(tasks=PAIR[0].tasks[-1:]),)
-    assert suite.rows("pair", ["cube-single-play", last]) == PAIR[:1]
+    assert suite.rows("pair", ["cube-single-play-v0", last]) == PAIR[:1]
     assert suite.rows("pair") == PAIR
 
 
@@ -261,6 +261,7 @@ def test_idle_devices_are_told() -> None:
             "no dataset of pair 'x'. Valid: cube-single-play, scene-play; or",
         ),
         (["--suite=pair", "--dataset=scene-play"], "1 of 1 datasets are missing"),
+        (["--suite=pair", "--dataset="], "--dataset is empty"),
         (["--dry_run"], "--dry_run needs --suite; jaxrl-prefs plan"),
         (["--devices=2"], "--devices needs --dry_run"),
         (["--suite=pair", "--rate=2"], "--rate needs --dry_run"),
