@@ -201,7 +201,10 @@ def _through_json(totals: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def test_calls_take_a_few_seconds(seconds: float, expected: list[int]) -> None:
     """By the seconds of a step: the calls grow, and shrink at once."""
     phase = Phase("any", 1000, _nothing, 4)
-    length, found = loop.CallLength(SimpleNamespace(longest=1000, stride=1, phase=phase)), []
+    length, found = (
+        loop.CallLength(SimpleNamespace(longest=1000, stride=1, round_length=1, phase=phase)),
+        [],
+    )
     for _ in expected:
         found.append(length.steps())
         length.record(found[-1], found[-1] * seconds)
@@ -210,7 +213,7 @@ def test_calls_take_a_few_seconds(seconds: float, expected: list[int]) -> None:
 
 def test_the_steps_before_a_log_point_do_not_shorten_later_calls() -> None:
     phase = Phase("any", 1000, _nothing, 4)
-    length = loop.CallLength(SimpleNamespace(longest=1000, stride=1, phase=phase))
+    length = loop.CallLength(SimpleNamespace(longest=1000, stride=1, round_length=1, phase=phase))
     for _ in range(3):
         length.record(3, 3e-6)
     assert length.steps() == loop.FIRST_CALL_STEPS
