@@ -176,10 +176,10 @@ class Phase(NamedTuple):
     # columns must.
     outputs: tuple[str, ...] = ()
     encoder_losses: tuple[EncoderLoss, ...] = ()  # of the method's encoders that it trains
-    # The update, and the interval of an encoder's loss, depend on `step` only through
-    # `learner.every(period, step, ...)`. On an
-    # accelerator it is then called with 0 where that is due and 1 where it is not, known while
-    # tracing, so that no branch keeps the host waiting. 1: it may depend on `step` in any way.
+    # The update, and the intervals of encoders' losses, depend on `step` only through
+    # `learner.every(period, step, ...)`. On an accelerator the update is then called with 0 where
+    # that is due and 1 where it is not, known while tracing, so that no branch keeps the host
+    # waiting. 1: it may depend on `step` in any way.
     period: int = 1
 
 

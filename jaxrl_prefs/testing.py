@@ -663,7 +663,7 @@ def chunk_length_changes_nothing(subject: Subject) -> None:
 def a_phase_repeats_after_its_period(subject: Subject) -> None:
     """Where it says that only the first step of a period differs from the others.
 
-    An accelerator passes a number in place of the step, so the update must take one.
+    An accelerator passes 0 or 1 in place of the step, known while tracing.
     """
     for phase, update in zip(subject.method.phases, subject.updates, strict=True):
         if phase.period > 1:
@@ -673,6 +673,10 @@ def a_phase_repeats_after_its_period(subject: Subject) -> None:
             after = {n: update.function(state, batch, key, jnp.int32(n)) for n in steps}
             for step in steps:
                 chex.assert_trees_all_equal(after[step], after[min(step % phase.period, 1)])
+            for due in (0, 1):
+                known = functools.partial(lambda run, n, *a: run(*a, n), phase.update, due)
+                found = jax.eval_shape(known, state, batch, key)
+                chex.assert_trees_all_equal_shapes(found, after[0])
 
 
 @_check("keep everything that training changes in the state or in columns")
