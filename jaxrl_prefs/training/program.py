@@ -112,6 +112,9 @@ def member_program(recipe: Recipe) -> Callable[..., Any]:
             raise ValueError(f"phase {recipe.name!r} fills columns: its state must stay as it is")
         return after, metrics, filled
 
+    # One function for all calls of eval_shape, which keeps what it has traced.
+    first_step = functools.partial(one_step, due=0 if recipe.period > 1 else None)
+
     def program(
         state: State,
         keys: Any,
@@ -132,8 +135,7 @@ def member_program(recipe: Recipe) -> Callable[..., Any]:
             filled = jax.tree.map(lambda to, x: to.at[slot].set(x), report.columns, filled)
             return state, _observed(report, metrics, step)._replace(columns=filled)
 
-        shapes = functools.partial(one_step, due=0 if recipe.period > 1 else None)
-        _, metrics, filled = jax.eval_shape(shapes, state, keys, data, columns, first, first)
+        _, metrics, filled = jax.eval_shape(first_step, state, keys, data, columns, first, first)
         report = Report(
             names=dict.fromkeys(sorted(metrics)),
             totals=jnp.zeros((len(metrics), 2)) if totals is None else totals,
