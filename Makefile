@@ -19,6 +19,10 @@ EXACT := tests/training tests/parallel $(patsubst %,tests/runs/test_%.py,golden 
     tests/cli/test_cluster.py tests/cli/test_run.py tests/environments/test_mjx.py tests/methods/test_bdpo_probes.py \
     tests/nets/test_spectral_residual.py
 
+# Tests start Python a hundred times. Where nothing may be kept of what Python compiles, as in some
+# containers, each start would compile JAX anew, which takes six seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test lint docs clean
 .DELETE_ON_ERROR:
 

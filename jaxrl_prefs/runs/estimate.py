@@ -17,10 +17,10 @@ from jaxrl_prefs.training import loop
 from jaxrl_prefs.training.chunk import rounds_of
 from jaxrl_prefs.types import Transition
 
-CHUNK = 10  # updates per timed call: two of BDPO's actor intervals; where they come in rounds, more
+CHUNK = 5  # updates per timed call: one of BDPO's actor intervals; where they come in rounds, more
 # Seconds of chunks to time for each phase; at least one chunk, and no more updates than it has.
-PATIENCE = 0.5
-CHUNKS = 4  # chunks to time, unless they take CHUNKS times as long
+PATIENCE = 0.2
+CHUNKS = 2  # chunks to time, unless they take CHUNKS times as long
 ENDLESS = 10**6
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from jaxrl_prefs.errors import ConfigError, WorkdirError
 from jaxrl_prefs.evaluation.evaluator import Diagnosis, Evaluator, Score, played
 from jaxrl_prefs.method import State
-from jaxrl_prefs.parallel import processes
+from jaxrl_prefs.parallel import processes, seed_axis
 from jaxrl_prefs.runs import curves, estimate, ledger, memory
 from jaxrl_prefs.runs.display import Display, line
 from jaxrl_prefs.runs.estimate import Estimate
@@ -307,7 +307,9 @@ class Recorder:
         )
         evaluations = {"evaluation": 0.0, "last": 0.0}
         if self._evaluator:
-            state = loop.init_members(method, data, SeedPlacement(seeds, mesh, config.mapping))
+            # the mapping as training has it: initialising is traced once
+            mapping = seed_axis.chosen_mapping(config.mapping, mesh)
+            state = loop.init_members(method, data, SeedPlacement(seeds, mesh, mapping))
             try:
                 evaluations["evaluation"] = self._evaluator.estimate(state)
                 evaluations["last"] = self._evaluator.estimate(state, 1, last_only=True)
