@@ -23,7 +23,7 @@ from jaxrl_prefs.errors import ConfigError, NonFiniteError
 from jaxrl_prefs.parallel import devices
 from jaxrl_prefs.runs import overrides
 from jaxrl_prefs.runs.workdir import write_json
-from jaxrl_prefs.toy import arq, bpr, figures, report, samplings, td3_bst
+from jaxrl_prefs.toy import arq, bpr, dac, figures, report, samplings, td3_bst
 from jaxrl_prefs.toy.study import AXIS, CONFIGS, STUDIES, Outcome, Setting, fit, study
 from jaxrl_prefs.types import Spec, Transition
 
@@ -31,7 +31,7 @@ ALL = "all"
 POINTS = {"cpu": 200_000, "paper": 1_000_000}  # of data, made up front, by size
 
 # Studies that are not a bandit with a known best policy: they take --seed, --set and --workdir.
-OTHERS: dict[str, Any] = {"arq": arq, "td3_bst": td3_bst}
+OTHERS: dict[str, Any] = {"arq": arq, "dac": dac, "td3_bst": td3_bst}
 
 FLAGS = flags.FlagValues()
 _OWN: dict[str, Any] = {"flag_values": FLAGS}

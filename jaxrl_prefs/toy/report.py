@@ -27,6 +27,7 @@ def table(title: str, numbers: Mapping[str, Any]) -> Table:
         learned, exact = numbers[name]
         error = f"{100 * (learned / exact - 1):+.1f} %"
         view.add_row(label, f"{learned:.4f}", f"{exact:.4f}", error)
+    view.add_row("total variation from the target", f"{numbers['variation']:.4f}", "", "")
     view.add_section()
     for mode, (learned, exact) in enumerate(numbers.get("mode_weights", [])):
         difference = f"{learned - exact:+.4f}"
@@ -38,7 +39,15 @@ def summary(title: str, tasks: Mapping[str, Mapping[str, Any]]) -> Table:
     """All tasks: values, and the largest error of a mode's weight."""
     view = Table(title=title)
     view.add_column("task")
-    for name in ("mean V_N", "exact", "error", LABELS["net"], "worst mode", "seconds"):
+    for name in (
+        "mean V_N",
+        "exact",
+        "error",
+        LABELS["net"],
+        "total variation",
+        "worst mode",
+        "seconds",
+    ):
         view.add_column(name, justify="right")
     for task, numbers in tasks.items():
         learned, exact = numbers["value"]
@@ -48,6 +57,7 @@ def summary(title: str, tasks: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{exact:.4f}",
             f"{100 * numbers['value_error']:+.1f} %",
             f"{numbers['net'][0]:.4f}",
+            f"{numbers['variation']:.3f}",
             f"{numbers['mode_error']:.3f}" if "mode_error" in numbers else "no modes",
             f"{numbers['seconds']:.0f}",
         )

@@ -22,6 +22,8 @@ from jaxrl_prefs.types import Spec, Transition
 STUDIES: dict[str, Any] = {"bdpo": bdpo, "bpr": bpr}  # what a method adds: SIZES, check, ...
 CONFIGS: dict[str, Any] = {"bdpo": METHODS["bdpo"].Config, "bpr": bpr.Config}
 DRAWN = 20_000  # samples behind every learned number
+DRAWS = 10  # times as many behind distances from the target
+CELLS = 60  # along each axis, in which distances are counted
 SHOWN, PATHS = 3_000, 60  # points and paths in a picture
 CHUNK = 500  # updates between two log points
 AXIS = np.linspace(-BOUND, BOUND, 121)  # of the landscapes, and the frame of every picture
@@ -67,8 +69,11 @@ def study(setting: Setting, bandit: Bandit, folder: Path, console: Console) -> O
         "target": retarget(rng, points, np.asarray(data.reward), eta, SHOWN),
         "learned": learned[:SHOWN],
     }
+    many = draw(method, next(iter(method.policies)), state, keys[0], DRAWS)
+    target = retarget(rng, points, np.asarray(data.reward), eta, len(many))
     return Outcome(
         compare(bandit, eta, measured, learned, behavior)
+        | distances(points, target, many)
         | {
             "train_seconds": trained.seconds,
             "seconds": trained.seconds + time.perf_counter() - began - training,
@@ -101,10 +106,42 @@ def fit(
     return method, trained
 
 
-def draw(method: Method, policy: str, state: Any, key: jax.Array) -> np.ndarray:
-    """DRAWN actions of a policy, [DRAWN, 2]."""
+def draw(method: Method, policy: str, state: Any, key: jax.Array, draws: int = 1) -> np.ndarray:
+    """Actions of a policy, [draws * DRAWN, 2]."""
     act = jax.jit(method.policies[policy].act)
-    return np.asarray(act(state, np.zeros((DRAWN, 1), np.float32), key))
+    still = np.zeros((DRAWN, 1), np.float32)
+    keys = [key] if draws == 1 else jax.random.split(key, draws)
+    return np.concatenate([act(state, still, each) for each in keys])
+
+
+def distances(data: np.ndarray, target: np.ndarray, learned: np.ndarray) -> dict[str, float]:
+    """How far samples of a policy [K, 2] are from the best one's, in the cells of a grid.
+
+    Args:
+        data: points of the behaviour, [N, 2].
+        target: exact samples of the best policy, [M, 2].
+        learned: samples of the policy.
+
+    Returns `variation`, the total variation, and `outside`, the share of samples in cells without
+    data.
+    """
+    recorded, goal, found = (bpr.histogram(points, CELLS) for points in (data, target, learned))
+    return {
+        "variation": float(np.abs(found - goal).sum() / 2),
+        "outside": float(1 - found[recorded > 0].sum()),
+    }
+
+
+def worst_mode(bandit: Bandit, eta: float, learned: np.ndarray) -> dict[str, Any]:
+    """The modes' weights, [found, exact] each, and the largest error; {} without modes."""
+    if bandit.modes is None:
+        return {}
+    exact = bandit.mode_weights(eta)
+    found = np.bincount(bandit.modes.of(learned), minlength=len(exact)) / len(learned)
+    return {
+        "mode_weights": np.stack([found, exact], 1).tolist(),
+        "mode_error": float(np.abs(found - exact).max()),
+    }
 
 
 def compare(
@@ -125,17 +162,11 @@ def compare(
     """
     energy, value = float(bandit.energy(learned).mean()), bandit.value(eta)
     paid = eta * measured["path_kl"]
-    numbers: dict[str, Any] = {
+    return {
         "value": [measured["value"], value],
         "net": [energy - paid, value],
         "energy": [energy, bandit.target_energy(eta)],
         "paid": [paid, eta * bandit.target_kl(eta)],
         "behavior_energy": [float(bandit.energy(behavior).mean()), bandit.mean_energy],
         "value_error": measured["value"] / value - 1,
-    }
-    if bandit.modes is not None:
-        exact = bandit.mode_weights(eta)
-        found = np.bincount(bandit.modes.of(learned), minlength=len(exact)) / len(learned)
-        numbers["mode_weights"] = np.stack([found, exact], 1).tolist()
-        numbers["mode_error"] = float(np.abs(found - exact).max())
-    return numbers
+    } | worst_mode(bandit, eta, learned)
