@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -17,10 +18,10 @@ from jaxrl_prefs.training import loop
 from jaxrl_prefs.training.chunk import rounds_of
 from jaxrl_prefs.types import Transition
 
-CHUNK = 5  # updates per timed call: one of BDPO's actor intervals; where they come in rounds, more
-# Seconds of chunks to time for each phase; at least one chunk, and no more updates than it has.
-PATIENCE = 0.2
-CHUNKS = 2  # chunks to time, unless they take CHUNKS times as long
+CHUNK = 5  # updates per timed call, at least: whole periods and rounds
+# Seconds of chunks to time for each phase, and how many at least, unless they take LONGEST seconds.
+# No more updates than the phase has.
+PATIENCE, CHUNKS, LONGEST = 0.2, 2, 2.0
 ENDLESS = 10**6
 
 
@@ -91,8 +92,8 @@ def seconds_per_update(
     for index, phase in enumerate(method.phases):
         end += phase.steps
         # A filling update is a long one: a hundred samplers' runs. Every device takes one.
-        _, length = rounds_of(phase, mesh, bool(stream))
-        whole = -(-CHUNK // length) * length
+        unit = math.lcm(phase.period, rounds_of(phase, mesh, bool(stream))[1])
+        whole = -(-CHUNK // unit) * unit
         every = min(mesh.devices.size, max(phase.steps // 2, 1)) if phase.columns else whole
         if phase.steps and end > start:
             columns = empty_columns(method, index, len(seeds), len(data.reward))
@@ -126,7 +127,7 @@ def _time(log_points: Iterator[loop.LogPoint], updates: int) -> float:
 
 
 def _enough(elapsed: float, count: int) -> bool:
-    return elapsed > PATIENCE and (count >= CHUNKS or elapsed > CHUNKS * PATIENCE)
+    return elapsed > LONGEST or (elapsed > PATIENCE and count >= CHUNKS)
 
 
 def _single_phase(method: Method, index: int) -> Method:

@@ -30,7 +30,7 @@ from jaxrl_prefs.types import Spec, Transition
 ALL = "all"
 POINTS = {"cpu": 200_000, "paper": 1_000_000}  # of data, made up front, by size
 
-# Studies that are not a bandit with a known best policy: they take --seed, --set and --workdir.
+# Studies with a command of their own: they take --seed, --set and --workdir.
 OTHERS: dict[str, Any] = {"arq": arq, "dac": dac, "td3_bst": td3_bst}
 
 FLAGS = flags.FlagValues()
@@ -148,7 +148,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _other(study: Any, console: Console) -> None:
-    """Runs a study of its own, or prints its text and fields."""
+    """Runs a study of its own, or prints its text and fields.
+
+    Raises ConfigError for a flag that it does not take, and as the study.
+    """
+    for name in ("task", "size", "eta"):
+        if FLAGS[name].present:
+            raise ConfigError(f"--{name} has no meaning for --algo={FLAGS.algo}: leave it out")
     if not FLAGS.help:
         study.execute(
             FLAGS.set,

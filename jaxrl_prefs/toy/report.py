@@ -27,7 +27,8 @@ def table(title: str, numbers: Mapping[str, Any]) -> Table:
         learned, exact = numbers[name]
         error = f"{100 * (learned / exact - 1):+.1f} %"
         view.add_row(label, f"{learned:.4f}", f"{exact:.4f}", error)
-    view.add_row("total variation from the target", f"{numbers['variation']:.4f}", "", "")
+    learned, exact = numbers["variation"], numbers["resampled"]
+    view.add_row("total variation from resampled data", f"{learned:.4f}", f"{exact:.4f}", "")
     view.add_section()
     for mode, (learned, exact) in enumerate(numbers.get("mode_weights", [])):
         difference = f"{learned - exact:+.4f}"

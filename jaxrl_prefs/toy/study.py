@@ -69,11 +69,11 @@ def study(setting: Setting, bandit: Bandit, folder: Path, console: Console) -> O
         "target": retarget(rng, points, np.asarray(data.reward), eta, SHOWN),
         "learned": learned[:SHOWN],
     }
-    many = draw(method, next(iter(method.policies)), state, keys[0], DRAWS)
-    target = retarget(rng, points, np.asarray(data.reward), eta, len(many))
+    more = jax.random.fold_in(jax.random.key(setting.seed), 3)
+    many = draw(method, next(iter(method.policies)), state, more, DRAWS)
     return Outcome(
         compare(bandit, eta, measured, learned, behavior)
-        | distances(points, target, many)
+        | distances(rng, data, eta, many)
         | {
             "train_seconds": trained.seconds,
             "seconds": trained.seconds + time.perf_counter() - began - training,
@@ -114,22 +114,36 @@ def draw(method: Method, policy: str, state: Any, key: jax.Array, draws: int = 1
     return np.concatenate([act(state, still, each) for each in keys])
 
 
-def distances(data: np.ndarray, target: np.ndarray, learned: np.ndarray) -> dict[str, float]:
+def distances(
+    rng: np.random.Generator, data: Transition, eta: float, learned: np.ndarray
+) -> dict[str, float]:
     """How far samples of a policy [K, 2] are from the best one's, in the cells of a grid.
 
     Args:
-        data: points of the behaviour, [N, 2].
-        target: exact samples of the best policy, [M, 2].
+        rng: resamples the data by exp(energy / eta), which gives samples of the best policy.
+        data: points of the behaviour, with their energies as rewards.
+        eta: strength of the regularisation.
         learned: samples of the policy.
 
-    Returns `variation`, the total variation, and `outside`, the share of samples in cells without
-    data.
+    Returns `variation`, the total variation from the best policy; `resampled`, that of as many
+    samples of the best policy itself, below which no policy can be told from it; and `outside`, the
+    share of samples in cells without data.
     """
-    recorded, goal, found = (bpr.histogram(points, CELLS) for points in (data, target, learned))
+    points, energies = np.asarray(data.action), np.asarray(data.reward)
+    target, again = (retarget(rng, points, energies, eta, len(learned)) for _ in range(2))
+    goal, exact, found = (_shares(each) for each in (target, again, learned))
     return {
         "variation": float(np.abs(found - goal).sum() / 2),
-        "outside": float(1 - found[recorded > 0].sum()),
+        "resampled": float(np.abs(exact - goal).sum() / 2),
+        "outside": float(1 - found[_shares(points) > 0].sum()),
     }
+
+
+def _shares(points: np.ndarray) -> np.ndarray:
+    """The share of points [N, 2] in every cell, and last of those outside the square."""
+    edges = np.linspace(-BOUND, BOUND, CELLS + 1)
+    count, *_ = np.histogram2d(points[:, 0], points[:, 1], bins=(edges, edges))
+    return np.append(count, len(points) - count.sum()) / len(points)
 
 
 def worst_mode(bandit: Bandit, eta: float, learned: np.ndarray) -> dict[str, Any]:

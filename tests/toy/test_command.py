@@ -149,7 +149,7 @@ def test_without_modes_there_is_no_error_of_modes():
     points, _ = bandit.draw(np.random.default_rng(0), 1_000)
     numbers = study.compare(bandit, 0.25, {"value": 0.5, "path_kl": 0.0}, points, points)
     assert "mode_error" not in numbers
-    numbers |= {"train_seconds": 1.0, "seconds": 1.0, "variation": 0.0}
+    numbers |= {"train_seconds": 1.0, "seconds": 1.0, "variation": 0.0, "resampled": 0.0}
     console = Console(record=True, width=120)
     console.print(report.table("roll", numbers), report.summary("all", {"swissroll": numbers}))
     text = console.export_text()
@@ -157,12 +157,14 @@ def test_without_modes_there_is_no_error_of_modes():
 
 
 def test_distances_of_samples_that_are_known():
-    """A quarter of the policy's samples lies in the target's cell, a half where no data are."""
-    here, there, away = ([x, x] for x in (-2.0, 0.0, 2.0))
-    data, target = np.array([here, there]), np.array([here])
-    learned = np.array([here, there, away, away])
-    assert study.distances(data, target, learned) == {"variation": 0.75, "outside": 0.5}
-    assert study.distances(data, target, target) == {"variation": 0.0, "outside": 0.0}
+    """A quarter of the policy's samples lies where the best policy is; a cell without data and the
+    outside of the square have a quarter each."""
+    here, there, away, far = ([x, x] for x in (-2.0, 0.0, 2.0, 2 * BOUND))
+    data = transitions(BANDITS["moons"], 2, 0)
+    data = data._replace(action=np.array([here, there]), reward=np.array([1.0, -1e3]))
+    learned = np.array([here, there, away, far])
+    found = study.distances(np.random.default_rng(0), data, 1.0, learned)
+    assert found == {"variation": 0.75, "resampled": 0.0, "outside": 0.5}
 
 
 # ----------------------------------------------------------------------------------- measuring
