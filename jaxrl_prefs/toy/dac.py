@@ -2,9 +2,10 @@
 
     jaxrl-prefs toy --algo=dac
 
-DAC moves the noise prediction of the behaviour by -sigma_n grad Q(a^n) / (2 eta). The policy that
+DAC shifts the noise that it regresses on by -sigma_n grad Q(a^n) / (2 eta). The policy that
 maximises E[Q] - 2 eta KL needs instead -sigma_n times the gradient in a^n of
-log E[exp(Q(a) / (2 eta)) | a^n], over the data's actions a. The two agree only as n goes to 0.
+log E[exp(Q(a) / (2 eta)) | a^n], the mean over clean actions a of the data given a^n. The two agree
+only as n goes to 0.
 
 Trains on all six tasks by the method's own update of the policy. The critic regresses on the
 energy, since nothing follows an action: that saves the chains of a target. Prints how far the
@@ -39,7 +40,7 @@ POINTS = 200_000  # of data
 EVERY = 1_000  # updates between log points
 
 # Widths, batch size and length of the chain as in BDPO's study at CPU size, the rates of its
-# behaviour and critics, and half of its eta, 0.25. Unlike BDPO's, the chain clips its actions.
+# behaviour and critics, and half of its eta (0.25 / 2). Unlike BDPO's, the chain clips its actions.
 SETTINGS: dict[str, Any] = {
     "eta": 0.125,
     "eta_rate": 0.0,
