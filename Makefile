@@ -19,8 +19,8 @@ EXACT := tests/training tests/parallel $(patsubst %,tests/runs/test_%.py,golden 
     tests/cli/test_cluster.py tests/cli/test_run.py tests/environments/test_mjx.py tests/methods/test_bdpo_probes.py \
     tests/nets/test_spectral_residual.py
 
-# Some containers set it. Each of the hundred processes that tests start would then compile the modules
-# of JAX to bytecode again, six seconds each.
+# With this variable, which some containers set, each of the hundred processes that tests start would
+# compile the modules of JAX to bytecode again, six seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test lint docs clean
