@@ -44,8 +44,8 @@ def layers(network: Params) -> Params:
     return fql.as_ours({"": network})
 
 
-def recorded(module: Any, config: Any, name: str, dtype: Any) -> Any:
-    """The first ROWS rows that its own function makes of a dataset: shuffled and transformed."""
+def dataset(module: Any, config: Any, name: str) -> tuple[Any, Any, Any]:
+    """What its own function makes of a dataset: rows, shuffled, and the moments of observations."""
     recording = data.load(name)
     module.d4rl.qlearning_dataset.return_value = {
         "observations": recording.observation,
@@ -54,7 +54,12 @@ def recorded(module: Any, config: Any, name: str, dtype: Any) -> Any:
         "next_observations": recording.next_observation,
         "terminals": recording.terminal,
     }
-    rows, *_ = module.get_dataset(None, config)
+    return module.get_dataset(None, config)
+
+
+def recorded(module: Any, config: Any, name: str, dtype: Any) -> Any:
+    """The first ROWS rows of its dataset."""
+    rows, *_ = dataset(module, config, name)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf[:ROWS], dtype), rows)
 
 
