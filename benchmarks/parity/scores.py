@@ -75,7 +75,7 @@ def scores(peer: Peer, seed: int, envs: Any) -> dict[str, Any]:
     settings = peer.config(seed=seed, max_steps=FLAGS.updates)
     rows, mean, std = jax_corl.dataset(peer.module, settings, FLAGS.dataset)
     std = std + OBSERVATION_EPS[peer.algo]
-    key, start = jax.random.split(jax.random.PRNGKey(seed))
+    key, start = jax.random.split(jax.random.key(seed))
     state = peer.create(start, rows.observations[0], rows.actions[0], settings)
     calls = FLAGS.updates // settings.n_jitted_updates // FLAGS.evaluations
     train = jax.jit(partial(peer.train, settings=settings, calls=calls))

@@ -130,6 +130,7 @@ class Config:
     critic_ensemble_size: int = 10  # E, members of Q and of V
     critic_hidden: tuple[int, ...] = (256, 256, 256)  # widths of the hidden layers of Q and V
     critic_layer_norm: bool = False  # layer normalisation in Q (antmaze); V always has it
+    activation: Literal["mish", "gelu"] = "mish"  # of hidden layers; gelu on OGBench (RQL)
     # width of the first layer of V's step feature; 64 in the published runs, 128 in the
     # authors' code since February 2026. The second layer has 64
     value_step_hidden: int = 64
@@ -190,7 +191,11 @@ def build(config: Config, spec: Spec) -> Parts:
         spec=spec,
         policy=_policy(config, spec),
         critic=nets.ensemble(
-            nets.scalar_mlp(config.critic_hidden, layer_norm=config.critic_layer_norm),
+            nets.scalar_mlp(
+                config.critic_hidden,
+                activation=config.activation,
+                layer_norm=config.critic_layer_norm,
+            ),
             config.critic_ensemble_size,
         ),
         value=nets.ensemble(
@@ -198,6 +203,7 @@ def build(config: Config, spec: Spec) -> Parts:
                 config.critic_hidden,
                 steps=config.diffusion_steps,
                 step_hidden=config.value_step_hidden,
+                activation=config.activation,
             ),
             config.critic_ensemble_size,
         ),
@@ -219,16 +225,19 @@ def build(config: Config, spec: Spec) -> Parts:
 
 def _policy(config: Config, spec: Spec) -> PathPolicy:
     hidden, size, box = config.actor_hidden, spec.action_dim, spec.action_box
+    mlp = partial(nets.mlp, hidden, activation=config.activation)
     if config.policy == "gaussian":
-        return paths.gaussian_path(DiagonalGaussian(nets.mlp(hidden, 2 * size), box))
+        return paths.gaussian_path(DiagonalGaussian(mlp(2 * size), box))
     if config.policy == "deterministic":
-        return paths.deterministic_path(Deterministic(nets.mlp(hidden, size), box))
+        return paths.deterministic_path(Deterministic(mlp(size), box))
     reverse_step = REVERSE_STEPS[config.sampler]
     schedule = schedules.SCHEDULES[config.schedule](config.diffusion_steps)
     if config.policy == "flow":
-        net = noise_prediction(nets.mlp(hidden, size), schedule)
+        net = noise_prediction(mlp(size), schedule)
     else:
-        net = nets.stepped_mlp(hidden, size, steps=config.diffusion_steps)
+        net = nets.stepped_mlp(
+            hidden, size, steps=config.diffusion_steps, activation=config.activation
+        )
     return DiffusionPolicy(
         net=net,
         schedule=schedule,

@@ -81,6 +81,7 @@ class Config:
     critic_ensemble_size: int = 10  # E, members of Q
     critic_hidden: tuple[int, ...] = (256, 256, 256)  # widths of the hidden layers of Q
     critic_layer_norm: bool = False  # layer normalisation in Q
+    activation: Literal["mish", "gelu"] = "mish"  # of hidden layers; gelu on OGBench (QAM, RQL)
     actor_learning_rate: float = 3e-4  # Adam's rate for the policy
     critic_learning_rate: float = 3e-4  # Adam's rate for Q
     decays: bool = True  # cosine decay of both rates to 0 over train_steps
@@ -118,7 +119,9 @@ class Parts(NamedTuple):
 
 def build(config: Config, spec: Spec) -> Parts:
     """Makes the networks and optimisers."""
-    member = nets.scalar_mlp(config.critic_hidden, layer_norm=config.critic_layer_norm)
+    member = nets.scalar_mlp(
+        config.critic_hidden, activation=config.activation, layer_norm=config.critic_layer_norm
+    )
     optimizer = partial(
         learner.optimizer,
         decay_steps=config.train_steps if config.decays else 0,
@@ -128,7 +131,10 @@ def build(config: Config, spec: Spec) -> Parts:
         config=config,
         policy=DiffusionPolicy(
             net=nets.stepped_mlp(
-                config.actor_hidden, spec.action_dim, steps=config.diffusion_steps
+                config.actor_hidden,
+                spec.action_dim,
+                steps=config.diffusion_steps,
+                activation=config.activation,
             ),
             schedule=schedules.SCHEDULES[config.schedule](config.diffusion_steps),
             step=ddpm.ancestral(spec.action_box),

@@ -140,7 +140,14 @@ class _ScoreNet(nn.Module):
         return Dense(self.output, "glorot")(x)
 
 
-def stepped_mlp(hidden: tuple[int, ...], output: int, *, steps: int, step_size: int = 64) -> Net:
+def stepped_mlp(
+    hidden: tuple[int, ...],
+    output: int,
+    *,
+    steps: int,
+    step_size: int = 64,
+    activation: str = "mish",
+) -> Net:
     """A perceptron that reads a diffusion step as its last input: eps(x, s, n) -> [..., output].
 
     n is an integer scalar or has the leading axes of the other inputs. Its feature (BDPO, table 3)
@@ -151,13 +158,19 @@ def stepped_mlp(hidden: tuple[int, ...], output: int, *, steps: int, step_size: 
         output: width of the result.
         steps: the largest n; n lies in 0..steps, and no other n has a defined result.
         step_size: width of the feature of n.
+        activation: of the hidden layers, one of ACTIVATIONS; the feature's is Mish.
     """
-    net = _Stepped(Mlp(hidden, output, "mish", False), step_size, step_size, steps)
+    net = _Stepped(Mlp(hidden, output, activation, False), step_size, step_size, steps)
     return as_net(net, leading_with_time)
 
 
 def stepped_scalar_mlp(
-    hidden: tuple[int, ...], *, steps: int, step_size: int = 64, step_hidden: int | None = None
+    hidden: tuple[int, ...],
+    *,
+    steps: int,
+    step_size: int = 64,
+    step_hidden: int | None = None,
+    activation: str = "mish",
 ) -> Net:
     """V(s, x, n) -> [...], with LayerNorm in every hidden layer; n as for `stepped_mlp`.
 
@@ -166,8 +179,9 @@ def stepped_scalar_mlp(
         steps: the largest n; n lies in 0..steps, and no other n has a defined result.
         step_size: width of the feature of n.
         step_hidden: width of the layer before the feature; by default `step_size`.
+        activation: of the hidden layers, one of ACTIVATIONS; the feature's is Mish.
     """
-    mlp = Mlp(hidden, 1, "mish", True)
+    mlp = Mlp(hidden, 1, activation, True)
     net = _Stepped(mlp, step_size, step_hidden or step_size, steps)
     return scalar_output(as_net(net, leading_with_time))
 

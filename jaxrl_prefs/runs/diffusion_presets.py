@@ -137,6 +137,7 @@ DAC_OGBENCH: Row = {
     "actor_hidden": (512, 512, 512, 512),
     "critic_hidden": (512, 512, 512, 512),
     "critic_layer_norm": True,
+    "activation": "gelu",
     "decays": False,
     "average_start": 0,
     "average_interval": 1,
@@ -157,10 +158,10 @@ DAC_OGBENCH_ROWS: dict[str, Row] = {
 
 # --- BDPO -----------------------------------------------------------------------------------------
 
-# What all methods of RQL's table share: sizes of networks, steps of the chain, critics, pessimism,
-# discounts, updates. (Their activation is GELU, here it is Mish.) The rest is ours: eta and the
-# behaviour's rate are those of D4RL's antmaze, where Q spans about as much, others the defaults.
-# Their runs in manipulation act in chunks of five: --set action_chunk=5.
+# What all methods of RQL's table share: networks, the chain's steps, critics, pessimism, discounts,
+# updates. The rest is ours: eta and the behaviour's rate are those of D4RL's antmaze, where Q spans
+# about as much, others the defaults. Their runs in manipulation act in chunks of five:
+# --set action_chunk=5.
 BDPO_OGBENCH: Row = {
     "eta": 0.5,
     "rho": 0.5,
@@ -168,6 +169,7 @@ BDPO_OGBENCH: Row = {
     "actor_hidden": (512, 512, 512, 512),
     "critic_hidden": (512, 512, 512, 512),
     "critic_layer_norm": True,
+    "activation": "gelu",
     "behavior_learning_rate": 1e-4,
     "pretrain_steps": 1_000_000,
 }

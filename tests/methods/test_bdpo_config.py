@@ -34,6 +34,7 @@ SPEC = Spec(
         ("sampler", ["ddpm", "ddim"]),
         ("levels", ["uniform", "stratified"]),
         ("batches", ["epoch", "uniform"]),
+        ("activation", ["mish", "gelu"]),
     ],
 )
 def test_unknown_choices_are_refused_by_name_with_the_options(field, options):
@@ -42,6 +43,23 @@ def test_unknown_choices_are_refused_by_name_with_the_options(field, options):
     assert all(option in str(refusal.value) for option in [*options, "misspelt"])
     for option in options:
         bdpo.make(bdpo.Config(**{field: option}), SPEC)
+
+
+@pytest.mark.parametrize("policy", ["diffusion", "flow"])
+def test_the_activation_is_that_of_all_networks(policy):
+    def outputs(activation):
+        config = bdpo.Config(policy=policy, activation=activation, actor_hidden=(8, 8))
+        parts = bdpo.build(config, SPEC)
+        a, s, n = np.ones((2, 6), np.float32), np.ones((2, 17), np.float32), np.ones(2, np.int32)
+        for net, inputs in (
+            (parts.policy.net, (a, s, n)),
+            (parts.critic, (s, a)),
+            (parts.value, (s, a, n)),
+        ):
+            yield net.apply(filled(net.init, *inputs), *inputs)
+
+    for mish, gelu in zip(outputs("mish"), outputs("gelu"), strict=True):
+        assert np.abs(mish - gelu).max() > 1e-3
 
 
 def test_a_warm_up_longer_than_training_is_refused():

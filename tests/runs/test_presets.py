@@ -397,6 +397,7 @@ def test_diffusion_ql_and_dac_have_the_published_settings() -> None:
         run, dac = resolved(name, "dac")
         assert (dac.eta, dac.rho, run.gamma) == expected, name
         assert (dac.diffusion_steps, dac.normalize_q, dac.eta_rate) == (10, False, 0)
+        assert dac.activation == "gelu"
     for name, expectile, shift in (("hopper-medium-v2", 0.7, 0), ("antmaze-umaze-v0", 0.9, -1)):
         run, idql = resolved(name, "idql")
         assert (idql.expectile, run.reward_shift, run.gamma) == (expectile, shift, 0.99)
@@ -432,6 +433,7 @@ def test_idql_and_bdpo_on_ogbench() -> None:
         assert (bdpo.rho, run.gamma) == expected, name
         assert (bdpo.diffusion_steps, bdpo.critic_ensemble_size) == (10, 10)
         assert bdpo.actor_hidden == bdpo.critic_hidden == 4 * (512,)
+        assert bdpo.activation == "gelu"
         assert (bdpo.pretrain_steps, bdpo.train_steps) == (1_000_000, 2_000_000)
         assert run.eval_episodes == 50
     _, ifql = config.resolve(choice(name, "ifql"), "antsoccer-arena-navigate-v0", "ogbench")
