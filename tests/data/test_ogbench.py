@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,7 +42,9 @@ def relabel(env_id: str, env: Any, arrays: dict[str, np.ndarray]) -> None:
 def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A machine with the package; returns the folder of its files."""
     for name in ("ogbench", "ogbench.relabel_utils"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        monkeypatch.setitem(sys.modules, name, module)
     sys.modules["ogbench.relabel_utils"].relabel_dataset = relabel  # type: ignore[attr-defined]
     for place, number in (("cube-single", 1), ("cube-single", 2), ("scene", 1)):
         spec = EnvSpec(
@@ -257,3 +260,10 @@ def test_a_task_without_the_package_is_asked_for(
     files.write_npz(tmp_path / FILE, **RAW)
     with pytest.raises(DataError, match="need its package: pip install ogbench"):
         task.named("cube-triple-play-singletask-task1-v0")
+
+
+@pytest.mark.usefixtures("package")
+def test_who_has_the_package_is_not_asked_for_it() -> None:
+    with pytest.raises(DataError, match="unknown environment 'cube-single-singletask-t") as caught:
+        task.named("cube-single-singletask-task9-v0")
+    assert "pip install" not in str(caught.value)
