@@ -70,10 +70,22 @@ def test_a_histogram_counts_everything() -> None:
 def test_a_random_policy_scores_about_0() -> None:
     """On Pendulum its mean return is -1200 or so; the same seed plays the same."""
     where = task.named("Pendulum-v1")
-    returns = command.random_returns(where, 5)
+    returns, reached = command.random_episodes(where, 5)
+    assert reached is None
     assert -1800 < returns.mean() < -800
     assert len(set(returns.tolist())) == 5
-    assert (returns == command.random_returns(where, 5)).all()
+    assert (returns == command.random_episodes(where, 5)[0]).all()
+
+
+def test_where_success_is_the_score_a_random_policy_has_no_return(pendulum_file: Path) -> None:
+    """Episodes from even starts succeed by their second action: two in five of them."""
+    playground.register()
+    returns, reached = command.random_episodes(task.named(playground.REACHING_ID), 60)
+    assert reached is not None and not reached[1::2].any() and 0.2 < reached[::2].mean() < 0.6
+    scored = data.load(str(pendulum_file), env="Pendulum-v1")._replace(family="ogbench")
+    rate = 100 * reached.mean()
+    assert command.played(scored, returns, reached) == f"success rate {rate:.3g} % (60 episodes)"
+    assert "does not report info['success']" in command.played(scored, returns, None)
 
 
 def test_convert_and_list(pendulum_file: Path, root: Path, say: Callable[..., str]) -> None:
