@@ -37,15 +37,17 @@ from jaxrl_prefs.data import (
     families,
     health,
     health_figure,
+    ogbench_data,
     parity,
     progress,
     roots,
+    suggestions,
     writers,
 )
 from jaxrl_prefs.data.generate import online, vd4rl
 from jaxrl_prefs.data.generate.sbx_agent import SbxAgent
 from jaxrl_prefs.data.readers import default_task, minari
-from jaxrl_prefs.environments import trust
+from jaxrl_prefs.environments import ogbench_names, trust
 from jaxrl_prefs.environments.task import check_interface, number, succeeded, successes
 from jaxrl_prefs.environments.trust import Refusal
 from jaxrl_prefs.errors import ConfigError, DataError
@@ -430,6 +432,17 @@ def _of_full_size(name: str) -> str:
     return found
 
 
+def _elsewhere(name: str) -> str:
+    """Where to get a set of OGBench's, which is not generated; empty for other names."""
+    own = name.removeprefix("ogbench/")
+    if (found := ogbench_data.parse(own)) is None:
+        alike = ogbench_names.similar(own)
+        return suggestions.unknown(own, ()) if alike or own != name else ""
+    if (place := ogbench_data.here(found)) is not None:
+        return f"OGBench's {found.data} is not generated, and is here: {place} (--dataset={own})"
+    return f"OGBench's {found.data} is not generated: {ogbench_data.how_to_get(found)}"
+
+
 def make(name: str, root: str = "") -> Path:
     """Generates one of this library's sets, unless it is there; returns its `data` folder.
 
@@ -438,13 +451,13 @@ def make(name: str, root: str = "") -> Path:
         root: the folder to store it in; by default the first of `roots.roots()` that takes it.
 
     Raises:
-        ConfigError: if the name is none of them.
+        ConfigError: if the name is none of them; of a set of OGBench's, it says where to get it.
         DataError: if it cannot be made.
     """
     full = data.ALIASES.get(name, name)
     known = (*data.GENERATED, *data.TRAINED)
     if full not in known:
-        raise ConfigError(overrides.unknown("generated set", name, known))
+        raise ConfigError(_elsewhere(name) or overrides.unknown("generated set", name, known))
     there = roots.absolute(root) / full / "data" if root else roots.find(full)
     if there is not None and (there / "metadata.json").is_file():
         return there

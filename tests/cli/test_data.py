@@ -14,7 +14,7 @@ import pytest
 
 from jaxrl_prefs import data
 from jaxrl_prefs.cli import data as command
-from jaxrl_prefs.data import checked_files
+from jaxrl_prefs.data import checked_files, ogbench_data
 from jaxrl_prefs.data.generate import pendulum
 from jaxrl_prefs.environments import task
 from tests import playground
@@ -256,3 +256,17 @@ def test_info_tells_of_an_environment_that_fails(root: Path, say: Callable[..., 
     for env_id, message in names.items():
         text = " ".join(say("info", "mine/two-v0", f"--env={env_id}").replace("│", "").split())
         assert message in text
+
+
+def test_sets_of_ogbench_are_downloaded_and_not_made(
+    root: Path, say: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ogbench_data.FOLDER, str(root))
+    for name in ("ogbench/cube-single-play-v0", "cube-single-play-singletask-task2-v0"):
+        told = say("make", name, code=2)
+        assert "not generated: python -c" in told and f"into {root}, where it is looked" in told
+    large = "cube-quadruple-play-100m-v0"
+    assert f"the files of {ogbench_data.SOURCE}/{large} into" in say("make", large, code=2)
+    assert "Did you mean 'cube-single-play-v0'" in say("make", "cube-sngle-play-v0", code=2)
+    (root / "cube-single-play-v0.npz").touch()
+    assert f"is here: {root}/cube-single" in say("make", "ogbench/cube-single-play-v0", code=2)

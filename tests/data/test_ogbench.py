@@ -238,17 +238,32 @@ def test_missing_data_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv(ogbench_data.FOLDER, raising=False)
     there = tmp_path / ".ogbench/data"
-    with pytest.raises(
-        DataError, match=rf"download https://\S+/{FILE} into the folder {there}, or set OGBENCH_"
-    ):
+    with pytest.raises(DataError, match=rf"\(https://\S+/{FILE}\) into {there}, where it is loo"):
         data.load(NAME)
-    large = "scene-play-100m-singletask-v0"
     with pytest.raises(
         DataError, match=rf"download the files of .* folder {there}/scene-play-100m"
     ):
-        data.load(large)
-    with pytest.raises(DataError, match=r"download https://\S+/visual-cube-single-play-v0"):
+        data.load("scene-play-100m-singletask-v0")
+    with pytest.raises(DataError, match=r"\(https://\S+/visual-cube-single-play-v0"):
         data.load(f"visual-{NAME}")
+
+
+@pytest.mark.parametrize("folder", ["", "elsewhere"])
+def test_the_command_that_downloads_is_given(
+    folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It calls the package's function with the folder in which the library looks."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(ogbench_data.FOLDER, str(tmp_path / folder) if folder else "")
+    calls: list[tuple[Any, ...]] = []
+    module = ModuleType("ogbench")
+    module.download_datasets = lambda *given: calls.append(given)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ogbench", module)
+    with pytest.raises(DataError) as caught:
+        data.load(NAME)
+    exec(str(caught.value).split('"')[1])
+    where = (str(tmp_path / folder),) if folder else ()
+    assert calls == [(["cube-single-play-v0"], *where)]
 
 
 def test_a_task_without_the_package_is_asked_for(
