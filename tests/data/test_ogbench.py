@@ -14,9 +14,11 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 
 from jaxrl_prefs import data
+from jaxrl_prefs.cli import shown
 from jaxrl_prefs.data import ogbench_data
 from jaxrl_prefs.environments import ogbench_names, task
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.page.parts import Rows
 from jaxrl_prefs.runs.suites import SUITES
 from tests import playground
 from tests.data import files
@@ -219,6 +221,25 @@ def test_a_wrong_environment_is_named(name: str, env: str, message: str, package
     playground.register()
     with pytest.raises(DataError, match=message):
         data.load(name if name == NAME else package / name, env=env)
+
+
+def test_a_report_shows_the_file_and_the_name_of_a_task_as_one(package: Path) -> None:
+    """With the run's environment, whose rewards the file lacks."""
+
+    def run(dataset: str, env: str) -> shown.Shown:
+        about = {"run": {"dataset": dataset, "env": env}}
+        return shown.Shown(package, "bc", about, {"dataset": dataset, "env": ENV}, [], [])
+
+    for first, second in ((str(package / FILE), NAME), (NAME, str(package / FILE))):
+        runs = [run(name, "" if name == NAME else ENV) for name in (first, second)]
+        (section,) = shown._data([], runs)
+        ((head, *rows),) = [part.rows for part in section.parts if isinstance(part, Rows)]
+        told = dict(rows)
+        assert head[1] == NAME and told["evaluated in"] == f"{ENV}, at most 5 steps"
+        assert told["rewards"].endswith("max 0") and "min -1," in told["rewards"]
+    (package / FILE).unlink()
+    (section,) = shown._data([], [run(NAME, "")])
+    assert section.parts == [Rows([["", NAME]], 2, [])]
 
 
 def test_a_folder_of_files_makes_one_environment(package: Path) -> None:
