@@ -159,6 +159,21 @@ def test_a_files_own_rewards_must_be_those_of_the_task_that_is_named(package: Pa
     assert "not compared with those of" in data.load(NAME).notes[0]
 
 
+def test_rewards_of_next_states_are_told_from_those_of_other_tasks(package: Path) -> None:
+    """As environments of ogbench before 1.2 return them; a file keeps them if it names the task."""
+    labels = {"rewards": np.float32([0, -1, 0, 0, -1]), "masks": np.float32([0, 1, 1, 0, 1])}
+    files.write_npz(package / FILE, **RAW, **labels)
+    for env in (ENV, "cube-single-singletask-task2-v0"):
+        with pytest.raises(
+            DataError, match=rf"of {ENV} in the state after each step, .* call it {NAME}\.npz and"
+        ):
+            data.load(package / FILE, env=env)
+    (package / FILE).rename(package / f"{NAME}.npz")
+    found = data.load(package / f"{NAME}.npz")
+    assert found.reward.tolist() == [0, -1, 0] and found.terminal.tolist() == [True, False, True]
+    assert found.task is not None and found.task.env_id == ENV
+
+
 def test_visual_data_have_the_rewards_of_the_task_without_images(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
