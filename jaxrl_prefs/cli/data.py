@@ -37,16 +37,18 @@ from jaxrl_prefs.data import (
     families,
     health,
     health_figure,
+    ogbench_data,
     parity,
     progress,
     roots,
+    suggestions,
     writers,
 )
 from jaxrl_prefs.data.generate import online, vd4rl
 from jaxrl_prefs.data.generate.sbx_agent import SbxAgent
 from jaxrl_prefs.data.readers import default_task, minari
-from jaxrl_prefs.environments import trust
-from jaxrl_prefs.environments.task import check_interface, number
+from jaxrl_prefs.environments import ogbench_names, trust
+from jaxrl_prefs.environments.task import check_interface, number, succeeded, successes
 from jaxrl_prefs.environments.trust import Refusal
 from jaxrl_prefs.errors import ConfigError, DataError
 from jaxrl_prefs.runs import figures, overrides, tables
@@ -319,7 +321,7 @@ def replayed(recording: Dataset) -> str:
 def _played(recording: Dataset, task: Task, episodes: int) -> str:
     """As `played`; of an environment that fails, what it says."""
     try:
-        return played(recording, random_returns(task, episodes))
+        return played(recording, *random_episodes(task, episodes))
     except DataError as fault:
         return str(fault)
     except Exception as fault:  # an environment may fail in any way
@@ -327,29 +329,42 @@ def _played(recording: Dataset, task: Task, episodes: int) -> str:
         return f"none: the environment raised {type(fault).__name__}: {why}"
 
 
-def random_returns(task: Task, episodes: int, seed: int = 0) -> np.ndarray:
-    """Returns [episodes] of a uniformly random policy."""
+def random_episodes(
+    task: Task, episodes: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns [episodes] of a uniformly random policy, and which episodes succeeded [episodes].
+
+    The second is None if the environment does not report success.
+    """
     env = task.make()
     check_interface(env, task.env_id)
     env.action_space.seed(seed)
-    returns = np.zeros(episodes)
+    returns, reached = np.zeros(episodes), list[bool | None]()
     for episode in range(episodes):
         env.reset(seed=seed + episode)
-        over = False
+        over, success = False, None
         while not over:
-            _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+            _, reward, terminated, truncated, info = env.step(env.action_space.sample())
             returns[episode] += number(reward)
+            success = succeeded(info, success)
             over = terminated or truncated
+        reached.append(success)
     env.close()
-    return returns
+    return returns, successes(reached)
 
 
-def played(recording: Dataset, returns: np.ndarray) -> str:
-    """A random policy's mean return and its score."""
+def played(recording: Dataset, returns: np.ndarray, reached: np.ndarray | None) -> str:
+    """What a random policy reached, on the scale by which policies are scored on these data.
+
+    Where that is success, no return is told: the data's episodes are of another length.
+    """
+    count = f"({len(returns)} episodes)"
     if recording.by_success:
-        return f"return {returns.mean():.6g} ({len(returns)} episodes)"
+        if reached is None:
+            return "none: the environment does not report info['success']"
+        return f"success rate {100 * reached.mean():.3g} % {count}"
     score = float(np.mean(recording.score(returns)))
-    return f"return {returns.mean():.6g}, score {score:.2f} ({len(returns)} episodes)"
+    return f"return {returns.mean():.6g}, score {score:.2f} {count}"
 
 
 # --- convert, make --------------------------------------------------------------------------------
@@ -417,6 +432,17 @@ def _of_full_size(name: str) -> str:
     return found
 
 
+def _elsewhere(name: str) -> str:
+    """Where to get a set of OGBench's, which is not generated; empty for other names."""
+    own = name.removeprefix("ogbench/")
+    if (found := ogbench_data.parse(own)) is None:
+        alike = ogbench_names.similar(own)
+        return suggestions.unknown(own, ()) if alike or own != name else ""
+    if (place := ogbench_data.here(found)) is not None:
+        return f"OGBench's {found.data} is not generated, and is here: {place} (--dataset={own})"
+    return f"OGBench's {found.data} is not generated: {ogbench_data.how_to_get(found)}"
+
+
 def make(name: str, root: str = "") -> Path:
     """Generates one of this library's sets, unless it is there; returns its `data` folder.
 
@@ -425,13 +451,13 @@ def make(name: str, root: str = "") -> Path:
         root: the folder to store it in; by default the first of `roots.roots()` that takes it.
 
     Raises:
-        ConfigError: if the name is none of them.
+        ConfigError: if the name is none of them; of a set of OGBench's, it says where to get it.
         DataError: if it cannot be made.
     """
     full = data.ALIASES.get(name, name)
     known = (*data.GENERATED, *data.TRAINED)
     if full not in known:
-        raise ConfigError(overrides.unknown("generated set", name, known))
+        raise ConfigError(_elsewhere(name) or overrides.unknown("generated set", name, known))
     there = roots.absolute(root) / full / "data" if root else roots.find(full)
     if there is not None and (there / "metadata.json").is_file():
         return there

@@ -11,20 +11,34 @@ import jax
 LONGEST_CYCLE = 100  # updates
 
 
-def update_flops(update: Callable[..., Any], *args: Any) -> tuple[float, int]:
+def update_flops(update: Callable[..., Any], *args: Any, period: int = 1) -> tuple[float, int]:
     """Counts the products of `update(*args, step)`: the mean over a cycle, and its length.
 
     A method that trains its actor at every fifth update has a cycle of five: update 0 costs more
-    than updates 1 to 4, and update 5 costs as much as update 0.
+    than updates 1 to 4, and update 5 costs as much as update 0. Each count traces the update, which
+    takes a second or so, and no more are made than needed.
+
+    Args:
+        update: of a phase.
+        args: its arguments but for the step.
+        period: as `Phase.period` has it; 1 if the step may count in any way.
 
     Raises:
         ValueError: if no cycle of at most 100 updates is found.
     """
-    first = matmul_flops(lambda *inputs: update(*inputs, 0), *args)
-    costs = [first]
+
+    def at(step: int) -> float:
+        return matmul_flops(lambda *inputs: update(*inputs, step), *args)
+
+    if period > 1:
+        return math.fsum([at(0), *[at(1)] * (period - 1)]) / period, period
+    any_step = jax.make_jaxpr(update)(*args, jax.ShapeDtypeStruct((), "int32")).jaxpr
+    if _is_fixed(any_step):
+        return _count(any_step), 1
+    costs = [at(0)]
     for step in range(1, LONGEST_CYCLE + 1):
-        costs.append(matmul_flops(lambda *inputs, step=step: update(*inputs, step), *args))
-        if costs[-1] == first:
+        costs.append(at(step))
+        if costs[-1] == costs[0]:
             return math.fsum(costs[:-1]) / step, step
     raise ValueError(f"the update's cost does not repeat within {LONGEST_CYCLE} updates")
 
@@ -52,6 +66,16 @@ def _cost(equation: Any) -> float:
         return max(_count(branch.jaxpr) for branch in params["branches"])
     inside = sum(_count(_open(value)) for value in params.values() if _open(value))
     return params["length"] * inside if name == "scan" else inside
+
+
+def _is_fixed(jaxpr: Any) -> bool:
+    """Whether no branch of a `cond` costs more than another, so that no value decides the cost."""
+    for equation in jaxpr.eqns:
+        branches = [branch.jaxpr for branch in equation.params.get("branches", ())]
+        inside = [*branches, *filter(None, map(_open, equation.params.values()))]
+        if len({_count(each) for each in branches}) > 1 or not all(map(_is_fixed, inside)):
+            return False
+    return True
 
 
 def _open(value: Any) -> Any:

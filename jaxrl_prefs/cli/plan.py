@@ -170,7 +170,7 @@ def _flops(phase: Phase, data: Any, state: Any, columns: Mapping[str, Any]) -> f
         jax.ShapeDtypeStruct((phase.batch_size,), "int32"),
         {name: x if x.shape[0] == len(data.reward) else x[0] for name, x in columns.items()},
     )
-    return update_flops(phase.update, state, batch, jax.random.key(0))[0]
+    return update_flops(phase.update, state, batch, jax.random.key(0), period=phase.period)[0]
 
 
 def phase_table(found: Plan) -> list[list[str]]:

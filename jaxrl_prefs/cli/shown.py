@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from jaxrl_prefs import data as datasets
 from jaxrl_prefs.cli import data, table
-from jaxrl_prefs.data import health, roots
+from jaxrl_prefs.data import Dataset, Hints, health, ogbench_data, roots
+from jaxrl_prefs.environments import ogbench_names
 from jaxrl_prefs.errors import ConfigError, DataError, WorkdirError
 from jaxrl_prefs.page import parts
 from jaxrl_prefs.page.parts import Curves, Interval, Intervals, Line, Media, Part, Rows, Section
@@ -44,8 +45,8 @@ class Shown(NamedTuple):
 
     @property
     def dataset(self) -> str:
-        """The data's name."""
-        return str(self.result["dataset"])
+        """The data's name, as a table calls them: of OGBench's, that of the single task."""
+        return table.row_of(str(self.result["dataset"]), str(self.result.get("env") or ""))
 
 
 def found(folders: Sequence[Path], last: int = 1) -> list[Shown]:
@@ -325,31 +326,57 @@ def _signs(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
 def _data(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
     built: list[Part] = []
     for run in {run.dataset: run for run in runs}.values():
-        name = str(run.about.get("run", {}).get("dataset", ""))
-        rows, notes = _health(name, run.about.get("hints"), f"the config of {run.folder}")
+        asked = run.about.get("run", {})
+        reading = (str(asked.get("dataset", "")), asked.get("env"), run.about.get("hints"))
+        rows, notes = _health(*reading, f"the config of {run.folder}")
         rows = rows or _facts({**run.about.get("data", {})})
         built.append(Rows([["", run.dataset], *rows], 2, notes))
     return [Section("The data", built)]
 
 
-def _health(name: str, hints: Any, where: str) -> tuple[list[list[str]], list[str]]:
+def _health(name: str, env: Any, hints: Any, where: str) -> tuple[list[list[str]], list[str]]:
     """What `data info` says of a dataset, and its warnings; nothing if it is not here.
 
     Args:
         name: of the dataset.
-        hints: how the run read it, as config.json has them.
+        env: the environment that the run was asked to play, as config.json has it.
+        hints: how the run read the data, as config.json has them.
         where: that file, for errors.
     """
     try:
-        place = Path(name.partition("#")[0]).expanduser()
-        if not name or not (roots.find(datasets.ALIASES.get(name, name)) or place.exists()):
+        if not _is_here(name):
             return [], []
-        recording = datasets.load(name, hints=datasets.hints_from_json(hints, where))
+        recording, notes = _loaded(name, env, datasets.hints_from_json(hints, where))
     except (DataError, OSError, ValueError) as error:  # damaged, or read with other flags
         return [], [f"the data themselves cannot be shown: {error}"]
     found = health.of(recording)
     told = {**data.facts(recording), **health.told(recording, found)}
-    return [[key, value] for key, value in told.items()], [f"warning: {x}" for x in found.warnings]
+    notes += [f"warning: {text}" for text in found.warnings]
+    return [[key, value] for key, value in told.items()], notes
+
+
+def _is_here(name: str) -> bool:
+    """Whether a page shows a dataset: if it is here, and not OGBench's of 100 million steps."""
+    place = Path(name.partition("#")[0]).expanduser()
+    own = ogbench_names.parse(name)
+    if own is not None and not place.exists():
+        return not own.large and bool(roots.find(f"ogbench/{name}") or ogbench_data.here(own))
+    return bool(name and (roots.find(datasets.ALIASES.get(name, name)) or place.exists()))
+
+
+def _loaded(name: str, env: Any, hints: Hints) -> tuple[Dataset, list[str]]:
+    """The dataset in the run's environment, and a note if that cannot be had here.
+
+    An environment that would import a module is not taken: a folder does not choose what code runs.
+    """
+    notes = list[str]()
+    if usable := folders_of_runs.usable_env(env):
+        try:
+            return datasets.load(name, env=usable, hints=hints), notes
+        except DataError as error:
+            notes.append(f"shown without the run's environment: {error}")
+    found = datasets.load(name, hints=hints)
+    return found.with_env(None) if env == folders_of_runs.NO_ENV else found, notes
 
 
 def _runs(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
@@ -358,7 +385,7 @@ def _runs(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
         result, about = run.result, run.about
         facts = {
             "method": result["algo"],
-            "dataset": run.dataset,
+            "dataset": result["dataset"],
             "evaluated in": about.get("data", {}).get("env") or "no environment",
             "seeds": ", ".join(map(str, result["seeds"])),
             "updates": result.get("step", result.get("unfinished", "")),

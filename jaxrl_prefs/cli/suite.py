@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxrl_prefs.cli import plan
 from jaxrl_prefs.data import Dataset, ogbench_data
+from jaxrl_prefs.environments import ogbench_names
 from jaxrl_prefs.errors import ConfigError, DataError
 from jaxrl_prefs.runs import overrides
 from jaxrl_prefs.runs.config import Choice
@@ -55,15 +56,20 @@ def rows(suite: str, chosen: Sequence[str] = ()) -> tuple[Row, ...]:
     found = SUITES[suite]
     if not chosen:
         return found
-    chosen = [name.removesuffix("-v0") if "singletask" not in name else name for name in chosen]
     data = [row.data for row in found]
     names = {*data, *(name for row in found for name in row.datasets)}
-    for each in chosen:
-        if each not in names:
-            message = overrides.unknown(f"dataset of {suite}", each, data)
+    wanted = {name: _full(name) for name in chosen}
+    for given, full in wanted.items():
+        if full not in names:
+            message = overrides.unknown(f"dataset of {suite}", given, data)
             raise ConfigError(f"{message}; or one of their tasks, as {found[0].datasets[0]}")
-    parts = (_chosen(row, chosen) for row in found)
+    parts = (_chosen(row, [*wanted.values()]) for row in found)
     return tuple(row for row in parts if row.tasks)
+
+
+def _full(name: str) -> str:
+    """The name of a row's data or of one of its tasks; the default task has its number there."""
+    return ogbench_names.numbered(name) if "singletask" in name else name.removesuffix("-v0")
 
 
 def _chosen(row: Row, names: Sequence[str]) -> Row:

@@ -25,6 +25,7 @@ import numpy as np
 from jaxrl_prefs.data import transforms
 from jaxrl_prefs.data.dataset import PreparedDataset
 from jaxrl_prefs.data.readers import container
+from jaxrl_prefs.data.split import episode_of
 from jaxrl_prefs.data.transforms import SINGLE, ActionChunk
 from jaxrl_prefs.errors import DataError
 from jaxrl_prefs.mapped_rows import is_mapped
@@ -125,10 +126,14 @@ def chunks(data: Transition, length: int, name: str = "the dataset") -> Chunks:
     Raises:
         DataError: if there are none.
     """
+    longest = int(np.bincount(episode_of(data)).max())
+    if length > longest:
+        raise DataError(
+            f"{name}: a chunk of {length:,} actions (action_chunk) is longer than every episode; "
+            f"the longest has {longest:,} steps"
+        )
     steps, whole = _following(data, length)
     starts = np.flatnonzero(whole)
-    if not len(starts):
-        raise DataError(f"{name}: no episode has the {length} steps of a chunk of actions")
     found = _summed(data, length)
     last, steps = found.last[starts], steps[starts]
     action = np.asarray(data.action)[steps].reshape(len(starts), -1)

@@ -101,15 +101,29 @@ def find(name: Name) -> Path:
     Raises:
       DataError: if it is not here, saying what to download and where to put it.
     """
+    found = here(name)
+    if found is None:
+        raise DataError(f"OGBench's {name.data} is not on this machine: {how_to_get(name)}")
+    return found
+
+
+def here(name: Name) -> Path | None:
+    """The file or folder of the data; None if it is not on this machine."""
     place = root() / name.data
-    for found in (place.with_name(f"{name.data}.npz"), place):
-        if found.exists():
-            return found
-    if name.large:
-        what = f"the files of {SOURCE}/{name.data} into the folder {place}"
+    places = (place.with_name(f"{name.data}.npz"), place)
+    return next((each for each in places if each.exists()), None)
+
+
+def how_to_get(name: Name) -> str:
+    """How to download the data, and where to."""
+    source, place = f"{SOURCE}/{name.data}", root() / name.data
+    if name.large:  # which the package's own function does not find
+        what = f"download the files of {source} into the folder {place}, where they are looked for"
     else:
-        what = f"{SOURCE}/{name.data}.npz into the folder {place.parent}"
-    raise DataError(
-        f"OGBench's {name.data} was not found in {root()}: download {what}, or set {FOLDER} to the "
-        "folder that holds them"
-    )
+        folder = "" if root() == roots.absolute(USUAL) else f", {str(root())!r}"
+        call = f"ogbench.download_datasets([{name.data!r}]{folder})"
+        what = (
+            f'python -c "import ogbench; {call}" downloads it ({source}.npz) into {root()}, where '
+            "it is looked for"
+        )
+    return f"{what}; {FOLDER} names another folder"

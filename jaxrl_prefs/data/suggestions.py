@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jaxrl_prefs.data.families import words
+from jaxrl_prefs.environments import ogbench_names
 
 CLOSE = 0.6  # how alike two names are at least, of 1
 OLD = re.compile(  # ids of D4RL, which Minari has under other names
@@ -16,7 +17,8 @@ OLD = re.compile(  # ids of D4RL, which Minari has under other names
 MINARI = {"medium": "medium", "expert": "expert", "simple": "simple"}
 PAGE = "docs/formats.md"
 FORMATS = (
-    "a file or a folder of Parquet, CSV, npz, npy or HDF5, a LeRobot dataset, a Minari id such as "
+    "a file or a folder of Parquet, CSV, npz, npy or HDF5, a LeRobot dataset, a name of OGBench's "
+    "such as cube-single-play-singletask-task1-v0 (tasks 1 to 5), a Minari id such as "
     "mujoco/hopper/medium-v0, or its folder"
 )
 
@@ -29,7 +31,7 @@ def unknown(name: str, known: Iterable[str]) -> str:
       known: the names of datasets that are here, or can be made here.
     """
     told = f"unknown dataset {name!r}. "
-    if guesses := close(name, known):
+    if guesses := ogbench_names.similar(name) or close(name, known):
         told += f"Did you mean {' or '.join(map(repr, guesses))}? "
     if path := _neighbour(name):
         told += f"There is {path}. "

@@ -13,21 +13,34 @@ itself has no name for that. Park et al. 2025, arXiv 2410.20092.
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import PurePath
 from typing import NamedTuple
 
 VISUAL = "visual-"  # the start of names whose observations are images
-_MAZES = r"(?:point|ant|humanoid)maze-(?:medium|large|giant|teleport)|antsoccer-(?:arena|medium)"
-_TABLES = r"cube-(?:single|double|triple|quadruple|octuple)|scene|puzzle-(?:3x3|4x4|4x5|4x6)"
+_SIZES = ("medium", "large", "giant", "teleport")
+MAZES = (
+    *(f"{robot}maze-{size}" for robot in ("point", "ant", "humanoid") for size in _SIZES),
+    *("antsoccer-arena", "antsoccer-medium"),
+)
+TABLES = (
+    *(f"cube-{count}" for count in ("single", "double", "triple", "quadruple", "octuple")),
+    "scene",
+    *(f"puzzle-{size}" for size in ("3x3", "4x4", "4x5", "4x6")),
+)
+WAYS = {MAZES: ("navigate", "stitch", "explore"), TABLES: ("play", "noisy")}  # of collecting data
+_MAZES, _TABLES = map("|".join, (MAZES, TABLES))
+_WALKED, _HANDLED = map("|".join, WAYS.values())
 _DATA = (
     rf"(?P<place>(?:{VISUAL})?(?:(?P<maze>{_MAZES})|{_TABLES}))-"
-    r"(?P<kind>(?(maze)(?:navigate|stitch|explore)|(?:play|noisy)))(?P<large>-100m)?"
+    rf"(?P<kind>(?(maze)(?:{_WALKED})|(?:{_HANDLED})))(?P<large>-100m)?"
 )
 _TASK = r"-singletask(?:-(?P<task>task[1-5]))?"
 _NAME = re.compile(rf"{_DATA}(?P<single>{_TASK})?-v0")
 _ENVIRONMENT = re.compile(rf"(?P<place>(?:{VISUAL})?(?:{_MAZES}|{_TABLES})){_TASK}-v0")
 _IMAGES = re.compile(r"(visual-|powderworld-).+-v\d+")
+CLOSE = 0.88  # how alike two names are at least, of 1; D4RL's antmaze-medium-play-v0 is less
 
 # The task that a name without a number stands for, by the first part of the place that fits.
 DEFAULT_TASKS = {
@@ -70,6 +83,25 @@ def parse(name: str) -> Name | None:
         return None
     task = (found["task"] or "") if found["single"] else None
     return Name(found["place"], found["kind"], bool(found["large"]), task)
+
+
+def similar(text: str) -> list[str]:
+    """Up to three names that are spelled almost like a text, the closest first.
+
+    >>> similar("cube-sinlge-play-v0")[0], similar("hopper-medium-v2")
+    ('cube-single-play-v0', [])
+    """
+    start, large = VISUAL * text.startswith(VISUAL), "-100m" * ("-100m" in text)
+    tasks = ["-singletask", *(f"-singletask-task{number}" for number in range(1, 6))]
+    names = [
+        f"{start}{place}-{kind}{large}{task}-v0"
+        for places, kinds in WAYS.items()
+        for place in places
+        for kind in kinds
+        for task in (tasks if "task" in text else [""])
+    ]
+    alike = {name: difflib.SequenceMatcher(None, text, name).ratio() for name in names}
+    return sorted((name for name in names if alike[name] >= CLOSE), key=lambda x: -alike[x])[:3]
 
 
 def of_path(path: str | PurePath) -> Name | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
+import importlib.util
 import io
 import json
 import warnings
@@ -225,7 +225,7 @@ def named(env_id: str, longest: int = 0) -> Task:
         spec = gymnasium.spec(env_id)
     except Exception as fault:
         hint = ""
-        if "singletask" in env_id:
+        if "singletask" in env_id and importlib.util.find_spec("ogbench") is None:
             hint = " (OGBench's environments need its package: pip install ogbench)"
         raise DataError(f"unknown environment {env_id!r}: {fault}{hint}") from fault
     return recorded(spec.to_json(), longest)

@@ -221,6 +221,7 @@ def test_a_part_of_a_suite_is_named_by_data_or_by_task(pair: Path) -> None:
     last = PAIR[0].datasets[-1]
     assert suite.rows("pair", [last]) == (PAIR[0]._replace(tasks=PAIR[0].tasks[-1:]),)
     assert suite.rows("pair", ["cube-single-play-v0", last]) == PAIR[:1]
+    assert suite.rows("pair", ["cube-single-play-singletask-v0"])[0].datasets == (last,)  # task 2
     assert suite.rows("pair") == PAIR
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from jaxrl_prefs import data
 from jaxrl_prefs.cli import data as command
-from jaxrl_prefs.data import checked_files
+from jaxrl_prefs.data import checked_files, ogbench_data
 from jaxrl_prefs.data.generate import pendulum
 from jaxrl_prefs.environments import task
 from tests import playground
@@ -70,10 +70,22 @@ def test_a_histogram_counts_everything() -> None:
 def test_a_random_policy_scores_about_0() -> None:
     """On Pendulum its mean return is -1200 or so; the same seed plays the same."""
     where = task.named("Pendulum-v1")
-    returns = command.random_returns(where, 5)
+    returns, reached = command.random_episodes(where, 5)
+    assert reached is None
     assert -1800 < returns.mean() < -800
     assert len(set(returns.tolist())) == 5
-    assert (returns == command.random_returns(where, 5)).all()
+    assert (returns == command.random_episodes(where, 5)[0]).all()
+
+
+def test_where_success_is_the_score_a_random_policy_has_no_return(pendulum_file: Path) -> None:
+    """Episodes from even starts succeed by their second action: two in five of them."""
+    playground.register()
+    returns, reached = command.random_episodes(task.named(playground.REACHING_ID), 60)
+    assert reached is not None and not reached[1::2].any() and 0.2 < reached[::2].mean() < 0.6
+    scored = data.load(str(pendulum_file), env="Pendulum-v1")._replace(family="ogbench")
+    rate = 100 * reached.mean()
+    assert command.played(scored, returns, reached) == f"success rate {rate:.3g} % (60 episodes)"
+    assert "does not report info['success']" in command.played(scored, returns, None)
 
 
 def test_convert_and_list(pendulum_file: Path, root: Path, say: Callable[..., str]) -> None:
@@ -244,3 +256,17 @@ def test_info_tells_of_an_environment_that_fails(root: Path, say: Callable[..., 
     for env_id, message in names.items():
         text = " ".join(say("info", "mine/two-v0", f"--env={env_id}").replace("│", "").split())
         assert message in text
+
+
+def test_sets_of_ogbench_are_downloaded_and_not_made(
+    root: Path, say: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ogbench_data.FOLDER, str(root))
+    for name in ("ogbench/cube-single-play-v0", "cube-single-play-singletask-task2-v0"):
+        told = say("make", name, code=2)
+        assert "not generated: python -c" in told and f"into {root}, where it is looked" in told
+    large = "cube-quadruple-play-100m-v0"
+    assert f"the files of {ogbench_data.SOURCE}/{large} into" in say("make", large, code=2)
+    assert "Did you mean 'cube-single-play-v0'" in say("make", "cube-sngle-play-v0", code=2)
+    (root / "cube-single-play-v0.npz").touch()
+    assert f"is here: {root}/cube-single" in say("make", "ogbench/cube-single-play-v0", code=2)

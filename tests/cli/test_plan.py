@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -68,10 +69,18 @@ def test_a_step_taken_now_and_then_counts_by_its_share() -> None:
         small = td3_bc.Config(actor_hidden=(8,), critic_hidden=(8,), actor_interval=interval)
         method, batch = td3_bc.make(small, spec), probes.episodes(16, 8, 3, 1)
         (phase,) = method.phases
-        state = method.init(jax.random.key(0), batch)
-        found, period = update_flops(phase.update, state, batch, jax.random.key(1))
-        assert period == interval
-        return found
+        state, traced = method.init(jax.random.key(0), batch), list[object]()
+
+        def update(*args: Any) -> Any:
+            traced.append(args[-1])
+            return phase.update(*args)
+
+        given = (update, state, batch, jax.random.key(1))
+        found = update_flops(*given, period=phase.period)
+        assert len(traced) == min(interval, 2)
+        assert interval == 4 or update_flops(*given) == found  # as the steps themselves tell
+        assert found[1] == interval
+        return found[0]
 
     always, half, quarter = map(flops, (1, 2, 4))
     assert always - half == pytest.approx(2 * (half - quarter)) and half > quarter

@@ -19,6 +19,7 @@ import pytest
 from jaxrl_prefs.cli import report, shown
 from jaxrl_prefs.errors import LoadError
 from jaxrl_prefs.page import plots
+from jaxrl_prefs.page.parts import Rows
 from jaxrl_prefs.runs import signs
 from jaxrl_prefs.runs.load import load_run
 
@@ -198,6 +199,21 @@ def test_what_is_damaged_is_named(
     if file == "config.json" and text is None:
         with pytest.raises(LoadError, match="is not a regular file"):
             load_run(folder)
+
+
+def test_the_data_are_shown_in_the_environment_of_the_run(short_run: Path) -> None:
+    """The file names none: the run's --env did."""
+    (run,) = shown.found([short_run])
+    for env, told in (
+        ("Pendulum-v1", "Pendulum-v1, at most 200 steps"),
+        *(("none", "-"), ("unknown-v0", "-"), ("nowhere:Mine-v0", "-")),
+    ):
+        about = {**run.about, "run": {**run.about["run"], "env": env}}
+        (section,) = shown._data([], [run._replace(about=about)])
+        (part,) = section.parts
+        assert isinstance(part, Rows) and ["evaluated in", told] in list(part.rows)
+        asked = any("without the run's environment" in note for note in part.notes)
+        assert asked == (env == "unknown-v0")
 
 
 def test_damaged_estimates_are_left_out(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,9 +14,11 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 
 from jaxrl_prefs import data
+from jaxrl_prefs.cli import shown
 from jaxrl_prefs.data import ogbench_data
 from jaxrl_prefs.environments import ogbench_names, task
 from jaxrl_prefs.errors import DataError
+from jaxrl_prefs.page.parts import Rows
 from jaxrl_prefs.runs.suites import SUITES
 from tests import playground
 from tests.data import files
@@ -41,7 +44,9 @@ def relabel(env_id: str, env: Any, arrays: dict[str, np.ndarray]) -> None:
 def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A machine with the package; returns the folder of its files."""
     for name in ("ogbench", "ogbench.relabel_utils"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        monkeypatch.setitem(sys.modules, name, module)
     sys.modules["ogbench.relabel_utils"].relabel_dataset = relabel  # type: ignore[attr-defined]
     for place, number in (("cube-single", 1), ("cube-single", 2), ("scene", 1)):
         spec = EnvSpec(
@@ -154,6 +159,21 @@ def test_a_files_own_rewards_must_be_those_of_the_task_that_is_named(package: Pa
     assert "not compared with those of" in data.load(NAME).notes[0]
 
 
+def test_rewards_of_next_states_are_told_from_those_of_other_tasks(package: Path) -> None:
+    """As environments of ogbench before 1.2 return them; a file keeps them if it names the task."""
+    labels = {"rewards": np.float32([0, -1, 0, 0, -1]), "masks": np.float32([0, 1, 1, 0, 1])}
+    files.write_npz(package / FILE, **RAW, **labels)
+    for env in (ENV, "cube-single-singletask-task2-v0"):
+        with pytest.raises(
+            DataError, match=rf"of {ENV} in the state after each step, .* call it {NAME}\.npz and"
+        ):
+            data.load(package / FILE, env=env)
+    (package / FILE).rename(package / f"{NAME}.npz")
+    found = data.load(package / f"{NAME}.npz")
+    assert found.reward.tolist() == [0, -1, 0] and found.terminal.tolist() == [True, False, True]
+    assert found.task is not None and found.task.env_id == ENV
+
+
 def test_visual_data_have_the_rewards_of_the_task_without_images(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +238,25 @@ def test_a_wrong_environment_is_named(name: str, env: str, message: str, package
         data.load(name if name == NAME else package / name, env=env)
 
 
+def test_a_report_shows_the_file_and_the_name_of_a_task_as_one(package: Path) -> None:
+    """With the run's environment, whose rewards the file lacks."""
+
+    def run(dataset: str, env: str) -> shown.Shown:
+        about = {"run": {"dataset": dataset, "env": env}}
+        return shown.Shown(package, "bc", about, {"dataset": dataset, "env": ENV}, [], [])
+
+    for first, second in ((str(package / FILE), NAME), (NAME, str(package / FILE))):
+        runs = [run(name, "" if name == NAME else ENV) for name in (first, second)]
+        (section,) = shown._data([], runs)
+        ((head, *rows),) = [part.rows for part in section.parts if isinstance(part, Rows)]
+        told = dict(rows)
+        assert head[1] == NAME and told["evaluated in"] == f"{ENV}, at most 5 steps"
+        assert told["rewards"].endswith("max 0") and "min -1," in told["rewards"]
+    (package / FILE).unlink()
+    (section,) = shown._data([], [run(NAME, "")])
+    assert section.parts == [Rows([["", NAME]], 2, [])]
+
+
 def test_a_folder_of_files_makes_one_environment(package: Path) -> None:
     """The sets of 100 million steps are folders of a hundred files and more."""
     folder = package / "cube-single-play-100m-v0"
@@ -235,17 +274,32 @@ def test_missing_data_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv(ogbench_data.FOLDER, raising=False)
     there = tmp_path / ".ogbench/data"
-    with pytest.raises(
-        DataError, match=rf"download https://\S+/{FILE} into the folder {there}, or set OGBENCH_"
-    ):
+    with pytest.raises(DataError, match=rf"\(https://\S+/{FILE}\) into {there}, where it is loo"):
         data.load(NAME)
-    large = "scene-play-100m-singletask-v0"
     with pytest.raises(
         DataError, match=rf"download the files of .* folder {there}/scene-play-100m"
     ):
-        data.load(large)
-    with pytest.raises(DataError, match=r"download https://\S+/visual-cube-single-play-v0"):
+        data.load("scene-play-100m-singletask-v0")
+    with pytest.raises(DataError, match=r"\(https://\S+/visual-cube-single-play-v0"):
         data.load(f"visual-{NAME}")
+
+
+@pytest.mark.parametrize("folder", ["", "elsewhere"])
+def test_the_command_that_downloads_is_given(
+    folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It calls the package's function with the folder in which the library looks."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(ogbench_data.FOLDER, str(tmp_path / folder) if folder else "")
+    calls: list[tuple[Any, ...]] = []
+    module = ModuleType("ogbench")
+    module.download_datasets = lambda *given: calls.append(given)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ogbench", module)
+    with pytest.raises(DataError) as caught:
+        data.load(NAME)
+    exec(str(caught.value).split('"')[1])
+    where = (str(tmp_path / folder),) if folder else ()
+    assert calls == [(["cube-single-play-v0"], *where)]
 
 
 def test_a_task_without_the_package_is_asked_for(
@@ -257,3 +311,10 @@ def test_a_task_without_the_package_is_asked_for(
     files.write_npz(tmp_path / FILE, **RAW)
     with pytest.raises(DataError, match="need its package: pip install ogbench"):
         task.named("cube-triple-play-singletask-task1-v0")
+
+
+@pytest.mark.usefixtures("package")
+def test_who_has_the_package_is_not_asked_for_it() -> None:
+    with pytest.raises(DataError, match="unknown environment 'cube-single-singletask-t") as caught:
+        task.named("cube-single-singletask-task9-v0")
+    assert "pip install" not in str(caught.value)

@@ -3,7 +3,9 @@ task's `rewards` and `masks`.
 
 OGBench's files hold no rewards; its package computes them for a task (`ogbench.relabel_utils`).
 That is done here if a task is named and ogbench is installed, and rewards that a file has are
-compared with these. The reward of (s, a, s') is computed from s, as in ogbench 1.2 and later.
+compared with these. The reward of (s, a, s') is computed from s, in all versions that have tasks
+(1.1.0 to 1.2.2 give the same numbers). Environments return the reward of s since 1.2.0, and before
+that of s'.
 
 Of its visual sets, observations are uint8 [N, 64, 64, 3], and the rewards those of the same task
 without images (ogbench 1.2.2: `utils.load_dataset`, and the ids in `manipspace` and `locomaze`).
@@ -226,18 +228,33 @@ def _of_another_task(
     own: tuple[np.ndarray, np.ndarray],
     rows: np.ndarray,
 ) -> str:
-    """Says that a file's own rewards are not those of the task that was named."""
+    """Says whose a file's own rewards are, which are not those of the task that was named."""
+    followed = ~container.flags(path, "terminals", arrays["terminals"])
     whose = ""
     for name in ogbench_names.tasks_of(where.env_id):
         with contextlib.suppress(DataError):
-            if _equal(own, _columns(path, _relabelled(path, arrays, task.named(name))), rows):
+            found = _columns(path, _relabelled(path, arrays, task.named(name)))
+            if _equal(own, found, rows):
                 whose = name
                 break
+            if _equal(own, (np.roll(found[0], -1), np.roll(found[1], -1)), followed):
+                return _of_next_states(path, name)
     return (
         f"{path}: its rewards are those of {whose or 'no task of this place in ogbench here'}, not "
         f"of {where.env_id}: "
         + (f"name that task (--env={whose}), or " if whose else "")
         + "take the file without rewards and masks"
+    )
+
+
+def _of_next_states(path: Path, env_id: str) -> str:
+    """Says that a file's own rewards are a task's as environments returned them before 1.2.0."""
+    name = ogbench_names.single_task(str(path), env_id)
+    keep = f", or call it {name}.npz and leave --env out to train on its own" if name else ""
+    return (
+        f"{path}: its rewards are those of {env_id} in the state after each step, as environments "
+        "of ogbench before 1.2 return them; OGBench computes those of its data from the state "
+        f"before: take the file without rewards and masks{keep}"
     )
 
 

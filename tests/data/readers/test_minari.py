@@ -249,6 +249,8 @@ def test_an_absent_set_is_downloaded(root: Path, monkeypatch: pytest.MonkeyPatch
         ("pendulum_mixed", "pendulum-mixed"),
         ("hopper-medium-v2", "mujoco/hopper/medium-v0"),
         ("maze2d-umaze-v1", "maze2d/umaze-v0"),
+        ("cube-sinlge-play-v0", "cube-single-play-v0"),
+        ("scene-play-singletask-task6-v0", "scene-play-singletask-task1-v0"),
         ("a b-v0", ""),
         ("", ""),
     ],
@@ -259,7 +261,8 @@ def test_an_unknown_name_is_answered_by_what_comes_close(root: Path, name: str, 
         data.load(name)
     text = str(caught.value)
     assert f"Did you mean '{guess}'" in text if guess else "Did you mean" not in text
-    assert "a LeRobot dataset" in text and "docs/formats.md" in text
+    for kind in ("a LeRobot dataset", "a name of OGBench's", "docs/formats.md"):
+        assert kind in text
 
 
 def test_a_path_beside_another_is_answered_by_it(root: Path, tmp_path: Path) -> None:
