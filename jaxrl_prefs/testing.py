@@ -8,16 +8,23 @@
         testing.check_method(my_method, config)
 
 The method is trained for a few steps on random data, with three seeds, in several ways that must
-agree. Where the host has several devices the seeds are spread over up to four of them. Our own
-methods pass the same checks (tests/test_contract.py).
+agree: at once and with a break, with each seed alone, as members of a sweep. Its policies must act
+from exported files as they do here, and fitted Q evaluation must take them. Where the host has
+several devices the seeds are spread over up to four of them. Our own methods pass the same checks
+(tests/test_contract.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
+import tempfile
+import unittest
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import chex
@@ -27,12 +34,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_prefs import encoded
+from jaxrl_prefs.data import Affine
 from jaxrl_prefs.encoded import EncoderConfig, on_images
+from jaxrl_prefs.errors import ExportError
+from jaxrl_prefs.estimation import fqe
 from jaxrl_prefs.keys import phase_keys, seed_keys
 from jaxrl_prefs.method import Method, Phase, sequential
 from jaxrl_prefs.parallel import seed_axis
 from jaxrl_prefs.rows import gathered
-from jaxrl_prefs.training import chunk, loop, program
+from jaxrl_prefs.runs import export
+from jaxrl_prefs.runs.exported import load_policy
+from jaxrl_prefs.runs.onnx_export import to_onnx
+from jaxrl_prefs.training import chunk, loop, program, sweep
 from jaxrl_prefs.types import STATE, Frames, ImageSpec, Key, Spec, Transition
 
 SEEDS = (3, 4, 5)
@@ -40,6 +53,9 @@ DEVICES = 4  # at most
 FAR = 10**6  # periods, past what an update may wait for
 ACCELERATORS = ("tpu", "cuda")
 FEWEST, MOST = 3, 200  # updates: of the first and the last phase, and of all of them
+DISCOUNT = 0.9
+FITTED = fqe.Config(critics=2, hidden=(8,), layer_norm=False, batch_size=8, updates=3)
+FILED, DRAW = 2, 7  # observations on which an exported policy is compared, and its draw number
 Changes = Mapping[str, set[str]]  # phase -> fields of the state
 
 # --- Data -----------------------------------------------------------------------------------------
@@ -75,7 +91,26 @@ def episodes(size: int, length: int, observation_dim: int, action_dim: int) -> T
     observation = rng.normal(size=(size, observation_dim))
     action = np.clip(rng.normal(size=(size, action_dim)), -0.99, 0.99)
     reward = observation[:, 0] - (action**2).sum(-1)
-    return transitions(observation, action, reward, 0.9 * (np.arange(size) % length < length - 1))
+    goes_on = np.arange(size) % length < length - 1
+    return transitions(observation, action, reward, DISCOUNT * goes_on)
+
+
+def fitted_data(data: Transition, gamma: float) -> tuple[fqe.Data, fqe.Units]:
+    """Rows as fitted Q evaluation takes them; an episode ends where no next action follows."""
+    goes_on = np.asarray(data.has_next_action)
+    episode = np.cumsum(np.append(0, goes_on[:-1] == 0)).astype(np.int32)
+    reward, discount = np.asarray(data.reward), np.asarray(data.discount)
+    unit = fqe.units(reward, fqe.to_go(reward.astype(float), discount, goes_on), gamma)
+    rows = fqe.Data(
+        observation=np.asarray(data.observation),
+        action=np.asarray(data.action),
+        reward=fqe.scaled_reward(reward, discount, unit),
+        discount=discount,
+        next_observation=np.asarray(data.next_observation),
+        episode=episode,
+        first=np.flatnonzero(np.diff(episode, prepend=-1)).astype(np.int32),
+    )
+    return rows, unit
 
 
 def _data(spec: Spec | None) -> tuple[Transition, Spec]:
@@ -196,18 +231,23 @@ class Subject:
             )
         self.method = made._replace(phases=tuple(map(self._counted, made.phases)))
 
-    def make(self) -> Method:
-        """The method, made anew."""
+    def make(self, config: Any = None) -> Method:
+        """The method, made anew; of another config if one is given."""
+        config = self.config if config is None else config
         if self.spec.images:
-            return on_images(partial(self.module.make, self.config), self.spec, self.encoder)
-        made: Method = self.module.make(self.config, self.spec)
+            return on_images(partial(self.module.make, config), self.spec, self.encoder)
+        made: Method = self.module.make(config, self.spec)
         return made
 
     def _counted(self, phase: Phase) -> Phase:
         return phase._replace(update=partial(_traced, self.traces, phase.name, phase.update))
 
     def train(
-        self, seeds: tuple[int, ...] = SEEDS, devices: int = DEVICES, **more: Any
+        self,
+        seeds: tuple[int, ...] = SEEDS,
+        devices: int = DEVICES,
+        method: Method | None = None,
+        **more: Any,
     ) -> list[LogPoint]:
         """Runs all phases, or the rest of them from `state`, `columns` and `start`."""
         mesh = seed_axis.seed_mesh(jax.devices()[:devices])
@@ -220,7 +260,7 @@ class Subject:
                 {name: column.copy() for name, column in point.columns.items()},
                 point.metrics,
             )
-            for point in loop.run(self.method, self.data, seeds, mesh, **more)
+            for point in loop.run(method or self.method, self.data, seeds, mesh, **more)
         ]
 
     def placement(self, mapping: str = "auto") -> chunk.SeedPlacement:
@@ -268,6 +308,26 @@ class Subject:
             found.append(Program(f"update of {phase.name}", jax.jit(phase.update), arguments))
             held |= {name: self.whole[-1].columns[name][0] for name in phase.columns}
         return found
+
+    @functools.cached_property
+    def swept(self) -> tuple[str, Method] | None:
+        """A field in which members of one program can differ, and the method that trains them.
+
+        It is the first such field that an update reads, of a later phase if there are several, and
+        the method is made with half of its value. None if there is no such field.
+        """
+        for name, value in vars(self.config).items():
+            if not isinstance(value, float) or not value:
+                continue
+            half = dataclasses.replace(self.config, **{name: value / 2})
+            try:
+                method = sweep.vary(lambda config, _: self.make(config), half, self.spec, (name,))
+            except ValueError:  # not to be swept, or half of it is refused
+                continue
+            first, *others = (phase.update.identical for phase in method.phases)  # type: ignore[attr-defined]
+            if (first and not all(others)) if others else not first:
+                return name, method
+        return None
 
     @functools.cached_property
     def programs(self) -> list[Program]:
@@ -377,7 +437,8 @@ def check_method(
         changes: {phase: fields of the state that its updates change}; a field that changes and is
             not listed, or the other way round, fails. None does not look at fields.
         enters: {phase: fields that entering it may change}, used together with `changes`.
-        only: names of the checks to run; empty runs all.
+        only: names of the checks to run; empty runs all. ONNX files need the extra `onnx`: without
+            it their check is left out, with a warning.
 
     Raises:
         AssertionError: for every check that fails a line that names it, with a remedy.
@@ -391,6 +452,8 @@ def check_method(
     for name in only or CHECKS:
         try:
             CHECKS[name](subject)
+        except unittest.SkipTest as reason:
+            warnings.warn(f"{subject.name} is not checked for {name}: {reason}", stacklevel=2)
         except AssertionError as error:
             failures.append(str(error))
     if failures:
@@ -706,16 +769,27 @@ def a_seed_alone_is_the_same(subject: Subject) -> None:
     close(_member(last.state, 0), _member(subject.whole[-1].state, 1))
 
 
-@_check("let an update depend only on its arguments; reduce over named axes of the batch")
-def side_by_side_on_one_device_is_the_same(subject: Subject) -> None:
+@_check(
+    "let an update depend only on its arguments, reduce over named axes of the batch, and use the "
+    "numbers of the config that `make` is given in arithmetic alone"
+)
+def a_sweep_side_by_side_on_one_device_is_the_same(subject: Subject) -> None:
     """The accelerators' mapping, on one device, against the CPU's on several.
 
-    From the end of the first phase, which the scan above maps by vmap too.
+    The seeds are members of a sweep where a field can be swept. Their program is made with another
+    value of it than theirs, and they end as the runs with their value do. From the end of the first
+    phase, which the scan above maps by vmap too.
     """
     phases, whole = subject.method.phases, subject.whole
     point = whole[phases[0].steps - 1 if len(phases) > 1 else 0]
-    rest = {"state": point.state, "columns": point.columns, "start": point.step}
-    close(subject.train(devices=1, mapping="vmap", **rest)[-1].state, whole[-1].state)
+    method, state = subject.method, point.state
+    if subject.swept is not None:
+        name, method = subject.swept
+        values = jnp.full(len(SEEDS), getattr(subject.config, name), jnp.float32)
+        state = sweep.SweptState({name: values}, state)
+    rest = {"state": state, "columns": point.columns, "start": point.step}
+    last = subject.train(devices=1, mapping="vmap", method=method, **rest)[-1].state
+    close(last if subject.swept is None else last.inner, whole[-1].state)
 
 
 @_check("let nothing in an update look across seeds: no psum, pmean or all_gather")
@@ -756,3 +830,76 @@ def chunks_lower_for_accelerators(subject: Subject) -> None:
         args = built.arguments(state, 0, 1)
         exported = jax.export.export(built.function, platforms=ACCELERATORS)(*args)
         assert exported.nr_devices == placement.mesh.devices.size, exported.nr_devices
+
+
+# --- What is done with trained policies -----------------------------------------------------------
+
+
+@_check("compute actions by JAX from the state, the observation and the key alone")
+def an_exported_policy_acts_as_the_policy(subject: Subject) -> None:
+    """As a file that needs JAX alone. All policies become programs, and the first one is run."""
+    images = subject.spec.images
+    whole = {name: export.exported(*of, images=images) for name, of in _acts(subject).items()}
+    name, first = next(iter(whole.items()))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "policy.jaxexport")
+        path.write_bytes(first.serialize())
+        _acts_alike(subject, name, path)
+
+
+@_check("use operations that have an ONNX translation; the message names the one that has none")
+def an_onnx_file_acts_as_the_policy(subject: Subject) -> None:
+    """Where the packages onnx and onnxruntime are installed."""
+    for package in ("onnx", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise unittest.SkipTest(f"the package {package} is not installed")
+    for name, act in _acts(subject).items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "policy.onnx")
+            try:
+                path.write_bytes(to_onnx(*act, images=subject.spec.images))
+            except ExportError as error:
+                raise AssertionError(f"{name}: {error}") from error
+            _acts_alike(subject, name, path)
+
+
+def _acts(subject: Subject) -> dict[str, tuple]:
+    """What is exported of each policy; raw units are those of the method."""
+    state = subject.history.steps[-1].after
+    width = subject.spec.observation_dim, subject.spec.action_dim
+    maps = [Affine(np.zeros(n, np.float32), np.ones(n, np.float32)) for n in width]
+    return {name: (each.act, state, *maps) for name, each in subject.method.policies.items()}
+
+
+def _acts_alike(subject: Subject, name: str, path: Path) -> None:
+    """Compares the policy of a file with that of the method, which sees a row at a time."""
+    seen = jax.tree.map(lambda leaf: np.asarray(leaf[:FILED]), subject.batch.observation)
+    act, state = jax.jit(subject.method.policies[name].act), subject.history.steps[-1].after
+    expected = []
+    for row in range(FILED):
+        own = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], seen)
+        expected.append(act(state, own, jax.random.fold_in(jax.random.key(DRAW), row))[0])
+    np.testing.assert_allclose(load_policy(path)(seen, DRAW), expected, rtol=1e-4, atol=1e-4)
+
+
+@_check("act on every state, with finite actions, and give finite densities")
+def off_policy_evaluation_takes_every_policy(subject: Subject) -> None:
+    """Fitted Q evaluation on a table of its actions; densities of recorded actions. Of vectors."""
+    if subject.spec.images:
+        return
+    state, (rows, unit) = subject.history.steps[-1].after, fitted_data(subject.data, DISCOUNT)
+    mesh = seed_axis.seed_mesh(jax.devices()[:1])
+    for name, policy in subject.method.policies.items():
+        act = jax.jit(policy.act)
+
+        def table(observation: Any, act: Any = act) -> np.ndarray:
+            drawn = [act(state, jnp.asarray(observation), jax.random.key(n)) for n in range(2)]
+            return np.stack(drawn, 1)[None]
+
+        actions = fqe.Actions(table(rows.next_observation), table(rows.observation)[:, rows.first])
+        found = fqe.fit(rows, actions, FITTED, unit, mesh)
+        assert np.isfinite(found.members).all(), f"{name} has no estimate: {found.members}"
+        if policy.log_density is not None:
+            density = jax.jit(policy.log_density)(state, *subject.batch[:2])
+            assert density.shape == (len(rows.reward),), (name, density.shape)
+            assert np.isfinite(density).all(), f"{name} has densities that are not finite"

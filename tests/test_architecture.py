@@ -53,7 +53,10 @@ FLOORS: dict[str, set[str]] = {
         *("data", "environments", "errors", "evaluation", "keys", "method", "methods"),
         *("page", "parallel", "rows", "runs", "training", "types"),
     },
-    "testing": {"encoded", "keys", "method", "parallel", "rows", "training", "types"},
+    "testing": {
+        *("data", "encoded", "errors", "estimation", "keys", "method", "parallel", "rows"),
+        *("runs", "training", "types"),
+    },
     "toy": {
         *("behavior", "cli", "data", "errors", "learner", "method", "methods", "ops"),
         *("parallel", "policies", "runs", "training", "types", "values"),

@@ -245,6 +245,11 @@ def test_contract(subject: Subject, check: Callable[[Subject], None]) -> None:
     check(subject)
 
 
+def test_a_field_of_every_method_is_swept(subject: Subject) -> None:
+    """Or the check of sweeps would sweep nothing. The probe has one rate for all its phases."""
+    assert (subject.swept is None) == (subject.module is probes)
+
+
 def test_every_method_is_declared() -> None:
     assert set(TINY) == set(CHANGES) == set(ENTERS) == set(SUBJECTS)
 

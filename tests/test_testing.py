@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -82,9 +84,52 @@ def holds_the_data(update: Update) -> Update:
     return held
 
 
+def acting(act: Callable[..., Any]) -> Callable[[Method], Method]:
+    """A method whose only policy is `act(state, observation, key)`."""
+    return lambda method: method._replace(policies={"wrong": Policy(act, 1, "one")})
+
+
+def draws_once(state: Any, observation: Any, key: Any) -> Any:
+    """Draws while it is compiled, and not from the key."""
+    draw = np.random.default_rng().uniform(-1, 1, (1, 2)).astype(np.float32)
+    return jnp.broadcast_to(draw, (len(observation), 2))
+
+
+def sorts(state: Any, observation: Any, key: Any) -> Any:
+    return jnp.tanh(jnp.sort(observation)[:, :2])
+
+
+def knows_few_states(state: Any, observation: Any, key: Any) -> Any:
+    return jnp.tanh(jnp.log(observation[:, :2]))
+
+
+def doubles_what_is_swept(config: Any, spec: Spec) -> Method:
+    """Behaviour cloning that takes a number of a sweep for another one."""
+    if not isinstance(rate := config.actor_learning_rate, float):
+        config = dataclasses.replace(config, actor_learning_rate=2 * rate)
+    return bc.make(config, spec)
+
+
+def test_a_sweep_that_trains_otherwise_is_found() -> None:
+    module = SimpleNamespace(**vars(bc) | {"make": doubles_what_is_swept})
+    name = "a_sweep_side_by_side_on_one_device_is_the_same"
+    with pytest.raises(AssertionError, match=rf"bc fails the check {name}: [\s\S]*Remedy: "):
+        check_method(module, only=[name])
+
+
+def test_what_is_not_installed_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    name = "an_onnx_file_acts_as_the_policy"
+    with pytest.warns(UserWarning, match=f"not checked for {name}: the package onnx is not inst"):
+        check_method(broken(acting(sorts)), CONFIG, only=[name])
+
+
 @pytest.mark.parametrize(
     ("check", "change"),
     [
+        ("an_exported_policy_acts_as_the_policy", acting(draws_once)),
+        ("an_onnx_file_acts_as_the_policy", acting(sorts)),
+        ("off_policy_evaluation_takes_every_policy", acting(knows_few_states)),
         ("policies_act_inside_the_bounds_and_repeat_themselves", outside),
         ("no_key_is_used_twice", first_update(draws_twice)),
         ("gradients_stay_in_the_fields_of_their_phase", first_update(moves_the_actor)),

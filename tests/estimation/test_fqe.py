@@ -11,7 +11,8 @@ import pytest
 
 from jaxrl_prefs.estimation import fqe, ranking
 from jaxrl_prefs.parallel import seed_axis
-from jaxrl_prefs.types import Array, Key, Net, Transition
+from jaxrl_prefs.testing import fitted_data
+from jaxrl_prefs.types import Array, Key, Net
 from tests import probes
 
 STATES, ACTIONS, GAMMA = 5, 3, 0.9
@@ -32,25 +33,6 @@ def table_net(members: int) -> Net:
 
 def one_device() -> jax.sharding.Mesh:
     return seed_axis.seed_mesh(jax.devices()[:1])
-
-
-def fitted_data(data: Transition, gamma: float) -> tuple[fqe.Data, fqe.Units]:
-    """Rows of a probe, in the units of q, as episodes that end where their successor does."""
-    goes_on = np.asarray(data.has_next_action)
-    episode = np.cumsum(np.append(0, goes_on[:-1] == 0)).astype(np.int32)
-    reward, discount = np.asarray(data.reward), np.asarray(data.discount)
-    to_go = fqe.to_go(reward.astype(float), discount, goes_on)
-    unit = fqe.units(reward, to_go, gamma)
-    rows = fqe.Data(
-        observation=np.asarray(data.observation),
-        action=np.asarray(data.action),
-        reward=fqe.scaled_reward(reward, discount, unit),
-        discount=discount,
-        next_observation=np.asarray(data.next_observation),
-        episode=episode,
-        first=np.flatnonzero(np.diff(episode, prepend=-1)).astype(np.int32),
-    )
-    return rows, unit
 
 
 def test_a_table_is_fitted_to_the_exact_value() -> None:

@@ -1,4 +1,7 @@
-"""Policies as ONNX files: the actions of the policy, for the same draw number, in onnxruntime."""
+"""Policies as ONNX files: the actions of the policy, for the same draw number, in onnxruntime.
+
+That the policies of every method can be written is part of the contract (tests/test_contract.py).
+"""
 
 from __future__ import annotations
 
@@ -30,35 +33,29 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not i
 OBSERVATION = Affine(np.float32([1, 2, 3]), np.float32([0.5, 10, 1]))
 ACTION = Affine(np.float32([0.25, -0.5]), np.float32([0.5, 2]))
 RAW = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-POLICIES = {  # one of every kind: its method, and whether it draws
-    "actor": ("td3_bc", False),  # deterministic
-    "rounded": ("td3_bc", False),  # its hidden layers in bfloat16
-    "sample": ("bc", True),  # Gaussian
-    "chain": ("bdpo", True),  # a diffusion chain and the best of its candidates
-    "implicit": ("arq", True),  # a score model's ODE, candidates by softmax
-    "best_of": ("ifql", True),  # a flow and the best of its samples
-    "search": ("ibc", True),  # an energy, searched without derivatives
-}
-NAMED = dict.fromkeys(("rounded", "chain", "best_of", "search"), "actor")
 
 
-@pytest.mark.parametrize("kind", POLICIES)
-def test_a_file_acts_as_its_policy(kind: str, tiny: Transition, tmp_path: Path) -> None:
-    name, draws = POLICIES[kind]
-    deep = {"actor_hidden": (8, 8)} if kind == "rounded" else {}
-    method = METHODS[name].make(METHODS[name].Config(**TINY[name] | deep), Spec.of(tiny))
-    method = with_precision(method, "bfloat16" if kind == "rounded" else "float32")
+@pytest.mark.parametrize(
+    ("name", "policy", "precision"), [("td3_bc", "actor", "bfloat16"), ("bc", "sample", "float32")]
+)
+def test_a_file_acts_as_its_policy(
+    name: str, policy: str, precision: str, tiny: Transition, tmp_path: Path
+) -> None:
+    """With the maps of its data: hidden layers in bfloat16, and a policy that draws."""
+    deep = TINY[name] | {"actor_hidden": (8, 8)}
+    method = METHODS[name].make(METHODS[name].Config(**deep), Spec.of(tiny))
+    method = with_precision(method, precision)
     row = jax.tree.map(lambda x: x[:1], tiny)
     state = jax.device_get(jax.jit(method.init)(jax.random.key(0), row))
-    act = method.policies[NAMED.get(kind, kind)].act
+    act = method.policies[policy].act
     path = tmp_path / "policy.onnx"
     path.write_bytes(to_onnx(act, state, OBSERVATION, ACTION))
-    policy = load_policy(path)
+    found = load_policy(path)
     program = jax.jit(export.exported(act, state, OBSERVATION, ACTION, ["cpu"]).call)
     expected = np.asarray(program(RAW, np.uint32(7)))
-    np.testing.assert_allclose(policy(RAW, 7), expected, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(policy(RAW[0], 7), expected[0], rtol=0, atol=1e-5)
-    assert (policy(RAW, 8) != policy(RAW, 7)).any() == draws
+    np.testing.assert_allclose(found(RAW, 7), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found(RAW[0], 7), expected[0], rtol=0, atol=1e-5)
+    assert (found(RAW, 8) != found(RAW, 7)).any() == (policy == "sample")
 
 
 def identity(size: int) -> Affine:
