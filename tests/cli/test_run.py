@@ -225,7 +225,7 @@ def test_a_broken_seed_stops_the_run_and_keeps_the_last_good_checkpoint(
         (["--algo=bdqo"], "no algorithm 'bdqo'. Did you mean 'bdpo'?"),
         (
             ["--set=etta=1"],
-            "no field 'etta'. Did you mean 'eta'? Valid: action_chunk, actor_decays",
+            "no field 'etta'. Did you mean 'eta'? Valid: action_chunk, activation, actor_decays",
         ),
         (["--set=eta=big"], "field 'eta' takes a float, and got 'big'"),
         (["--set=eta"], "--set takes field=value, and got 'eta'"),
