@@ -34,8 +34,8 @@ run: $(STAMP)
 # tests share runs; long files come first (tests/conftest.py). The golden files are in both parts: in
 # the second on a processor on which their bits are compared, in the first on any other.
 test: lint $(RECORDER)
-	XLA_FLAGS="$(QUICK)" $(PYTEST) $(EXACT:%=--ignore=%)
-	GOLDEN=bits $(PYTEST) $(EXACT) tests/runs/test_golden.py
+	GOLDEN= XLA_FLAGS="$(QUICK)" $(PYTEST) $(EXACT:%=--ignore=%)
+	GOLDEN=bits XLA_FLAGS= $(PYTEST) $(EXACT) tests/runs/test_golden.py
 	PYTHONPATH=$(RECORDER) $(BIN)/python -m pytest tests/data/test_parity.py
 
 lint: $(TOOLS)

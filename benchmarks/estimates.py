@@ -98,7 +98,7 @@ def _study(
             ),
             "bdpo": (
                 *("sweep", *method("bdpo"), "--grid=eta=0.02,0.2,2", "--seeds=2", *NETWORKS),
-                *("--set=policy=gaussian", f"--set=pretrain_steps={half}"),
+                *("--set=policy=gaussian", "--set=activation=mish", f"--set=pretrain_steps={half}"),
                 *("--set=warmup_steps=200", f"--set=train_steps={half}"),
                 "--set=critic_ensemble_size=2",
             ),

@@ -1,4 +1,4 @@
-"""flow-rl's BDPO, to be timed beside ours (`benchmarks.peers`, `benchmarks.accelerator --peer`)."""
+"""flow-rl's BDPO: timed by `benchmarks.peers` and `benchmarks.accelerator --peer`, and compared."""
 
 from __future__ import annotations
 

@@ -321,8 +321,12 @@ class Subject:
                 continue
             half = dataclasses.replace(self.config, **{name: value / 2})
             try:
+                self.make(half)
+            except ValueError:  # half of it is refused
+                continue
+            try:
                 method = sweep.vary(lambda config, _: self.make(config), half, self.spec, (name,))
-            except ValueError:  # not to be swept, or half of it is refused
+            except sweep.NotSweepable:
                 continue
             first, *others = (phase.update.identical for phase in method.phases)  # type: ignore[attr-defined]
             if (first and not all(others)) if others else not first:
@@ -837,14 +841,12 @@ def chunks_lower_for_accelerators(subject: Subject) -> None:
 
 @_check("compute actions by JAX from the state, the observation and the key alone")
 def an_exported_policy_acts_as_the_policy(subject: Subject) -> None:
-    """As a file that needs JAX alone. All policies become programs, and the first one is run."""
-    images = subject.spec.images
-    whole = {name: export.exported(*of, images=images) for name, of in _acts(subject).items()}
-    name, first = next(iter(whole.items()))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "policy.jaxexport")
-        path.write_bytes(first.serialize())
-        _acts_alike(subject, name, path)
+    """As a file that needs JAX alone."""
+    for name, act in _acts(subject).items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "policy.jaxexport")
+            path.write_bytes(export.exported(*act, images=subject.spec.images).serialize())
+            _acts_alike(subject, name, path)
 
 
 @_check("use operations that have an ONNX translation; the message names the one that has none")
@@ -852,7 +854,7 @@ def an_onnx_file_acts_as_the_policy(subject: Subject) -> None:
     """Where the packages onnx and onnxruntime are installed."""
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            raise unittest.SkipTest(f"the package {package} is not installed")
+            raise unittest.SkipTest(f"it needs {package}: pip install 'jaxrl_prefs[onnx]'")
     for name, act in _acts(subject).items():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "policy.onnx")
@@ -888,6 +890,7 @@ def off_policy_evaluation_takes_every_policy(subject: Subject) -> None:
     if subject.spec.images:
         return
     state, (rows, unit) = subject.history.steps[-1].after, fitted_data(subject.data, DISCOUNT)
+    batch = subject.batch
     mesh = seed_axis.seed_mesh(jax.devices()[:1])
     for name, policy in subject.method.policies.items():
         act = jax.jit(policy.act)
@@ -900,6 +903,6 @@ def off_policy_evaluation_takes_every_policy(subject: Subject) -> None:
         found = fqe.fit(rows, actions, FITTED, unit, mesh)
         assert np.isfinite(found.members).all(), f"{name} has no estimate: {found.members}"
         if policy.log_density is not None:
-            density = jax.jit(policy.log_density)(state, *subject.batch[:2])
+            density = jax.jit(policy.log_density)(state, batch.observation, batch.action)
             assert density.shape == (len(rows.reward),), (name, density.shape)
             assert np.isfinite(density).all(), f"{name} has densities that are not finite"

@@ -84,9 +84,14 @@ def holds_the_data(update: Update) -> Update:
     return held
 
 
-def acting(act: Callable[..., Any]) -> Callable[[Method], Method]:
+def acting(act: Callable[..., Any], **more: Any) -> Callable[[Method], Method]:
     """A method whose only policy is `act(state, observation, key)`."""
-    return lambda method: method._replace(policies={"wrong": Policy(act, 1, "one")})
+    return lambda method: method._replace(policies={"wrong": Policy(act, 1, "one", **more)})
+
+
+def with_density(density: Callable[[int], Any]) -> Callable[[Method], Method]:
+    """A method whose only policy has this log-density of so many actions."""
+    return acting(sorts, log_density=lambda state, observation, action: density(len(action)))
 
 
 def draws_once(state: Any, observation: Any, key: Any) -> Any:
@@ -120,7 +125,7 @@ def test_a_sweep_that_trains_otherwise_is_found() -> None:
 def test_what_is_not_installed_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     name = "an_onnx_file_acts_as_the_policy"
-    with pytest.warns(UserWarning, match=f"not checked for {name}: the package onnx is not inst"):
+    with pytest.warns(UserWarning, match=f"not checked for {name}: it needs onnx: pip install"):
         check_method(broken(acting(sorts)), CONFIG, only=[name])
 
 
@@ -130,6 +135,14 @@ def test_what_is_not_installed_is_not_checked(monkeypatch: pytest.MonkeyPatch) -
         ("an_exported_policy_acts_as_the_policy", acting(draws_once)),
         ("an_onnx_file_acts_as_the_policy", acting(sorts)),
         ("off_policy_evaluation_takes_every_policy", acting(knows_few_states)),
+        (
+            "off_policy_evaluation_takes_every_policy",
+            with_density(lambda rows: jnp.full(rows, jnp.nan)),
+        ),
+        (
+            "off_policy_evaluation_takes_every_policy",
+            with_density(lambda rows: jnp.zeros((rows, 1))),
+        ),
         ("policies_act_inside_the_bounds_and_repeat_themselves", outside),
         ("no_key_is_used_twice", first_update(draws_twice)),
         ("gradients_stay_in_the_fields_of_their_phase", first_update(moves_the_actor)),

@@ -6,7 +6,8 @@
 
 The peer's data, networks and updates are its own, as written; its Python loop over calls is one
 compiled loop with the same random numbers. Its policies play our environments, from the starts of
-our runs (`eval_seed` 10000). A seed that is in the file already is not trained again.
+our runs (`eval_seed` 10000). A seed that is in the file already is not trained again; a file of
+other flags is refused. The rows of a time limit, where the two codes differ, are the peer's.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from jaxrl_prefs.evaluation import copies
 
 FLAGS = flags.FLAGS
 START = 10_000  # `eval_seed` of our runs
+ABOUT = ("algo", "dataset", "updates", "evaluations", "episodes")
 OBSERVATION_EPS = {"iql": 1e-5, "td3_bc": 0.0}  # that the peer's evaluation adds to deviations
 
 
@@ -71,13 +73,16 @@ def returns(envs: Any, act: Any) -> np.ndarray:
 
 
 def scores(peer: Peer, seed: int, envs: Any) -> dict[str, Any]:
-    """Trains one seed: its score at every evaluation, and the seconds that training took."""
+    """Trains one seed: its score at every evaluation, and the seconds of compiling and training."""
     settings = peer.config(seed=seed, max_steps=FLAGS.updates)
     rows, mean, std = jax_corl.dataset(peer.module, settings, FLAGS.dataset)
     std = std + OBSERVATION_EPS[peer.algo]
     key, start = jax.random.split(jax.random.key(seed))
     state = peer.create(start, rows.observations[0], rows.actions[0], settings)
-    calls = FLAGS.updates // settings.n_jitted_updates // FLAGS.evaluations
+    calls, rest = divmod(FLAGS.updates, settings.n_jitted_updates * FLAGS.evaluations)
+    if rest:
+        each = settings.n_jitted_updates
+        raise ValueError(f"--updates must be a multiple of {each} times --evaluations")
     train = jax.jit(partial(peer.train, settings=settings, calls=calls))
     act, recording = jax.jit(peer.act), data.load(FLAGS.dataset)
     found, spent = [], 0.0
@@ -94,15 +99,18 @@ def scores(peer: Peer, seed: int, envs: Any) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     """Trains the seeds that the file lacks."""
     del argv
-    path = Path(FLAGS.output)
-    done = json.loads(path.read_text()) if path.exists() else []
+    path, about = Path(FLAGS.output), {name: FLAGS[name].value for name in ABOUT}
+    found = json.loads(path.read_text()) if path.exists() else about | {"records": []}
+    if found | about != found:
+        raise ValueError(f"{path} holds scores of other flags: name another --output")
     peer, task = Peer(FLAGS.algo), data.load(FLAGS.dataset).task
-    assert task is not None, f"{FLAGS.dataset} names no environment"
+    if task is None:
+        raise ValueError(f"{FLAGS.dataset} names no environment: name another --dataset")
     envs = copies.side_by_side(task.make, FLAGS.episodes)
     for seed in range(FLAGS.seeds):
-        if seed not in [record["seed"] for record in done]:
-            done.append(scores(peer, seed, envs))
-            path.write_text(json.dumps(done) + "\n")
+        if seed not in [record["seed"] for record in found["records"]]:
+            found["records"].append(scores(peer, seed, envs))
+            path.write_text(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

@@ -45,14 +45,16 @@ def test_unknown_choices_are_refused_by_name_with_the_options(field, options):
         bdpo.make(bdpo.Config(**{field: option}), SPEC)
 
 
-@pytest.mark.parametrize("policy", ["diffusion", "flow"])
+@pytest.mark.parametrize("policy", ["diffusion", "flow", "gaussian", "deterministic"])
 def test_the_activation_is_that_of_all_networks(policy):
     def outputs(activation):
         config = bdpo.Config(policy=policy, activation=activation, actor_hidden=(8, 8))
         parts = bdpo.build(config, SPEC)
         a, s, n = np.ones((2, 6), np.float32), np.ones((2, 17), np.float32), np.ones(2, np.int32)
+        path = policy in ("diffusion", "flow")
+        actor = parts.policy if path else parts.policy.policy
         for net, inputs in (
-            (parts.policy.net, (a, s, n)),
+            (actor.net, (a, s, n) if path else (s,)),
             (parts.critic, (s, a)),
             (parts.value, (s, a, n)),
         ):

@@ -53,6 +53,19 @@ def test_defaults_are_the_paper_s():
     assert (config.temperature, config.batch_size, config.train_steps) == (0.0, 256, 2_000_000)
 
 
+def test_the_activation_is_that_of_both_networks():
+    def outputs(activation):
+        parts = dac.build(replace(SMALL, activation=activation), SPEC)
+        a, s, n = np.ones((2, 2), "f"), np.ones((2, 1), "f"), np.ones(2, np.int32)
+        for net, inputs in ((parts.policy.net, (a, s, n)), (parts.critic, (s, a))):
+            yield net.apply(filled(net.init, *inputs), *inputs)
+
+    for mish, gelu in zip(outputs("mish"), outputs("gelu"), strict=True):
+        assert np.abs(mish - gelu).max() > 1e-3
+    with pytest.raises(ValueError, match="activation"):
+        dac.make(replace(SMALL, activation="relu"), SPEC)
+
+
 # ---------------------------------------------------------------------------- losses, by hand
 
 SLOPES = np.array([[1.0, 0.0], [3.0, -1.0]], "f")  # of the two critics; (2, -0.5) on average

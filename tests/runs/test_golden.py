@@ -2,9 +2,10 @@
 
 Refactoring may change no number in them. On the kind of machine that wrote a file (its first line)
 every number must be equal bit for bit, elsewhere up to rounding, since XLA generates other code for
-another processor. `make test` compares bits with programs compiled as users get them; to compare up
-to rounding it compiles them quickly, which halves the time. After a change that is meant to change
-numbers, write the files anew and read the difference before committing it:
+another processor. `make test` compiles the programs as users get them on a processor that wrote
+some of the files; on any other it compiles them quickly, which halves the time. After a change that
+is meant to change numbers, write the files anew, without XLA_FLAGS, and read the difference before
+committing it:
 
     python -m pytest tests/runs/test_golden.py --write-golden
     git diff --stat tests/golden
@@ -151,9 +152,12 @@ def ten_episodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def in_one_part_of_the_suite() -> None:
+def in_one_part_of_the_suite(pytestconfig: pytest.Config) -> None:
     """Bits are compared without XLA_FLAGS, which `make test` sets to compare up to rounding."""
     here = machine()
+    if pytestconfig.getoption("--write-golden"):
+        assert not here["xla_flags"], "unset XLA_FLAGS to write golden files"
+        return
     flags = {"xla_flags": here["xla_flags"]}
     bits = any(read(path)[0][1] | flags == here for path in FOLDER.glob("*.jsonl"))
     if bits and here["xla_flags"]:
