@@ -177,7 +177,7 @@ def runner(program: chunk.Chunk, state: Any) -> Callable[[int], None]:
 def phase_flops(phase: Phase, state: Any, data: Transition) -> tuple[float, int]:
     """FLOPs of one seed's update, the mean over a cycle of updates, and the cycle's length."""
     batch = jax.tree.map(lambda x: x[: phase.batch_size], data)
-    return update_flops(phase.update, state, batch, jax.random.key(0))
+    return update_flops(phase.update, state, batch, jax.random.key(0), period=phase.period)
 
 
 def program_bytes(memory: Any) -> int:

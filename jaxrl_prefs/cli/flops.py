@@ -15,13 +15,15 @@ def update_flops(update: Callable[..., Any], *args: Any, period: int = 1) -> tup
     """Counts the products of `update(*args, step)`: the mean over a cycle, and its length.
 
     A method that trains its actor at every fifth update has a cycle of five: update 0 costs more
-    than updates 1 to 4, and update 5 costs as much as update 0. Each count traces the update, which
-    takes a second or so, and no more are made than needed.
+    than updates 1 to 4, and update 5 costs as much as update 0. A count traces the update, which
+    takes a second or so. Two counts suffice if the period is known, and one if the cost does not
+    depend on the step; otherwise updates are counted until the cost of update 0 comes again.
 
     Args:
         update: of a phase.
         args: its arguments but for the step.
-        period: as `Phase.period` has it; 1 if the step may count in any way.
+        period: `Phase.period`. Above 1, only updates at multiples of it differ from the others; 1
+            says nothing of how the cost depends on the step.
 
     Raises:
         ValueError: if no cycle of at most 100 updates is found.

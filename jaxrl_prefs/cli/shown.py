@@ -46,7 +46,12 @@ class Shown(NamedTuple):
     @property
     def dataset(self) -> str:
         """The data's name, as a table calls them: of OGBench's, that of the single task."""
-        return table.row_of(str(self.result["dataset"]), str(self.result.get("env") or ""))
+        return table.row_of(str(self.result["dataset"]), self.env_id)
+
+    @property
+    def env_id(self) -> str:
+        """The environment of the run, with the number of OGBench's task; empty without one."""
+        return ogbench_names.numbered(str(self.result.get("env") or ""))
 
 
 def found(folders: Sequence[Path], last: int = 1) -> list[Shown]:
@@ -324,8 +329,9 @@ def _signs(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
 
 
 def _data(folders: Sequence[Path], runs: Sequence[Shown]) -> list[Section]:
+    """A table for each dataset, and for each environment in which runs evaluated it."""
     built: list[Part] = []
-    for run in {run.dataset: run for run in runs}.values():
+    for run in {(run.dataset, run.env_id): run for run in runs}.values():
         asked = run.about.get("run", {})
         reading = (str(asked.get("dataset", "")), asked.get("env"), run.about.get("hints"))
         rows, notes = _health(*reading, f"the config of {run.folder}")
@@ -358,9 +364,12 @@ def _health(name: str, env: Any, hints: Any, where: str) -> tuple[list[list[str]
 def _is_here(name: str) -> bool:
     """Whether a page shows a dataset: if it is here, and not OGBench's of 100 million steps."""
     place = Path(name.partition("#")[0]).expanduser()
+    within = ogbench_names.of_path(place)
+    if within is not None and within.large:
+        return False
     own = ogbench_names.parse(name)
     if own is not None and not place.exists():
-        return not own.large and bool(roots.find(f"ogbench/{name}") or ogbench_data.here(own))
+        return bool(roots.find(f"ogbench/{name}") or ogbench_data.here(own))
     return bool(name and (roots.find(datasets.ALIASES.get(name, name)) or place.exists()))
 
 

@@ -87,12 +87,9 @@ def _chunked(dataset: PreparedDataset, chunk: ActionChunk) -> PreparedDataset:
             needed,
             ": train on fewer of the files, or where more memory is free",
         )
-    parts = [
-        None if each is None else chunks(each, chunk.length, name)
-        for each in (dataset.transitions, dataset.held_out)
-    ]
-    rows, held_out = (None if each is None else each.transitions for each in parts)
-    assert rows is not None
+    rows, held_out = chunks(dataset.transitions, chunk.length, name).transitions, None
+    if dataset.held_out is not None:
+        held_out = chunks(dataset.held_out, chunk.length, name, "held-out episode").transitions
     return dataset._replace(
         transitions=rows,
         held_out=held_out,
@@ -120,8 +117,16 @@ def n_step(data: Transition, n: int) -> Transition:
     return data._replace(**leaves)
 
 
-def chunks(data: Transition, length: int, name: str = "the dataset") -> Chunks:
+def chunks(
+    data: Transition, length: int, name: str = "the dataset", episode: str = "episode"
+) -> Chunks:
     """The chunks of `length` actions of all rows that have as many left in their episode.
+
+    Args:
+        data: single steps.
+        length: the number of actions.
+        name: of the dataset, for errors.
+        episode: what errors call an episode of these rows.
 
     Raises:
         DataError: if there are none.
@@ -129,8 +134,9 @@ def chunks(data: Transition, length: int, name: str = "the dataset") -> Chunks:
     longest = int(np.bincount(episode_of(data)).max())
     if length > longest:
         raise DataError(
-            f"{name}: a chunk of {length:,} actions (action_chunk) is longer than every episode; "
-            f"the longest has {longest:,} steps"
+            f"{name}: a chunk of {length:,} actions (action_chunk) is longer than every {episode}; "
+            f"the longest has {longest:,} steps: choose a smaller action_chunk "
+            "or data with longer episodes"
         )
     steps, whole = _following(data, length)
     starts = np.flatnonzero(whole)

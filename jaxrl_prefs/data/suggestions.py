@@ -31,11 +31,21 @@ def unknown(name: str, known: Iterable[str]) -> str:
       known: the names of datasets that are here, or can be made here.
     """
     told = f"unknown dataset {name!r}. "
-    if guesses := ogbench_names.similar(name) or close(name, known):
+    if guesses := _guesses(name, known):
         told += f"Did you mean {' or '.join(map(repr, guesses))}? "
     if path := _neighbour(name):
         told += f"There is {path}. "
     return told + f"A dataset is {FORMATS} ({PAGE}); jaxrl-prefs data list shows what is here"
+
+
+def _guesses(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three names; with OGBench's among them, only the closest, and those as close."""
+    found = close(name, known)
+    if not (own := ogbench_names.similar(name)):
+        return found
+    alike = {each: difflib.SequenceMatcher(None, name, each).ratio() for each in (*own, *found)}
+    least = max(alike.values()) - ogbench_names.NEAR
+    return sorted((each for each in alike if alike[each] >= least), key=lambda x: -alike[x])[:3]
 
 
 def close(name: str, known: Iterable[str]) -> list[str]:

@@ -41,6 +41,7 @@ _NAME = re.compile(rf"{_DATA}(?P<single>{_TASK})?-v0")
 _ENVIRONMENT = re.compile(rf"(?P<place>(?:{VISUAL})?(?:{_MAZES}|{_TABLES})){_TASK}-v0")
 _IMAGES = re.compile(r"(visual-|powderworld-).+-v\d+")
 CLOSE = 0.88  # how alike two names are at least, of 1; D4RL's antmaze-medium-play-v0 is less
+NEAR = 0.02  # how much less alike than the closest name another guess may be
 
 # The task that a name without a number stands for, by the first part of the place that fits.
 DEFAULT_TASKS = {
@@ -86,10 +87,10 @@ def parse(name: str) -> Name | None:
 
 
 def similar(text: str) -> list[str]:
-    """Up to three names that are spelled almost like a text, the closest first.
+    """Up to three names that are spelled almost like a text: the closest, and those as close.
 
-    >>> similar("cube-sinlge-play-v0")[0], similar("hopper-medium-v2")
-    ('cube-single-play-v0', [])
+    >>> similar("antmaze-giant-navigate-v1"), similar("hopper-medium-v2")
+    (['antmaze-giant-navigate-v0'], [])
     """
     start, large = VISUAL * text.startswith(VISUAL), "-100m" * ("-100m" in text)
     tasks = ["-singletask", *(f"-singletask-task{number}" for number in range(1, 6))]
@@ -101,7 +102,8 @@ def similar(text: str) -> list[str]:
         for task in (tasks if "task" in text else [""])
     ]
     alike = {name: difflib.SequenceMatcher(None, text, name).ratio() for name in names}
-    return sorted((name for name in names if alike[name] >= CLOSE), key=lambda x: -alike[x])[:3]
+    least = max(CLOSE, max(alike.values()) - NEAR)
+    return sorted((name for name in names if alike[name] >= least), key=lambda x: -alike[x])[:3]
 
 
 def of_path(path: str | PurePath) -> Name | None:

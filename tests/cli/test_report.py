@@ -216,6 +216,19 @@ def test_the_data_are_shown_in_the_environment_of_the_run(short_run: Path) -> No
         assert asked == (env == "unknown-v0")
 
 
+def test_two_environments_of_one_dataset_have_a_table_each(short_run: Path) -> None:
+    (run,) = shown.found([short_run])
+
+    def evaluated(env: str, result: str) -> shown.Shown:
+        about = {**run.about, "run": {**run.about["run"], "env": env}}
+        return run._replace(about=about, result={**run.result, "env": result})
+
+    there, nowhere = evaluated("Pendulum-v1", "Pendulum-v1"), evaluated("none", "")
+    (section,) = shown._data([], [there, nowhere, there])
+    told = [dict(part.rows)["evaluated in"] for part in section.parts if isinstance(part, Rows)]
+    assert told == ["Pendulum-v1, at most 200 steps", "-"]
+
+
 def test_damaged_estimates_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "estimates.json"
     for text in ("nonsense", '{"groups": 5}', '{"groups": [1]}'):

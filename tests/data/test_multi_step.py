@@ -14,6 +14,7 @@ from jaxrl_prefs.data import (
     prepare,
     split,
 )
+from jaxrl_prefs.data.split import episode_of, taken
 from jaxrl_prefs.errors import DataError
 from jaxrl_prefs.types import Transition
 
@@ -178,5 +179,16 @@ def test_steps_that_do_not_follow_one_another_are_refused() -> None:
     with pytest.raises(DataError, match="chain: action_chunk=2 needs steps in the order of time"):
         multi_step(single, 1, ActionChunk(2))
     for length in (8, 10**15):  # of which not even the rows would fit in memory
-        with pytest.raises(DataError, match=r"chain: .*\(action_chunk\).* longest has 7 steps"):
+        with pytest.raises(
+            DataError, match=r"chain: .* every episode; .* has 7 steps: choose a smaller action_ch"
+        ):
             multi_step(prepared(), 1, ActionChunk(length))
+
+
+def test_held_out_episodes_that_are_too_short_are_named() -> None:
+    whole = prepared()
+    short = taken(whole.transitions, np.isin(episode_of(whole.transitions), [1, 2]))
+    with pytest.raises(
+        DataError, match=r"longer than every held-out episode; .* 4 steps: choose a smaller"
+    ):
+        multi_step(whole._replace(held_out=short), 1, ActionChunk(5))

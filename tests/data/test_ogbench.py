@@ -257,6 +257,21 @@ def test_a_report_shows_the_file_and_the_name_of_a_task_as_one(package: Path) ->
     assert section.parts == [Rows([["", NAME]], 2, [])]
 
 
+def test_a_report_never_reads_the_sets_of_100_million_steps(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a path or by a name, whether the name is looked up or is that of a local folder."""
+    large = "cube-single-play-100m-v0"
+    inside = package / large / "cube-single-play-v0-000.npz"
+    inside.parent.mkdir()
+    inside.touch()
+    for name in (large, f"{large}/", str(package / large), str(inside)):
+        for folder in (package, package.parent):
+            monkeypatch.chdir(folder)
+            assert not shown._is_here(name)
+    assert shown._is_here(str(package / FILE)) and shown._is_here(NAME)
+
+
 def test_a_folder_of_files_makes_one_environment(package: Path) -> None:
     """The sets of 100 million steps are folders of a hundred files and more."""
     folder = package / "cube-single-play-100m-v0"

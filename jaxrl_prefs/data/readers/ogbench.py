@@ -4,8 +4,8 @@ task's `rewards` and `masks`.
 OGBench's files hold no rewards; its package computes them for a task (`ogbench.relabel_utils`).
 That is done here if a task is named and ogbench is installed, and rewards that a file has are
 compared with these. The reward of (s, a, s') is computed from s, in all versions that have tasks
-(1.1.0 to 1.2.2 give the same numbers). Environments return the reward of s since 1.2.0, and before
-that of s'.
+(1.1.0 to 1.2.2 give the same numbers). Since 1.2.0 environments return the reward and the success
+of s; earlier ones return those of s'.
 
 Of its visual sets, observations are uint8 [N, 64, 64, 3], and the rewards those of the same task
 without images (ogbench 1.2.2: `utils.load_dataset`, and the ids in `manipspace` and `locomaze`).
@@ -250,11 +250,11 @@ def _of_another_task(
 def _of_next_states(path: Path, env_id: str) -> str:
     """Says that a file's own rewards are a task's as environments returned them before 1.2.0."""
     name = ogbench_names.single_task(str(path), env_id)
-    keep = f", or call it {name}.npz and leave --env out to train on its own" if name else ""
+    keep = f", or call it {name}.npz and leave --env out to train on the file's own rewards"
     return (
         f"{path}: its rewards are those of {env_id} in the state after each step, as environments "
         "of ogbench before 1.2 return them; OGBench computes those of its data from the state "
-        f"before: take the file without rewards and masks{keep}"
+        f"before: take the file without rewards and masks{keep if name else ''}"
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 from minari.dataset.minari_storage import MinariStorage
 
 from jaxrl_prefs import data
-from jaxrl_prefs.data import Processing
+from jaxrl_prefs.data import Processing, suggestions
 from jaxrl_prefs.data.readers import minari
 from jaxrl_prefs.errors import DataError
 from tests.data import files
@@ -228,6 +228,17 @@ def test_offline_and_absent_names_the_command(root: Path, monkeypatch: pytest.Mo
     assert "forty" not in message
     assert str(root) in message
     assert message.endswith("minari download mujoco/hopper/medium-v0")
+
+
+def test_a_local_name_and_those_of_ogbench_are_ordered_by_closeness() -> None:
+    mine = "cube-single-plays-v0"
+    for name, guesses in (
+        ("cube-single-plays-v1", f"'{mine}'"),
+        ("cube-single-playy-v0", "'cube-single-play-v0'"),
+        ("cube-sinlge-play-v0", "'cube-single-play-v0'"),
+        ("puzzle-3x4-play-v0", "'puzzle-3x3-play-v0' or 'puzzle-4x4-play-v0'"),
+    ):
+        assert f"Did you mean {guesses}? " in suggestions.unknown(name, [mine, "hopper/medium-v0"])
 
 
 def test_an_absent_set_is_downloaded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
