@@ -841,7 +841,7 @@ def chunks_lower_for_accelerators(subject: Subject) -> None:
 
 @_check("compute actions by JAX from the state, the observation and the key alone")
 def an_exported_policy_acts_as_the_policy(subject: Subject) -> None:
-    """As a file that needs JAX alone."""
+    """As a file that JAX runs without this library."""
     for name, act in _acts(subject).items():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "policy.jaxexport")

@@ -436,8 +436,8 @@ def _elsewhere(name: str) -> str:
     """Where to get a set of OGBench's, which is not generated; empty for other names."""
     own = name.removeprefix("ogbench/")
     if (found := ogbench_data.parse(own)) is None:
-        alike = ogbench_names.similar(own)
-        return suggestions.unknown(own, ()) if alike or own != name else ""
+        guesses = ogbench_names.similar(own)
+        return suggestions.unknown(own, ()) if guesses or own != name else ""
     if (place := ogbench_data.here(found)) is not None:
         return f"OGBench's {found.data} is not generated, and is here: {place} (--dataset={own})"
     return f"OGBench's {found.data} is not generated: {ogbench_data.how_to_get(found)}"

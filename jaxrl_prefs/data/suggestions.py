@@ -43,20 +43,18 @@ def _guesses(name: str, known: Iterable[str]) -> list[str]:
     found = close(name, known)
     if not (own := ogbench_names.similar(name)):
         return found
-    alike = {each: difflib.SequenceMatcher(None, name, each).ratio() for each in (*own, *found)}
-    least = max(alike.values()) - ogbench_names.NEAR
-    return sorted((each for each in alike if alike[each] >= least), key=lambda x: -alike[x])[:3]
+    return ogbench_names.closest(name, (*own, *found))
 
 
 def close(name: str, known: Iterable[str]) -> list[str]:
     """Up to three names: those spelled alike first, then those with the same words."""
     known = list(known)
-    alike = difflib.get_close_matches(name, known, n=3, cutoff=CLOSE)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=CLOSE)
     parts = set(_plain(name))
     shared = {each: len(parts & set(_plain(each))) for each in known}
     most = max(shared.values(), default=0)
     same = [each for each in known if shared[each] == most and most >= max(1, min(2, len(parts)))]
-    found = list(dict.fromkeys([*same, *alike] if most >= 2 else [*alike, *same]))
+    found = list(dict.fromkeys([*same, *near] if most >= 2 else [*near, *same]))
     old = OLD.fullmatch(name)
     if old and old["quality"] in MINARI:
         found.append(f"mujoco/{old['robot']}/{MINARI[old['quality']]}-v0")

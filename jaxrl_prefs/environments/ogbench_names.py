@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -40,8 +41,8 @@ _TASK = r"-singletask(?:-(?P<task>task[1-5]))?"
 _NAME = re.compile(rf"{_DATA}(?P<single>{_TASK})?-v0")
 _ENVIRONMENT = re.compile(rf"(?P<place>(?:{VISUAL})?(?:{_MAZES}|{_TABLES})){_TASK}-v0")
 _IMAGES = re.compile(r"(visual-|powderworld-).+-v\d+")
-CLOSE = 0.88  # how alike two names are at least, of 1; D4RL's antmaze-medium-play-v0 is less
-NEAR = 0.02  # how much less alike than the closest name another guess may be
+CLOSE = 0.88  # similarity of a name at least, of 1; D4RL's antmaze-medium-play-v0 has less
+NEAR = 0.02  # by how much another guess may be less similar than the closest
 
 # The task that a name without a number stands for, by the first part of the place that fits.
 DEFAULT_TASKS = {
@@ -86,6 +87,14 @@ def parse(name: str) -> Name | None:
     return Name(found["place"], found["kind"], bool(found["large"]), task)
 
 
+def closest(text: str, names: Iterable[str], least: float = 0.0) -> list[str]:
+    """Up to three names: the one most similar to a text, and those about as similar."""
+    similarity = {name: difflib.SequenceMatcher(None, text, name).ratio() for name in names}
+    least = max(least, max(similarity.values()) - NEAR)
+    near = [name for name, found in similarity.items() if found >= least]
+    return sorted(near, key=lambda name: -similarity[name])[:3]
+
+
 def similar(text: str) -> list[str]:
     """Up to three names that are spelled almost like a text: the closest, and those as close.
 
@@ -101,9 +110,7 @@ def similar(text: str) -> list[str]:
         for kind in kinds
         for task in (tasks if "task" in text else [""])
     ]
-    alike = {name: difflib.SequenceMatcher(None, text, name).ratio() for name in names}
-    least = max(CLOSE, max(alike.values()) - NEAR)
-    return sorted((name for name in names if alike[name] >= least), key=lambda x: -alike[x])[:3]
+    return closest(text, names, CLOSE)
 
 
 def of_path(path: str | PurePath) -> Name | None:
