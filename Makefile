@@ -10,9 +10,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-TOOLS := $(VENV)/tools-installed
+TOOLS := $(VENV)/developers-installed
 RECORDER := $(VENV)/mujoco-4.0.0
-GENERATOR := $(VENV)/docs-installed
 PYTEST := $(BIN)/python -m pytest -n 2 --dist=loadscope --no-loadscope-reorder
 QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 EXACT := tests/training tests/parallel $(patsubst %,tests/runs/test_%.py,kill memory going_on) \
@@ -44,29 +43,30 @@ lint: $(TOOLS)
 	$(BIN)/mypy
 
 # Tables agree with docs/results/, and every warning is an error. Notes on MkDocs' future are muted.
-docs: $(GENERATOR)
+docs: $(TOOLS)
 	$(BIN)/python docs/tables.py --check
 	$(BIN)/python -m doctest docs/docstrings.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# Made anew when what is to be installed changes; a second run starts at once. Python compiles what it
-# imports; compiling all that is installed would take a minute more.
+# $(1) into the environment. Python compiles what it imports; compiling all that is installed would
+# take a minute more.
+define install
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+    echo "jaxrl_prefs needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
+@$(PYTHON) -m venv $(VENV) || { \
+    echo "cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '$(1)'
+endef
+
+# Made anew when what is to be installed changes; a second run starts at once.
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	    echo "jaxrl_prefs needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { \
-	    echo "cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e .
+	$(call install,.)
 	touch $@
 
-# What only developers need.
-$(TOOLS): $(STAMP)
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
-
-$(GENERATOR): $(TOOLS)
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	touch $@
+# With what only developers need; at once, since each installation builds the package first.
+$(TOOLS): pyproject.toml constraints.txt
+	$(call install,.[dev,docs])
+	touch $(STAMP) $@
 
 # The MuJoCo that recorded the seeded datasets, beside the pinned one, which rounds otherwise: whole
 # episodes of a tumbling robot are only compared with the physics that made them.

@@ -103,7 +103,7 @@ def bdpo_of_flow_rl(phase: str, data: Transition) -> Subject:
 
 def method_of_jax_corl(algo: str, data: Transition) -> Subject:
     """Its TD3+BC or IQL."""
-    module = jax_corl.imported(FLAGS.jax_corl, {"td3_bc": "td3bc"}.get(algo, algo))
+    module = jax_corl.imported({"td3_bc": "td3bc"}.get(algo, algo), FLAGS.jax_corl)
     short = algo.replace("_", "")
     settings = {"td3bc": "TD3BCConfig", "iql": "IQLConfig"}[short]
     config = getattr(module, settings)()

@@ -5,11 +5,11 @@
     python -m benchmarks.speed --cores=1 --seeds=1 --precisions=float32,bfloat16
 
 What is timed is the runner's own compiled chunk (`chunk.compile_chunk`) on random data of
-HalfCheetah's size, method defaults otherwise. Rounds of every case are interleaved with
-rounds of a float32 matrix product, and medians are taken of each: the machine's speed drifts.
-"Rate" is in updates of one seed per CPU-second on a CPU (all threads of the process added), per
-second on an accelerator; "of peak" is the model's matrix-product FLOPs over the product's rate, "of
-first" the rate over that of the phase's first row in the same round.
+HalfCheetah's size, method defaults otherwise; what earlier phases fill per row is zeros. Rounds of
+every case are interleaved with rounds of a float32 matrix product, and medians are taken of each:
+the machine's speed drifts. "Rate" is in updates of one seed per CPU-second on a CPU (all threads of
+the process added), per second on an accelerator; "of peak" is the model's matrix-product FLOPs over
+the product's rate, "of first" the rate over that of the phase's first row in the same round.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -135,13 +135,20 @@ def compiled(
     state = loop.init_members(method, data, placement)
     one = jax.tree.map(lambda x: np.asarray(x[0]), state)
     start = time.perf_counter()
-    program = chunk.compile_chunk(method, index, data, placement, state=state)
+    before = method.phases[:index]
+    columns = earlier_columns(before, len(data.reward))
+    common = {name for phase in before if phase.shared for name in phase.columns}
+    placed = {
+        name: x if name in common else np.broadcast_to(x, (seeds, *x.shape))
+        for name, x in columns.items()
+    }
+    program = chunk.compile_chunk(method, index, data, placement, state=state, columns=placed)
     seconds = time.perf_counter() - start
     phase = method.phases[index]
     _tell(f"{phase.name}, {seeds} seeds, {precision}: compiled in {seconds:.1f} s")
     run = runner(program, state)
     pace = _pace(run, settled)
-    flops, period = phase_flops(phase, one, data)
+    flops, period = phase_flops(phase, one, data, columns)
     period = math.lcm(period, program.round_length)
     memory = program.compiled.memory_analysis()
     # Whole cycles, else the mean over updates would depend on where a round starts. Long
@@ -161,22 +168,38 @@ def compiled(
     )
 
 
+def earlier_columns(phases: Sequence[Phase], rows: int) -> dict[str, np.ndarray]:
+    """Zeros [N, ...] for what these phases fill."""
+    columns = {name: column for phase in phases for name, column in phase.columns.items()}
+    return {name: np.zeros((rows, *each.shape), each.dtype) for name, each in columns.items()}
+
+
 def runner(program: chunk.Chunk, state: Any) -> Callable[[int], None]:
-    """A function that runs so many further updates and waits for them."""
+    """A function that runs so many further updates and waits for them.
+
+    A phase that fills columns begins again after the last row.
+    """
     holder = {"state": state, "step": 0}
 
     def run(updates: int) -> None:
-        first = -(-holder["step"] // program.round_length) * program.round_length
-        holder["state"], report = program(holder["state"], first, first + updates)
-        holder["step"] = first + updates
-        jax.block_until_ready(report.bad_step)
+        while updates > 0:
+            first = -(-holder["step"] // program.round_length) * program.round_length
+            if program.phase.columns and first >= program.phase.steps:
+                first = 0
+            last = min(first + updates, program.end(first))
+            holder["state"], report = program(holder["state"], first, last)
+            holder["step"], updates = last, updates - (last - first)
+            jax.block_until_ready(report.bad_step)
 
     return run
 
 
-def phase_flops(phase: Phase, state: Any, data: Transition) -> tuple[float, int]:
+def phase_flops(
+    phase: Phase, state: Any, data: Transition, columns: Mapping[str, np.ndarray]
+) -> tuple[float, int]:
     """FLOPs of one seed's update, the mean over a cycle of updates, and the cycle's length."""
-    batch = jax.tree.map(lambda x: x[: phase.batch_size], data)
+    filled = {f"{prefix}{name}": x for prefix in ("", "next_") for name, x in columns.items()}
+    batch = jax.tree.map(lambda x: x[: phase.batch_size], data._replace(columns=filled))
     return update_flops(phase.update, state, batch, jax.random.key(0), period=phase.period)
 
 

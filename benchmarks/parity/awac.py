@@ -13,10 +13,12 @@ is a largest relative difference, as in `benchmarks/parity/fql.py`.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import math
 import sys
 import types
 from collections.abc import Iterator
-from pathlib import Path
+from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -35,7 +37,7 @@ from jaxrl_prefs.types import Array, Params
 
 FLAGS = flags.FLAGS
 CONFIG = awac.Config()
-BETA, DECAY = 1 / CONFIG.temperature, CONFIG.actor_weight_decay
+DECAY = CONFIG.actor_weight_decay
 FIELDS = ("actor", "critic")
 
 
@@ -48,46 +50,67 @@ class GivenDraws(DiagonalGaussian):
         return mean[:, None] + std[:, None] * jnp.moveaxis(key, 0, 1)
 
 
+@cache
+def imported() -> types.SimpleNamespace:
+    """Modules of jaxrl, whose folder is on `sys.path`, without its simulators and datasets."""
+    for name in ("jaxrl", "jaxrl.agents", "jaxrl.agents.awac", "jaxrl.agents.sac"):
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            raise ModuleNotFoundError(f"no {name} on sys.path")
+        package = types.ModuleType(name)  # their __init__ import every agent
+        package.__path__ = list(spec.submodule_search_locations or ())
+        sys.modules[name] = package
+    sys.modules["jaxrl.datasets"] = mock.MagicMock()
+    names = {
+        "actor": "agents.awac.actor",
+        "critic": "agents.sac.critic",
+        "nets": "networks.critic_net",
+        "policies": "networks.policies",
+        "common": "networks.common",
+    }
+    found = {name: importlib.import_module(f"jaxrl.{path}") for name, path in names.items()}
+    return types.SimpleNamespace(**found)
+
+
 class Peer:
-    """jaxrl's AWAC without the packages of its simulators and datasets."""
+    """jaxrl's AWAC with our settings."""
 
-    def __init__(self, dtype: Any) -> None:
-        """Imports the modules of the losses, and draws initial parameters."""
-        for name in ("jaxrl", "jaxrl.agents", "jaxrl.agents.awac", "jaxrl.agents.sac"):
-            package = types.ModuleType(name)  # their __init__ import every agent
-            package.__path__ = [str(Path(FLAGS.peer, *name.split(".")))]
-            sys.modules[name] = package
+    def __init__(self, config: awac.Config = CONFIG, action_dim: int = ACTION) -> None:
+        """Imports the modules of the losses, and makes the networks."""
+        self.config, self.code = config, imported()
+        self.beta = 1 / config.temperature if config.temperature else math.inf
         self.tree_map = mock.patch.object(jax, "tree_multimap", jax.tree.map, create=True)
-        sys.modules["jaxrl.datasets"] = mock.MagicMock()
-        self.actor = importlib.import_module("jaxrl.agents.awac.actor")
-        self.critic = importlib.import_module("jaxrl.agents.sac.critic")
-        nets = importlib.import_module("jaxrl.networks.critic_net")
-        policies = importlib.import_module("jaxrl.networks.policies")
-        self.model = importlib.import_module("jaxrl.networks.common").Model
-        observation, action = jnp.zeros((1, OBSERVATION)), jnp.zeros((1, ACTION))
-        policy = policies.NormalTanhPolicy(
-            CONFIG.actor_hidden, ACTION, state_dependent_std=False, tanh_squash_distribution=False
+        policy = self.code.policies.NormalTanhPolicy(
+            config.actor_hidden,
+            action_dim,
+            state_dependent_std=False,
+            tanh_squash_distribution=False,
         )
-        modules = {
-            "actor": (policy, (observation,)),
-            "critic": (nets.DoubleCritic(CONFIG.critic_hidden), (observation, action)),
-        }
-        keys = jax.random.split(jax.random.key(0))
-        self.modules = {name: module for name, (module, _) in modules.items()}
-        self.params = {
-            name: jax.tree.map(lambda x: x.astype(dtype), module.init(key, *inputs)["params"])
-            for key, (name, (module, inputs)) in zip(keys, modules.items(), strict=True)
+        self.modules = {
+            "actor": policy,
+            "critic": self.code.nets.DoubleCritic(config.critic_hidden),
         }
 
-    def models(self, **optimizers: optax.GradientTransformation) -> dict[str, Any]:
-        """Their two models and the target network, at the initial parameters."""
+    def params(self, key: Any, observation: Array, action: Array) -> dict[str, Params]:
+        """Initial parameters."""
+        inputs = {"actor": (observation,), "critic": (observation, action)}
+        keys = dict(zip(FIELDS, jax.random.split(key), strict=True))
+        return {
+            name: module.init(keys[name], *inputs[name])["params"]
+            for name, module in self.modules.items()
+        }
+
+    def models(
+        self, params: dict[str, Params], optimizers: dict[str, optax.GradientTransformation]
+    ) -> dict[str, Any]:
+        """Their two models and the target network, at initial parameters."""
         found = {
-            name: self.model(
+            name: self.code.common.Model(
                 step=1,
                 apply_fn=self.modules[name].apply,
-                params=self.params[name],
+                params=params[name],
                 tx=optimizers[name],
-                opt_state=optimizers[name].init(self.params[name]),
+                opt_state=optimizers[name].init(params[name]),
             )
             for name in FIELDS
         }
@@ -106,16 +129,26 @@ class Peer:
             found.append(z.reshape(1, *batch.actions.shape))
         return found[0], found[1]
 
-    def update(self, models: dict[str, Any], batch: Any, keys: Any) -> Any:
+    def update(self, models: dict[str, Any], batch: Any, keys: Any, discount: float = GAMMA) -> Any:
         """One update, in the order of their learner; with its losses."""
+        config, code = self.config, self.code
         with self.tree_map:
-            critic, losses = self.critic.update(
-                keys[0], models["actor"], models["critic"], models["target"], None, batch, GAMMA,
+            critic, losses = code.critic.update(
+                keys[0], models["actor"], models["critic"], models["target"], None, batch, discount,
                 backup_entropy=False,
             )  # fmt: skip
-            target = self.critic.target_update(critic, models["target"], CONFIG.tau)
-            actor, more = self.actor.update(keys[1], models["actor"], critic, batch, 1, BETA)
+            target = code.critic.target_update(critic, models["target"], config.tau)
+            actor, more = code.actor.update(
+                keys[1], models["actor"], critic, batch, config.value_samples, self.beta
+            )
         return {"actor": actor, "critic": critic, "target": target}, losses | more
+
+
+def initial(peer: Peer, dtype: Any, optimizers: dict[str, Any]) -> dict[str, Any]:
+    """The peer's models at the parameters where both codes start."""
+    observation, action = jnp.zeros((1, OBSERVATION)), jnp.zeros((1, ACTION))
+    params = peer.params(jax.random.key(0), observation, action)
+    return peer.models(jax.tree.map(lambda x: x.astype(dtype), params), optimizers)
 
 
 def as_ours(name: str, network: Params) -> Params:
@@ -169,7 +202,7 @@ def pairs(count: int, dtype: Any) -> Iterator[tuple[Any, Any]]:
 def first_update(peer: Peer, dtype: Any) -> dict[str, float]:
     """Relative differences of losses and of gradients."""
     descent = dict.fromkeys(FIELDS, optax.sgd(1.0))  # moves parameters by their gradient
-    models = peer.models(**descent)
+    models = initial(peer, dtype, descent)
     theirs, batch = next(pairs(1, dtype))
     keys = jax.random.split(jax.random.key(7))
     draws = peer.draws(models, theirs, keys)
@@ -196,7 +229,7 @@ def many_updates(peer: Peer, dtype: Any, count: int) -> dict[str, float]:
         "actor": learner.optimizer(CONFIG.actor_learning_rate, weight_decay=DECAY),
         "critic": learner.optimizer(CONFIG.critic_learning_rate),
     }
-    models = start = peer.models(**opt)
+    models = start = initial(peer, dtype, opt)
     state = state_of(models, **opt)
     update = jax.jit(lambda s, b, d: updated(s, b, d, **opt)[0])
     for i, (theirs, batch) in enumerate(pairs(count, dtype)):
@@ -218,7 +251,8 @@ def main(argv: list[str]) -> None:
     del argv
     jax.config.update("jax_enable_x64", FLAGS.float64)
     dtype = np.float64 if FLAGS.float64 else np.float32
-    peer = Peer(dtype)
+    sys.path.insert(0, FLAGS.peer)
+    peer = Peer()
     rows = first_update(peer, dtype) | many_updates(peer, dtype, FLAGS.updates)
     print(f"awac, {np.dtype(dtype).name}, {FLAGS.updates} updates")
     for name, difference in rows.items():

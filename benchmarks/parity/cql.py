@@ -68,30 +68,67 @@ def noise_of(rng: np.random.Generator, config: cql.Config, dtype: Any) -> Noise:
 # --- The peer -------------------------------------------------------------------------------------
 
 
+class Keys:
+    """A sequence of keys: one at each call, or one for each name."""
+
+    def __init__(self, key: Any) -> None:
+        self.key = key
+
+    def __call__(self, names: Any = None) -> Any:
+        """Splits the key."""
+        self.key, *keys = jax.random.split(self.key, 2 if names is None else len(names) + 1)
+        return keys[0] if names is None else dict(zip(names, keys, strict=True))
+
+
+class GlobalKeys:
+    """The sequence of keys of which their agents draw initial parameters."""
+
+    keys: Any = None
+
+    @classmethod
+    def start(cls, key: Any) -> None:
+        """Draws from this key from now on."""
+        cls.keys = Keys(key)
+
+
 def import_peer() -> tuple[Any, Any]:
     """Their two modules, on stand-ins for `mlxu`."""
 
-    class Keys:
-        """A key for every call; nothing is drawn with them."""
-
-        def __init__(self, key: Any) -> None:
-            self.key = key
-
-        def __call__(self, names: Any = None) -> Any:
-            return self.key if names is None else dict.fromkeys(names, self.key)
-
     def with_key(key: Any) -> Any:
-        return lambda fn: lambda *args, **kwargs: fn(key, *args, **kwargs)
+        keys = Keys(key)
+        return lambda fn: lambda *args, **kwargs: fn(keys(), *args, **kwargs)
 
-    fake = types.ModuleType("mlxu.jax_utils")
-    fake.JaxRNG, fake.wrap_function_with_rng = Keys, with_key
-    fake.init_rng = fake.next_rng = lambda *args: None
+    fake: Any = types.ModuleType("mlxu.jax_utils")
+    fake.JaxRNG, fake.wrap_function_with_rng, fake.init_rng = Keys, with_key, GlobalKeys.start
+    fake.next_rng = lambda *names: GlobalKeys.keys(*names)
     fake.collect_metrics = lambda names, keys, *prefix: {
         key: jnp.mean(names[key]) for key in keys if key in names
     }
     sys.modules |= {"mlxu": types.ModuleType("mlxu"), "mlxu.jax_utils": fake}
     code = importlib.import_module("JaxCQL.conservative_sac")
     return code, importlib.import_module("JaxCQL.model")
+
+
+def settings(config: cql.Config, action: int, discount: float) -> dict[str, Any]:
+    """Our config under their names."""
+    return {
+        "target_entropy": config.target_entropy * action,
+        "policy_lr": config.actor_learning_rate,
+        "qf_lr": config.critic_learning_rate,
+        "soft_target_update_rate": config.tau,
+        "cql_n_actions": config.action_samples,
+        "cql_lagrange": config.lagrange,
+        "cql_target_action_gap": config.target_gap,
+        "cql_min_q_weight": config.conservatism,
+        "cql_max_target_backup": config.max_backup,
+        "discount": discount,
+    }
+
+
+def bounds_renamed() -> Any:
+    """While it lasts, the bounds of `jnp.clip` have the names that they had for their code."""
+    clip = jnp.clip
+    return mock.patch.object(jnp, "clip", lambda x, a_min, a_max: clip(x, a_min, a_max))
 
 
 class GivenNoise:
@@ -139,21 +176,12 @@ class Peer:
         policy = model.TanhGaussianPolicy(OBSERVATION, ACTION)
         self.qf = model.FullyConnectedQFunction(OBSERVATION, ACTION)
         self.policy = GivenNoise(policy, model)
-        settings = self.code.ConservativeSAC.get_default_config(
-            {
-                "target_entropy": config.target_entropy * ACTION,
-                "cql_n_actions": config.action_samples,
-                "cql_lagrange": config.lagrange,
-                "cql_target_action_gap": config.target_gap,
-                "cql_min_q_weight": config.conservatism,
-                "cql_max_target_backup": config.max_backup,
-                "discount": GAMMA,
-            }
-        )
+        defaults = self.code.ConservativeSAC.get_default_config
         self.agent = object.__new__(self.code.ConservativeSAC)
         agent: Any = self.agent
         agent.observation_dim, agent.action_dim = OBSERVATION, ACTION
-        agent.config, agent.policy, agent.qf = settings, self.policy, self.qf
+        agent.config = defaults(settings(config, ACTION, GAMMA))
+        agent.policy, agent.qf = self.policy, self.qf
         agent.log_alpha, agent.log_alpha_prime = model.Scalar(0.0), model.Scalar(1.0)
         agent._model_keys = ("policy", *Q, "log_alpha")
         agent._model_keys += ("log_alpha_prime",) if config.lagrange else ()
@@ -190,11 +218,8 @@ class Peer:
         self.policy.calls = cycle((noise.own, noise.target, noise.current, noise.following))
         train, target = states
         step = self.code.ConservativeSAC._train_step.__wrapped__
-        clip = jnp.clip  # whose bounds had other names
-        with (
-            mock.patch.object(jax.random, "uniform", lambda *args, **kwargs: noise.uniform),
-            mock.patch.object(jnp, "clip", lambda x, a_min, a_max: clip(x, a_min, a_max)),
-        ):
+        uniform = mock.patch.object(jax.random, "uniform", lambda *args, **kwargs: noise.uniform)
+        with uniform, bounds_renamed():
             train, target, info = step(self.agent, train, target, jax.random.key(0), batch)
         return (train, target), info
 

@@ -18,8 +18,10 @@ benchmarks/parity/fql.py. These things are made equal first:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import flax.linen
 import jax
@@ -28,17 +30,18 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from benchmarks.parity.fql import ACTION, GAMMA, OBSERVATION, SPEC, batches, largest
+from benchmarks.parity.fql import ACTION, OBSERVATION, SPEC, batches, largest
 from jaxrl_prefs import learner
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.methods import dac, dql
+from jaxrl_prefs.nets import orthogonal
 from jaxrl_prefs.ops import ddpm
 from jaxrl_prefs.policies.diffusion import DiffusionPolicy
 from jaxrl_prefs.types import Array, Params, Transition
 
 FLAGS = flags.FLAGS
 STEPS, FEATURE = 5, 64
-HIDDEN = [256, 256, 256]
+SIZES = OBSERVATION, ACTION
 
 Peer = Any  # an agent of flow-rl
 
@@ -173,41 +176,64 @@ class Case(NamedTuple):
     more: dict[str, Any]  # further fields of our state
 
 
-def dql_agent(config: dql.Config) -> Peer:
+def dql_agent(config: dql.Config, sizes: tuple[int, int] = SIZES, seed: Any = 0) -> Peer:
     """flow-rl's Diffusion-QL with our settings."""
     from flowrl.agent.offline.dql import DQLAgent
 
-    return DQLAgent(OBSERVATION, ACTION, settings(config, maxQ=config.max_backup), 0)
+    return created(DQLAgent, sizes, settings(config, {"maxQ": config.max_backup}), seed)
 
 
-def dac_agent(config: dac.Config) -> Peer:
-    """flow-rl's DAC with our settings; eta does not move."""
+def dac_agent(config: dac.Config, sizes: tuple[int, int] = SIZES, seed: Any = 0) -> Peer:
+    """flow-rl's DAC with our settings."""
     from flowrl.agent.offline.dac import DACAgent
 
     critic = dict(maxQ=config.max_backup, rho=config.rho, q_target="lcb")
     critic |= dict(num_samples=config.q_samples, ensemble_size=config.critic_ensemble_size)
-    return DACAgent(OBSERVATION, ACTION, settings(config, **critic), 0)
+    critic |= dict(layer_norm=config.critic_layer_norm)
+    decay = config.train_steps if config.decays and config.train_steps else None
+    more = dict(eta_lr=config.eta_rate, eta_threshold=config.bc_threshold)
+    more |= dict(eta_min=dac.ETA_RANGE[0], eta_max=dac.ETA_RANGE[1])
+    return created(DACAgent, sizes, settings(config, critic, decay, **more), seed)
 
 
-def settings(config: Any, **critic: Any) -> Any:
+def created(agent: Any, sizes: tuple[int, int], config: Any, seed: Any) -> Peer:
+    """An agent whose kernels are made one by one: many at once may wait for ever on a CPU."""
+    one_by_one = mock.patch.object(flax.linen.initializers, "orthogonal", lambda gain: orthogonal)
+    with one_by_one:  # of gain sqrt(2) in both codes
+        return agent(*sizes, config, seed)
+
+
+def averaged(actor: Any, target: Any, config: Any, step: Array) -> Any:
+    """The policy's moving average after an update, as their `train_step` decides on it."""
+    from flowrl.functional.ema import ema_update
+
+    due = (step >= config.average_start) & (step % config.average_interval == 0)
+    moved = partial(ema_update, actor, ema_rate=config.tau)
+    return jax.lax.cond(due, moved, lambda same: same, target)
+
+
+def settings(
+    config: Any, critic: dict[str, Any], decay_steps: int | None = None, **more: Any
+) -> Any:
     """flow-rl's configuration, as far as its agents read it."""
-    diffusion = dict(noise_schedule="vp", time_dim=FEATURE, hidden_dims=HIDDEN, solver="ddpm")
-    diffusion |= dict(steps=STEPS, clip_sampler=True, x_min=-1.0, x_max=1.0)
-    diffusion |= dict(mlp_hidden_dims=HIDDEN, resnet=False, layer_norm=False, dropout=0.0)
-    average = dict(ema=config.tau, ema_every=1, lr=config.actor_learning_rate)
-    average |= dict(lr_decay_steps=None, clip_grad_norm=config.clip_norm)
-    values = dict(discount=GAMMA, ensemble_size=2, hidden_dims=HIDDEN, layer_norm=False)
-    values |= average | critic
+    hidden = list(config.actor_hidden)
+    diffusion = dict(noise_schedule=config.schedule, time_dim=FEATURE, solver="ddpm")
+    diffusion |= dict(steps=config.diffusion_steps, clip_sampler=True, x_min=-1.0, x_max=1.0)
+    diffusion |= dict(hidden_dims=hidden, mlp_hidden_dims=hidden, resnet=False)
+    diffusion |= dict(layer_norm=False, dropout=0.0, ema_every=config.average_interval)
+    values = dict(discount=1.0, ensemble_size=2, layer_norm=False, ema_every=1)
+    values |= dict(hidden_dims=list(config.critic_hidden)) | critic
+    both = dict(ema=config.tau, clip_grad_norm=config.clip_norm, lr_decay_steps=decay_steps)
     return SimpleNamespace(
-        diffusion=SimpleNamespace(**diffusion, **average),
-        critic=SimpleNamespace(**values),
-        temperature=0.0,
-        start_actor_ema=0,
+        diffusion=SimpleNamespace(**diffusion, **both, lr=config.actor_learning_rate),
+        critic=SimpleNamespace(**values, **both, lr=config.critic_learning_rate),
+        temperature=config.temperature,
+        start_actor_ema=config.average_start,
         eta=config.eta,
-        **dict.fromkeys(("eta_min", "eta_max", "eta_lr", "eta_threshold"), 0.0),
         grad_norm=config.clip_norm,
         lr=config.actor_learning_rate,
-        lr_decay_steps=None,
+        lr_decay_steps=decay_steps,
+        **more,
     )
 
 
@@ -315,17 +341,17 @@ def parts_of(case: Case, optimizers: dict[str, Any]) -> Any:
     )
 
 
-def batch_of(theirs: dict[str, Any]) -> Any:
-    """A batch of benchmarks/parity/fql.py as flow-rl takes it."""
+def batch_of(rows: Transition) -> Any:
+    """A batch as flow-rl takes it, with a discount of 1."""
     from flowrl.types import Batch
 
     return Batch(
-        obs=theirs["observations"],
-        action=theirs["actions"],
-        reward=theirs["rewards"][:, None],
-        terminal=1 - theirs["masks"][:, None],
-        next_obs=theirs["next_observations"],
-        next_action=theirs["actions"],
+        obs=rows.observation,
+        action=rows.action,
+        reward=rows.reward[:, None],
+        terminal=1 - rows.discount[:, None],
+        next_obs=rows.next_observation,
+        next_action=rows.next_action,
     )
 
 
@@ -341,9 +367,9 @@ def compared(case: Case, optimizers: dict[str, Any], dtype: Any, count: int) -> 
     update = jax.jit(lambda s, b, d: case.update(s, b, d, parts))
     info: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
-    for theirs, ours in batches(count, dtype):
+    for _, ours in batches(count, dtype):
         state, metrics = update(state, ours, case.draws(agent, len(ours.reward)))
-        info = agent.train_step(batch_of(theirs), 0)
+        info = agent.train_step(batch_of(ours), 0)
     ends = {field: (getattr(state, field).params, getattr(state, field).target) for field in start}
     return dict(
         start=start, ours=ends, theirs=networks_of(agent), metrics=metrics, info=info, agent=agent

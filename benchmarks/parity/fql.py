@@ -113,24 +113,25 @@ FQL = Case(
     update=fql_update,
     draws=fql_draws,
 )
+IFQL = Case(
+    name="ifql",
+    module=ifql,
+    peer="agents.ifql:IFQLAgent",
+    settings={},
+    networks={"behavior": "actor_flow", "critic": "critic", "value": "value"},
+    losses={
+        "behavior_loss": "actor/actor_loss",
+        "value_loss": "value/value_loss",
+        "critic_loss": "critic/critic_loss",
+        "critic_target": "critic/q_mean",
+    },
+    update=ifql_update,
+    draws=ifql_draws,
+)
 CASES = (
     FQL,
     FQL._replace(name="fql, min, scaled Q", settings={"q_agg": "min", "normalize_q_loss": True}),
-    Case(
-        name="ifql",
-        module=ifql,
-        peer="agents.ifql:IFQLAgent",
-        settings={},
-        networks={"behavior": "actor_flow", "critic": "critic", "value": "value"},
-        losses={
-            "behavior_loss": "actor/actor_loss",
-            "value_loss": "value/value_loss",
-            "critic_loss": "critic/critic_loss",
-            "critic_target": "critic/q_mean",
-        },
-        update=ifql_update,
-        draws=ifql_draws,
-    ),
+    IFQL,
 )
 
 # --- The same parameters in both codes ------------------------------------------------------------

@@ -12,9 +12,13 @@ cloning loss a sum where ours are a sum and a mean: their gradients are rescaled
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import sys
 import types
+from functools import partial
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import flax.struct
 import gymnasium
@@ -79,12 +83,16 @@ class Agent(flax.struct.PyTreeNode):
 
 
 def peer_module() -> Any:
-    """Their learner's module, without the packages that its other agents need."""
+    """Their learner's module, found on the path, without what its other agents need."""
+    found = importlib.machinery.PathFinder.find_spec("jaxrl5")
+    if found is None or found.origin is None:
+        raise ImportError("no jaxrl5 on the path")
+    folder = Path(found.origin).parent.parent
     sys.modules.setdefault("gym", gymnasium)
     sys.modules.setdefault("gym.utils", gymnasium.utils)
     for name in ("jaxrl5", "jaxrl5.agents", "jaxrl5.agents.ddpm_iql", "jaxrl5.data"):
         package = types.ModuleType(name)
-        package.__path__ = [f"{FLAGS.peer}/{name.replace('.', '/')}"]
+        package.__path__ = [str(folder / name.replace(".", "/"))]
         sys.modules[name] = package
     base = types.ModuleType("jaxrl5.agents.agent")
     base.Agent = Agent  # type: ignore[attr-defined]
@@ -92,18 +100,39 @@ def peer_module() -> Any:
     return importlib.import_module("jaxrl5.agents.ddpm_iql.ddpm_iql_learner")
 
 
+def created(
+    module: Any, config: idql.Config, sizes: tuple[int, int], seed: Any = 0, **more: Any
+) -> Peer:
+    """Their agent with our settings, for observations and actions of these sizes."""
+    net = partial(module.MLPResNet, hidden_dim=config.behavior_width)
+    adam = partial(optax.adamw, weight_decay=config.weight_decay)
+    decays = config.behavior_decays and config.train_steps
+    # Both are constants there.
+    with mock.patch.object(module, "MLPResNet", net), mock.patch.object(optax, "adamw", adam):
+        return module.DDPMIQLLearner.create(
+            seed,
+            *(gymnasium.spaces.Box(-1, 1, (size,)) for size in sizes),
+            actor_architecture="ln_resnet",
+            actor_num_blocks=config.behavior_blocks,
+            actor_layer_norm=True,
+            actor_lr=config.behavior_learning_rate,
+            critic_lr=config.critic_learning_rate,
+            value_lr=config.critic_learning_rate,
+            critic_hidden_dims=config.critic_hidden,
+            tau=config.tau,
+            critic_hyperparam=config.expectile,
+            actor_tau=config.behavior_tau,
+            T=config.diffusion_steps,
+            N=config.candidates,
+            beta_schedule=config.schedule,
+            decay_steps=config.train_steps if decays else None,
+            **more,
+        )
+
+
 def agent_of(optimizers: Optimizers, dtype: Any) -> Peer:
     """Their agent with parameters of `dtype` and these optimisers."""
-    boxes = [gymnasium.spaces.Box(-1, 1, (size,)) for size in (OBSERVATION, ACTION)]
-    agent = peer_module().DDPMIQLLearner.create(
-        0,
-        *boxes,
-        actor_architecture="ln_resnet",
-        actor_num_blocks=CONFIG.behavior_blocks,
-        actor_layer_norm=True,
-        critic_hyperparam=CONFIG.expectile,
-        actor_tau=CONFIG.behavior_tau,
-    )
+    agent = created(peer_module(), CONFIG, (OBSERVATION, ACTION))
     for field, (name, target, factor) in NETWORKS.items():
         network = getattr(agent, name)
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), network.params)

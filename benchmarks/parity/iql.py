@@ -172,6 +172,32 @@ class JaxCorl:
         return self.update(theirs, rows, key, settings)
 
 
+def imported() -> SimpleNamespace:
+    """The authors' modules, whose folder is on `sys.path`."""
+    importlib.import_module("tensorflow_probability.substrates.jax")
+    # Their compiled sampling names an argument that it does not have.
+    with mock.patch.object(jax, "jit", lambda fn, **_: fn):
+        importlib.import_module("policy")
+    names = ("actor", "common", "critic", "learner", "policy")
+    return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+
+
+def created(
+    code: SimpleNamespace, dtype: Any, descent: optax.GradientTransformation | None = None
+) -> Callable[..., Any]:
+    """Their constructor of a model, in `dtype`, which needs a Flax of its time otherwise."""
+
+    def create(module: Any, inputs: Any, tx: Any = None) -> Any:
+        params = module.init(*inputs)["params"]
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        tx = tx and (descent or tx)
+        return code.common.Model(
+            step=1, apply_fn=module, params=params, tx=tx, opt_state=tx and tx.init(params)
+        )
+
+    return create
+
+
 class Authors:
     """The authors' code and ours; either takes advantages of V after its step or before it."""
 
@@ -183,17 +209,12 @@ class Authors:
             sys.path.insert(0, folder)
         self.dtype, self.after, self.ours_after = dtype, after, ours_after
         self.tree_map = mock.patch.object(jax, "tree_multimap", jax.tree.map, create=True)
-        importlib.import_module("tensorflow_probability.substrates.jax")
-        # Their compiled sampling, unused here, names an argument that it does not have.
-        with mock.patch.object(jax, "jit", lambda fn, **_: fn):
-            importlib.import_module("policy")
-        names = ("actor", "common", "critic", "learner")
-        self.code = SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+        self.code = imported()
 
     def start(self, rows: Any, descent: optax.GradientTransformation | None) -> Start:
         """Their learner's initial parameters in both codes."""
         spec, code = Spec.of(transitions(rows)), self.code
-        with mock.patch.object(code.common.Model, "create", self._created(descent)):
+        with mock.patch.object(code.common.Model, "create", created(code, self.dtype, descent)):
             theirs = code.learner.Learner(
                 0, rows.observations[:1], rows.actions[:1], max_steps=CONFIG.train_steps
             )
@@ -203,19 +224,6 @@ class Authors:
             parts = parts._replace(policy=parts.policy._replace(log_std_max=LOG_STD_MAX))
         update = advantage_after if self.ours_after else iql.update
         return started(models, self.params(models), parts, descent, update)
-
-    def _created(self, descent: optax.GradientTransformation | None) -> Callable[..., Any]:
-        """Their constructor of a model, in `dtype`, which needs a Flax of its time otherwise."""
-
-        def create(module: Any, inputs: Any, tx: Any = None) -> Any:
-            params = module.init(*inputs)["params"]
-            params = jax.tree.map(lambda leaf: leaf.astype(self.dtype), params)
-            tx = tx and (descent or tx)
-            return self.code.common.Model(
-                step=1, apply_fn=module, params=params, tx=tx, opt_state=tx and tx.init(params)
-            )
-
-        return create
 
     def params(self, theirs: Any) -> dict[str, Params]:
         """Their parameters under the names of ours."""
@@ -277,7 +285,7 @@ def main(argv: list[str]) -> None:
     del argv
     jax.config.update("jax_enable_x64", FLAGS.float64)
     dtype = np.float64 if FLAGS.float64 else np.float32
-    module = jax_corl.imported(FLAGS.peer, "iql")
+    module = jax_corl.imported("iql", FLAGS.peer)
     random = lockstep.random_rows(module.Transition, dtype)
     settings = module.IQLConfig()
     rows = jax_corl.recorded(module, settings, FLAGS.dataset, dtype)

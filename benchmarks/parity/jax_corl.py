@@ -23,11 +23,11 @@ UNUSED = ("d4rl", "gym", "wandb", "omegaconf")  # replaced by empty packages
 ROWS = 2000
 
 
-def imported(folder: str, name: str) -> Any:
-    """One of its modules."""
+def imported(name: str, folder: str = "") -> Any:
+    """One of its modules. `folder`: of its clone; "" for the first of `sys.path`."""
+    sys.path.insert(0, str(Path(folder or sys.path[0], "algos")))
     sys.modules.update({package: mock.MagicMock() for package in UNUSED})
     sys.modules["omegaconf"].OmegaConf.from_cli.return_value = {}
-    sys.path.insert(0, str(Path(folder, "algos")))
     with mock.patch.dict(os.environ):  # the module sets XLA_FLAGS
         return importlib.import_module(name)
 

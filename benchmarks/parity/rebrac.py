@@ -44,14 +44,19 @@ class Losses:
         return losses
 
 
+def imported() -> tuple[Any, Any]:
+    """The authors' modules of the updates and of the networks."""
+    sys.modules.update({name: mock.MagicMock() for name in UNUSED})
+    algorithm = importlib.import_module("src.algorithms.rebrac")
+    return algorithm, importlib.import_module("src.networks")
+
+
 class Peer:
     """The authors' two updates, from their initial parameters."""
 
     def __init__(self, dtype: Any) -> None:
         """Imports their code."""
-        sys.modules.update({name: mock.MagicMock() for name in UNUSED})
-        self.code = importlib.import_module("src.algorithms.rebrac")
-        networks = importlib.import_module("src.networks")
+        self.code, networks = imported()
         observation, action = jnp.zeros((1, OBSERVATION)), jnp.zeros((1, ACTION))
         self.modules = {
             "actor": (networks.DetActor(ACTION, layernorm=False), (observation,)),

@@ -128,7 +128,7 @@ def main(argv: list[str]) -> None:
     del argv
     jax.config.update("jax_enable_x64", FLAGS.float64)
     dtype = np.float64 if FLAGS.float64 else np.float32
-    module = jax_corl.imported(FLAGS.peer, "td3bc")
+    module = jax_corl.imported("td3bc", FLAGS.peer)
     random = lockstep.random_rows(module.Transition, dtype)
     settings = module.TD3BCConfig()
     rows = jax_corl.recorded(module, settings, FLAGS.dataset, dtype)

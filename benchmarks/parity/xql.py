@@ -94,7 +94,7 @@ class Authors(iql.Authors):
     def start(self, rows: Any, descent: optax.GradientTransformation | None) -> Start:
         """Their learner's initial parameters in both codes."""
         config, code = self.config, self.code
-        with mock.patch.object(code.common.Model, "create", self._created(descent)):
+        with mock.patch.object(code.common.Model, "create", iql.created(code, self.dtype, descent)):
             theirs = code.learner.Learner(
                 0,
                 rows.observations[:1],

@@ -19,7 +19,8 @@ Deviations and choices; "(code)" marks what only the authors' code has:
     as the paper prints it, at most `max_weight`, as later implementations do.
  2. Samples of the policy are clipped to the action box; its densities are those before clipping.
  3. The log standard deviation is clipped to [-5, 1] (policies/gaussian.py).
- 4. Kernels are orthogonal with gain sqrt(2), as in jaxrl, which has the authors' settings.
+ 4. Kernels are orthogonal with gain sqrt(2), as in jaxrl, which has the authors' settings; there
+    the gain of the policy's last kernel is 1.
 """
 
 from __future__ import annotations

@@ -1,0 +1,79 @@
+"""DAC of typoverflow/flow-rl.
+
+It always divides Q's gradient by the size of Q, and its activation is mish; a config with others is
+refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.parity.diffusion import averaged, batch_of, dac_agent
+from jaxrl_prefs.method import Method, Phase, Policy
+from jaxrl_prefs.methods.dac import ETA_RANGE, Config
+from jaxrl_prefs.policies import candidates
+from jaxrl_prefs.types import Array, Key, Spec, Transition
+
+
+class State(NamedTuple):
+    """Their models, and the weight of cloning."""
+
+    actor: Any
+    actor_target: Any
+    critic: Any
+    critic_target: Any
+    eta: Array
+
+
+def make(config: Config, spec: Spec) -> Method:
+    """Their method with our settings."""
+    from flowrl.agent.offline import dac as code
+
+    if not config.normalize_q or config.activation != "mish":
+        raise ValueError("flow-rl's DAC normalises Q, and its activation is mish")
+    sizes = spec.observation_dim, spec.action_dim
+
+    def models(seed: Any) -> State:
+        agent = dac_agent(config, sizes, seed)
+        return State(*(getattr(agent, name) for name in State._fields))
+
+    # Every state has the optimisers of this one: others would be another structure.
+    structure = jax.tree.structure(models(0))
+
+    def init(key: Key, rows: Transition) -> State:
+        del rows
+        return jax.tree.unflatten(structure, jax.tree.leaves(models(jax.random.bits(key))))
+
+    def update(state: State, rows: Transition, key: Key, step: Array) -> tuple[State, dict]:
+        batch = batch_of(rows)
+        actor, actor_target, critic, critic_target, eta = state
+        key, critic, critic_target, losses = code.jit_update_critic(
+            key, critic, critic_target, actor_target, batch, 1.0, config.rho,
+            config.q_samples, "lcb", config.max_backup, "ddpm", config.tau, True,
+        )  # fmt: skip
+        _, actor, _, eta, more = code.jit_update_actor(
+            key, actor, actor_target, critic_target, eta, batch,
+            *ETA_RANGE, config.eta_rate, config.bc_threshold, config.tau, False,
+        )  # fmt: skip
+        actor_target = averaged(actor, actor_target, config, step)
+        one = jnp.ones(())
+        return State(actor, actor_target, critic, critic_target, eta), {
+            "critic_loss": (losses["loss/critic_loss"], one),
+            "q": (losses["misc/q_mean"], one),
+            "bc_error": (more["loss/bc_loss"], one),
+            "eta": (eta, one),
+        }
+
+    def act(state: State, observation: Array, key: Key) -> Array:
+        _, action = code.jit_sample_and_select(
+            key, state.actor, state.critic_target, observation,
+            False, config.candidates, "ddpm", config.temperature,
+        )  # fmt: skip
+        return jnp.clip(action, -1, 1)
+
+    phase = Phase("train", config.train_steps, update, config.batch_size)
+    rule = candidates.rule("mean Q", config.candidates, config.temperature)
+    return Method(init, (phase,), {"actor": Policy(act, config.candidates, rule)})
