@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TOOLS := $(VENV)/developers-installed
 RECORDER := $(VENV)/mujoco-4.0.0
+EXTRAS :=
 PYTEST := $(BIN)/python -m pytest -n 2 --dist=loadscope --no-loadscope-reorder
 QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 EXACT := tests/training tests/parallel $(patsubst %,tests/runs/test_%.py,kill memory going_on) \
@@ -22,6 +23,7 @@ EXACT := tests/training tests/parallel $(patsubst %,tests/runs/test_%.py,kill me
 # compile the modules of JAX to bytecode again, six seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
+.NOTPARALLEL:
 .PHONY: run test lint docs clean
 .DELETE_ON_ERROR:
 
@@ -48,24 +50,25 @@ docs: $(TOOLS)
 	$(BIN)/python -m doctest docs/docstrings.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# $(1) into the environment. Python compiles what it imports; compiling all that is installed would
-# take a minute more.
+# The package with $(EXTRAS). Python compiles what it imports; compiling all that is installed would take
+# a minute more.
 define install
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
     echo "jaxrl_prefs needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
 @$(PYTHON) -m venv $(VENV) || { \
     echo "cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '$(1)'
+$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.$(EXTRAS)'
 endef
 
 # Made anew when what is to be installed changes; a second run starts at once.
 $(STAMP): pyproject.toml constraints.txt
-	$(call install,.)
+	$(install)
 	touch $@
 
 # With what only developers need; at once, since each installation builds the package first.
+$(TOOLS): EXTRAS := [dev,docs]
 $(TOOLS): pyproject.toml constraints.txt
-	$(call install,.[dev,docs])
+	$(install)
 	touch $(STAMP) $@
 
 # The MuJoCo that recorded the seeded datasets, beside the pinned one, which rounds otherwise: whole

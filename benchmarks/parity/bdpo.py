@@ -227,6 +227,7 @@ class Both:
         self.config = bdpo.Config(**fields)
         agent = self.agent = flow_rl.agent(FLAGS.peer, self.config, OBSERVATION, ACTION)
         agent.cfg.critic.maxQ = self.config.max_backup
+        agent.cfg.critic.discount = 1.0  # the rows' `discount` includes it
         agent.warmup_steps = self.config.warmup_steps if descent is None else 0
         for name in NETWORKS.values():
             model = getattr(agent, name)
@@ -264,10 +265,10 @@ class Both:
     def train(self, count: int, dtype: Any) -> tuple[Any, Any]:
         """`count` updates of all networks: the metrics of the last, ours and theirs."""
         update, metrics, info = self.update("update_all"), {}, {}
-        for step, (theirs, ours) in enumerate(batches(count, dtype)):
+        for step, (_, ours) in enumerate(batches(count, dtype)):
             key = draws(self.agent, len(ours.reward))
             self.state, metrics = update(self.state, ours, key, step)
-            info = self.agent.train_step(batch_of(theirs), step)
+            info = self.agent.train_step(batch_of(ours), step)
         return metrics, info
 
     def run(self, dtype: Any) -> None:
@@ -275,20 +276,20 @@ class Both:
         config, agent = self.config, self.agent
         behavior, critic = self.update("update_behavior"), self.update("update_critic")
         every, rows = self.update("update_all"), batches(config.train_steps, dtype)
-        for theirs, ours in batches(config.pretrain_steps, dtype):
+        for _, ours in batches(config.pretrain_steps, dtype):
             key = noise_draws(agent.rng, len(ours.reward))
             self.state, _ = behavior(self.state, ours, key, 0)
-            agent.pretrain_step(batch_of(theirs), 0)
+            agent.pretrain_step(batch_of(ours), 0)
         self.state = bdpo.enter_critic(self.state, None, parts=self.parts)
         agent.prepare_training()
         self.start["actor"] = networks_of(agent)["actor"]
-        for step, (theirs, ours) in enumerate(rows):
+        for step, (_, ours) in enumerate(rows):
             key, after = draws(agent, len(ours.reward)), step - config.warmup_steps
             if after < 0:
                 self.state, _ = critic(self.state, ours, key[0], step)
             else:
                 self.state, _ = every(self.state, ours, key, after)
-            agent.train_step(batch_of(theirs), step)
+            agent.train_step(batch_of(ours), step)
 
     def ends(self) -> dict[str, tuple[Params, Params]]:
         """Our parameters and target networks."""

@@ -6,13 +6,16 @@
 
 Networks, initial parameters, updates and the policy that plays are the other code's, whose folder
 --peer names, with the settings of our run; data, batches and evaluation are ours. All other flags
-are those of `jaxrl-prefs compare`, whose results `--workdir` keeps; one method at a time. The
-methods are the modules of benchmarks/parity/peers/, which say whose code they take.
+are those of `jaxrl-prefs compare`, written with "=", with one method. Results are kept in
+runs/public_code (--workdir): they have the name of our method, and would be taken for its own. The
+methods are the modules of benchmarks/parity/peers/, which say whose code they take and what that
+needs. Seeds cannot be added to a finished run.
 """
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,10 +23,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from benchmarks.parity import peers
 from jaxrl_prefs.__main__ import command
 from jaxrl_prefs.methods import METHODS
 
-FLAGS = ("--peer=", "--algo=")
+FLAGS = ("--peer=", "--algo=", "--workdir=")
 
 
 def sequential(orthogonal: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,16 +46,18 @@ def sequential(orthogonal: Callable[..., Any]) -> Callable[..., Any]:
 
 def main(arguments: list[str]) -> None:
     """Replaces the method, and runs the command."""
-    peer, algo = (
-        next((x.removeprefix(flag) for x in arguments if x.startswith(flag)), "") for flag in FLAGS
-    )
-    if not peer or algo not in METHODS:
-        sys.exit(f"--peer=FOLDER and one method are needed, --algo={'|'.join(METHODS)}")
+    given = {flag: x.removeprefix(flag) for x in arguments for flag in FLAGS if x.startswith(flag)}
+    peer, algo = given.get("--peer="), given.get("--algo=")
+    known = [module.name for module in pkgutil.iter_modules(peers.__path__)]
+    if not peer or algo not in known:
+        sys.exit(f"--peer=FOLDER and one method are needed, --algo={'|'.join(known)}")
     sys.path.insert(0, peer)
     for module in (nn.initializers, jax.nn.initializers):
         module.orthogonal = sequential(module.orthogonal)
     METHODS[algo] = importlib.import_module(f"benchmarks.parity.peers.{algo}")
     passed = [argument for argument in arguments if not argument.startswith("--peer=")]
+    if "--workdir=" not in given:
+        passed.append("--workdir=runs/public_code")
     command(["jaxrl-prefs", "compare", *passed], typed="python -m benchmarks.parity.compare")
 
 

@@ -21,7 +21,6 @@ from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
-from unittest import mock
 
 import flax.linen
 import jax
@@ -34,7 +33,6 @@ from benchmarks.parity.fql import ACTION, OBSERVATION, SPEC, batches, largest
 from jaxrl_prefs import learner
 from jaxrl_prefs.learner import Trainable
 from jaxrl_prefs.methods import dac, dql
-from jaxrl_prefs.nets import orthogonal
 from jaxrl_prefs.ops import ddpm
 from jaxrl_prefs.policies.diffusion import DiffusionPolicy
 from jaxrl_prefs.types import Array, Params, Transition
@@ -180,7 +178,7 @@ def dql_agent(config: dql.Config, sizes: tuple[int, int] = SIZES, seed: Any = 0)
     """flow-rl's Diffusion-QL with our settings."""
     from flowrl.agent.offline.dql import DQLAgent
 
-    return created(DQLAgent, sizes, settings(config, {"maxQ": config.max_backup}), seed)
+    return DQLAgent(*sizes, settings(config, {"maxQ": config.max_backup}), seed)
 
 
 def dac_agent(config: dac.Config, sizes: tuple[int, int] = SIZES, seed: Any = 0) -> Peer:
@@ -193,14 +191,7 @@ def dac_agent(config: dac.Config, sizes: tuple[int, int] = SIZES, seed: Any = 0)
     decay = config.train_steps if config.decays and config.train_steps else None
     more = dict(eta_lr=config.eta_rate, eta_threshold=config.bc_threshold)
     more |= dict(eta_min=dac.ETA_RANGE[0], eta_max=dac.ETA_RANGE[1])
-    return created(DACAgent, sizes, settings(config, critic, decay, **more), seed)
-
-
-def created(agent: Any, sizes: tuple[int, int], config: Any, seed: Any) -> Peer:
-    """An agent whose kernels are made one by one: many at once may wait for ever on a CPU."""
-    one_by_one = mock.patch.object(flax.linen.initializers, "orthogonal", lambda gain: orthogonal)
-    with one_by_one:  # of gain sqrt(2) in both codes
-        return agent(*sizes, config, seed)
+    return DACAgent(*sizes, settings(config, critic, decay, **more), seed)
 
 
 def averaged(actor: Any, target: Any, config: Any, step: Array) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -24,12 +23,13 @@ ROWS = 2000
 
 
 def imported(name: str, folder: str = "") -> Any:
-    """One of its modules. `folder`: of its clone; "" for the first of `sys.path`."""
-    sys.path.insert(0, str(Path(folder or sys.path[0], "algos")))
+    """One of its modules. `folder`: of its clone; "" if that is in `sys.path`."""
+    if folder:
+        sys.path.insert(0, folder)
     sys.modules.update({package: mock.MagicMock() for package in UNUSED})
     sys.modules["omegaconf"].OmegaConf.from_cli.return_value = {}
     with mock.patch.dict(os.environ):  # the module sets XLA_FLAGS
-        return importlib.import_module(name)
+        return importlib.import_module(f"algos.{name}")
 
 
 def with_params(state: Any, dtype: Any, descent: optax.GradientTransformation | None) -> Any:

@@ -1,7 +1,8 @@
-"""AWAC of ikostrikov/jaxrl.
+"""AWAC of ikostrikov/jaxrl, with distrax and tfp-nightly.
 
 It has only weights=softmax and critics without layer normalisation. Its log standard deviation
-reaches from -10 to 2, samples are not clipped, and actions in the policy's loss are, to 1 - 1e-5.
+reaches from -10 to 2. Its samples are not clipped; recorded actions are clipped to 1 - 1e-5 in the
+policy's loss.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.parity.awac import Peer
+from benchmarks.parity.peers import named
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.methods.awac import Config
 from jaxrl_prefs.types import Array, Key, Spec, Transition
@@ -55,13 +57,7 @@ def make(config: Config, spec: Spec) -> Method:
             name: shapes[name].replace(step=step, params=params, opt_state=state.opt_state[name])
             for name, params in state.params.items()
         }
-        batch = SimpleNamespace(
-            observations=rows.observation,
-            actions=rows.action,
-            rewards=rows.reward,
-            masks=rows.discount,
-            next_observations=rows.next_observation,
-        )
+        batch = SimpleNamespace(**named(rows))
         models, losses = peer.update(models, batch, jax.random.split(key), 1.0)
         once = jnp.ones(())
         metrics = {

@@ -1,17 +1,18 @@
-"""CQL of young-geng/JaxCQL.
+"""CQL of young-geng/JaxCQL, with ml_collections and distrax.
 
-It has no layer normalisation; a config with it is refused.
+It has no layer normalisation; a config with it is refused. Its policy has a factor and an offset of
+the log standard deviation, both of which it trains.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks.parity.cql import bounds_renamed, import_peer, settings
+from benchmarks.parity.cql import GlobalKeys, bounds_renamed, import_peer, settings
+from benchmarks.parity.peers import named, with_optimizers
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.methods.cql import Config
 from jaxrl_prefs.types import Array, Key, Spec, Transition
@@ -30,41 +31,33 @@ def make(config: Config, spec: Spec) -> Method:
         raise ValueError("JaxCQL has no layer normalisation")
     code, model = import_peer()
     sizes = spec.observation_dim, spec.action_dim
-    arch = ("-".join(map(str, hidden)) for hidden in (config.actor_hidden, config.critic_hidden))
-    policy = model.TanhGaussianPolicy(*sizes, next(arch))
-    critic = model.FullyConnectedQFunction(*sizes, next(arch))
+    hidden, critic_hidden = (
+        "-".join(map(str, widths)) for widths in (config.actor_hidden, config.critic_hidden)
+    )
+    policy = model.TanhGaussianPolicy(*sizes, hidden)
+    critic = model.FullyConnectedQFunction(*sizes, critic_hidden)
 
     def agent_of(key: Key) -> Any:
-        importlib.import_module("JaxCQL.jax_utils").init_rng(key)
+        GlobalKeys.start(key)
         return code.ConservativeSAC(settings(config, spec.action_dim, 1.0), policy, critic)
 
     def start(agent: Any) -> State:
         return State(agent.train_states, agent._target_qf_params)
 
     agent = agent_of(jax.random.key(0))
-    # Every state has the optimisers of this one: others would be another structure.
-    structure = jax.tree.structure(start(agent))
 
     def init(key: Key, rows: Transition) -> State:
         del rows
-        leaves = jax.tree.leaves(start(agent_of(key)))
+        state = with_optimizers(start(agent), start(agent_of(key)))
         # Their scalars are numbers of Python, which would change their type in an update.
-        return jax.tree.unflatten(structure, [jnp.array(x, jnp.result_type(x)) for x in leaves])
+        return jax.tree.map(lambda x: jnp.array(x, jnp.result_type(x)), state)
 
     def update(state: State, rows: Transition, key: Key, step: Array) -> tuple[State, dict]:
         del step
-        batch = {
-            "observations": rows.observation,
-            "actions": rows.action,
-            "rewards": rows.reward,
-            "next_observations": rows.next_observation,
-            "dones": 1 - rows.discount,
-        }
         with bounds_renamed():
-            *trained, found = agent._train_step(*state, key, batch)
+            *trained, found = agent._train_step(*state, key, named(rows))
         one = jnp.ones(())
         return State(*trained), {
-            "critic_loss": ((found["qf1_loss"] + found["qf2_loss"]) / 2, one),
             "q": ((found["q1_pred"] + found["q2_pred"]) / 2, one),
             "actor_loss": (found["policy_loss"], one),
             "entropy": (-found["log_pi"], one),

@@ -1,6 +1,6 @@
-"""DAC of typoverflow/flow-rl.
+"""DAC of typoverflow/flow-rl, with hydra-core, omegaconf and tqdm.
 
-It always divides Q's gradient by the size of Q, and its activation is mish; a config with others is
+It always divides Q's gradient by the size of Q, and its activation is mish; other settings are
 refused.
 """
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.parity.diffusion import averaged, batch_of, dac_agent
+from benchmarks.parity.peers import with_optimizers
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.methods.dac import ETA_RANGE, Config
 from jaxrl_prefs.policies import candidates
@@ -40,12 +41,11 @@ def make(config: Config, spec: Spec) -> Method:
         agent = dac_agent(config, sizes, seed)
         return State(*(getattr(agent, name) for name in State._fields))
 
-    # Every state has the optimisers of this one: others would be another structure.
-    structure = jax.tree.structure(models(0))
+    first = models(0)
 
     def init(key: Key, rows: Transition) -> State:
         del rows
-        return jax.tree.unflatten(structure, jax.tree.leaves(models(jax.random.bits(key))))
+        return with_optimizers(first, models(jax.random.bits(key)))
 
     def update(state: State, rows: Transition, key: Key, step: Array) -> tuple[State, dict]:
         batch = batch_of(rows)

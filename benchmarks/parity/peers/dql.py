@@ -1,7 +1,8 @@
-"""Diffusion-QL of typoverflow/flow-rl.
+"""Diffusion-QL of typoverflow/flow-rl, with hydra-core, omegaconf and tqdm.
 
-Its critics have the policy's learning rate; a config in which the two differ is refused. Their loss
-is the mean of both critics', where ours is the sum, so that `clip_norm` clips them half as soon.
+Its critics have the policy's learning rate; a config in which the two differ is refused. Their
+loss is the mean of both critics', where ours is the sum, so that a gradient must be twice as large
+before `clip_norm` acts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.parity.diffusion import averaged, batch_of, dql_agent
+from benchmarks.parity.peers import with_optimizers
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.methods.dql import Config
 from jaxrl_prefs.policies import candidates
@@ -39,12 +41,11 @@ def make(config: Config, spec: Spec) -> Method:
         agent = dql_agent(config, sizes, seed)
         return State(*(getattr(agent, name) for name in State._fields))
 
-    # Every state has the optimisers of this one: others would be another structure.
-    structure = jax.tree.structure(models(0))
+    first = models(0)
 
     def init(key: Key, rows: Transition) -> State:
         del rows
-        return jax.tree.unflatten(structure, jax.tree.leaves(models(jax.random.bits(key))))
+        return with_optimizers(first, models(jax.random.bits(key)))
 
     def update(state: State, rows: Transition, key: Key, step: Array) -> tuple[State, dict]:
         batch = batch_of(rows)

@@ -1,4 +1,4 @@
-"""FQL of seohongpark/fql.
+"""FQL of seohongpark/fql, with ml_collections and distrax.
 
 All its networks have one learning rate, and its flow is integrated by Euler's method.
 """
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.parity.fql import FQL, Case
+from benchmarks.parity.peers import named
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.methods.fql import Config
 from jaxrl_prefs.types import Array, Key, Spec, Transition
@@ -80,14 +81,7 @@ def method_of(
 
     def update(state: State, rows: Transition, key: Key, step: Array) -> tuple[State, dict]:
         del step
-        batch = {
-            "observations": rows.observation,
-            "actions": rows.action,
-            "rewards": rows.reward,
-            "masks": rows.discount,
-            "next_observations": rows.next_observation,
-        }
-        after, info = agent(state, key).update(batch)
+        after, info = agent(state, key).update(named(rows))
         metrics = {ours: (info[theirs], jnp.ones(())) for ours, theirs in case.losses.items()}
         return State(after.network.params, after.network.opt_state), metrics
 

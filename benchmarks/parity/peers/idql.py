@@ -1,4 +1,4 @@
-"""IDQL of philippe-eecs/IDQL, without dropout, which our method does not have."""
+"""IDQL of philippe-eecs/IDQL, without the dropout that our method does not have."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.parity.idql import created, peer_module
+from benchmarks.parity.peers import named, with_optimizers
 from jaxrl_prefs.method import Method, Phase, Policy
 from jaxrl_prefs.methods.idql import Config
 from jaxrl_prefs.policies import candidates
@@ -35,24 +36,15 @@ def make(config: Config, spec: Spec) -> Method:
     def states(agent: Any) -> State:
         return State(*(getattr(agent, name) for name in State._fields))
 
-    agent = agent_of(0)  # its settings, and its optimisers, which are in a state's structure
-    structure = jax.tree.structure(states(agent))
+    agent = agent_of(0)  # its settings, and its optimisers
 
     def init(key: Key, rows: Transition) -> State:
         del rows
-        new = states(agent_of(jax.random.bits(key)))
-        return jax.tree.unflatten(structure, jax.tree.leaves(new))
+        return with_optimizers(states(agent), states(agent_of(jax.random.bits(key))))
 
     def update(state: State, rows: Transition, key: Key, step: Array) -> tuple[State, dict]:
         del step
-        batch = {
-            "observations": rows.observation,
-            "actions": rows.action,
-            "rewards": rows.reward,
-            "masks": rows.discount,
-            "next_observations": rows.next_observation,
-        }
-        trained, losses = agent.replace(rng=key, **state._asdict()).update(batch)
+        trained, losses = agent.replace(rng=key, **state._asdict()).update(named(rows))
         names = {"behavior_loss": "actor_loss", "value_loss": "value_loss"}
         names |= {"critic_loss": "critic_loss", "q": "q"}
         return states(trained), {name: (losses[x], jnp.ones(())) for name, x in names.items()}

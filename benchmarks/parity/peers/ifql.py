@@ -1,4 +1,4 @@
-"""IFQL of seohongpark/fql.
+"""IFQL of seohongpark/fql, with ml_collections and distrax.
 
 All its networks have one learning rate, and its flow is integrated by Euler's method. The critics'
 loss that it reports is the sum over the two.

@@ -1,4 +1,8 @@
-"""IQL of JAX-CORL, which normalises the layers of V alone and does not squash the policy's mean."""
+"""IQL of nissymori/JAX-CORL, with distrax, pydantic and tqdm.
+
+The layers of V are normalised, those of Q are not; the policy's mean is not squashed, and its log
+standard deviation reaches up to 2. Advantages use V after its step.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,11 @@ State = tuple  # their IQLTrainState without its key
 def make(config: Config, spec: Spec) -> Method:
     """Their method with our settings."""
     del spec
+    same = config.actor_hidden == config.critic_hidden
+    if not same or config.max_weight != 100 or config.critic_layer_norm:
+        raise ValueError(
+            "their code has actor_hidden=critic_hidden, max_weight=100 and no critic_layer_norm"
+        )
     module = jax_corl.imported("iql")
     settings = module.IQLConfig(
         hidden_dims=config.actor_hidden,
@@ -27,7 +36,7 @@ def make(config: Config, spec: Spec) -> Method:
         beta=config.temperature,
         tau=config.tau,
         discount=1.0,
-        max_steps=config.train_steps,
+        max_steps=max(config.train_steps, 1),
     )
 
     def init(key: Key, rows: Transition) -> State:

@@ -1,4 +1,9 @@
-"""ReBRAC of tinkoff-ai/ReBRAC."""
+"""ReBRAC of tinkoff-ai/ReBRAC, with distrax.
+
+All its networks have layers of one width and one number of them, ReLU and one learning rate here.
+Where an episode was cut there is no next action, and its critics are penalised for the distance to
+zeros; the authors leave such rows out, and ours are not penalised.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +28,14 @@ class State(NamedTuple):
 
 def make(config: Config, spec: Spec) -> Method:
     """Their method with our settings."""
+    same_rate = config.actor_learning_rate == config.critic_learning_rate
+    same_layers = config.actor_hidden == config.critic_hidden
+    if config.activation != "relu" or not (same_rate and same_layers):
+        raise ValueError("policy and critics must have the same layers and rate, with relu")
+    (width, *others), hidden = config.actor_hidden, len(config.actor_hidden)
+    if any(other != width for other in others):
+        raise ValueError("their code has layers of one width")
     code, networks = imported()
-    (width, *_), hidden = config.actor_hidden, len(config.actor_hidden)
     actor = networks.DetActor(spec.action_dim, width, layernorm=False, n_hiddens=hidden)
     critic = networks.EnsembleCritic(width, 2, config.critic_layer_norm, hidden)
     adam = optax.adam(config.actor_learning_rate)
@@ -51,7 +62,7 @@ def make(config: Config, spec: Spec) -> Method:
             "next_actions": rows.next_action,
             "dones": 1 - rows.discount,
         }
-        _, critic, losses = code.update_critic(
+        key, critic, losses = code.update_critic(
             key, *state, batch, 1.0, config.critic_penalty, config.tau, config.noise,
             config.noise_clip, Losses(),
         )  # fmt: skip
@@ -66,7 +77,8 @@ def make(config: Config, spec: Spec) -> Method:
         state = State(state.actor, critic)
         due = step % config.actor_interval == 0
         state = jax.lax.cond(due, improve, lambda state: state, state)
-        return state, {"critic_loss": (losses["critic_loss"], jnp.ones(()))}
+        loss = losses["critic_loss"] / 2  # theirs is the sum over critics
+        return state, {"critic_loss": (loss, jnp.ones(()))}
 
     def act(state: State, observation: Array, key: Key) -> Array:
         del key

@@ -1,4 +1,7 @@
-"""TD3+BC of JAX-CORL, whose critics are layer-normalised."""
+"""TD3+BC of nissymori/JAX-CORL, with distrax, pydantic and tqdm.
+
+Its critics are layer-normalised, whatever `critic_layer_norm` says.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ State = tuple  # their TD3BCTrainState
 def make(config: Config, spec: Spec) -> Method:
     """Their method with our settings."""
     del spec
+    if config.actor_hidden != config.critic_hidden or config.actor_decays:
+        raise ValueError("their code has actor_hidden=critic_hidden and actor_decays=false")
     module = jax_corl.imported("td3bc")
     settings = module.TD3BCConfig(
         hidden_dims=config.actor_hidden,
@@ -40,6 +45,7 @@ def make(config: Config, spec: Spec) -> Method:
             rows.observation, rows.action, rows.reward, rows.next_observation, 1 - rows.discount
         )
         method = module.TD3BC()
+        # Their loss of the critics is the sum over both.
         state, critic_loss = method.update_critic(state, batch, key, settings)
 
         def improve(state: Any) -> Any:
@@ -51,7 +57,7 @@ def make(config: Config, spec: Spec) -> Method:
 
         due = step % settings.policy_freq == 0
         state = jax.lax.cond(due, improve, lambda state: state, state)
-        return state, {"critic_loss": (critic_loss, jnp.ones(()))}
+        return state, {"critic_loss": (critic_loss / 2, jnp.ones(()))}
 
     def act(state: Any, observation: Array, key: Key) -> Array:
         del key

@@ -1,4 +1,4 @@
-"""XQL of Div99/XQL, folder `offline`.
+"""XQL of Div99/XQL, with distrax and tfp-nightly; --peer is its folder `offline`.
 
 Policy and critics have the same hidden layers there, the largest weight is 100, and Q has no layer
 normalisation. Advantages use V after its step, and the log standard deviation reaches up to 2.
