@@ -33,7 +33,7 @@ run: $(STAMP)
 # Most of a test's time is XLA's compiling, which takes a third of it with these flags. What must be
 # equal to the bit as users get it (EXACT) is compiled as usual. A file stays in one process, since its
 # tests share runs; long files come first (tests/conftest.py). The golden files are in both parts: in
-# the second on a processor on which their bits are compared, in the first on any other.
+# the second if their bits are compared on this processor, in the first otherwise.
 test: lint $(RECORDER)
 	GOLDEN= XLA_FLAGS="$(QUICK)" $(PYTEST) $(EXACT:%=--ignore=%)
 	GOLDEN=bits XLA_FLAGS= $(PYTEST) $(EXACT) tests/runs/test_golden.py

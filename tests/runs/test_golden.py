@@ -2,8 +2,9 @@
 
 Refactoring may change no number in them. On the kind of machine that wrote a file (its first line)
 every number must be equal bit for bit, elsewhere up to rounding, since XLA generates other code for
-another processor. `make test` compiles the programs as users get them on a processor that wrote
-some of the files; on any other it compiles them quickly, which halves the time. After a change that
+another processor. `make test` compiles the programs of BITS as users get them, on a processor that
+wrote some of the files; all others it compiles quickly, which halves the time, and compares up to
+rounding. `python -m pytest tests/runs/test_golden.py` compares the bits of all. After a change that
 is meant to change numbers, write the files anew, without XLA_FLAGS, and read the difference before
 committing it:
 
@@ -127,6 +128,8 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 GRID = {"alpha": "1,10"}  # of td3_bc
 STOP = 6  # updates of td3_bst, whose last phase begins with the fifth
+RESUMED, SWEPT = "td3_bst", "sweep"
+BITS = {"bdpo", "arq", "td3_bst", "iql_bst", "bpr", SWEPT}  # between them every kind of phase
 
 
 def command(algo: str, workdir: Path) -> list[str]:
@@ -151,31 +154,39 @@ def ten_episodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def in_one_part_of_the_suite(pytestconfig: pytest.Config) -> None:
-    """Bits are compared without XLA_FLAGS, which `make test` sets to compare up to rounding."""
+@pytest.fixture(scope="module")
+def writers(pytestconfig: pytest.Config) -> bool:
+    """Whether this processor wrote some of the files."""
     here = machine()
-    if pytestconfig.getoption("--write-golden"):
-        assert not here["xla_flags"], "unset XLA_FLAGS to write golden files"
-        return
+    writes = pytestconfig.getoption("--write-golden")
+    assert not (writes and here["xla_flags"]), "unset XLA_FLAGS to write golden files"
     flags = {"xla_flags": here["xla_flags"]}
-    bits = any(read(path)[0][1] | flags == here for path in FOLDER.glob("*.jsonl"))
-    if bits and here["xla_flags"]:
-        pytest.skip("this processor wrote the files: bits are compared, without XLA_FLAGS")
+    return any(read(path)[0][1] | flags == here for path in FOLDER.glob("*.jsonl"))
+
+
+def in_its_part_of_the_suite(name: str, writers: bool) -> None:
+    """Skips a file in one of the two parts of `make test`."""
+    bits = writers and name in BITS
+    if bits and os.environ.get("XLA_FLAGS"):
+        pytest.skip("this processor wrote golden files: bits are compared, without XLA_FLAGS")
     if not bits and os.environ.get("GOLDEN") == "bits":
-        pytest.skip("another processor wrote the files: no bits are compared")
+        pytest.skip("compared up to rounding, in programs that compile quickly")
 
 
 @pytest.mark.parametrize("algo", METHODS)
-def test_a_run_gives_its_golden_file(algo: str, tmp_path: Path, check: Check) -> None:
+def test_a_run_gives_its_golden_file(
+    algo: str, tmp_path: Path, check: Check, writers: bool
+) -> None:
+    in_its_part_of_the_suite(algo, writers)
     assert run.main(command(algo, tmp_path / "run")) == 0
     check(algo, [*lines(tmp_path / "run"), *loaded(tmp_path / "run")])
 
 
 def test_a_resumed_run_gives_the_same_golden_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Check
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Check, writers: bool
 ) -> None:
-    argv, original = command("td3_bst", tmp_path / "run"), loop.run
+    in_its_part_of_the_suite(RESUMED, writers)
+    argv, original = command(RESUMED, tmp_path / "run"), loop.run
 
     def stopped(*args: Any, **kwargs: Any) -> Any:
         for log_point in original(*args, **kwargs):
@@ -188,16 +199,17 @@ def test_a_resumed_run_gives_the_same_golden_file(
         assert run.main(argv) == commandline.INTERRUPTED
     assert load_run(tmp_path / "run").step <= STOP
     assert run.main(argv) == 0
-    check("td3_bst", [*lines(tmp_path / "run"), *loaded(tmp_path / "run")])
+    check(RESUMED, [*lines(tmp_path / "run"), *loaded(tmp_path / "run")])
 
 
-def test_a_sweep_gives_its_golden_file(tmp_path: Path, check: Check) -> None:
+def test_a_sweep_gives_its_golden_file(tmp_path: Path, check: Check, writers: bool) -> None:
+    in_its_part_of_the_suite(SWEPT, writers)
     _, *argv = command("td3_bc", tmp_path)
     assert sweep.main(["sweep", *argv, *(f"--grid={k}={v}" for k, v in GRID.items())]) == 0
     (path,) = (result.parent for result in tmp_path.rglob("result.json"))
     found = lines(path)
     found.append(["sweep.json", json.loads((tmp_path / "sweep.json").read_text())])
-    check("sweep", [without_fields(line) for line in found])
+    check(SWEPT, [without_fields(line) for line in found])
 
 
 # --- What is compared -----------------------------------------------------------------------------
@@ -327,7 +339,7 @@ def read(path: Path) -> list[Line]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", [*METHODS, "sweep"])
+@pytest.mark.parametrize("name", sorted(BITS))
 def test_bits_are_compared_here(name: str) -> None:
     """Skipped where numbers are compared up to rounding, so that the report says so."""
     (_, there), here = read(FOLDER / f"{name}.jsonl")[0], machine()

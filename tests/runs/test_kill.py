@@ -53,7 +53,7 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("bdpo", BDPO, 12, {"start", "behavior", "critic", "train"}),
+    Case("bdpo", BDPO, 7, {"start", "behavior", "critic", "train"}),
     Case("arq", ARQ, 5, {"start", "behavior", "candidates", "critic", "policy"}),
 ]
 
