@@ -1,4 +1,4 @@
-"""Every method of ours under the checks of jaxrl_prefs/testing.py.
+"""Every method of ours under the checks of jaxrl_prefs/testing/.
 
 A new method needs three entries: a tiny config in TINY, the state fields that each phase's updates
 may change in CHANGES, and those that entering a phase may change in ENTERS.

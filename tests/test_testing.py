@@ -17,6 +17,7 @@ from jaxrl_prefs import testing
 from jaxrl_prefs.method import Method, Policy
 from jaxrl_prefs.methods import bc
 from jaxrl_prefs.testing import check_method
+from jaxrl_prefs.testing.random_data import random_data
 from jaxrl_prefs.types import Spec
 from tests import probes
 
@@ -176,7 +177,7 @@ def test_a_small_config_and_the_users_own_spec() -> None:
     zeros = np.zeros(3, np.float32)
     spec = Spec(5, 3, 10**6, low, high, zeros, zeros, zeros, zeros)
     check_method(bc, None, spec, only=["policies_act_inside_the_bounds_and_repeat_themselves"])
-    data, found = testing._data(spec)
+    data, found = random_data(spec)
     assert data.observation.shape == (24, 5) and found.size == 24
     assert (data.action >= low).all() and (data.action <= high).all()
     assert np.ptp(np.asarray(data.action), axis=0) == pytest.approx(high - low, rel=0.2)
