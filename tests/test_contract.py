@@ -156,6 +156,7 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "iql_bst": {  # with every option that its supervisor shares with td3_bst
         "clone_steps": 3,
+        "distance": "standardised",
         "near": 0.5,
         "input_noise": 0.1,
         "stop_uncertainty": 1.0,  # after the first update

@@ -6,12 +6,13 @@
 TD3-BST pulls a policy back by a weight that grows with its uncertainty. It needs C(0) to be small,
 and C(1), one standard deviation away, to be clearly larger: a slope. The optimum of the Morse loss
 has none, as the certainty is 1 wherever the data are denser than the negatives (morse.py). The
-clone has three uses, each an option that this library adds:
+clone has four uses, each an option that this library adds:
 
 - it measures C(0) and C(1) at every evaluation, so that `warnings` can name a network without a
   slope (without a clone, a diagnosis moves recorded actions a little instead);
 - training of the Morse network ends where C(1) of a batch has fallen to `stop_uncertainty`;
-- negatives come from the clone widened by `near_width`, so that the optimum itself has a slope.
+- negatives come from the clone widened by `near_width`, so that the optimum itself has a slope;
+- the policy's distance to the data is in units of sigma(s) (`distance=standardised`).
 
 The functions take any method's state with the fields `morse`, `clone` and `stopped_at`. The last
 two are None without a clone.
@@ -68,6 +69,10 @@ def from_config(config: Any, spec: Spec) -> Supervisor:
             raise ValueError(f"{name} must be in 0 to 1, it is {value}")
         if _is_on(value) and not config.clone_steps:
             raise ValueError(f"{name} needs a clone: set clone_steps too, to 2000 for example")
+    if config.distance == "standardised" and not config.clone_steps:
+        raise ValueError(
+            "distance=standardised needs a clone: set clone_steps too, to 2000 for example"
+        )
     sizes: Any = (config.behavior_hidden, 2 * spec.action_dim)
     net = nets.mlp(*sizes, activation="relu", initialiser="lecun")
     return Supervisor(
@@ -201,6 +206,16 @@ def _near(state: Any, supervisor: Supervisor) -> proposals.Proposal | None:
         return mean, supervisor.near_width * std
 
     return proposals.truncated_normal(moments, clone.box)
+
+
+# ---------------------------------------------------------------------------- in the objective
+
+
+def clone_std(state: Any, batch: Transition, *, supervisor: Supervisor) -> Array | None:
+    """The clone's standard deviations in the batch's states, [B, A]; None without a clone."""
+    if supervisor.clone is None:
+        return None
+    return supervisor.clone.moments(state.clone.params, batch.observation)[1]
 
 
 # --------------------------------------------------------------------------------- measuring

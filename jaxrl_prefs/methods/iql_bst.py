@@ -65,8 +65,8 @@ class Config:
     # [ours] whether the weight is differentiated with respect to the policy
     weight_gradient: Literal["full", "detached"] = "full"
     weight_floor: float = 0.0  # [ours] least weight; 1 / alpha and a large mu give TD3+BC
-    # [ours] how |pi - a|^2 is reduced over the action dimensions
-    distance: Literal["mean", "sum"] = "mean"
+    # [ours] |pi - a|^2 over the action dimensions; standardised: mean, in stds of the clone
+    distance: Literal["mean", "sum", "standardised"] = "mean"
     actor_hidden: tuple[int, ...] = (256, 256)  # widths of the policy's hidden layers
     actor_learning_rate: float = 3e-4  # Adam's rate for the policy
     # --- Morse network
@@ -169,7 +169,8 @@ def update(
             batch=batch,
             mu=parts.config.mu,
             gradient=parts.config.weight_gradient,
-            over=parts.config.distance,
+            distance=parts.config.distance,
+            std=supervisor.clone_std(state, batch, supervisor=parts.supervisor),
             floor=parts.config.weight_floor,
         )
 

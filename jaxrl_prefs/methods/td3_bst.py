@@ -84,8 +84,8 @@ class Config:
     # [ours] whether the weight is differentiated with respect to the policy
     weight_gradient: Literal["full", "detached"] = "full"
     weight_floor: float = 0.0  # [ours] least weight; 1 / alpha and a large mu give TD3+BC
-    # [ours] how |pi - a|^2 is reduced over the action dimensions
-    distance: Literal["mean", "sum"] = "mean"
+    # [ours] |pi - a|^2 over the action dimensions; standardised: mean, in stds of the clone
+    distance: Literal["mean", "sum", "standardised"] = "mean"
     # --- Morse network
     # how the certainty falls with the distance |f(s, a) - a|
     kernel: Literal["rbf", "laplace", "cauchy", "rational_quadratic"] = "rbf"
@@ -180,7 +180,8 @@ def actor_loss(
         batch=batch,
         mu=parts.config.mu,
         gradient=parts.config.weight_gradient,
-        over=parts.config.distance,
+        distance=parts.config.distance,
+        std=supervisor.clone_std(state, batch, supervisor=parts.supervisor),
         floor=parts.config.weight_floor,
     )
 

@@ -131,7 +131,7 @@ def losses(
         def bst_loss(
             x: Params, morse_params: Params, *, gradient: str, shared: Any = shared
         ) -> Any:
-            weight: dict[str, Any] = dict(mu=config.mu, gradient=gradient, over=config.distance)
+            weight: dict[str, Any] = dict(mu=config.mu, gradient=gradient, distance=config.distance)
             return actor_losses.td3_bst_loss(
                 x, **shared, **weight, morse=network, morse_params=morse_params
             )

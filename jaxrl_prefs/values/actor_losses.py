@@ -22,6 +22,7 @@ from jaxrl_prefs.values import critics
 ActFn = Callable[[Params, Array], Array]
 Gradient = Literal["full", "detached"]  # whether the weight of TD3-BST is differentiated
 Reduction = Literal["mean", "sum"]  # of a squared distance, over the action dimensions
+Distance = Literal["mean", "sum", "standardised"]  # of TD3-BST
 
 
 def td3_bc_loss(
@@ -103,7 +104,8 @@ def td3_bst_loss(
     batch: Transition,
     mu: float,
     gradient: Gradient,
-    over: Reduction,
+    distance: Distance,
+    std: Array | None = None,
     floor: float | Array = 0.0,
 ) -> tuple[Array, Metrics]:
     """-mean[ Q1(s, pi(s)) ] / mean|Q1| + mean[ (exp(C / mu) - 1) |pi(s) - a|^2 ], C = 1 - M(s, pi).
@@ -122,7 +124,10 @@ def td3_bst_loss(
         batch: [B] transitions.
         mu: temperature of the weight.
         gradient: "full" also differentiates the weight, "detached" does not.
-        over: "mean" or "sum" over the action dimensions.
+        distance: "mean" or "sum" over the action dimensions, or "standardised": the mean in units
+            of `std`.
+        std: [B, A] standard deviations of the behaviour, if the distance is "standardised"; no
+            gradient reaches the policy through them.
         floor: least value of the weight.
     """
     action = policy(params, batch.observation)
@@ -132,7 +137,7 @@ def td3_bst_loss(
     weight = tuning_weight(uncertainty(morse, morse_params, batch.observation, weighed), mu)
     if isinstance(floor, jax.Array) or floor:
         weight = jnp.maximum(weight, floor)
-    bc_error = squared_distance(action, batch.action, over)
+    bc_error = _bst_distance(action, batch.action, distance, std)
     loss = jnp.mean(weight * bc_error) - jnp.mean(values.normalised(q))
     return loss, learner.measured(actor_loss=loss, bc_error=bc_error, bst_weight=weight)
 
@@ -141,6 +146,14 @@ def squared_distance(action: Array, other: Array, over: Reduction = "mean") -> A
     """|action - other|^2 as the mean or the sum over dimensions: [B, A] -> [B]."""
     reduce = jnp.mean if over == "mean" else jnp.sum
     return reduce(jnp.square(action - other), -1)
+
+
+def _bst_distance(action: Array, other: Array, distance: Distance, std: Array | None) -> Array:
+    if distance != "standardised":
+        return squared_distance(action, other, distance)
+    assert std is not None
+    chex.assert_equal_shape([action, std])
+    return squared_distance(action / std, other / std)
 
 
 def tuning_weight(uncertainty: Array, mu: float) -> Array:

@@ -72,6 +72,23 @@ def to_origin(scale: float) -> morse.Morse:
     return modes.shifted([0.0, 0.0], scale)._replace(net=zero)
 
 
+# ---------------------------------------------------------------------------- in the objective
+
+
+def test_distances_are_measured_in_the_clone_s_standard_deviations():
+    data = batch_of(np.zeros((3, 2)))
+    found = supervisor.clone_std(state_of(), data, supervisor=made(to_origin(1.0)))
+    np.testing.assert_allclose(found, np.tile(SIGMA, (3, 1)), rtol=1e-12)
+    alone = made(to_origin(1.0), clone=None)
+    assert supervisor.clone_std(state_of(), data, supervisor=alone) is None
+
+
+@pytest.mark.parametrize("module", [td3_bst, iql_bst])
+def test_a_distance_in_standard_deviations_needs_a_clone(module):
+    with pytest.raises(ValueError, match="distance=standardised needs a clone: set clone_steps"):
+        module.make(module.Config(distance="standardised"), SPEC)
+
+
 # --------------------------------------------------------------------------------- measuring
 
 

@@ -23,7 +23,7 @@ SPEC = Spec(17, 6, 100, -np.ones(6, "f"), np.ones(6, "f"), *[np.zeros(1)] * 4)
         ("kernel_scale", "k/zero", "kernel_scale must be a number above 0 or a multiple"),
         ("kernel", "gauss", "kernel must be one of rbf, laplace, cauchy, rational_quadratic"),
         ("weight_gradient", "half", "weight_gradient must be one of full, detached"),
-        ("distance", "max", "distance must be one of mean, sum"),
+        ("distance", "max", "distance must be one of mean, sum, standardised"),
         ("mu", 0.0, "mu must be above 0"),
         ("negative_samples", 0, "negative_samples must be at least 1"),
         ("actor_interval", 0, "actor_interval must be at least 1"),

@@ -61,7 +61,9 @@ def of_bc(weight, alpha, scale=1.0):
     )
 
 
-def of_bst(weight, network, mu=1.0, gradient="full", over="mean", scale=1.0, floor=0.0):
+def of_bst(
+    weight, network, mu=1.0, gradient="full", distance="mean", scale=1.0, floor=0.0, std=None
+):
     return actor_losses.td3_bst_loss(
         weight,
         policy=linear,
@@ -72,7 +74,8 @@ def of_bst(weight, network, mu=1.0, gradient="full", over="mean", scale=1.0, flo
         batch=batch(),
         mu=mu,
         gradient=gradient,
-        over=over,
+        distance=distance,
+        std=std,
         floor=floor,
     )
 
@@ -147,8 +150,31 @@ def test_a_constant_certainty_is_td3_bc_with_a_known_alpha(miss, mu, gradient):
     expected, by_hand = td3_bc_by_hand(WEIGHT, 1 / w)
     assert value == pytest.approx(w * expected, rel=1e-10)
     np.testing.assert_allclose(slope, w * by_hand, rtol=1e-9, atol=1e-14)
-    _, _, total = slope_of(of_bst, network, mu=mu, gradient=gradient, over="sum")
+    _, _, total = slope_of(of_bst, network, mu=mu, gradient=gradient, distance="sum")
     assert np.abs(total - slope).max() > 1e-3  # the sum over two dimensions pulls harder
+
+
+def test_a_standardised_distance_is_the_mean_in_standard_deviations():
+    std = np.stack([np.full(7, 0.5), np.linspace(0.01, 2, 7)], 1)
+    network = modes.shifted([0.3, 0.0], 2.0)
+    value, metrics, _ = slope_of(of_bst, network, distance="standardised", std=std)
+    gap = np.tanh(STATE @ WEIGHT) - ACTION
+    expected = (gap[:, 0] ** 2 / 0.25 + gap[:, 1] ** 2 / std[:, 1] ** 2) / 2
+    assert metrics["bc_error"][0] == pytest.approx(expected.mean(), rel=1e-6)  # in float32
+    plain, _, _ = slope_of(of_bst, network)
+    weight = np.expm1(1 - np.exp(-2 * 0.3**2))
+    by_hand = weight * (expected.mean() - (gap**2).mean())
+    assert value - plain == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_halving_the_standard_deviation_quadruples_the_pull():
+    network = modes.shifted([0.3, 0.0], 2.0)
+    _, _, free = slope_of(of_bst, modes.shifted([0.0, 0.0], 4.0))  # of the value alone
+    for std, factor in ((1.0, 1), (0.5, 4)):
+        deviations = np.full((7, 2), std)
+        _, _, slope = slope_of(of_bst, network, distance="standardised", std=deviations)
+        _, _, plain = slope_of(of_bst, network)
+        np.testing.assert_allclose(slope - free, factor * (plain - free), rtol=1e-9, atol=1e-13)
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
@@ -196,7 +222,7 @@ def test_the_full_gradient_descends_through_the_weight_and_the_detached_does_not
             batch=batch_of(action),
             mu=mu,
             gradient=gradient,
-            over="sum",
+            distance="sum",
         )[0]
 
     def weight(point):
@@ -249,7 +275,7 @@ def imitation(point, scale, mu, gradient):
         batch=batch_of(jnp.asarray(ROWS, point.dtype)),
         mu=mu,
         gradient=gradient,
-        over="mean",
+        distance="mean",
     )[0]
 
 
@@ -316,7 +342,7 @@ def bandit(point, goal, kind):
         morse_params=(),
         mu=0.5,
         gradient="full",
-        over="mean",
+        distance="mean",
     )[0]
 
 
