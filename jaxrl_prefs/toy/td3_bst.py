@@ -215,8 +215,15 @@ def learned(
 
 
 def configured(assignments: Sequence[str]) -> td3_bst.Config:
-    """The study's settings, then the assignments. Raises ConfigError as `overrides.apply`."""
-    return overrides.apply(overrides.replace(td3_bst.Config(), SETTINGS), assignments)
+    """The study's settings, then the assignments.
+
+    Raises:
+        ConfigError: as `overrides.apply`, and for the distance that needs a clone.
+    """
+    config = overrides.apply(overrides.replace(td3_bst.Config(), SETTINGS), assignments)
+    if config.distance == "standardised":
+        raise ConfigError("these tasks have no clone of the data: distance is mean or sum here")
+    return config
 
 
 def execute(assignments: Sequence[str], seed: int, workdir: Path, console: Console) -> None:
