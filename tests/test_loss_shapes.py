@@ -70,7 +70,7 @@ def test_actor_losses(loss: str) -> None:
             more = {"temperature": 1.0, "largest": 9.0}
             return actor_losses.weighted_bc_loss(action, **shared, critic_params=critic, **more)
         more = {"morse": network, "morse_params": certain, "mu": 1.0}
-        more |= {"gradient": "full", "over": "mean"}
+        more |= {"gradient": "full", "distance": "mean"}
         return actor_losses.td3_bst_loss(action, **shared, critic_params=critic, **more)
 
     right = DATA.action, critic_params(), params
