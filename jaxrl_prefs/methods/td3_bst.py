@@ -30,7 +30,9 @@ ours:
     with the same network as far as it gives them.
  2. The weight is differentiated too (`weight_gradient = "full"`). With a detached weight the policy
     ends at the mean of the modes, as behaviour cloning does; the paper says that it does not.
- 3. |pi - a|^2 is the mean over action dimensions, as in TD3+BC; "sum" is the other reading.
+ 3. |pi - a|^2 is the mean over action dimensions, as in TD3+BC; "sum" is the other reading. With
+    `distance = "standardised"`, an option of ours, it is the mean of ((pi - a) / sigma(s))^2, with
+    the standard deviations of the clone: where the behaviour is narrow, the pull is strong.
  4. As in TD3+BC, mean|Q_1| divides the value and carries no gradient, and the policy maximises the
     first critic.
  5. mu = 1; the presets have 8 for locomotion and 16 for our pendulum. A larger mu is a weaker pull:
