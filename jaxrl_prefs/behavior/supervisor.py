@@ -67,12 +67,11 @@ def from_config(config: Any, spec: Spec) -> Supervisor:
         value = getattr(config, name)
         if not isinstance(value, jax.Array) and not 0 <= value <= 1:
             raise ValueError(f"{name} must be in 0 to 1, it is {value}")
-        if _is_on(value) and not config.clone_steps:
-            raise ValueError(f"{name} needs a clone: set clone_steps too, to 2000 for example")
-    if config.distance == "standardised" and not config.clone_steps:
-        raise ValueError(
-            "distance=standardised needs a clone: set clone_steps too, to 2000 for example"
-        )
+    needing = [name for name in ("near", "stop_uncertainty") if _is_on(getattr(config, name))]
+    if config.distance == "standardised":
+        needing.append("distance=standardised")
+    if needing and not config.clone_steps:
+        raise ValueError(f"{needing[0]} needs a clone: set clone_steps too, to 2000 for example")
     sizes: Any = (config.behavior_hidden, 2 * spec.action_dim)
     net = nets.mlp(*sizes, activation="relu", initialiser="lecun")
     return Supervisor(

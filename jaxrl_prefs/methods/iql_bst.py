@@ -90,8 +90,8 @@ class Config:
     # [ours] the Morse network stops where its uncertainty one standard deviation of the clone from
     # the clone's mean has fallen to this; 0: never
     stop_uncertainty: float = 0.0
-    # [ours] updates of the Gaussian clone, which near and stop_uncertainty need, and the warning of
-    # a Morse network that is flat; 0: no clone
+    # [ours] updates of the Gaussian clone, which near, stop_uncertainty and standardised distances
+    # need, and the warning of a Morse network that is flat; 0: no clone
     clone_steps: int = 0
     # [ours] updates of the Morse network, at most
     pretrain_steps: int = dataclasses.field(default=100_000, metadata=morse.LENGTH)

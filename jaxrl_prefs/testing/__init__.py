@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxrl_prefs.encoded import EncoderConfig
-from jaxrl_prefs.testing import programs, trained_policies, updates  # noqa: F401  enter checks
+from jaxrl_prefs.testing import phases, programs, trained_policies  # noqa: F401  enter their checks
 from jaxrl_prefs.testing.checks import CHECKS
 from jaxrl_prefs.testing.random_data import episodes, fitted_data, transitions
 from jaxrl_prefs.testing.subject import DEVICES, FEWEST, SEEDS, Changes, Subject

@@ -1,4 +1,4 @@
-"""The checks, by name."""
+"""The checks by name, and what several of them use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHECKS: dict[str, Callable[[Subject], None]] = {}
 def check(remedy: str) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
     """Enters a check into CHECKS; its AssertionErrors name the method, the check and the remedy."""
 
-    def enter(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
+    def register(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
         @functools.wraps(function)
         def checked(subject: Subject) -> None:
             try:
@@ -28,7 +28,7 @@ def check(remedy: str) -> Callable[[Callable[[Subject], None]], Callable[[Subjec
         CHECKS[function.__name__] = checked
         return checked
 
-    return enter
+    return register
 
 
 def close(mine: Any, theirs: Any) -> None:

@@ -147,7 +147,7 @@ class Subject:
     @functools.cached_property
     def batch(self) -> Transition:
         """All rows, with their images."""
-        return gathered(self.data, jnp.arange(len(self.data.reward)), taken)
+        return gathered(self.data, jnp.arange(len(self.data.reward)), take_rows)
 
     @functools.cached_property
     def whole(self) -> list[LogPoint]:
@@ -246,7 +246,8 @@ def _traced(traces: list[str], name: str, update: Any, *args: Any) -> Any:
     return update(*args)
 
 
-def taken(leaf: Any, rows: Any) -> Any:
+def take_rows(leaf: Any, rows: Any) -> Any:
+    """Rows of one array, as `gathered` wants them taken."""
     return jnp.asarray(leaf)[rows]
 
 
@@ -266,4 +267,5 @@ def member(tree: Any, i: int) -> Any:
 
 
 def fixed_key() -> Key:
+    """The key of everything that a check calls on its own."""
     return jax.random.key(0)

@@ -22,7 +22,7 @@ from jaxrl_prefs.values import critics
 ActFn = Callable[[Params, Array], Array]
 Gradient = Literal["full", "detached"]  # whether the weight of TD3-BST is differentiated
 Reduction = Literal["mean", "sum"]  # of a squared distance, over the action dimensions
-Distance = Literal["mean", "sum", "standardised"]  # of TD3-BST
+Distance = Literal[Reduction, "standardised"]  # of TD3-BST; the last is the mean in units of a std
 
 
 def td3_bc_loss(
@@ -125,7 +125,7 @@ def td3_bst_loss(
         mu: temperature of the weight.
         gradient: "full" also differentiates the weight, "detached" does not.
         distance: "mean" or "sum" over the action dimensions, or "standardised": the mean in units
-            of `std`.
+            of `std`. The metric `bc_error` is this distance.
         std: [B, A] standard deviations of the behaviour, if the distance is "standardised"; no
             gradient reaches the policy through them.
         floor: least value of the weight.
@@ -151,9 +151,12 @@ def squared_distance(action: Array, other: Array, over: Reduction = "mean") -> A
 def _bst_distance(action: Array, other: Array, distance: Distance, std: Array | None) -> Array:
     if distance != "standardised":
         return squared_distance(action, other, distance)
-    assert std is not None
+    if std is None:
+        raise ValueError(
+            "distance=standardised needs std, the standard deviations of the behaviour"
+        )
     chex.assert_equal_shape([action, std])
-    return squared_distance(action / std, other / std)
+    return jnp.mean(jnp.square((action - other) / std), -1)
 
 
 def tuning_weight(uncertainty: Array, mu: float) -> Array:

@@ -2,11 +2,10 @@
 
 Refactoring may change no number in them. On the kind of machine that wrote a file (its first line)
 every number must be equal bit for bit, elsewhere up to rounding, since XLA generates other code for
-another processor. `make test` compiles the programs of BITS as users get them, on a processor that
-wrote some of the files; all others it compiles quickly, which halves the time, and compares up to
-rounding. `python -m pytest tests/runs/test_golden.py` compares the bits of all. After a change that
-is meant to change numbers, write the files anew, without XLA_FLAGS, and read the difference before
-committing it:
+another processor. `make test` compares bits for the files of BITS alone, and compiles all other
+programs quickly, which halves the time. `python -m pytest tests/runs/test_golden.py` compares bits
+for every file that this kind of machine wrote. After a change that is meant to change numbers,
+write the files anew, without XLA_FLAGS, and read the difference before committing it:
 
     python -m pytest tests/runs/test_golden.py --write-golden
     git diff --stat tests/golden
@@ -129,7 +128,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 GRID = {"alpha": "1,10"}  # of td3_bc
 STOP = 6  # updates of td3_bst, whose last phase begins with the fifth
 RESUMED, SWEPT = "td3_bst", "sweep"
-BITS = {"bdpo", "arq", "td3_bst", "iql_bst", "bpr", SWEPT}  # between them every kind of phase
+BITS = {"bdpo", "arq", "td3_bst", "iql_bst", "bpr", SWEPT}  # whose bits `make test` compares
 
 
 def command(algo: str, workdir: Path) -> list[str]:
@@ -154,38 +153,43 @@ def ten_episodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def writers(pytestconfig: pytest.Config) -> bool:
-    """Whether this processor wrote some of the files."""
-    here = machine()
-    writes = pytestconfig.getoption("--write-golden")
-    assert not (writes and here["xla_flags"]), "unset XLA_FLAGS to write golden files"
-    flags = {"xla_flags": here["xla_flags"]}
-    return any(read(path)[0][1] | flags == here for path in FOLDER.glob("*.jsonl"))
+@pytest.fixture
+def part(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Gives `part(name)`, which skips a file outside of its part of `make test`.
 
+    A file is in the second part if its bits are compared on this processor, else in the first.
+    """
 
-def in_its_part_of_the_suite(name: str, writers: bool) -> None:
-    """Skips a file in one of the two parts of `make test`."""
-    bits = writers and name in BITS
-    if bits and os.environ.get("XLA_FLAGS"):
-        pytest.skip("this processor wrote golden files: bits are compared, without XLA_FLAGS")
-    if not bits and os.environ.get("GOLDEN") == "bits":
-        pytest.skip("compared up to rounding, in programs that compile quickly")
+    def skip_outside(name: str) -> None:
+        if pytestconfig.getoption("--write-golden"):
+            assert not machine()["xla_flags"], "unset XLA_FLAGS to write golden files"
+            return
+        written = read(FOLDER / f"{name}.jsonl")[0][1]
+        bits = name in BITS and written == machine() | {"xla_flags": ""}
+        if bits and os.environ.get("XLA_FLAGS"):
+            pytest.skip("this processor wrote the file: bits are compared, without XLA_FLAGS")
+        if not bits and os.environ.get("GOLDEN") == "bits":
+            pytest.skip("compared up to rounding, in the first part of `make test`")
+
+    return skip_outside
 
 
 @pytest.mark.parametrize("algo", METHODS)
 def test_a_run_gives_its_golden_file(
-    algo: str, tmp_path: Path, check: Check, writers: bool
+    algo: str, tmp_path: Path, check: Check, part: Callable[[str], None]
 ) -> None:
-    in_its_part_of_the_suite(algo, writers)
+    part(algo)
     assert run.main(command(algo, tmp_path / "run")) == 0
     check(algo, [*lines(tmp_path / "run"), *loaded(tmp_path / "run")])
 
 
 def test_a_resumed_run_gives_the_same_golden_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Check, writers: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    check: Check,
+    part: Callable[[str], None],
 ) -> None:
-    in_its_part_of_the_suite(RESUMED, writers)
+    part(RESUMED)
     argv, original = command(RESUMED, tmp_path / "run"), loop.run
 
     def stopped(*args: Any, **kwargs: Any) -> Any:
@@ -202,8 +206,10 @@ def test_a_resumed_run_gives_the_same_golden_file(
     check(RESUMED, [*lines(tmp_path / "run"), *loaded(tmp_path / "run")])
 
 
-def test_a_sweep_gives_its_golden_file(tmp_path: Path, check: Check, writers: bool) -> None:
-    in_its_part_of_the_suite(SWEPT, writers)
+def test_a_sweep_gives_its_golden_file(
+    tmp_path: Path, check: Check, part: Callable[[str], None]
+) -> None:
+    part(SWEPT)
     _, *argv = command("td3_bc", tmp_path)
     assert sweep.main(["sweep", *argv, *(f"--grid={k}={v}" for k, v in GRID.items())]) == 0
     (path,) = (result.parent for result in tmp_path.rglob("result.json"))

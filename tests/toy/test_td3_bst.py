@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.toy import command, td3_bst
+
+
+def test_a_distance_that_needs_a_clone_is_refused():
+    with pytest.raises(ConfigError, match="no clone of the data: distance is mean or sum"):
+        td3_bst.configured(["distance=standardised", "clone_steps=5"])
 
 
 def test_walks_are_counted_by_where_they_end():

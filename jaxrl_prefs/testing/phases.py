@@ -15,7 +15,7 @@ from jaxrl_prefs.keys import phase_keys, seed_keys
 from jaxrl_prefs.method import sequential
 from jaxrl_prefs.rows import gathered
 from jaxrl_prefs.testing.checks import check, close
-from jaxrl_prefs.testing.subject import SEEDS, Subject, fixed_key, member, taken
+from jaxrl_prefs.testing.subject import SEEDS, Subject, fixed_key, member, take_rows
 from jaxrl_prefs.training import chunk
 from jaxrl_prefs.types import Key
 
@@ -86,7 +86,7 @@ def states_hold_arrays_of_finite_numbers(subject: Subject) -> None:
 @check("build nothing in init that compares unequal the next time, such as a lambda in the state")
 def two_makes_have_one_structure(subject: Subject) -> None:
     """A resumed run makes the method anew and restores the state into it."""
-    row = gathered(subject.data, jnp.arange(1), taken)
+    row = gathered(subject.data, jnp.arange(1), take_rows)
     one, two = (jax.eval_shape(subject.make().init, fixed_key(), row) for _ in range(2))
     chex.assert_trees_all_equal_structs(one, two)
 
@@ -181,7 +181,7 @@ def a_method_trains_inside_anybodys_scan(subject: Subject) -> None:
     def one(state: Any, key: Key) -> Any:
         def body(state: Any, step: Any) -> tuple:
             rows = phase.sampler(rows_key, step, len(data.reward), phase.batch_size)
-            batch = gathered(data, rows, taken)
+            batch = gathered(data, rows, take_rows)
             return phase.update(state, batch, jax.random.fold_in(key, step), step)
 
         return jax.lax.scan(body, state, jnp.arange(3))
