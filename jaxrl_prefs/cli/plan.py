@@ -52,6 +52,8 @@ class Stretch(NamedTuple):
     flops: float  # of one update of one seed
     temporary: int  # bytes, of one seed's compiled program
     seconds: float  # of one update of one seed
+    shared: bool = False  # one update serves all seeds
+    fills: bool = False  # columns of the data
 
 
 class Plan(NamedTuple):
@@ -72,12 +74,22 @@ class Plan(NamedTuple):
     @property
     def flops(self) -> float:
         """Operations of the whole run, all seeds."""
-        return self.seeds * sum(phase.steps * phase.flops for phase in self.stretches)
+        return sum(
+            phase.steps * phase.flops * (1 if phase.shared else self.seeds)
+            for phase in self.stretches
+        )
 
     @property
     def seconds(self) -> float:
         """The run's time, evaluations left out."""
-        return self.rounds * sum(phase.steps * phase.seconds for phase in self.stretches)
+        return sum(self.seconds_of(phase) for phase in self.stretches)
+
+    def seconds_of(self, phase: Stretch) -> float:
+        """A phase's time. Devices divide the seeds, or the batches that fill shared columns."""
+        turns: float = self.rounds
+        if phase.shared:
+            turns = 1 / self.devices if phase.fills else 1
+        return turns * phase.steps * phase.seconds
 
     def device_bytes(self, side_by_side: bool) -> int:
         """State, data and temporaries on one device, its seeds side by side or in turn."""
@@ -155,7 +167,8 @@ def _stretches(
             program = chunk.compile_chunk(method, index, data, placement, **about)
             temporary = program.compiled.memory_analysis().temp_size_in_bytes
         seconds = flops / rate if rate else measured.get(phase.name, 0.0)
-        yield Stretch(phase.name, phase.steps, flops, temporary, seconds)
+        kind = (bool(phase.shared), bool(phase.columns))
+        yield Stretch(phase.name, phase.steps, flops, temporary, seconds, *kind)
 
 
 def _flops(phase: Phase, data: Any, state: Any, columns: Mapping[str, Any]) -> float:
@@ -184,7 +197,7 @@ def phase_table(found: Plan) -> list[list[str]]:
             f"{phase.steps:,}",
             f"{phase.flops / 1e9:.3g}",
             amount(phase.temporary),
-            duration(found.rounds * phase.steps * phase.seconds),
+            duration(found.seconds_of(phase)),
         ]
         for phase in found.stretches
     ]

@@ -46,6 +46,27 @@ def test_memory_operations_and_time_add_up(pendulum_file: Path) -> None:
     assert apart == 2 * phase.temporary > 0
 
 
+def test_a_phase_that_seeds_share_is_done_once(pendulum_file: Path) -> None:
+    small = dataclasses.replace(
+        bc(pendulum_file, 5),
+        algo="arq",
+        assignments=("behavior_width=8", "critic_hidden=8", "actor_hidden=8", "batch_size=8"),
+    )
+
+    def planned(shared: bool) -> plan.Plan:
+        own = (*small.assignments, f"share_behavior={shared}")
+        choice = dataclasses.replace(small, assignments=own)
+        return plan.plan(choice, devices=2, rate=1e9, memory=False)
+
+    apart, shared = planned(False), planned(True)
+    behavior, candidates = (each.steps * each.flops for each in shared.stretches[:2])
+    assert [x.name for x in shared.stretches[:2]] == ["behavior", "candidates"]
+    assert apart.flops - shared.flops == pytest.approx((5 - 1) * (behavior + candidates))
+    # Of five seeds on two devices one has three. The two devices take turns with the batches.
+    saved = (3 - 1) * behavior + (3 - 1 / 2) * candidates
+    assert apart.seconds - shared.seconds == pytest.approx(saved / 1e9)
+
+
 def test_rows_in_mapped_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path / "rows")
     choice = dataclasses.replace(bc(folder, 1), env="")
