@@ -223,8 +223,8 @@ def test_a_missing_cpu_row_is_refused_with_the_datasets_that_have_one() -> None:
     assert "--preset=cpu has no settings of ibc for walker2d/medium-v0" in text
     assert "pendulum/mixed-v0" in text and "hopper/medium-v0" in text and "maze2d" not in text
     # A name is known before the data are.
-    with pytest.raises(ConfigError, match="no settings of bdpo for halfcheetah/medium-v0"):
-        config.check(choice("halfcheetah/medium-v0", "bdpo", "cpu"))
+    with pytest.raises(ConfigError, match="no settings of bdpo for maze2d/umaze-v0"):
+        config.check(choice("maze2d/umaze-v0", "bdpo", "cpu"))
     config.check(choice("pendulum-mixed", "bdpo", "cpu"))
     with pytest.raises(ConfigError, match=r"of my_method for x\. It has them for no dataset"):
         presets.check_cpu("x", "my_method")
@@ -469,6 +469,16 @@ def test_behavioural_supervisor_tuning_has_one_setting(algo: str) -> None:
         found = tuple(getattr(method, field) for field in fields)
         own = chosen.get(family_of(name), (1.0, 1.0))
         assert found == ("rbf", "k/2", "full", "mean", *own), name
+
+
+@pytest.mark.parametrize(
+    ("robot", "rho", "eta"), [("hopper", 2.0, 2.0), ("halfcheetah", 0.5, 0.05)]
+)
+def test_bdpo_has_one_cpu_row_for_a_robot(robot: str, rho: float, eta: float) -> None:
+    names = [f"{robot}/{quality}-v0" for quality in ("medium", "medium-replay", "mixed")]
+    found = [config.resolve(choice(name, "bdpo", "cpu"), name, "locomotion")[1] for name in names]
+    assert found == 3 * found[:1]
+    assert (found[0].rho, found[0].eta) == (rho, eta)
 
 
 def test_bdpo_s_rows_are_not_shortened() -> None:
