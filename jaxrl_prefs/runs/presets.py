@@ -302,8 +302,9 @@ ARQ_TINY: Row = ARQ_SMALL | {
     "actor_alpha": 10.0,
     "implicit_last": False,
 }
-# In 30,000 updates of the critics their values must travel 100 steps back: fast averages. Pilots of
-# layer normalisation and of the alphas are in docs/methods/arq.md.
+# One row for locomotion. In 30,000 updates of the critics their values must travel 100 steps back:
+# fast averages. K and the alphas were chosen on hopper/medium-v0; the pilots are in
+# docs/methods/arq.md.
 ARQ_LOCOMOTION: Row = ARQ_SMALL | {
     "normalize_observations": True,
     "behavior_width": 128,
@@ -318,13 +319,17 @@ ARQ_LOCOMOTION: Row = ARQ_SMALL | {
     "actor_learning_rate": 1e-3,
     "actor_decays": True,
     "actor_steps": 30_000,
+    "kth": 8,
+    "alpha": 3.0,
+    "actor_alpha": 3.0,
     "eval_every": 30_000,
     "log_every": 500,
     "checkpoint_every": 1_000,
 }
 
-# Ours, chosen for two CPU cores by what each part costs and buys (docs/methods/bdpo.md): two critics
-# and one sample of each kind. Values must travel 100 steps back in 60,000 updates: fast averages.
+# Ours, chosen for two CPU cores by what each part costs and buys (docs/methods/bdpo.md): two
+# critics and one sample of each kind. In 60,000 updates values must travel 100 steps back: fast
+# averages.
 BDPO_SMALL: Row = {
     "normalize_observations": True,
     "actor_hidden": (128, 128, 128),
@@ -422,12 +427,12 @@ SMALL: dict[str, dict[str, Row]] = {
     "hopper/medium-v0": {
         "*": {"eval_episodes": 10, "eval_every": 10_000, "checkpoint_every": 1_000},
         # Its scores swing from 26 to 110 between episodes.
-        "arq": ARQ_LOCOMOTION | {"kth": 8, "alpha": 3.0, "actor_alpha": 3.0, "eval_episodes": 30},
+        "arq": ARQ_LOCOMOTION | {"eval_episodes": 30},
         "bdpo": BDPO_SMALL_HOPPER,
         **AROUND_ENERGY,
     },
     **{
-        f"hopper/{quality}-v0": {"bdpo": BDPO_SMALL_HOPPER} | AROUND_ENERGY
+        f"hopper/{quality}-v0": {"arq": ARQ_LOCOMOTION, "bdpo": BDPO_SMALL_HOPPER} | AROUND_ENERGY
         for quality in ("medium-replay", "mixed")
     },
     **{
