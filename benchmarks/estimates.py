@@ -58,9 +58,11 @@ class Study(NamedTuple):
     commands: Mapping[str, tuple[str, ...]]  # folder -> words
 
 
+HOPPER = "hopper/medium-v0"
 NETWORKS = ("--set=critic_hidden=64,64",)
 SMALL = ("--set=actor_hidden=64,64", "--set=log_every=500")
 UNPLAYED = ("--env=none",)
+BDPO_ON_HOPPER = ("--preset=cpu", "--set=actor_learning_rate=1e-4", "--set=actor_interval=4")
 HARDLY_PLAYED = ("--set=eval_episodes=1",)  # where the rewards are the environment's
 
 
@@ -97,7 +99,8 @@ def _study(
                 *("--set=keep=20", f"--set=log_every={every}"),
             ),
             "bdpo": (
-                *("sweep", *method("bdpo"), "--grid=eta=0.02,0.2,2", "--seeds=2", *NETWORKS),
+                *("sweep", "--algo=bdpo", *(BDPO_ON_HOPPER if dataset == HOPPER else ())),
+                *("--grid=eta=0.02,0.2,2", "--seeds=2", *NETWORKS),
                 *("--set=policy=gaussian", "--set=activation=mish", f"--set=pretrain_steps={half}"),
                 *("--set=warmup_steps=200", f"--set=train_steps={half}"),
                 "--set=critic_ensemble_size=2",
@@ -108,7 +111,7 @@ def _study(
 
 SETS = {
     "pendulum": _study("pendulum-mixed", 3_000, "1,10,160,2000", "0.3,3,30"),
-    "hopper": _study("hopper/medium-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
+    "hopper": _study(HOPPER, 5_000, "1,2.5,10,100", "0.3,3,30"),
     "hopper-mixed": _study("hopper/mixed-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
     "hopper-replay": _study("hopper/medium-replay-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),
     "halfcheetah": _study("halfcheetah/mixed-v0", 5_000, "1,2.5,10,100", "0.3,3,30"),

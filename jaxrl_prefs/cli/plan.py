@@ -49,11 +49,11 @@ class Stretch(NamedTuple):
 
     name: str
     steps: int
-    flops: float  # of one update of one seed
-    temporary: int  # bytes, of one seed's compiled program
-    seconds: float  # of one update of one seed
+    flops: float  # of one update, of one seed unless shared
+    temporary: int  # bytes, of the compiled program of one update
+    seconds: float  # of one update
     shared: bool = False  # one update serves all seeds
-    fills: bool = False  # columns of the data
+    fills: bool = False  # it fills columns of the data
 
 
 class Plan(NamedTuple):
@@ -85,18 +85,26 @@ class Plan(NamedTuple):
         return sum(self.seconds_of(phase) for phase in self.stretches)
 
     def seconds_of(self, phase: Stretch) -> float:
-        """A phase's time. Devices divide the seeds, or the batches that fill shared columns."""
-        turns: float = self.rounds
-        if phase.shared:
-            turns = 1 / self.devices if phase.fills else 1
-        return turns * phase.steps * phase.seconds
+        """A phase's time.
+
+        Devices divide the seeds. One device trains what all seeds share; if that is columns, all
+        devices divide their batches.
+        """
+        return self._turns(phase) * phase.steps * phase.seconds
+
+    def _turns(self, phase: Stretch) -> float:
+        """Updates that one device makes for a step of the phase."""
+        if not phase.shared:
+            return self.rounds
+        return 1 / self.devices if phase.fills else 1
 
     def device_bytes(self, side_by_side: bool) -> int:
         """State, data and temporaries on one device, its seeds side by side or in turn."""
-        temporary = max((phase.temporary for phase in self.stretches), default=0)
-        return (
-            self.data + self.rounds * self.state + temporary * (self.rounds if side_by_side else 1)
+        temporary = (
+            phase.temporary * (self.rounds if side_by_side and not phase.shared else 1)
+            for phase in self.stretches
         )
+        return self.data + self.rounds * self.state + max(temporary, default=0)
 
 
 def plan(choice: Choice, devices: int, rate: float, *, rows: int = 0, memory: bool = True) -> Plan:
@@ -167,8 +175,15 @@ def _stretches(
             program = chunk.compile_chunk(method, index, data, placement, **about)
             temporary = program.compiled.memory_analysis().temp_size_in_bytes
         seconds = flops / rate if rate else measured.get(phase.name, 0.0)
-        kind = (bool(phase.shared), bool(phase.columns))
-        yield Stretch(phase.name, phase.steps, flops, temporary, seconds, *kind)
+        yield Stretch(
+            phase.name,
+            phase.steps,
+            flops,
+            temporary,
+            seconds,
+            shared=bool(phase.shared),
+            fills=bool(phase.columns),
+        )
 
 
 def _flops(phase: Phase, data: Any, state: Any, columns: Mapping[str, Any]) -> float:

@@ -62,9 +62,16 @@ def test_a_phase_that_seeds_share_is_done_once(pendulum_file: Path) -> None:
     behavior, candidates = (each.steps * each.flops for each in shared.stretches[:2])
     assert [x.name for x in shared.stretches[:2]] == ["behavior", "candidates"]
     assert apart.flops - shared.flops == pytest.approx((5 - 1) * (behavior + candidates))
-    # Of five seeds on two devices one has three. The two devices take turns with the batches.
+    # Of five seeds on two devices one has three. The two devices divide the batches.
     saved = (3 - 1) * behavior + (3 - 1 / 2) * candidates
     assert apart.seconds - shared.seconds == pytest.approx(saved / 1e9)
+
+    def side_by_side(found: plan.Plan) -> int:
+        only = found.stretches[0]._replace(temporary=7)
+        return found._replace(stretches=(only,)).device_bytes(True) - found.data
+
+    assert side_by_side(apart) == 3 * (apart.state + 7)
+    assert side_by_side(shared) == 3 * shared.state + 7
 
 
 def test_rows_in_mapped_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -472,13 +472,19 @@ def test_behavioural_supervisor_tuning_has_one_setting(algo: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("robot", "rho", "eta"), [("hopper", 2.0, 2.0), ("halfcheetah", 0.5, 0.05)]
+    ("algo", "robot", "strengths"),
+    [
+        ("bdpo", "hopper", {"rho": 2.0, "eta": 2.0, "train_steps": 60_000}),
+        ("bdpo", "halfcheetah", {"rho": 0.5, "eta": 0.05, "train_steps": 60_000}),
+        ("arq", "hopper", {"kth": 8, "alpha": 3.0, "actor_alpha": 3.0, "train_steps": 30_000}),
+        ("arq", "halfcheetah", {"kth": 8, "alpha": 3.0, "actor_alpha": 3.0}),
+    ],
 )
-def test_bdpo_has_one_cpu_row_for_a_robot(robot: str, rho: float, eta: float) -> None:
+def test_a_robot_has_one_cpu_row(algo: str, robot: str, strengths: dict[str, float]) -> None:
     names = [f"{robot}/{quality}-v0" for quality in ("medium", "medium-replay", "mixed")]
-    found = [config.resolve(choice(name, "bdpo", "cpu"), name, "locomotion")[1] for name in names]
+    found = [config.resolve(choice(name, algo, "cpu"), name, "locomotion")[1] for name in names]
     assert found == 3 * found[:1]
-    assert (found[0].rho, found[0].eta) == (rho, eta)
+    assert {name: getattr(found[0], name) for name in strengths} == strengths
 
 
 def test_bdpo_s_rows_are_not_shortened() -> None:
