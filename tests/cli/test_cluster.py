@@ -53,7 +53,7 @@ def test_a_cluster_survives_the_death_of_a_worker(
     sweep_argv: list[str], cluster: str, tmp_path: Path
 ) -> None:
     long = ["--set=train_steps=1500", "--set=checkpoint_every=100", "--set=log_every=100"]
-    argv = [*sweep_argv, *long, "--grid=actor_learning_rate=0.001,0.3"]
+    argv = [*sweep_argv, *long, "--grid=actor_learning_rate=0.001,0.0003"]
     command = [sys.executable, "-m", "experiments.sweep", *argv[1:]]
     there = [*command, "--launcher=ray", f"--ray_address={cluster}"]
     process = subprocess.Popen(there, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -74,4 +74,5 @@ def test_a_cluster_survives_the_death_of_a_worker(
         [point["policies"]["actor"]["returns"] for point in json.loads(path.read_text())["points"]]
         for path in (folder / "sweep.json", tmp_path / "here" / "sweep.json")
     )
+    # Other processes round otherwise; steps of such sizes do not amplify that.
     np.testing.assert_allclose(found, expected, rtol=1e-3)
