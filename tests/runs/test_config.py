@@ -160,7 +160,7 @@ def test_the_preset_is_chosen_before_other_fields_are_set(how: str) -> None:
     choice = dataclasses.replace(CHOICE, dataset="hopper/medium-v0", **own)
     config.check(choice)
     run, method = config.resolve(choice, choice.dataset, "locomotion")
-    assert (run.preset, run.eval_every, method.train_steps, method.eta) == ("cpu", 8_000, 24_000, 3)
+    assert (run.preset, run.eval_every, method.train_steps, method.eta) == ("cpu", 4_000, 60_000, 3)
 
 
 def test_a_folder_without_a_later_field_of_its_method_is_read_as_it_was_run() -> None:
