@@ -311,9 +311,9 @@ def machine() -> dict[str, Any]:
 # How far apart two processors may be, relative to the larger number and 1; scores relative to 100,
 # the range that normalises them, since a score near 0 comes from returns near -1,000. Without AVX
 # and fused multiplication metrics moved by 3e-6, sums of states by 3e-5, and the return of one
-# episode in 160 by 0.013 (200 steps of a pendulum amplify rounding). Between two of AMD's processors
-# dql's loss of the actor moved by 3.6e-5, alone of all metrics. What the training computes is
-# in the metrics and states, so a return need only be plausible.
+# episode in 160 by 0.013 (200 steps of a pendulum amplify rounding). Between AMD's
+# processors dql's loss of the actor moved by 3.6e-5, alone of all metrics. What the training
+# computes is in the metrics and states, so a return need only be plausible.
 ROUNDING = {"metrics.jsonl": 1e-4, "state": 3e-4, "actions": 3e-4}
 ROUNDING |= dict.fromkeys(("evaluations.jsonl", "result.json", "sweep.json"), 5e-2)
 
