@@ -62,6 +62,7 @@ HOPPER = "hopper/medium-v0"
 NETWORKS = ("--set=critic_hidden=64,64",)
 SMALL = ("--set=actor_hidden=64,64", "--set=log_every=500")
 UNPLAYED = ("--env=none",)
+# Of docs/results/estimates-hopper.json; the other sets have BDPO's settings without a CPU row.
 BDPO_ON_HOPPER = ("--preset=cpu", "--set=actor_learning_rate=1e-4", "--set=actor_interval=4")
 HARDLY_PLAYED = ("--set=eval_episodes=1",)  # where the rewards are the environment's
 
