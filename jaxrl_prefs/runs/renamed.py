@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jaxrl_prefs.runs import presets
+from jaxrl_prefs.runs import cpu_presets, presets
 
 _MORSE = {
     "morse_hidden": "behavior_hidden",
@@ -117,8 +117,8 @@ def present(about: Mapping[str, Any]) -> dict[str, Any]:
 def _preset(run: Mapping[str, Any]) -> str:
     """The preset of a run of earlier releases, which took a CPU's settings where there are some.
 
-    The sets of `presets.EMBEDDED` have one kind of settings.
+    The sets of `cpu_presets.EMBEDDED` have one kind of settings.
     """
     algo, dataset = (str(run.get(name, "")) for name in ("algo", "dataset"))
-    is_cpu = dataset not in presets.EMBEDDED and presets.has_cpu(dataset, algo)
+    is_cpu = dataset not in cpu_presets.EMBEDDED and presets.has_cpu(dataset, algo)
     return presets.CPU_PRESET if is_cpu else presets.DEFAULT

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
-from jaxrl_prefs.runs import presets
+from jaxrl_prefs.runs import cpu_presets, presets
 from jaxrl_prefs.runs.config import OWN_FLAGS, RunConfig
 
 SHOWN = 8  # fields that a line names
@@ -60,7 +60,7 @@ def describe(
 
 def cpu_note(run: RunConfig) -> str:
     """Says that `--preset=cpu` would train less, where it would; else empty."""
-    is_smaller = run.preset == presets.DEFAULT and run.dataset not in presets.EMBEDDED
+    is_smaller = run.preset == presets.DEFAULT and run.dataset not in cpu_presets.EMBEDDED
     if not is_smaller or not presets.has_cpu(run.dataset, run.algo):
         return ""
     return f"--preset=cpu has smaller networks and fewer updates of {run.algo} on {run.dataset}"

@@ -9,7 +9,7 @@ from jaxrl_prefs.data.families import family_of
 from jaxrl_prefs.environments import ogbench_names
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.methods import METHODS
-from jaxrl_prefs.runs import config, presets, published, published_ogbench, suites
+from jaxrl_prefs.runs import config, cpu_presets, presets, published, published_ogbench, suites
 from jaxrl_prefs.runs.config import Choice
 from jaxrl_prefs.types import Spec
 
@@ -488,6 +488,6 @@ def test_a_robot_has_one_cpu_row(algo: str, robot: str, strengths: dict[str, flo
 
 
 def test_bdpo_s_rows_are_not_shortened() -> None:
-    for name in set(presets.SHORT_SETS) - set(presets.SMALL):
+    for name in set(cpu_presets.SHORT_SETS) - set(cpu_presets.SMALL):
         run, method = config.resolve(choice(name, "bdpo"), name, family_of(name))
         assert (method.train_steps, run.eval_every) == (2_000_000, 50_000)
