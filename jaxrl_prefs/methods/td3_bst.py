@@ -5,7 +5,8 @@ Srinivasan and Knottenbelt, IJCAI 2024, arXiv 2404.16399.
 A Morse network, trained on the data and then frozen, gives a score M in [0, 1] for how likely an
 action is to belong to the data. Where M is near 1 at the policy's own action, there is almost no
 penalty; the smaller M is, the stronger the pull towards the recorded action. This weight replaces
-TD3+BC's constant one. The paper aims at one setting for every dataset; our presets do not (see 5).
+TD3+BC's constant one. The paper aims at one setting for every dataset; our presets have one for
+every family but the pendulum (see 10).
 
     M(s, a) = K(f(s, a), a) in [0, 1]                                      behavior/morse.py
     C       = 1 - M(s, pi(s))                                              the uncertainty
@@ -35,8 +36,8 @@ ours:
     the standard deviations of the clone: where the behaviour is narrow, the pull is strong.
  4. As in TD3+BC, mean|Q_1| divides the value and carries no gradient, and the policy maximises the
     first critic.
- 5. mu = 1; the presets have 8 for locomotion and 16 for our pendulum. A larger mu is a weaker pull:
-    near mu = 3 the largest weight is that of TD3+BC.
+ 5. mu = 1; the presets have 4, with standardised distances, and 16 for our pendulum. A larger mu is
+    a weaker pull: near mu = 3 the largest weight is that of TD3+BC.
  6. Every constant of TD3 is TD3+BC's; so are the initialisation of the dense layers and the step at
     which the policy is first updated.
  7. `negative_weight` is 1, the usual loss: certainty is then 1 wherever the data are denser than
@@ -49,8 +50,9 @@ ours:
 10. A network that is trained to the optimum of its loss is a plateau with a cliff, on which the
     method has no slope. The remedies are options, off by default: fewer `pretrain_steps`, a rule
     that ends training (`stop_uncertainty`), negatives from a widened Gaussian clone (`near`), noise
-    on the network's input (`input_noise`), weight decay (behavior/supervisor.py). The clone also
-    measures the slope; a run warns where there is none.
+    on the network's input (`input_noise`), weight decay (behavior/supervisor.py). The presets have
+    3,000 steps, half of the negatives near the data, a detached weight and standardised distances.
+    The clone also measures the slope; a run warns where there is none.
 11. `weight_floor` is 0. With a floor the weight is max(exp(C / mu) - 1, floor).
 """
 

@@ -76,10 +76,10 @@ ARQ_TINY: Row = ARQ_SMALL | {
     "actor_alpha": 10.0,
     "implicit_last": False,
 }
-# One row for locomotion. In 30,000 updates of the critics their values must travel 100 steps back:
+# One row for robots. In 30,000 updates of the critics their values must travel 100 steps back:
 # fast averages. K and the alphas were chosen on hopper/medium-v0; the pilots are in
 # docs/methods/arq.md.
-ARQ_LOCOMOTION: Row = ARQ_SMALL | {
+ARQ_ROBOT: Row = ARQ_SMALL | {
     "normalize_observations": True,
     "behavior_width": 128,
     "behavior_learning_rate": 5e-4,
@@ -138,7 +138,7 @@ NARROW: Row = NARROW_ACTOR | {
     "actor_learning_rate": 3e-4,
     "critic_learning_rate": 3e-4,
 }
-NARROW_MORSE: Row = NARROW | {"behavior_hidden": (64, 64)}
+NARROW_MORSE: Row = NARROW | {"behavior_hidden": (64, 64), "pretrain_steps": 10_000}
 
 SMALL: dict[str, dict[str, Row]] = {
     "pendulum/mixed-v0": {
@@ -195,18 +195,24 @@ SMALL: dict[str, dict[str, Row]] = {
     "hopper/medium-v0": {
         "*": {"eval_episodes": 10, "eval_every": 10_000, "checkpoint_every": 1_000},
         # Its scores swing from 26 to 110 between episodes.
-        "arq": ARQ_LOCOMOTION | {"eval_episodes": 30},
+        "arq": ARQ_ROBOT | {"eval_episodes": 30},
         "bdpo": BDPO_SMALL_HOPPER,
         **AROUND_ENERGY,
     },
     **{
-        f"hopper/{quality}-v0": {"arq": ARQ_LOCOMOTION, "bdpo": BDPO_SMALL_HOPPER} | AROUND_ENERGY
+        f"hopper/{quality}-v0": {"arq": ARQ_ROBOT, "bdpo": BDPO_SMALL_HOPPER} | AROUND_ENERGY
         for quality in ("medium-replay", "mixed")
     },
     **{
-        f"halfcheetah/{quality}-v0": {"arq": ARQ_LOCOMOTION, "bdpo": BDPO_SMALL_HALFCHEETAH}
+        f"halfcheetah/{quality}-v0": {"arq": ARQ_ROBOT, "bdpo": BDPO_SMALL_HALFCHEETAH}
         | AROUND_ENERGY
         for quality in ("medium", "medium-replay", "mixed")
+    },
+    "neorl2/safetyhalfcheetah-train-v0": {"arq": ARQ_ROBOT},
+    # An ensemble of three scores, as in the paper's table for adroit.
+    **{
+        name: {"arq": ARQ_ROBOT | {"behavior_ensemble_size": 3}}
+        for name in ("adroit/pen-expert-v0", "adroit/door-human-replay-v0")
     },
 }
 
@@ -223,7 +229,6 @@ SLIM: Row = SLIM_ACTOR | {
 }
 SHORT_MORSE: Row = {
     "behavior_hidden": (128, 128, 128),
-    "pretrain_steps": 10_000,
     "behavior_batch_size": 256,
     "negative_samples": 4,
     "behavior_learning_rate": 1e-3,

@@ -458,17 +458,22 @@ def test_a_suite_has_qam_s_settings_where_the_data_or_rewards_are_others() -> No
 
 @pytest.mark.parametrize("algo", ["td3_bst", "iql_bst"])
 def test_behavioural_supervisor_tuning_has_one_setting(algo: str) -> None:
-    """For all sets of a family; the families without a table share one as well."""
-    chosen = {"locomotion": (8.0, 2.0), "pendulum": (16.0, 1.0)}
+    """For every family but the pendulum; a family without rows has the method's defaults."""
+    defaults = ("full", "mean", 1.0, 0.0, 0)
     names = [*presets.PRESETS, *(f"unknown/{family}-v0" for family in presets.FAMILIES)]
     kinds = [(name, "default") for name in names]
     kinds += [(name, "cpu") for name in presets.CPU if presets.has_cpu(name, algo)]
-    fields = "kernel", "kernel_scale", "weight_gradient", "distance", "mu", "negative_weight"
+    fields = "weight_gradient", "distance", "mu", "near", "clone_steps"
     for name, kind in kinds:
-        method = config.resolve(choice(name, algo, kind), name, family_of(name))[1]
-        found = tuple(getattr(method, field) for field in fields)
-        own = chosen.get(family_of(name), (1.0, 1.0))
-        assert found == ("rbf", "k/2", "full", "mean", *own), name
+        family = family_of(name)
+        method = config.resolve(choice(name, algo, kind), name, family)[1]
+        expected = ("detached", "standardised", 4.0, 0.5, 3_000)
+        if family == "pendulum":
+            expected = (*defaults[:2], 16.0, *defaults[3:])
+        elif algo not in presets.FAMILIES.get(family, {}):
+            expected = defaults
+        assert tuple(getattr(method, field) for field in fields) == expected, name
+        assert (method.kernel, method.kernel_scale, method.negative_weight) == ("rbf", "k/2", 1.0)
 
 
 @pytest.mark.parametrize(
