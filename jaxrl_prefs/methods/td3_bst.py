@@ -37,15 +37,15 @@ ours:
  4. As in TD3+BC, mean|Q_1| divides the value and carries no gradient, and the policy maximises the
     first critic.
  5. mu = 1; the presets have 4, with standardised distances, and 16 for our pendulum. A larger mu is
-    a weaker pull: near mu = 3 the largest weight is that of TD3+BC.
+    a weaker pull: near mu = 3 the largest weight is that of TD3+BC, whose distances are in the box.
  6. Every constant of TD3 is TD3+BC's; so are the initialisation of the dense layers and the step at
     which the policy is first updated.
  7. `negative_weight` is 1, the usual loss: certainty is then 1 wherever the data are denser than
     uniform actions. At 2 (per dimension) it is 1 where their density is above 1 (in halves of the
     box).
  8. `shuffled` is 0, uniform negatives only, as usual. In 24 dimensions such a network does not
-    distinguish states; the presets for adroit and kitchen take half of the negatives from other
-    rows.
+    distinguish states; the presets for adroit and kitchen take half of the negatives that are
+    not near the data from other rows.
  9. Kernels other than the RBF have parameterisations of ours (behavior/morse.py).
 10. A network that is trained to the optimum of its loss is a plateau with a cliff, on which the
     method has no slope. The remedies are options, off by default: fewer `pretrain_steps`, a rule

@@ -1,6 +1,6 @@
 """Settings for two CPU cores, for `presets.py`: small networks and few updates.
 
-Only `--preset=cpu` takes them, except on the sets that this library makes (`EMBEDDED`).
+Only `--preset=cpu` takes them, except on the pendulum's two sets (`EMBEDDED`).
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ ARQ_TINY: Row = ARQ_SMALL | {
     "actor_alpha": 10.0,
     "implicit_last": False,
 }
-# One row for robots. In 30,000 updates of the critics their values must travel 100 steps back:
-# fast averages. K and the alphas were chosen on hopper/medium-v0; the pilots are in
-# docs/methods/arq.md.
+# One row for robots; adroit's adds an ensemble. In 30,000 updates of the critics their values must
+# travel 100 steps back: fast averages. K and the alphas were chosen on hopper/medium-v0; the pilots
+# are in docs/methods/arq.md.
 ARQ_ROBOT: Row = ARQ_SMALL | {
     "normalize_observations": True,
     "behavior_width": 128,
@@ -209,7 +209,7 @@ SMALL: dict[str, dict[str, Row]] = {
         for quality in ("medium", "medium-replay", "mixed")
     },
     "neorl2/safetyhalfcheetah-train-v0": {"arq": ARQ_ROBOT},
-    # An ensemble of three scores, as in the paper's table for adroit.
+    # An ensemble of three score networks, as in the paper's table for adroit.
     **{
         name: {"arq": ARQ_ROBOT | {"behavior_ensemble_size": 3}}
         for name in ("adroit/pen-expert-v0", "adroit/door-human-replay-v0")
@@ -218,9 +218,9 @@ SMALL: dict[str, dict[str, Row]] = {
 
 # The methods on TD3's and IQL's parts on the sets that a CPU serves: a twentieth of the updates, of
 # networks of half the width, therefore larger steps and critics that bear them; the family's
-# settings otherwise. TD3+BC on halfcheetah/mixed-v0 then ends at 45 after 50,000 updates; without
-# layer normalisation at 37, with steps of 3e-4 too at 4. IQL learns from standardised observations:
-# from raw ones it had 27 on hopper/medium-v0, from these 37.
+# settings otherwise. In pilots TD3+BC on halfcheetah/mixed-v0 ended at 45 after 50,000 updates;
+# without layer normalisation at 37, with steps of 3e-4 too at 4. IQL learns from standardised
+# observations: from raw ones a pilot had 27 on hopper/medium-v0, from these 37.
 SLIM_ACTOR: Row = {"actor_hidden": (128, 128)}
 SLIM: Row = SLIM_ACTOR | {
     "critic_hidden": (128, 128),

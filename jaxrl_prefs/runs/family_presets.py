@@ -1,6 +1,7 @@
-"""Settings of the four methods and those around TD3 by family, robot and dataset, for `presets.py`.
+"""Settings of BDPO, ARQ, BPR, IBC and those around TD3 by family, robot and dataset.
 
-Defaults of the methods are the papers' for locomotion, so rows name only what differs.
+For `presets.py`. Defaults of the methods are the papers' for locomotion, so rows name only what
+differs.
 """
 
 from __future__ import annotations
@@ -84,10 +85,11 @@ IQL_ANTMAZE: Row = {"expectile": 0.9}
 
 # TD3-BST and IQL-BST: one setting for every family but the pendulum. mu was chosen on
 # hopper/medium-v0 and halfcheetah/mixed-v0, the unit of the distance on two datasets more, and nine
-# were scored (docs/methods/td3_bst.md), none of antmaze or kitchen. Half of the Morse network's
-# negatives are near the data, so that its certainty falls off gradually; distances are in standard
-# deviations of a clone. With nine to 28 action dimensions half of the other negatives are other
-# rows' actions: no uniform one comes near the data, and certainty would not depend on the state.
+# were scored, with the Morse network of --preset=cpu (docs/methods/td3_bst.md); none was of antmaze
+# or kitchen. Half of the network's negatives are near the data, so that its certainty falls off
+# gradually; distances are in standard deviations of a clone. With nine to 28 action dimensions half
+# of the other negatives are other rows' actions: no uniform one comes near the data, and certainty
+# would not depend on the state.
 BST: Row = {
     "near": 0.5,
     "clone_steps": 3_000,

@@ -5,7 +5,7 @@ own takes its robot's (`ROBOTS`), else its family's (`FAMILIES`). The key "*" ho
 method shares. Defaults are the papers' for locomotion, so rows name only what differs.
 
 `CPU` holds other rows, which only `--preset=cpu` takes: small networks and few updates, chosen for
-two CPU cores. The sets that this library makes itself (`EMBEDDED`) appear in no paper; their rows
+two CPU cores. The pendulum's two sets (`EMBEDDED`) appear in no paper; their rows
 stand in both tables.
 """
 

@@ -199,7 +199,7 @@ def test_a_cpu_s_settings_are_asked_for_by_name() -> None:
     assert source("maze2d/umaze-v0", "arq", "default") == "the method's defaults"
     assert source("hopper/medium-v0", "td3_bc", "cpu") == "the dataset's row for a CPU"
     for name, rows in presets.CPU.items():  # sets of this library's own have no paper's settings
-        same = name in presets.EMBEDDED
+        same = name in cpu_presets.EMBEDDED
         for algo in rows.keys() - {"*"}:
             paper, ours = (
                 presets.overrides_for(name, family_of(name), algo, "", kind)
@@ -458,21 +458,22 @@ def test_a_suite_has_qam_s_settings_where_the_data_or_rewards_are_others() -> No
 
 @pytest.mark.parametrize("algo", ["td3_bst", "iql_bst"])
 def test_behavioural_supervisor_tuning_has_one_setting(algo: str) -> None:
-    """For every family but the pendulum; a family without rows has the method's defaults."""
-    defaults = ("full", "mean", 1.0, 0.0, 0)
-    names = [*presets.PRESETS, *(f"unknown/{family}-v0" for family in presets.FAMILIES)]
-    kinds = [(name, "default") for name in names]
-    kinds += [(name, "cpu") for name in presets.CPU if presets.has_cpu(name, algo)]
-    fields = "weight_gradient", "distance", "mu", "near", "clone_steps"
-    for name, kind in kinds:
+    """For every family with rows but the pendulum; adroit and kitchen add other rows' actions."""
+    one = ("detached", "standardised", 4.0, 0.5, 3_000, 3_000)
+    many_dimensions = {"adroit", "kitchen"}
+    chosen = {
+        **dict.fromkeys(("locomotion", "antmaze", "maze2d", "pointmaze", *many_dimensions), one),
+        "pendulum": ("full", "mean", 16.0, 0.0, 0, 10_000),  # with settings of its own
+    }
+    fields = "weight_gradient", "distance", "mu", "near", "clone_steps", "pretrain_steps"
+    sets = {name: "cpu" for name in presets.CPU if presets.has_cpu(name, algo)}
+    sets |= {"hopper-medium-v2": "default", "D4RL/antmaze/umaze-v1": "default"}
+    sets |= {"D4RL/kitchen/mixed-v2": "default", "D4RL/pen/human-v2": "default"}
+    for name, kind in sets.items():
         family = family_of(name)
         method = config.resolve(choice(name, algo, kind), name, family)[1]
-        expected = ("detached", "standardised", 4.0, 0.5, 3_000)
-        if family == "pendulum":
-            expected = (*defaults[:2], 16.0, *defaults[3:])
-        elif algo not in presets.FAMILIES.get(family, {}):
-            expected = defaults
-        assert tuple(getattr(method, field) for field in fields) == expected, name
+        assert tuple(getattr(method, field) for field in fields) == chosen[family], name
+        assert method.shuffled == (0.5 if family in many_dimensions else 0.0)
         assert (method.kernel, method.kernel_scale, method.negative_weight) == ("rbf", "k/2", 1.0)
 
 
