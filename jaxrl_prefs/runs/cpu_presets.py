@@ -6,6 +6,7 @@ Only `--preset=cpu` takes them, except on the pendulum's two sets (`EMBEDDED`).
 from __future__ import annotations
 
 from jaxrl_prefs.runs import baseline_presets, diffusion_presets, flow_presets, pixel_presets
+from jaxrl_prefs.runs.baseline_presets import Row
 from jaxrl_prefs.runs.family_presets import (
     AROUND,
     BDPO_HALFCHEETAH,
@@ -15,7 +16,6 @@ from jaxrl_prefs.runs.family_presets import (
     LAYER_NORM,
     NEORL2,
     NORMALISED,
-    Row,
 )
 
 # Ours, chosen for two CPU cores; the energy of full size costs 419 GFLOP a step. Twice the width

@@ -6,12 +6,8 @@ differs.
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxrl_prefs.runs import baseline_presets, diffusion_presets, flow_presets, pixel_presets
-from jaxrl_prefs.runs.baseline_presets import merged
-
-Row = dict[str, Any]
+from jaxrl_prefs.runs.baseline_presets import Row, merged
 
 # BDPO, Gao et al. 2025 (arXiv 2502.04778), table 4, which agrees with scripts/d4rl/bdpo.sh of the
 # authors' code. What all antmaze tasks share: table 3 and examples/offline/config/d4rl.

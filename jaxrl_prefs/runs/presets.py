@@ -18,11 +18,9 @@ from typing import Any, NamedTuple
 from jaxrl_prefs.data.families import words
 from jaxrl_prefs.errors import ConfigError
 from jaxrl_prefs.runs import baseline_presets, diffusion_presets, family_presets
-from jaxrl_prefs.runs.baseline_presets import merged
+from jaxrl_prefs.runs.baseline_presets import Row, merged
 from jaxrl_prefs.runs.cpu_presets import CPU, EMBEDDED
 from jaxrl_prefs.runs.family_presets import FAMILIES, ROBOTS, TASKS
-
-Row = dict[str, Any]
 
 DEFAULT, CPU_PRESET = "default", "cpu"  # values of the run's field `preset`
 
